@@ -1,0 +1,129 @@
+"""The command line: `jclip train | eval | embed`. Nothing heavy is imported before it is needed."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from jclip import __version__
+
+DESCRIPTION = "Pre-train, evaluate and use CLIP-style models in JAX."
+
+TRAIN = """Train the model of a recipe; the same command again goes on from the last checkpoint in the workdir.
+
+Every field of the configuration is an option:   jclip train configs/quickstart.py --workdir /tmp/run --optim.lr 3e-4
+All of them, with their meaning:                 jclip train configs/quickstart.py --help
+
+The data (--data.source) is one of
+  shapes:train                          drawn scenes, made while training; also shapes:train?size=64&length=100000
+  webdataset:/data/{00000..00099}.tar   tar shards of KEY.jpg and KEY.txt, read at random through an index
+  tfds:NAME[/CONFIG]:SPLIT              a prepared TensorFlow Dataset (extra: tfds)
+  folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
+"""
+
+EVAL = """Run the evaluations of a trained model's configuration on one of its checkpoints."""
+
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to OUT/TOWER.npy; OUT/keys.txt names the rows."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, or 1 after an error that has been explained."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if overrides and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return int(options.run(options, overrides) or 0)
+    except _expected_errors() as error:
+        print(f"jclip: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"jclip {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed}")
+    raw = argparse.RawDescriptionHelpFormatter
+
+    # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
+    train = commands.add_parser(
+        "train", help="train the model of a recipe", description=TRAIN, formatter_class=raw, add_help=False, allow_abbrev=False
+    )
+    train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    train.add_argument("--workdir", metavar="W", help="folder of the run: config.json, metrics.jsonl, checkpoints/")
+    train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
+    train.set_defaults(run=lambda options, overrides: _train(options, overrides, train))
+
+    evaluate = commands.add_parser("eval", help="evaluate a checkpoint", description=EVAL, formatter_class=raw)
+    evaluate.add_argument("workdir", metavar="W", help="the --workdir of a training run")
+    evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
+    evaluate.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.set_defaults(run=_eval)
+
+    embed = commands.add_parser("embed", help="write embeddings to .npy", description=EMBED, formatter_class=raw)
+    embed.add_argument("model", metavar="MODEL", help="the --workdir of a training run, or an architecture (random weights)")
+    embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    embed.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
+    embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
+    embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    embed.set_defaults(run=_embed)
+    return parser
+
+
+def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
+    if options.recipe is None:
+        parser.print_help()
+        return 0 if options.help else 2
+    from jclip.config import load
+
+    config = load(options.recipe, [*overrides, "--help"] if options.help else overrides)
+    if options.workdir is None:
+        parser.error("the following arguments are required: --workdir")
+    _quiet()
+    from jclip import train
+
+    train.main(config, options.workdir)
+    return 0
+
+
+def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import evaluate
+
+    evaluate.main(options.workdir, names=options.evals, step=options.step, as_json=options.json)
+
+
+def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import embed
+
+    embed.main(
+        options.model, options.source, options.out, towers=options.towers, batch_size=options.batch_size, step=options.step
+    )
+
+
+def _quiet() -> None:
+    """Orbax and absl tell every step of a save as INFO on stderr; warnings and errors stay."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def _expected_errors() -> tuple[type[BaseException], ...]:
+    """Errors whose message says it all: no traceback. Those of modules that have not been imported cannot have been raised."""
+    names = {
+        "jclip.config": ("ConfigError",),
+        "jclip.checkpoint": ("CheckpointError",),
+        "jclip.data.sources": ("SourceError", "BadExample"),
+        "jclip.metrics": ("NonFiniteLoss",),
+    }
+    found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]
+    return (*found, FileNotFoundError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

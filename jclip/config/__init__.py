@@ -1,0 +1,56 @@
+"""Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
+
+from jclip.config.architectures import architecture, architecture_names
+from jclip.config.check import check
+from jclip.config.durations import Plan, make_plan, to_steps
+from jclip.config.errors import ConfigError
+from jclip.config.io import from_json, load, to_json
+from jclip.config.schema import (
+    Augment,
+    Checkpoint,
+    Config,
+    Data,
+    Duration,
+    Eval,
+    LinearProbe,
+    Mesh,
+    Model,
+    Optim,
+    Pair,
+    Preprocess,
+    Retrieval,
+    TextTower,
+    Tower,
+    VisionTower,
+    ZeroShot,
+)
+
+__all__ = [
+    "Augment",
+    "Checkpoint",
+    "Config",
+    "ConfigError",
+    "Data",
+    "Duration",
+    "Eval",
+    "LinearProbe",
+    "Mesh",
+    "Model",
+    "Optim",
+    "Pair",
+    "Plan",
+    "Preprocess",
+    "Retrieval",
+    "TextTower",
+    "Tower",
+    "VisionTower",
+    "ZeroShot",
+    "architecture",
+    "architecture_names",
+    "check",
+    "from_json",
+    "load",
+    "make_plan",
+    "to_json",
+    "to_steps",
+]

@@ -1,0 +1,185 @@
+"""The one check: every contradiction of a configuration is found before anything is allocated."""
+
+import re
+from collections.abc import Iterator
+
+from jclip.config.durations import to_steps
+from jclip.config.errors import ConfigError
+from jclip.config.schema import Config, LinearProbe, Model, Optim, Preprocess, Retrieval, TextTower, VisionTower, ZeroShot
+
+
+def check(config: Config, *, devices: int | None = None, hosts: int = 1) -> None:
+    """Raises ConfigError on the first contradiction.
+
+    Args:
+        config: what is to be run.
+        devices: how many devices will run it; None leaves out what depends on that.
+        hosts: how many processes will run it.
+    """
+    for problem in _problems(config, devices, hosts):
+        raise ConfigError(f"config: {problem}")
+
+
+def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
+    yield from _model_problems(config.model)
+    yield from _data_problems(config)
+    yield from _optim_problems(config.optim)
+    yield from _objective_problems(config)
+    yield from _eval_problems(config)
+    yield from _size_problems(config, devices, hosts)
+    for name, duration in _durations(config):
+        try:
+            to_steps(duration, steps_per_epoch=1.0, total=None if name == "duration" else 1)
+        except ConfigError as error:
+            yield f"{name}: {str(error).removeprefix('config: ')}"
+
+
+def _durations(config: Config) -> Iterator[tuple[str, str]]:
+    yield "duration", config.duration
+    yield "optim.warmup", config.optim.warmup
+    yield "checkpoint.every", config.checkpoint.every
+    for name, evaluation in config.evals.items():
+        yield f"evals.{name}.every", evaluation.every
+
+
+def _model_problems(model: Model) -> Iterator[str]:
+    for name, tower in model.towers.items():
+        at = f"model.towers.{name}"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem", "logit_scale"):
+            yield f"{at}: {name!r} cannot name a tower; use lower-case letters, other than key, problem and logit_scale"
+        for field in ("width", "depth", "heads"):
+            if getattr(tower, field) < 1:
+                yield f"{at}.{field} {getattr(tower, field)} must be at least 1"
+        if tower.width % tower.heads:
+            divisors = [h for h in range(1, tower.width + 1) if tower.width % h == 0]
+            near = sorted(divisors, key=lambda h: abs(h - tower.heads))[:2]
+            yield f"{at}.heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
+        if tower.mlp_ratio <= 0 or tower.norm_eps <= 0:
+            yield f"{at}: mlp_ratio {tower.mlp_ratio} and norm_eps {tower.norm_eps} must be positive"
+        yield from _vision_problems(at, tower) if isinstance(tower, VisionTower) else _text_problems(at, tower)
+    if len(model.towers) < 2:
+        yield f"model.towers has {len(model.towers)} tower; a contrastive model needs at least 2"
+    if model.embed_dim < 1:
+        yield f"model.embed_dim {model.embed_dim} must be at least 1"
+    if not 1 <= model.logit_scale <= 100:
+        yield f"model.logit_scale {model.logit_scale} is outside 1 to 100, where training keeps it"
+
+
+def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
+    if tower.patch_size < 1 or tower.image_size < 1 or tower.image_size % tower.patch_size:
+        low = max(1, tower.image_size // max(1, tower.patch_size)) * tower.patch_size
+        yield (
+            f"{at}.image_size {tower.image_size} is not divisible by patch_size {tower.patch_size}; "
+            f"use {low} or {low + tower.patch_size}"
+        )
+    if not 0 <= tower.patch_dropout < 1:
+        yield f"{at}.patch_dropout {tower.patch_dropout} is a fraction of the patches; use 0 or more and less than 1"
+    if tower.positions == "sincos" and tower.width % 4:
+        yield f"{at}.width {tower.width} is not divisible by 4, which positions='sincos' needs"
+    yield from _preprocess_problems(f"{at}.preprocess", tower.preprocess)
+
+
+def _preprocess_problems(at: str, preprocess: Preprocess) -> Iterator[str]:
+    if min(preprocess.std) <= 0:
+        yield f"{at}.std {preprocess.std} must be positive"
+    if not 0 <= preprocess.fill <= 255:
+        yield f"{at}.fill {preprocess.fill} is not a grey value of 0 to 255"
+
+
+def _text_problems(at: str, tower: TextTower) -> Iterator[str]:
+    if tower.context_length < 2:
+        yield f"{at}.context_length {tower.context_length} has no room for the start and end of text; use at least 2"
+    if tower.tokenizer == "clip" and tower.vocab_size != 49408:
+        yield f"{at}.vocab_size {tower.vocab_size} is not that of the clip tokenizer; use 49408"
+    if tower.causal and tower.pool == "first":
+        yield f"{at}: pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"
+
+
+def _data_problems(config: Config) -> Iterator[str]:
+    augment = config.data.augment
+    if not 0 < augment.scale[0] <= augment.scale[1] <= 1:
+        yield f"data.augment.scale {augment.scale} is not a range within (0, 1]"
+    if not 0 < augment.ratio[0] <= augment.ratio[1]:
+        yield f"data.augment.ratio {augment.ratio} is not a range of positive ratios"
+    if not 0 <= augment.flip <= 1:
+        yield f"data.augment.flip {augment.flip} is not a probability"
+    if config.data.workers < 0:
+        yield f"data.workers {config.data.workers} must be 0 or more"
+    for field in config.data.fields:
+        if field not in config.model.towers:
+            yield f"data.fields: there is no tower {field!r}; towers: {', '.join(config.model.towers)}"
+
+
+def _optim_problems(optim: Optim) -> Iterator[str]:
+    if optim.lr <= 0:
+        yield f"optim.lr {optim.lr} must be positive"
+    for name in ("b1", "b2"):
+        if not 0 <= getattr(optim, name) < 1:
+            yield f"optim.{name} {getattr(optim, name)} must be at least 0 and less than 1"
+    if not 0 <= optim.final_lr <= 1:
+        yield f"optim.final_lr {optim.final_lr} is a fraction of the peak; use 0 to 1"
+    if optim.clip_norm is not None and optim.clip_norm <= 0:
+        yield f"optim.clip_norm {optim.clip_norm} must be positive, or None"
+
+
+def _objective_problems(config: Config) -> Iterator[str]:
+    if not config.pairs:
+        yield "pairs is empty: there is nothing to learn; use (Pair(a='image', b='text'),)"
+    for i, pair in enumerate(config.pairs):
+        for tower in (pair.a, pair.b):
+            if tower not in config.model.towers:
+                yield f"pairs[{i}]: there is no tower {tower!r}; towers: {', '.join(config.model.towers)}"
+        if pair.a == pair.b:
+            yield f"pairs[{i}]: both sides are {pair.a!r}"
+        if pair.block < 1:
+            yield f"pairs[{i}].block {pair.block} must be at least 1"
+    unused = set(config.model.towers) - {tower for pair in config.pairs for tower in (pair.a, pair.b)}
+    if unused:
+        yield f"pairs: no pair trains the tower {', '.join(sorted(unused))}"
+
+
+def _eval_problems(config: Config) -> Iterator[str]:
+    for name, evaluation in config.evals.items():
+        at = f"evals.{name}"
+        match evaluation:
+            case ZeroShot(image=a, text=b) | Retrieval(a=a, b=b):
+                used = (a, b)
+            case LinearProbe(tower=tower, l2=l2):
+                used = (tower,)
+                if l2 < 0:
+                    yield f"{at}.l2 {l2} must be 0 or more"
+        for tower in used:
+            if tower not in config.model.towers:
+                yield f"{at}: there is no tower {tower!r}; towers: {', '.join(config.model.towers)}"
+        if isinstance(evaluation, ZeroShot) and any("{}" not in t for t in evaluation.templates):
+            yield f"{at}.templates: each needs a {{}} where the class name goes; got {evaluation.templates}"
+        if isinstance(evaluation, ZeroShot) and not evaluation.templates:
+            yield f"{at}.templates is empty; use ('{{}}',) for the bare class names"
+    best = config.checkpoint.best
+    if best is not None and not any(best.startswith(f"{name}/") for name in config.evals):
+        yield f"checkpoint.best {best!r} is no metric of an evaluation; it starts with one of {', '.join(config.evals) or 'none'}"
+
+
+def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
+    for name in ("batch_size", "eval_batch_size", "log_every"):
+        if getattr(config, name) < 1:
+            yield f"{name} {getattr(config, name)} must be at least 1"
+    if config.checkpoint.keep < 1:
+        yield f"checkpoint.keep {config.checkpoint.keep} must be at least 1"
+    mesh = config.mesh
+    if mesh.fsdp < 1 or mesh.data == 0 or mesh.data < -1:
+        yield f"mesh {mesh.data} x {mesh.fsdp}: sizes must be at least 1 (data may be -1: all that remain)"
+    if devices is None:
+        return
+    if mesh.data == -1 and devices % mesh.fsdp:
+        yield f"mesh.fsdp {mesh.fsdp} does not divide {devices} devices"
+    if mesh.data > 0 and mesh.data * mesh.fsdp != devices:
+        yield f"mesh {mesh.data} x {mesh.fsdp} needs {mesh.data * mesh.fsdp} devices; there are {devices}"
+    for name in ("batch_size", "eval_batch_size"):
+        size = getattr(config, name)
+        if size % devices:
+            low = size // devices * devices
+            choices = f"{low} or {low + devices}" if low else str(devices)
+            yield f"{name} {size} is not divisible by {devices} devices; use {choices}"
+    if devices % hosts:
+        yield f"{devices} devices cannot be shared equally by {hosts} hosts"

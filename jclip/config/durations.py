@@ -1,0 +1,77 @@
+"""Durations are values: "5ep" epochs, "3%" of the run, "1500", "20k" or "1.5M" steps."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jclip.config.errors import ConfigError
+from jclip.config.schema import Config
+
+_UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
+
+
+def to_steps(duration: str, *, steps_per_epoch: float, total: int | None = None) -> int:
+    """The number of steps of a duration, rounded to the nearest.
+
+    Args:
+        duration: such as "5ep", "3%", "1500" or "20k".
+        steps_per_epoch: examples in the training set over the global batch size.
+        total: steps of the whole run, which a percentage needs.
+
+    Raises:
+        ConfigError: the text is no duration, or a percentage is given where there is nothing to take it of.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*)(ep|%|k|M|)", duration.strip())
+    if match is None:
+        raise ConfigError(f'config: duration "{duration}" is not understood; write "5ep", "3%", "1500" or "20k"')
+    number, unit = float(match[1]), match[2]
+    if unit == "ep":
+        return round(number * steps_per_epoch)
+    if unit == "%":
+        if total is None:
+            raise ConfigError(f'config: the run\'s own duration cannot be a percentage, as in "{duration}"; use "30ep" or "20k"')
+        return round(number / 100 * total)
+    return round(number * _UNITS[unit])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The durations of a run in steps."""
+
+    total: int
+    """Updates in all."""
+    warmup: int
+    """Updates of linear warm-up."""
+    checkpoint_every: int
+    """Updates between checkpoints."""
+    eval_every: Mapping[str, int]
+    """Updates between runs of each evaluation."""
+
+    def due_evaluations(self, step: int) -> list[str]:
+        """The evaluations to run after `step` updates; all of them at the end."""
+        return [name for name, every in self.eval_every.items() if step % every == 0 or step == self.total]
+
+    def due_checkpoint(self, step: int) -> bool:
+        """Whether to save after `step` updates."""
+        return step % self.checkpoint_every == 0 or step == self.total
+
+
+def make_plan(config: Config, examples: int) -> Plan:
+    """The plan of a run on so many training examples.
+
+    Raises:
+        ConfigError: the run has no step, or warm-up is longer than the run.
+    """
+    per_epoch = examples / config.batch_size
+    total = to_steps(config.duration, steps_per_epoch=per_epoch)
+    if total < 1:
+        raise ConfigError(f'config: duration "{config.duration}" of {examples} examples in batches of {config.batch_size} is no step')
+
+    def steps(duration: str) -> int:
+        return to_steps(duration, steps_per_epoch=per_epoch, total=total)
+
+    warmup = steps(config.optim.warmup)
+    if warmup > total:
+        raise ConfigError(f'config: optim.warmup "{config.optim.warmup}" is {warmup} steps, longer than the run of {total}')
+    every = {name: max(1, steps(evaluation.every)) for name, evaluation in config.evals.items()}
+    return Plan(total, warmup, max(1, steps(config.checkpoint.every)), every)

@@ -1,0 +1,124 @@
+"""Loading recipes with overrides from the command line, and configurations as JSON."""
+
+import dataclasses
+import difflib
+import inspect
+import runpy
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jclip.config.errors import ConfigError
+from jclip.config.schema import Config
+
+T = TypeVar("T")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe, with overrides such as ["--optim.lr", "3e-4"].
+
+    A recipe is a Python file with `get_config() -> Config`. Arguments of `get_config` are options too, by their own names.
+
+    Raises:
+        ConfigError: there is no such file, or it has no `get_config`.
+        SystemExit: an override is unknown or malformed; the message has been printed, as for `--help`.
+    """
+    import tyro  # here, because reading a saved configuration needs no command line
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config: no recipe at {path}; give a Python file that defines get_config()")
+    recipe = runpy.run_path(str(path))
+    if "get_config" not in recipe:
+        raise ConfigError(f"config: {path} does not define get_config() -> Config")
+    get_config, doc = recipe["get_config"], recipe.get("__doc__")
+    arguments, overrides = {}, list(overrides)
+    if inspect.signature(get_config).parameters and not {"-h", "--help"} & set(overrides):
+        arguments, overrides = _recipe_arguments(get_config, overrides)
+    prog = f"jclip train {path}"
+    return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=prog, description=doc)
+
+
+def _recipe_arguments(get_config: Any, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    import tyro
+
+    def collect(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    collect.__signature__ = inspect.signature(get_config)  # type: ignore[attr-defined]
+    return tyro.cli(collect, args=overrides, return_unknown_args=True)
+
+
+def to_json(config: Any) -> Any:
+    """A configuration as plain dicts, lists and numbers; members of a union carry their class name as "type"."""
+    if dataclasses.is_dataclass(config):
+        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **fields}
+    if isinstance(config, Mapping):
+        return {key: to_json(value) for key, value in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [to_json(value) for value in config]
+    return config
+
+
+def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # type: ignore[assignment]
+    """The inverse of `to_json`.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type; the message says where.
+    """
+    return _parse(data, cls, at)
+
+
+def _parse(data: Any, hint: Any, at: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _parse_dataclass(data, hint, at)
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(data, args, at)
+    if origin is Literal:
+        if data not in args:
+            raise ConfigError(f"{at}: {data!r} is not allowed; use one of {', '.join(map(repr, args))}")
+        return data
+    if origin is tuple and isinstance(data, (list, tuple)):
+        hints = [args[0]] * len(data) if args[-1] is Ellipsis else list(args)
+        if len(hints) != len(data):
+            raise ConfigError(f"{at}: {len(data)} values where {len(hints)} belong")
+        return tuple(_parse(x, h, f"{at}[{i}]") for i, (x, h) in enumerate(zip(data, hints, strict=True)))
+    if origin in (dict, Mapping) and isinstance(data, Mapping):
+        return {key: _parse(value, args[1], f"{at}.{key}") for key, value in data.items()}
+    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(hint, type) and type(data) is hint:
+        return data
+    raise ConfigError(f"{at}: {data!r} is not a {getattr(hint, '__name__', hint)}")
+
+
+def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{at}: {data!r} is not a {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    values = {key: value for key, value in data.items() if key != "type"}
+    for key in values:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{at}: unknown key {key!r}{meant} allowed: {', '.join(hints)}")
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
+    if missing:
+        raise ConfigError(f"{at}: missing {', '.join(missing)}")
+    return cls(**{key: _parse(value, hints[key], f"{at}.{key}") for key, value in values.items()})
+
+
+def _parse_union(data: Any, members: tuple[Any, ...], at: str) -> Any:
+    if data is None and types.NoneType in members:
+        return None
+    by_name = {m.__name__: m for m in members if m is not types.NoneType}
+    if len(by_name) == 1:
+        return _parse(data, next(iter(by_name.values())), at)
+    name = data.get("type") if isinstance(data, Mapping) else None
+    if name not in by_name:
+        raise ConfigError(f"{at}: type {name!r} is unknown; use one of {', '.join(by_name)}")
+    return _parse(data, by_name[name], at)

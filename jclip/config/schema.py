@@ -1,0 +1,300 @@
+"""The dataclasses of a recipe: every option of jclip, with its unit, its default and its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Duration = str
+"""A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps (see `durations`)."""
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes pixels; stored with the weights, because the weights are only good for it."""
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Mean of each RGB channel, in units of 0 to 1 (default: OpenAI CLIP)."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """Standard deviation of each RGB channel, in units of 0 to 1 (default: OpenAI CLIP)."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter of every resize, antialiased, on uint8."""
+    resize: Literal["shortest", "longest", "squash"] = "shortest"
+    """shortest: shorter side to the image size, then centre crop; longest: longer side to it, then pad; squash: both sides."""
+    fill: int = 0
+    """Grey value (0 to 255) of the padding of `longest`."""
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """A vision transformer (Dosovitskiy et al. 2021) as CLIP uses it."""
+
+    image_size: int = 224
+    """Side of the square input, in pixels."""
+    patch_size: int = 16
+    """Side of a square patch, in pixels; divides image_size."""
+    width: int = 768
+    """Size of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads; divides width."""
+    mlp_ratio: float = 4.0
+    """Hidden size of the MLP, in widths."""
+    activation: Activation = "gelu"
+    """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Position embedding: learned, or fixed 2-D sines and cosines (MoCo v3)."""
+    pool: Literal["cls", "avg", "map"] = "cls"
+    """Pooling: class token, mean of the tokens, or multi-head attention pooling with one learned query."""
+    pre_norm: bool = True
+    """LayerNorm before the first block (CLIP has it, SigLIP and the original ViT do not)."""
+    norm_eps: float = 1e-5
+    """Epsilon of every LayerNorm."""
+    patch_dropout: float = 0.0
+    """Fraction of the patches left out in training (FLIP); the number kept is an integer, at least 1."""
+    preprocess: Preprocess = Preprocess()
+    """How images become pixels."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A text transformer."""
+
+    context_length: int = 77
+    """Number of tokens a text is padded or cut to."""
+    vocab_size: int = 49408
+    """Number of token ids."""
+    width: int = 512
+    """Size of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads; divides width."""
+    mlp_ratio: float = 4.0
+    """Hidden size of the MLP, in widths."""
+    activation: Activation = "gelu"
+    """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
+    causal: bool = True
+    """Whether a token sees only the tokens before it."""
+    mask_padding: bool = False
+    """Whether attention leaves out padding. Causal towers pooled at the end of text never see it; SigLIP's means to."""
+    pool: Literal["eot", "last", "first", "mean", "map"] = "eot"
+    """Pooling: at the end of text, the last or first position, mean of the real tokens, or attention over them."""
+    norm_eps: float = 1e-5
+    """Epsilon of every LayerNorm."""
+    tokenizer: Literal["clip"] = "clip"
+    """clip: OpenAI's byte-pair encoding, 49,408 ids, lower case."""
+
+
+Tower = VisionTower | TextTower
+
+
+@dataclass(frozen=True)
+class Model:
+    """Named towers, a projection each, and one learned logit scale."""
+
+    towers: Mapping[str, Tower] = field(default_factory=lambda: {"image": VisionTower(), "text": TextTower()})
+    """Towers by name. The names are also the keys of a batch."""
+    embed_dim: int = 512
+    """Size of the shared embedding space."""
+    logit_scale: float = 1 / 0.07
+    """Initial factor on the cosines (CLIP: 1/0.07); learned as a logarithm, kept within 1 and 100."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
+    scan: bool = False
+    """Compile one block and loop over it (fast compile, less code) instead of unrolling the blocks."""
+    remat: str = "none"
+    """What a block keeps for the backward pass: none (keep everything), or a name in jax.checkpoint_policies."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to an image before it is `image_size` square."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    """Range of the area of the random crop, as a fraction of the image (open_clip's default)."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of width over height of the random crop."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on."""
+
+    source: str = "shapes:train"
+    """shapes:SPLIT, webdataset:PATTERN or tfds:NAME[/CONFIG]:SPLIT; `jclip train --help` explains each."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
+    augment: Augment = Augment()
+    """Image augmentation."""
+    workers: int = 0
+    """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup: Duration = "3%"
+    """Length of the linear warm-up."""
+    final_lr: float = 0.0
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.98
+    """Decay of the second moment (CLIP's ViTs: 0.98)."""
+    eps: float = 1e-6
+    """Added to the root of the second moment (CLIP's ViTs: 1e-6)."""
+    weight_decay: float = 0.2
+    """Decoupled decay, multiplied by the learning rate."""
+    weight_decay_rules: tuple[tuple[str, float], ...] = ((r".*/(bias|scale|cls|probe)|logit_scale", 0.0), (r".*", 1.0))
+    """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; None never clips."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One contrastive objective between two towers."""
+
+    a: str = "image"
+    """Name of one tower."""
+    b: str = "text"
+    """Name of the other."""
+    loss: Literal["softmax"] = "softmax"
+    """softmax: symmetric cross-entropy over the global batch (CLIP)."""
+    weight: float = 1.0
+    """Factor in the total loss."""
+    block: int = 1024
+    """Columns of the logits computed at a time; memory, not the result, depends on it."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How devices are arranged. The batch is split over all of them."""
+
+    data: int = -1
+    """Devices along the axis that replicates parameters; -1: all that remain."""
+    fsdp: int = 1
+    """Devices along the axis that shards parameters and optimizer state."""
+    rules: tuple[tuple[str, Literal["replicate", "fsdp"]], ...] = (
+        (r".*/(bias|scale)|logit_scale", "replicate"),
+        (r".*", "fsdp"),
+    )
+    """(regex on the parameter's path, placement); fsdp shards the largest axis that divides. First match counts."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When training is saved."""
+
+    every: Duration = "10%"
+    """Time between checkpoints. The last step is always saved."""
+    keep: int = 3
+    """How many of the latest are kept."""
+    best: str | None = None
+    """Metric of an evaluation, such as "clipart/retrieval/mean/recall@10"; the checkpoint where it is highest is kept too."""
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Zero-shot classification: the class whose prompts' mean embedding is nearest (CLIP, section 3.1)."""
+
+    source: str
+    """Labelled images."""
+    classes: tuple[str, ...] = ()
+    """Names in the order of the labels; empty: the source's own."""
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    """Prompts; {} is the class name. Each class is the normalised mean of its normalised prompt embeddings."""
+    label: str = "label"
+    """Field of an example that holds the label: an index into `classes`, or one of them."""
+    image: str = "image"
+    """Tower that embeds the examples."""
+    text: str = "text"
+    """Tower that embeds the prompts."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for this source."""
+    every: Duration = "100%"
+    """Time between evaluations. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Retrieval in both directions; equal texts are right answers for each other's images."""
+
+    source: str
+    """Paired examples."""
+    a: str = "image"
+    """Name of one tower."""
+    b: str = "text"
+    """Name of the other."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for this source."""
+    every: Duration = "100%"
+    """Time between evaluations. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Multinomial logistic regression on `pooled`, fitted by L-BFGS (CLIP, appendix A.3)."""
+
+    train: str
+    """Labelled examples to fit on."""
+    source: str
+    """Labelled examples to test on."""
+    classes: tuple[str, ...] = ()
+    """Names in the order of the labels; empty: the source's own."""
+    label: str = "label"
+    """Field of an example that holds the label: an index into `classes`, or one of them."""
+    tower: str = "image"
+    """Tower whose `pooled` output is probed."""
+    l2: float = 1e-3
+    """Penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for these sources."""
+    every: Duration = "100%"
+    """Time between evaluations. All are run at the end."""
+
+
+Eval = ZeroShot | Retrieval | LinearProbe
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: Model = Model()
+    """What is trained."""
+    data: Data = Data()
+    """What it is trained on."""
+    optim: Optim = Optim()
+    """How it is trained."""
+    pairs: tuple[Pair, ...] = (Pair(),)
+    """The objective: a weighted sum of contrastive losses."""
+    mesh: Mesh = Mesh()
+    """Where it is trained."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is kept."""
+    evals: Mapping[str, Eval] = field(default_factory=dict)
+    """How it is measured: evaluations by name; the name is the prefix of their metrics."""
+    batch_size: int = 256
+    """Examples in the global batch, which is also the number of candidates in the loss."""
+    eval_batch_size: int = 256
+    """Examples in the global batch of an evaluation; no result depends on it."""
+    duration: Duration = "30ep"
+    """Length of the run."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Seed of everything random: initialisation, order, augmentation, dropout."""

@@ -1,0 +1,269 @@
+"""Batches of a source: of training, endless and a function of the step; of an evaluation, once and in order."""
+
+import itertools
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jclip.config import Config
+from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.transforms import Transform, train_transform
+
+Arrays = dict[str, NDArray[Any]]
+
+MAX_ATTEMPTS = 100
+"""Broken examples in a row, for one place of a batch, after which the source is given up."""
+
+READ_AHEAD = 2
+"""Batches of an evaluation that are read ahead."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This host's rows of one global batch of training."""
+
+    arrays: Arrays
+    """By tower name, u8[b,S,S,3] of images and i32[b,L] of texts."""
+    keys: list[str]
+    """The example of each row."""
+    problems: list[str]
+    """ "key: reason" of each broken example whose place another one took."""
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """This host's rows of one global batch of an evaluation."""
+
+    arrays: Arrays
+    """By tower name; zeros where `mask` is False."""
+    mask: NDArray[np.bool_]
+    """bool[b]: whether the row is an example, neither padding nor broken."""
+    extra: dict[str, list[Any]]
+    """Further fields of the examples by their path; None where `mask` is False."""
+    keys: list[str]
+    """The example of each row, broken ones included; "" for padding."""
+    problems: list[str]
+    """ "key: reason" of each broken example."""
+
+
+class Loader(Iterator[Batch]):
+    """The endless iterator of `make_loader`. Close it, or use it as a context manager, to end its threads and processes."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+        self._end = weakref.finalize(self, batches.close)
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        # Worker processes hand over shared memory, which a copy lets go of at once.
+        arrays = {name: value if type(value) is np.ndarray else np.array(value) for name, value in batch["arrays"].items()}
+        return Batch(arrays, batch["notes"].keys, batch["notes"].problems)
+
+    def close(self) -> None:
+        """Ends threads and processes; there is no batch afterwards."""
+        self._batches = iter(())
+        self._end()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def make_loader(config: Config, *, start: int = 0, host: int = 0, hosts: int = 1) -> Loader:
+    """The batches of a run from batch `start` on: batch k is a function of (config, k), and takes step k to k+1.
+
+    The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
+    that of workers. Every epoch of len(source) examples has every example once, in its own order; a batch may span two.
+
+    A broken example never stops a run: another one, drawn from the same random stream, takes its place.
+
+    Raises:
+        SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
+        ValueError: `hosts` does not divide config.batch_size, or host or start are out of range.
+    """
+    if not 0 <= host < hosts or start < 0:
+        raise ValueError(f"loader: host {host} of {hosts} from batch {start} does not exist; use 0 <= host < hosts, start >= 0")
+    if config.batch_size % hosts:
+        raise ValueError(f"loader: batch_size {config.batch_size} is not divisible by {hosts} hosts")
+    import grain
+    from absl import flags
+
+    source = open_source(config.data.source)
+    transforms = {name: train_transform(tower, config.data.augment) for name, tower in config.model.towers.items()}
+    prepare = _Prepare(source, transforms, dict(config.data.fields))
+    rows = config.batch_size // hosts
+    examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
+    batches = examples.batch(rows, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
+    threads = _threads() if config.data.workers == 0 else 1
+    ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if config.data.workers:
+        options = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
+    return Loader(iter(ahead))
+
+
+def read_once(
+    source: Source,
+    transforms: Mapping[str, Transform],
+    *,
+    batch_size: int,
+    host: int = 0,
+    hosts: int = 1,
+    fields: Mapping[str, str] | None = None,
+    extra: Sequence[str] = (),
+) -> Iterator[EvalBatch]:
+    """The whole source once, in its order; the same number of batches on every host, the last one padded.
+
+    Args:
+        source: what is read.
+        transforms: how the input of each tower is made, by tower name; other towers' inputs are not read.
+        batch_size: examples in the global batch; host h has rows h*b to (h+1)*b of it, where b = batch_size / hosts.
+        host: which host this is.
+        hosts: how many there are.
+        fields: where a tower finds its input in an example, where that is not its own name.
+        extra: paths of further fields to return as they are, such as "label".
+
+    Raises:
+        ValueError: `hosts` does not divide batch_size, or host is out of range.
+    """
+    if not 0 <= host < hosts or batch_size < 1 or batch_size % hosts:
+        raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
+    read = _Read(source, transforms, fields or {}, tuple(extra))
+    rows = batch_size // hosts
+    starts = range(host * rows, host * rows + -(-len(source) // batch_size) * batch_size, batch_size)
+    return _read_ahead(read, len(source), starts, rows)
+
+
+def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
+    pool = ThreadPoolExecutor(_threads())
+    try:
+        waiting: deque[list[Future[_Row]]] = deque()
+        empty: Arrays = {}
+        for start in itertools.chain(starts, [None] * READ_AHEAD):
+            if start is not None:
+                waiting.append([pool.submit(read, index) for index in range(start, min(start + rows, length))])
+            if waiting and (start is None or len(waiting) > READ_AHEAD):
+                batch = [future.result() for future in waiting.popleft()]
+                empty = empty or read.empty(batch)
+                yield _fill(batch, rows, empty, read.extra)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One example of an evaluation, or why it is none."""
+
+    key: str
+    arrays: Arrays | None = None
+    extra: tuple[Any, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Reads one example of an evaluation."""
+
+    source: Source
+    transforms: Mapping[str, Transform]
+    fields: Mapping[str, str]
+    extra: tuple[str, ...]
+
+    def __call__(self, index: int) -> _Row:
+        key = f"example {index}"
+        try:
+            example = self.source[index]
+            key = example["key"]
+            arrays = _apply(self.transforms, example, self.fields, None)
+            return _Row(key, arrays, tuple(lookup(example, path) for path in self.extra))
+        except BadExample as error:
+            return _Row(key, problem=f"{key}: {error}")
+
+    def empty(self, batch: Sequence[_Row]) -> Arrays:
+        """Zeros like the arrays of any example: of this batch, or of the first that can be read."""
+        problem = "it is empty"
+        for row in itertools.chain(batch, map(self, range(len(self.source)))):
+            if row.arrays is not None:
+                return {name: np.zeros_like(value) for name, value in row.arrays.items()}
+            problem = row.problem
+        raise SourceError(f"no example of the source can be read: {problem}")
+
+
+def _fill(batch: Sequence[_Row], rows: int, empty: Arrays, paths: Sequence[str]) -> EvalBatch:
+    mask = np.zeros(rows, np.bool_)
+    mask[: len(batch)] = [row.arrays is not None for row in batch]
+    arrays = {name: np.zeros((rows, *zero.shape), zero.dtype) for name, zero in empty.items()}
+    extra: dict[str, list[Any]] = {path: [None] * rows for path in paths}
+    for i, row in enumerate(batch):
+        for name, value in (row.arrays or {}).items():
+            arrays[name][i] = value
+        for path, value in zip(paths, row.extra, strict=False):
+            extra[path][i] = value
+    keys = [row.key for row in batch] + [""] * (rows - len(batch))
+    return EvalBatch(arrays, mask, extra, keys, [row.problem for row in batch if row.problem])
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """Makes the example of one place in the endless training order from its index, or a substitute if it is broken."""
+
+    source: Source
+    transforms: Mapping[str, Transform]
+    fields: Mapping[str, str]
+
+    def __call__(self, index: int, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
+        problems: list[str] = []
+        while len(problems) < MAX_ATTEMPTS:
+            key = f"example {index}"
+            try:
+                example = self.source[index]
+                key = example["key"]
+                return key, _apply(self.transforms, example, self.fields, rng), problems
+            except BadExample as error:
+                problems.append(f"{key}: {error}")
+            index = int(rng.integers(len(self.source)))
+        first = "\n  ".join(problems[:5])
+        raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
+
+
+def _apply(
+    transforms: Mapping[str, Transform], example: Mapping[str, Any], fields: Mapping[str, str], rng: np.random.Generator | None
+) -> Arrays:
+    return {name: transform(lookup(example, fields.get(name, name)), rng) for name, transform in transforms.items()}
+
+
+class _Notes:
+    """Keys and problems of a batch, as one object that Grain passes on whole."""
+
+    def __init__(self, keys: list[str], problems: list[str]) -> None:
+        self.keys = keys
+        self.problems = problems
+
+
+def _collate(rows: Sequence[tuple[str, Arrays, list[str]]]) -> dict[str, Any]:
+    keys, arrays, problems = zip(*rows, strict=True)
+    stacked = {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
+    return {"arrays": stacked, "notes": _Notes(list(keys), list(itertools.chain.from_iterable(problems)))}
+
+
+def _threads() -> int:
+    """Threads that read: one a core of this process, at most 8, for each holds a whole batch."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Worker processes never touch an accelerator."""
+    os.environ["JAX_PLATFORMS"] = "cpu"

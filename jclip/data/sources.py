@@ -1,0 +1,139 @@
+"""What a source of examples is, how one is opened by its name, and how a field of an example is found."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+Example = Mapping[str, Any]
+"""One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
+u8[H,W,3], "text" a str, "label" an int or a str, where a source has them."""
+
+SCHEMES = {
+    "shapes": "shapes:train?size=64",
+    "webdataset": "webdataset:/data/train-{00000..00099}.tar",
+    "tfds": "tfds:cifar10:test",
+}
+"""Every scheme of `open_source`, with an example."""
+
+
+class SourceError(ValueError):
+    """A source cannot be opened, or hardly anything in it can be read; the message says what to do."""
+
+
+class BadExample(Exception):
+    """One example cannot be used; the text is the reason. It never stops a run: see jclip.data.loader."""
+
+
+class Source(Protocol):
+    """Examples with random access. A source is picklable, and safe to read from several threads."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, in order; () where there are none."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`, 0 <= index < len. Raises BadExample, here or when a field is read, if it is broken."""
+        ...
+
+
+def open_source(spec: str) -> Source:
+    """Opens the source that `spec` names.
+
+    - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes.
+    - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.webdataset.
+    - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
+
+    Raises:
+        SourceError: no such scheme, split, option or file.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if not colon or scheme not in SCHEMES:
+        examples = "; ".join(SCHEMES.values())
+        raise SourceError(f"source {spec!r}: the scheme {scheme!r} is unknown; use one of, for example: {examples}")
+    match scheme:
+        case "shapes":
+            from jclip.data.shapes import open_shapes
+
+            return open_shapes(rest)
+        case "webdataset":
+            from jclip.data.webdataset import open_webdataset
+
+            return open_webdataset(rest)
+        case _:
+            from jclip.data.tfds import open_tfds
+
+            return open_tfds(rest)
+
+
+def lookup(example: Example, path: str) -> Any:
+    """The value at a dotted path: "text", or "json.category" for a field of a field.
+
+    A field whose own name has dots ("depth.png") is found by its whole name.
+
+    Raises:
+        BadExample: there is no such field, or it cannot be decoded.
+    """
+    if path in example:
+        return example[path]
+    value: Any = example
+    for depth, name in enumerate(path.split(".")):
+        if not isinstance(value, Mapping) or name not in value:
+            parent = ".".join(path.split(".")[:depth])
+            fields = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"none, it is a {type(value).__name__}"
+            raise BadExample(f"no {path}: fields{f' of {parent}' if parent else ''} are {fields}")
+        value = value[name]
+    return value
+
+
+class LazyExample(Mapping[str, Any]):
+    """An example whose fields are read when they are asked for, so that a bad caption does not spoil its image."""
+
+    def __init__(self, key: str, readers: Mapping[str, Callable[[], Any]]) -> None:
+        self._key = key
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> Any:
+        return self._key if name == "key" else self._readers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name == "key" or name in self._readers
+
+    def __iter__(self) -> Iterator[str]:
+        yield "key"
+        yield from self._readers
+
+    def __len__(self) -> int:
+        return 1 + len(self._readers)
+
+
+def decode_text(value: bytes) -> str:
+    """UTF-8 to str. Raises BadExample where it is something else."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadExample(f"text is not UTF-8: {error}") from None
+
+
+def split_options(spec: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """Splits "NAME?a=1&b=2" into its name and its options.
+
+    Raises:
+        SourceError: an option is not among `allowed`, is given twice or has no value.
+    """
+    name, _, query = spec.partition("?")
+    options: dict[str, str] = {}
+    for part in query.split("&") if query else []:
+        option, equals, value = part.partition("=")
+        if option not in allowed:
+            raise SourceError(f"source {spec!r}: the option {option!r} is unknown; use {', '.join(allowed)}")
+        if not equals or not value:
+            raise SourceError(f"source {spec!r}: the option {option} has no value; write {option}=VALUE")
+        if option in options:
+            raise SourceError(f"source {spec!r}: the option {option} is given twice; leave one out")
+        options[option] = unquote(value)
+    return name, options

@@ -1,0 +1,305 @@
+"""Transforms of one value of an example, as small picklable objects: bytes to pixels, text to ids."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jclip.config import Augment, TextTower, Tower, VisionTower
+from jclip.data.sources import BadExample, decode_text
+from jclip.data.tokenizer import get_tokenizer
+
+Generator = np.random.Generator
+
+MAX_PIXELS = 64_000_000
+"""Larger images are refused before they are decoded: 64 M pixels take 256 MB. The largest photographs of crawls fit."""
+
+MAX_CHARACTERS = 1_000_000
+"""Longer texts are refused: they are no captions, and cleaning one takes a second."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""Image formats that are decoded; Pillow's other decoders are never given foreign bytes."""
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+class Transform(Protocol):
+    """A function of one value; what is random in it comes from `rng` alone."""
+
+    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
+        """The transformed value. Raises BadExample if this value cannot be used."""
+        ...
+
+
+@dataclass(frozen=True)
+class Compose:
+    """Transforms in the order they are applied."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
+        for transform in self.transforms:
+            value = transform(value, rng)
+        return value
+
+
+def eval_transform(tower: Tower) -> Compose:
+    """How an example's value becomes the input of `tower`, nothing random: u8[S,S,3] of an image, i32[L] of a text.
+
+    The pixels are those of open_clip's evaluation transform, bit for bit.
+    """
+    if isinstance(tower, TextTower):
+        return _text_transform(tower)
+    how, size = tower.preprocess, tower.image_size
+    resize = Resize(size, how.resize, how.interpolation)
+    fit: tuple[Transform, ...]
+    match how.resize:
+        case "shortest":
+            fit = (resize, CenterCrop(size))
+        case "longest":
+            fit = (resize, Pad(size, how.fill))
+        case "squash":
+            fit = (resize,)
+    return Compose((Decode(), *fit, ToRgb(), ToArray()))
+
+
+def train_transform(tower: Tower, augment: Augment) -> Compose:
+    """How an example's value becomes the input of `tower` in training: u8[S,S,3] of an image, i32[L] of a text.
+
+    A random crop of the image, resized to the square; with resize="longest" the image is padded to a square before.
+    Needs an `rng`, except for texts.
+    """
+    if isinstance(tower, TextTower):
+        return _text_transform(tower)
+    how: VisionTower = tower
+    steps: list[Transform] = [Decode(), ToRgb()]
+    if how.preprocess.resize == "longest":
+        steps.append(PadToSquare(how.preprocess.fill))
+    steps.append(RandomResizedCrop(how.image_size, augment.scale, augment.ratio, how.preprocess.interpolation))
+    if augment.flip > 0:
+        steps.append(Flip(augment.flip))
+    return Compose((*steps, ToArray()))
+
+
+def _text_transform(tower: TextTower) -> Compose:
+    return Compose((Tokenize(tower.tokenizer, tower.context_length),))
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Encoded bytes, or u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], to a Pillow image.
+
+    The first frame of an animation; EXIF rotation is not applied, as in open_clip. Raises BadExample for bytes that are
+    no image, are cut short or corrupt, or hold more than `max_pixels` (which is found before decoding).
+    """
+
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, value: Any, rng: Generator | None = None) -> Image.Image:
+        if isinstance(value, np.ndarray):
+            return self._from_array(value)
+        if not isinstance(value, bytes):
+            raise BadExample(f"image is a {type(value).__name__}, not encoded bytes or an array")
+        try:
+            image = Image.open(BytesIO(value), formats=FORMATS)
+            self._check_size(image.width, image.height)
+            if image.format == "PNG":
+                Image.open(BytesIO(value), formats=("PNG",)).verify()  # `load` does not look at the checksums of pixels
+            image.load()
+        except (BadExample, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on foreign bytes
+            what = f"{len(value)} bytes that are no {', '.join(FORMATS)}"
+            why = what if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+            raise BadExample(f"image cannot be decoded: {why}") from None
+        # A transparent colour means nothing in RGB, but Pillow would warn about it at each conversion.
+        if image.mode in ("1", "L", "P", "RGB"):
+            image.info.pop("transparency", None)
+        return image
+
+    def _from_array(self, value: NDArray[Any]) -> Image.Image:
+        if value.dtype != np.uint8 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] not in (1, 3, 4)):
+            raise BadExample(f"image is {value.dtype}{list(value.shape)}, not u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4]")
+        self._check_size(value.shape[1], value.shape[0])
+        return Image.fromarray(value[:, :, 0] if value.shape[2:] == (1,) else value)
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width < 1 or height < 1:
+            raise BadExample(f"image has {width} x {height} pixels")
+        if width * height > self.max_pixels:
+            raise BadExample(f"image has {width} x {height} pixels, more than {self.max_pixels}")
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resizes with antialiasing on uint8, to the sizes that open_clip computes.
+
+    shortest: the shorter side becomes `size`; longest: the longer side; squash: both. Where the result would exceed
+    `max_pixels`, only what `CenterCrop` keeps is computed (1 x 10,000 pixels would become 224 x 2,240,000); it may differ
+    by the rounding between Pillow's two passes.
+    """
+
+    size: int
+    mode: str = "shortest"
+    interpolation: str = "bicubic"
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        width, height = self._size(value.width, value.height)
+        if width * height <= self.max_pixels:
+            return value.resize((width, height), FILTERS[self.interpolation])
+        left, top = _center(width, self.size), _center(height, self.size)
+        x, y = value.width / width, value.height / height
+        right, bottom = min((left + self.size) * x, value.width), min((top + self.size) * y, value.height)
+        return value.resize((self.size, self.size), FILTERS[self.interpolation], box=(left * x, top * y, right, bottom))
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        match self.mode:
+            case "squash":
+                return self.size, self.size
+            case "shortest":
+                long = int(self.size * max(width, height) / min(width, height))
+                return (self.size, long) if width <= height else (long, self.size)
+            case _:
+                ratio = max(width / self.size, height / self.size)
+                return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The central `size` x `size` pixels; half pixels are rounded to even, as in torchvision."""
+
+    size: int
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        left, top = _center(value.width, self.size), _center(value.height, self.size)
+        return value.crop((left, top, left + self.size, top + self.size))
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Pads an image no larger than `size` to `size` x `size`; every band gets `fill`, an odd pixel goes right or below."""
+
+    size: int
+    fill: int = 0
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        wide, high = self.size - value.width, self.size - value.height
+        bands = len(value.getbands())
+        border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
+        padded = ImageOps.expand(value, border, fill=(self.fill,) * bands if bands > 1 else self.fill)
+        if value.mode == "P":
+            padded.putpalette(value.getpalette() or [])
+        return padded
+
+
+@dataclass(frozen=True)
+class PadToSquare:
+    """Pads an RGB image to a square of its longer side, which is made at most `max_side` first (16 M pixels)."""
+
+    fill: int = 0
+    max_side: int = 4096
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        if max(value.size) > self.max_side:
+            value = Resize(self.max_side, "longest")(value)
+        return Pad(max(value.size), self.fill)(value)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A crop of random area and shape, resized to `size` x `size` (Szegedy et al. 2015; torchvision's sampling).
+
+    The area is uniform in `scale` (fractions of the image), the logarithm of width over height uniform in `ratio`; after
+    ten crops that do not fit, the largest central one whose shape is allowed.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bicubic"
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        left, top, width, height = self.sample(value.width, value.height, _needs(rng, self))
+        crop = value.crop((left, top, left + width, top + height))
+        return crop.resize((self.size, self.size), FILTERS[self.interpolation])
+
+    def sample(self, width: int, height: int, rng: Generator) -> tuple[int, int, int, int]:
+        """Left, top, width and height of a crop of an image of `width` x `height`."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(rng.integers(0, height - h + 1))
+                left = int(rng.integers(0, width - w + 1))
+                return left, top, w, h
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left becomes right with probability `p`."""
+
+    p: float = 0.5
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        if _needs(rng, self).random() < self.p:
+            return value.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return value
+
+
+@dataclass(frozen=True)
+class ToRgb:
+    """Any Pillow mode to RGB; transparency is dropped, not blended."""
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
+        return value.convert("RGB")
+
+
+@dataclass(frozen=True)
+class ToArray:
+    """An RGB image to u8[H,W,3], 0 to 255."""
+
+    def __call__(self, value: Image.Image, rng: Generator | None = None) -> NDArray[np.uint8]:
+        return np.asarray(value, np.uint8)
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A text (str, or UTF-8 bytes) to i32[context_length]; an empty or blank one is a BadExample."""
+
+    tokenizer: str = "clip"
+    context_length: int = 77
+
+    def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:
+        text = decode_text(value) if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            raise BadExample(f"caption is a {type(text).__name__}, not a text")
+        if not text.strip():
+            raise BadExample("caption is empty")
+        if len(text) > MAX_CHARACTERS:
+            raise BadExample(f"caption has {len(text)} characters, more than {MAX_CHARACTERS}")
+        return get_tokenizer(self.tokenizer)(text, self.context_length)
+
+
+def _center(length: int, size: int) -> int:
+    """Where the central `size` of `length` pixels begin."""
+    return round((length - size) / 2)
+
+
+def _needs(rng: Generator | None, transform: Transform) -> Generator:
+    if rng is None:
+        raise ValueError(f"{transform} is random: give it an rng")
+    return rng

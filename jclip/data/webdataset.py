@@ -1,0 +1,181 @@
+"""The source `webdataset`: tar files of samples, read at random through an index of their headers."""
+
+import glob
+import json
+import os
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, product
+from typing import Any
+
+from jclip.data.sources import BadExample, LazyExample, SourceError, decode_text
+from jclip.data.tar_index import ShardIndex, load_or_build, read_index
+
+FIELDS = {
+    **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp"), "image"),
+    "txt": "text",
+    "cls": "label",
+    "json": "json",
+}
+"""Which field a member becomes, by its extension. Any other extension is itself the name of a field of raw bytes."""
+
+OPEN_SHARDS = 128
+"""Shards whose file and index are held open by a process at a time."""
+
+
+class WebDataset:
+    """The samples of tar files, in the order of the files' names.
+
+    Members that share a name up to the first dot of their last part are one sample (webdataset's rule); its key is
+    "SHARD:NAME". Fields: see FIELDS; each is read and decoded when it is asked for, which raises BadExample if it is broken.
+    Nothing is ever extracted, and names are no more than text.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, paths: list[str], names: list[str], counts: list[int], skipped: list[str], cut: list[str]) -> None:
+        self.skipped_shards = tuple(skipped)
+        """ "path: reason" of each file that is no tar, and was left out."""
+        self.cut_shards = tuple(cut)
+        """ "path: reason" of each file that is cut short or corrupt, and is used up to there."""
+        self._paths = paths
+        self._names = names
+        self._ends = list(accumulate(counts))
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in this process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open=OrderedDict(), _lock=threading.Lock())
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> LazyExample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"webdataset has no example {index}; it has {len(self)}")
+        number = bisect_right(self._ends, index)
+        shard = self._shard(number)
+        name, members = shard.index.sample(index - (self._ends[number - 1] if number else 0))
+        readers: dict[str, Callable[[], Any]] = {}
+        for extension, offset, size in members:
+            field = FIELDS.get(extension, extension)
+            if field != "key":
+                readers.setdefault(field, partial(_read, shard, extension, offset, size))
+        return LazyExample(f"{self._names[number]}:{name}", readers)
+
+    def _shard(self, number: int) -> "_OpenShard":
+        """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
+        with self._lock:
+            shard = self._open.get(number) or _OpenShard(self._paths[number])
+            self._open[number] = shard
+            self._open.move_to_end(number)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard
+
+
+class _OpenShard:
+    """A shard's file descriptor and index."""
+
+    def __init__(self, path: str) -> None:
+        self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.index: ShardIndex = read_index(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+
+def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
+    """The decoded value of one member."""
+    value = os.pread(shard.file, size, offset)
+    if len(value) != size:
+        raise BadExample(f"its shard ends within its .{extension}: the shard was changed while it was read")
+    match FIELDS.get(extension):
+        case "text":
+            return decode_text(value)
+        case "label":
+            try:
+                return int(value)
+            except ValueError:
+                raise BadExample(f"label is not a whole number: {value[:40]!r}") from None
+        case "json":
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise BadExample(f"json cannot be parsed: {error}") from None
+    return value
+
+
+def open_webdataset(pattern: str) -> WebDataset:
+    """Opens all shards that `pattern` names.
+
+    Args:
+        pattern: a path with globs (*, ?, [ab]) and brace ranges ({00000..00099}, zero-padded as its first number is, or
+            {a,b}). A path that a brace range names must exist.
+
+    Raises:
+        SourceError: no such file; a compressed tar; no sample in any of them.
+    """
+    paths = expand(pattern)
+    loaded = load_or_build(paths)
+    if not any(len(index) for index in loaded.indexes.values()):
+        reasons = "; ".join(loaded.skipped[:3]) or "all are empty"
+        raise SourceError(f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {reasons}")
+    used = [path for path in paths if path in loaded.indexes]
+    counts = [len(loaded.indexes[path]) for path in used]
+    return WebDataset(used, _short_names(used), counts, loaded.skipped, loaded.cut)
+
+
+def expand(pattern: str) -> list[str]:
+    """The sorted paths that a pattern of `open_webdataset` names. Raises SourceError where there are none."""
+    paths: set[str] = set()
+    for path in _braces(pattern):
+        if os.path.exists(path):
+            paths.add(path)
+        elif glob.has_magic(path):
+            paths.update(glob.glob(path))
+        else:
+            raise SourceError(
+                f"source 'webdataset:{pattern}': there is no file {path!r}; folder: {os.path.dirname(path) or '.'!r}"
+            )
+    folders = [path for path in paths if os.path.isdir(path)]
+    if folders:
+        raise SourceError(f"source 'webdataset:{pattern}': {folders[0]!r} is a folder; name its files, as in {folders[0]}/*.tar")
+    if not paths:
+        raise SourceError(f"source 'webdataset:{pattern}': no file matches; check the path, globs and ranges such as {{00..09}}")
+    return sorted(paths)
+
+
+def _braces(pattern: str) -> list[str]:
+    """Expands {00..99} and {a,b}."""
+    parts: list[list[str]] = []
+    for i, part in enumerate(re.split(r"\{([^{}]*)\}", pattern)):
+        if i % 2 == 0:
+            parts.append([part])
+        elif ends := re.fullmatch(r"(\d+)\.\.(\d+)", part):
+            low, high = ends.groups()
+            if int(low) > int(high):
+                raise SourceError(f"source 'webdataset:{pattern}': the range {{{part}}} is empty; write {{{high}..{low}}}")
+            width = len(low) if low.startswith("0") else 0
+            parts.append([str(number).zfill(width) for number in range(int(low), int(high) + 1)])
+        else:
+            parts.append(part.split(","))
+    return ["".join(choice) for choice in product(*parts)]
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """The files' names; with as much of the folders as tells them apart, where names are equal."""
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([os.path.abspath(path) for path in paths])
+    return [os.path.relpath(os.path.abspath(path), common) for path in paths]

@@ -1,0 +1,98 @@
+"""Zero-shot classification: an image belongs to the class whose prompts it is nearest to (Radford et al. 2021, section 3.1)."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jclip.config import Model, ZeroShot
+from jclip.data import Source, Transform, eval_transform, open_source
+from jclip.eval.embed import Functions, embed_source, embed_texts
+from jclip.eval.labels import class_names, label_reader, mean_per_class
+from jclip.eval.ranks import ranks
+
+
+def class_embeddings(z: np.ndarray) -> np.ndarray:
+    """One vector a class: each prompt's vector is normalised, then averaged over templates, then normalised again.
+
+    The order matters: a long vector would otherwise outvote the others.
+
+    Args:
+        z: [C, T, E] float32, classes by templates.
+
+    Returns:
+        [C, E] float32 unit vectors.
+    """
+    return _normalise(_normalise(z).mean(axis=1))
+
+
+def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Fractions of examples whose class is nearest, or among the five nearest.
+
+    An example whose class is tied with another counts as wrong (see `ranks`): a collapsed model scores 0. So do two classes with
+    equal prompts, which no model can tell apart.
+
+    Args:
+        z: [n, E] float32 unit vectors of the examples.
+        classes: [C, E] float32 unit vectors of the classes.
+        labels: [n] integers, 0 to C - 1.
+
+    Returns:
+        "top1"; "top5", where there are at least 5 classes; "mean_per_class": top1 averaged over the classes present in `labels`.
+    """
+    rank = ranks(z, classes, labels, np.arange(len(classes)))
+    metrics = {"top1": float(np.mean(rank <= 1))}
+    if len(classes) >= 5:
+        metrics["top5"] = float(np.mean(rank <= 5))
+    return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
+
+
+@dataclass(frozen=True)
+class ZeroShotEvaluator:
+    """Yields top1, top5 (from 5 classes on), mean_per_class, examples, and broken where there are any."""
+
+    config: ZeroShot
+    functions: Functions
+    source: Source
+    classes: tuple[str, ...]
+    transform: Transform
+    tokenize: Transform
+
+    def run(self, params: Any) -> Iterator[tuple[str, float]]:
+        config, functions = self.config, self.functions
+        prompts = [template.replace("{}", name) for name in self.classes for template in config.templates]
+        z = embed_texts(functions, params, prompts, self.tokenize, config.text)
+        classes = class_embeddings(z.reshape(len(self.classes), len(config.templates), -1))
+        transforms, extra = {config.image: self.transform}, {config.label: label_reader(self.classes)}
+        embedded = embed_source(functions, params, self.source, transforms, fields=config.fields, extra=extra)
+        labels = embedded.extra[config.label]
+        yield from zero_shot_metrics(embedded.features[config.image], classes, labels).items()
+        yield "examples", len(labels)
+        if embedded.broken:
+            yield "broken", embedded.broken
+
+
+def make_zero_shot(config: ZeroShot, model: Model, functions: Functions) -> ZeroShotEvaluator:
+    """Opens the source.
+
+    Raises:
+        ValueError: no class names are given and the source has none.
+    """
+    source = open_source(config.source)
+    return ZeroShotEvaluator(
+        config,
+        functions,
+        source,
+        class_names(config.classes, source, config.source),
+        eval_transform(model.towers[config.image]),
+        functools.cache(eval_transform(model.towers[config.text])),  # prompts are the same in every run
+    )
+
+
+def _normalise(x: np.ndarray) -> np.ndarray:
+    """Unit vectors along the last axis; a zero vector stays zero, and so is near nothing."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    unit: np.ndarray = x / np.maximum(norm, np.finfo(np.float32).tiny)
+    return unit

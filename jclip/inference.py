@@ -1,0 +1,102 @@
+"""Using a trained model: `jclip.load(...)`, then `embed_image` and `embed_text`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh as DeviceMesh
+
+from jclip.config import Mesh, Model, TextTower, VisionTower, architecture, architecture_names
+from jclip.data import eval_transform
+from jclip.evaluate import load_run
+from jclip.sharding import make_mesh, param_shardings, to_global
+from jclip.step import init_params, make_encode, param_shapes
+
+
+def load(path_or_name: str | Path, *, step: int | None = None, seed: int = 0) -> "Encoder":
+    """A model ready to embed images and texts.
+
+    Args:
+        path_or_name: the workdir of a training run, or the name of an architecture (random weights).
+        step: which checkpoint of the workdir; None means the last.
+        seed: of the random weights.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+        FileNotFoundError: it is neither a folder nor the name of an architecture.
+    """
+    if Path(path_or_name).is_dir():
+        config, _, params, mesh = load_run(path_or_name, step)
+        return Encoder(config.model, params, mesh)
+    if str(path_or_name) not in architecture_names():
+        known = ", ".join(architecture_names())
+        raise FileNotFoundError(f"{path_or_name} is neither a workdir nor an architecture; architectures: {known}")
+    model, mesh = architecture(str(path_or_name)), make_mesh(Mesh())
+    shardings = param_shardings(param_shapes(model), Mesh(), mesh)
+    return Encoder(model, init_params(model, seed, shardings), mesh)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model with its parameters; embeds what people have: images, paths and texts."""
+
+    model: Model
+    """Its architecture, with preprocessing and tokenizer."""
+    params: Any
+    """Parameters, f32."""
+    mesh: DeviceMesh
+    """The devices that compute."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_encode", make_encode(self.model, self.mesh))
+
+    def embed_image(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+        """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
+
+        Raises:
+            BadExample: an image cannot be read.
+        """
+        return self.embed(self._only(VisionTower), _as_list(images), batch_size=batch_size)
+
+    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Unit vectors f32 [n, E] of texts, one or many."""
+        return self.embed(self._only(TextTower), _as_list(texts), batch_size=batch_size)
+
+    def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
+        """Unit vectors f32 [n, E] of the inputs of a tower."""
+        transform = eval_transform(self.model.towers[tower])
+        remaining = iter(inputs)
+        parts = [np.zeros((0, self.model.embed_dim), np.float32)]
+        while chunk := list(islice(remaining, batch_size)):
+            rows = np.stack([transform(_read(value)) for value in chunk])
+            parts.append(self.embed_rows({tower: rows}, batch_size)[tower][: len(chunk)])
+        return np.concatenate(parts)
+
+    def embed_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+        """Unit vectors of inputs that are transformed already, at most batch_size of them; the rest is padding."""
+        size = -(-batch_size // self.mesh.size) * self.mesh.size
+        padded = {name: np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for name, x in rows.items()}
+        encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
+        return {name: z for name, (_, z) in encoded.items()}
+
+    def _only(self, kind: type) -> str:
+        names = [name for name, tower in self.model.towers.items() if isinstance(tower, kind)]
+        if len(names) != 1:
+            raise ValueError(f"the model has {len(names)} towers of type {kind.__name__} ({', '.join(names)}); use embed(tower, ...)")
+        return names[0]
+
+
+def _as_list(values: Any) -> list[Any]:
+    return [values] if isinstance(values, (str, bytes, Path)) or not isinstance(values, Iterable) else _rows(values)
+
+
+def _rows(values: Any) -> list[Any]:
+    return [values] if isinstance(values, np.ndarray) and values.ndim == 3 or hasattr(values, "convert") else list(values)
+
+
+def _read(value: Any) -> Any:
+    return value.read_bytes() if isinstance(value, Path) else value

@@ -1,0 +1,254 @@
+"""Where numbers go: metrics.jsonl, the terminal, TensorBoard; and the clock that measures the speed."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Values = Mapping[str, float]
+SHOWN_PROBLEMS = 5
+
+
+class Writer(Protocol):
+    """Takes the metrics of a step."""
+
+    def write(self, step: int, values: Values) -> None:
+        """Training metrics or results of evaluations after `step` updates."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class JsonlWriter:
+    """One JSON object a line, {"step": 120, "loss": 1.93, ...}, flushed at once."""
+
+    def __init__(self, path: Path, *, start: int = 0) -> None:
+        """Appends to `path`. Lines of steps after `start`, which a killed run may have left, are dropped: they come again."""
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start]
+            rewritten = path.with_suffix(".tmp")
+            rewritten.write_text("".join(f"{line}\n" for line in lines))
+            os.replace(rewritten, path)
+        self._file = path.open("a")
+
+    def write(self, step: int, values: Values) -> None:
+        """Appends a line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half a line, cut off when the run was killed
+
+
+class TensorBoardWriter:
+    """Scalars for TensorBoard, where the extra `tensorboard` is installed."""
+
+    def __init__(self, directory: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory))
+
+    def write(self, step: int, values: Values) -> None:
+        """Adds each as a scalar."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._writer.close()
+
+
+class Terminal:
+    """A live progress bar on a terminal, plain lines elsewhere; evaluations appear as they come."""
+
+    def __init__(self, total_steps: int, *, start: int = 0, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._total = total_steps
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss [cyan]{task.fields[loss]:.4f}"),
+            TextColumn("[green]{task.fields[speed]:,.0f} examples/s"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("train", total=total_steps, completed=start, loss=float("nan"), speed=0.0)
+        self._progress.start()
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        self.console.print(message, soft_wrap=True)
+
+    def advance(self, step: int, loss: float, examples_per_second: float) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=step, loss=loss, speed=examples_per_second)
+
+    def write(self, step: int, values: Values) -> None:
+        """A training line (only where there is no bar), or a table of results."""
+        if "loss" not in values:
+            self.console.print(results_table(f"step {step:,} of {self._total:,}", values))
+        elif not self.console.is_terminal:
+            eta = values.get("seconds_left", float("nan"))
+            self.say(
+                f"step {step:>6,}/{self._total:,}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+                f"{values['examples_per_second']:,.0f} examples/s  {_minutes(eta)} left"
+            )
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._progress.stop()
+
+
+def results_table(title: str, values: Values) -> Table:
+    """Results of evaluations, a line each."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in values.items():
+        table.add_row(name, f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+class Clock:
+    """Examples a second and the time left, over the steps since the last reading; what is not training is left out."""
+
+    def __init__(self, batch_size: int, total_steps: int, start: int = 0) -> None:
+        self._batch_size, self._total = batch_size, total_steps
+        self._step, self._since = start, time.perf_counter()
+        self._paused = 0.0
+
+    def exclude(self, seconds: float) -> None:
+        """Time that went into something other than training, such as an evaluation."""
+        self._paused += seconds
+
+    def read(self, step: int) -> dict[str, float]:
+        """The speed since the last reading."""
+        now = time.perf_counter()
+        elapsed = max(now - self._since - self._paused, 1e-9)
+        steps = max(step - self._step, 1)
+        self._step, self._since, self._paused = step, now, 0.0
+        return {
+            "examples_per_second": steps * self._batch_size / elapsed,
+            "seconds_left": (self._total - step) * elapsed / steps,
+        }
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or the gradient is no longer a number; the message names the step, the examples and what to do."""
+
+
+class TrainLog:
+    """The metrics of training, fetched a step late so that nothing waits for the device, and written every few steps."""
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        terminal: Terminal,
+        clock: Clock,
+        *,
+        every: int,
+        total: int,
+        last_good: Callable[[], str],
+    ) -> None:
+        """
+        Args:
+            writers: where metrics go, `terminal` among them.
+            terminal: whose bar advances with every step.
+            clock: of this run.
+            every: steps between lines of metrics.
+            total: steps of the run.
+            last_good: says which checkpoint to go back to when training diverges.
+        """
+        self._writers, self._terminal, self._clock = writers, terminal, clock
+        self._every, self._total, self._last_good = every, total, last_good
+        self._pending: tuple[int, Any, Sequence[str]] | None = None
+        self._speed: dict[str, float] = {"examples_per_second": 0.0}
+        self.broken = 0
+        """Examples that could not be read and were replaced, in this process since it started."""
+
+    def __enter__(self) -> "TrainLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def step(self, step: int, metrics: Any, keys: Sequence[str], problems: Sequence[str]) -> None:
+        """Takes the metrics of the step just started and reports those of the one before.
+
+        Raises:
+            NonFiniteLoss: see there.
+        """
+        self.flush()
+        self._pending = (step, metrics, keys)
+        for problem in problems:
+            self.broken += 1
+            if self.broken <= SHOWN_PROBLEMS:
+                self._terminal.say(f"replaced a broken example: {problem}")
+            if self.broken == SHOWN_PROBLEMS:
+                self._terminal.say("further broken examples are counted in metrics.jsonl, not shown")
+
+    def flush(self) -> None:
+        """Reports what is pending; waits for the device."""
+        if self._pending is None:
+            return
+        (step, metrics, keys), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            raise NonFiniteLoss(
+                f"step {step}: the loss is {values['loss']} and the norm of the gradient {values['grad_norm']}. "
+                f"{self._last_good()}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help. "
+                f"The batch held {', '.join(keys)}"
+            )
+        if step % self._every == 0 or step == self._total:
+            self._speed = self._clock.read(step)
+            counted = {"broken_examples": float(self.broken)} if self.broken else {}
+            self._write(step, {**values, **self._speed, **counted})
+        self._terminal.advance(step, values["loss"], self._speed["examples_per_second"])
+
+    def evaluation(self, step: int, results: Iterable[tuple[str, float]]) -> dict[str, float]:
+        """Runs evaluations, writes what they yield, and keeps their time out of the training speed."""
+        self.flush()
+        began = time.perf_counter()
+        values = dict(results)
+        self._write(step, values)
+        self._clock.exclude(time.perf_counter() - began)
+        return values
+
+    def _write(self, step: int, values: Values) -> None:
+        for writer in self._writers:
+            writer.write(step, values)
+
+
+def tensorboard_writer(directory: Path) -> list[Any]:
+    """[TensorBoardWriter] where the extra is installed, [] elsewhere."""
+    try:
+        return [TensorBoardWriter(directory)]
+    except ImportError:
+        return []

@@ -1,0 +1,164 @@
+"""The layers every tower is made of: dense, attention, MLP, block, and the stack of blocks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Initializer = Callable[..., Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+class Dense(nn.Module):
+    """An affine map of the last axis: [..., d] -> [..., features]."""
+
+    features: int
+    kernel_init: Initializer
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        # Flat, because XLA's CPU backward pass of a dense layer takes twice as long on [b, l, d]; elsewhere it is the same.
+        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)[None]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) of the last axis, computed in float32, returned in `dtype`."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        norm = nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, dtype=jnp.float32, parent=None)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return norm.apply({"params": {"scale": scale, "bias": bias}}, x).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) of queries [b, n, d] to tokens [b, l, d]."""
+
+    heads: int
+    residual_scale: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, tokens: Array, mask: Array | None = None, causal: bool = False) -> Array:
+        """mask: [b, l], True where a token may be attended to."""
+        width = x.shape[-1]
+        init = nn.initializers.normal(width**-0.5)
+        project = partial(Dense, width, init, dtype=self.dtype)
+        q, k, v = project(name="q")(x), project(name="k")(tokens), project(name="v")(tokens)
+        q, k, v = (y.reshape(*y.shape[:2], self.heads, width // self.heads) for y in (q, k, v))
+        visible = None if mask is None else mask[:, None, None, :]
+        y = jax.nn.dot_product_attention(q, k, v, mask=visible, is_causal=causal)
+        out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
+        return Dense(width, out_init, dtype=self.dtype, name="out")(y.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them: [b, l, d] -> [b, l, d]."""
+
+    hidden: int
+    activation: str
+    residual_scale: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        x = Dense(self.hidden, nn.initializers.normal((2 * width) ** -0.5), dtype=self.dtype, name="fc1")(x)
+        x = ACTIVATIONS[self.activation](x)
+        out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
+        return Dense(width, out_init, dtype=self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention and MLP, each added to its input."""
+
+    heads: int
+    hidden: int
+    activation: str
+    norm_eps: float
+    residual_scale: float
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None) -> tuple[Array, None]:
+        norm = partial(LayerNorm, self.norm_eps, self.dtype)
+        y = norm(name="norm1")(x)
+        x = x + Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, y, mask, self.causal)
+        y = norm(name="norm2")(x)
+        x = x + Mlp(self.hidden, self.activation, self.residual_scale, self.dtype, name="mlp")(y)
+        return x, None
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling with one learned query, then an MLP (Zhai et al. 2022, section 2.2): [b, l, d] -> [b, d]."""
+
+    heads: int
+    hidden: int
+    activation: str
+    norm_eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array | None) -> Array:
+        b, _, width = tokens.shape
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width)).astype(self.dtype)
+        x = Attention(self.heads, 1.0, self.dtype, name="attn")(jnp.broadcast_to(probe, (b, 1, width)), tokens, mask)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
+        return (x + Mlp(self.hidden, self.activation, 1.0, self.dtype, name="mlp")(y))[:, 0]
+
+
+def remat_policy(name: str) -> Callable[..., bool]:
+    """The policy of that name in `jax.checkpoint_policies`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    known = [policy for policy in dir(jax.checkpoint_policies) if not policy.startswith("_") and "save" in policy]
+    simple = [policy for policy in known if not policy.startswith("save_")]  # the others are made with arguments
+    if name not in simple:
+        raise ValueError(f"model.remat {name!r} is no policy; use 'none' or one of {', '.join(simple)}")
+    return getattr(jax.checkpoint_policies, name)
+
+
+def blocks(depth: int, *, scan: bool, remat: str, name: str = "blocks", **fields: Any) -> nn.Module:
+    """`depth` blocks in a row, their parameters stacked on a leading axis.
+
+    Args:
+        depth: number of blocks.
+        scan: loop over one compiled block, or unroll. The parameters are the same.
+        remat: "none", or the name of the policy that says what a block keeps for the backward pass.
+        name: name of the stack in the parameter tree.
+        **fields: those of Block.
+    """
+    block = Block
+    if remat != "none":
+        block = nn.remat(Block, policy=remat_policy(remat), prevent_cse=not scan)
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=depth,
+        unroll=1 if scan else depth,
+    )
+    return stack(residual_scale=(2 * depth) ** -0.5, name=name, **fields)

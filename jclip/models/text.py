@@ -1,0 +1,65 @@
+"""The text transformer: token ids or input embeddings to TowerOutput."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jclip.config import TextTower
+from jclip.models.layers import LayerNorm, MapPool, blocks
+from jclip.models.output import TowerOutput
+
+
+class TextTransformer(nn.Module):
+    """A text transformer (Radford et al. 2021, section 2.4) with the options of `TextTower`."""
+
+    config: TextTower
+    dtype: Any = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, text: Array, *, eot: Array | None = None, train: bool = False) -> TowerOutput:
+        """Encodes texts.
+
+        Args:
+            text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
+            eot: index of the end of text i32 [b]; needed with embeddings, found in ids (the first largest) otherwise.
+            train: not used: nothing here is random.
+
+        Raises:
+            ValueError: the length is not the tower's, or embeddings come without `eot`.
+        """
+        c = self.config
+        if text.shape[1] != c.context_length:
+            raise ValueError(f"text: length {text.shape[1]} is not context_length {c.context_length}; pad or cut it")
+        table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        if text.ndim == 2:
+            eot = jnp.argmax(text, axis=1) if eot is None else eot
+            text = table[text]
+        elif eot is None:
+            raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
+        mask = jnp.arange(c.context_length)[None] <= eot[:, None]
+        positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))
+        x = text.astype(self.dtype) + positions[None].astype(self.dtype)
+        hidden = round(c.mlp_ratio * c.width)
+        fields = {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "dtype": self.dtype}
+        seen = mask if c.mask_padding else None
+        x, _ = blocks(c.depth, scan=self.scan, remat=self.remat, causal=c.causal, **fields)(x, seen)
+        tokens = LayerNorm(c.norm_eps, self.dtype, name="norm")(x)
+        if c.pool == "map":
+            pooled = MapPool(name="map", **fields)(tokens, mask)
+        else:
+            pooled = pool_tokens(tokens, mask, eot, c.pool)
+        return TowerOutput(pooled, tokens, mask)
+
+
+def pool_tokens(tokens: Array, mask: Array, eot: Array, pool: str) -> Array:
+    """One vector a text: tokens [b, L, d], mask bool [b, L], eot i32 [b] -> [b, d]."""
+    if pool == "mean":
+        weights = mask.astype(tokens.dtype)[:, :, None]
+        return (tokens * weights).sum(axis=1) / weights.sum(axis=1)
+    if pool == "eot":
+        return jnp.take_along_axis(tokens, eot[:, None, None], axis=1)[:, 0]
+    return tokens[:, 0] if pool == "first" else tokens[:, -1]

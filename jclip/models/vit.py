@@ -1,0 +1,95 @@
+"""The vision transformer: images to TowerOutput."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jclip.config import Preprocess, VisionTower
+from jclip.models.layers import Dense, LayerNorm, MapPool, blocks
+from jclip.models.output import TowerOutput
+
+
+class VisionTransformer(nn.Module):
+    """A ViT (Dosovitskiy et al. 2021) with the options of `VisionTower`."""
+
+    config: VisionTower
+    dtype: Any = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> TowerOutput:
+        """images: u8 [b, H, W, 3], or f32 already normalised. Patch dropout in training draws from the key "patches"."""
+        c = self.config
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(f"image: shape {images.shape} is not [b, {c.image_size}, {c.image_size}, 3]")
+        if images.dtype == jnp.uint8:
+            images = normalise(images, c.preprocess)
+        x = patchify(images.astype(self.dtype), c.patch_size)
+        x = Dense(c.width, nn.initializers.lecun_normal(), use_bias=False, dtype=self.dtype, name="patch_embed")(x)
+        cls, positions = self._cls_and_positions()
+        x = x + positions[None].astype(self.dtype)
+        if train and c.patch_dropout > 0:
+            x = drop_patches(self.make_rng("patches"), x, kept_patches(c))
+        if cls is not None:
+            x = jnp.concatenate([jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, c.width)), x], axis=1)
+        if c.pre_norm:
+            x = LayerNorm(c.norm_eps, self.dtype, name="norm_pre")(x)
+        hidden = round(c.mlp_ratio * c.width)
+        fields = {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "dtype": self.dtype}
+        x, _ = blocks(c.depth, scan=self.scan, remat=self.remat, causal=False, **fields)(x, None)
+        tokens = LayerNorm(c.norm_eps, self.dtype, name="norm")(x)
+        if c.pool == "map":
+            pooled = MapPool(name="map", **fields)(tokens, None)
+        else:
+            pooled = tokens[:, 0] if c.pool == "cls" else tokens.mean(axis=1)
+        return TowerOutput(pooled, tokens, jnp.ones(tokens.shape[:2], bool))
+
+    def _cls_and_positions(self) -> tuple[Array | None, Array]:
+        """The class token with its position added ([width], or None without one), and the positions of the patches [l, width]."""
+        c = self.config
+        extra = 1 if c.pool == "cls" else 0
+        if c.positions == "learned":
+            positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + c.grid**2, c.width))
+        else:
+            positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(c.grid, c.width)])
+        if not extra:
+            return None, positions
+        return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], positions[1:]
+
+
+def normalise(images: Array, preprocess: Preprocess) -> Array:
+    """u8 [b, H, W, 3] -> f32 of mean 0 and standard deviation 1 a channel."""
+    mean, std = jnp.asarray(preprocess.mean), jnp.asarray(preprocess.std)
+    return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+
+
+def patchify(images: Array, patch_size: int) -> Array:
+    """[b, H, W, 3] -> [b, (H/p)(W/p), p*p*3], patches and pixels in row-major order."""
+    b, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape(b, rows, patch_size, columns, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch_size * patch_size * channels)
+
+
+def kept_patches(config: VisionTower) -> int:
+    """How many patches training keeps: the fraction rounded down, at least 1."""
+    return max(1, int(config.grid**2 * (1 - config.patch_dropout)))
+
+
+def drop_patches(key: Array, x: Array, kept: int) -> Array:
+    """A random subset of `kept` patches of each example (Li et al. 2023): [b, l, d] -> [b, kept, d]."""
+    order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), axis=1)[:, :kept]
+    return jnp.take_along_axis(x, order[:, :, None], axis=1)
+
+
+def sincos_positions(grid: int, width: int) -> Array:
+    """Fixed 2-D position embedding f32 [grid^2, width] (MoCo v3): sines and cosines of column, then of row."""
+    frequencies = 1.0 / 10000 ** np.linspace(0, 1, width // 4)
+    row, column = np.mgrid[:grid, :grid]
+    angles = [position.reshape(-1, 1) * frequencies for position in (column, row)]
+    return jnp.asarray(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1), jnp.float32)

@@ -1,0 +1,49 @@
+"""Parameter paths, and the one mechanism that gives every parameter a value by rule."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict from paths such as "image/blocks/attn/q/kernel" to leaves."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{path}/"))
+        else:
+            flat[path] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict[str, Any]:
+    """The same tree with each leaf replaced by the value of the first rule whose regex matches its whole path.
+
+    Raises:
+        ValueError: a leaf matches no rule.
+    """
+    compiled = [(re.compile(pattern), value) for pattern, value in rules]
+    matched = {}
+    for path in flatten(tree):
+        for pattern, value in compiled:
+            if pattern.fullmatch(path):
+                matched[path] = value
+                break
+        else:
+            raise ValueError(f'no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}')
+    return unflatten(matched)

@@ -1,0 +1,247 @@
+"""Transforms: pixels against open_clip's, crops against torchvision's, and images that should never be decoded."""
+
+import json
+import pickle
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jclip.config import Augment, Preprocess, TextTower, VisionTower
+from jclip.data import BadExample, eval_transform, train_transform
+from jclip.data.transforms import Decode, Flip, PadToSquare, RandomResizedCrop, Resize, Tokenize
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def tower(size: int = 14, **preprocess: object) -> VisionTower:
+    return VisionTower(image_size=size, patch_size=1, preprocess=Preprocess(**preprocess))  # type: ignore[arg-type]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def header(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+def test_eval_pixels_equal_the_fixed_ones_of_open_clip_bit_for_bit() -> None:
+    golden = np.load(GOLDEN / "preprocess.npz")
+    cases = [name for name in golden if not name.endswith("/png")]
+    assert len(cases) > 300
+    for case in cases:
+        name, resize, interpolation = case.split("/")
+        transform = eval_transform(tower(resize=resize, interpolation=interpolation, fill=90))
+        np.testing.assert_array_equal(transform(golden[f"{name}/png"].tobytes()), golden[case], err_msg=case)
+
+
+def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
+    pytest.importorskip("open_clip", reason="open_clip is not installed")
+    from open_clip.transform import image_transform
+
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        width, height = (int(n) for n in rng.integers(1, 200, 2))
+        mode = ("RGB", "L", "P", "CMYK", "RGBA", "1")[i % 6]
+        image = noise(width, height, i).convert(mode)
+        data = encoded(image, "JPEG") if mode in ("CMYK", "L") else encoded(image)
+        for resize in ("shortest", "longest", "squash"):
+            if resize == "longest" and round(32 * min(width, height) / max(width, height)) == 0:
+                continue  # open_clip fails on these
+            expected = Image.open(BytesIO(data))
+            for step in image_transform(32, is_train=False, resize_mode=resize, fill_color=7).transforms[:-2]:
+                expected = step(expected)
+            pixels = eval_transform(tower(32, resize=resize, fill=7))(data)
+            np.testing.assert_array_equal(pixels, np.asarray(expected), err_msg=f"{mode} {width}x{height} {resize}")
+
+
+def test_a_crop_of_a_huge_resize_equals_the_crop_after_it_within_rounding() -> None:
+    for width, height in ((400, 3), (3, 401), (1, 77), (2000, 3)):
+        y, x = np.mgrid[0:height, 0:width]
+        smooth = 128 + 60 * np.sin(x / 3) + 60 * np.cos(y / 2)  # no overshoot to clip, which depends on the order of the passes
+        image = Image.fromarray(np.repeat(smooth.astype(np.uint8)[:, :, None], 3, 2))
+        whole = Resize(16)(image)
+        left, top = round((whole.width - 16) / 2), round((whole.height - 16) / 2)
+        expected = np.asarray(whole.crop((left, top, left + 16, top + 16)), np.int32)
+        assert np.ptp(expected) > 5
+        np.testing.assert_allclose(np.asarray(Resize(16, max_pixels=16 * 17)(image), np.int32), expected, atol=2)
+
+
+@pytest.mark.parametrize("resize", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1), (2, 3)])
+def test_extreme_shapes_give_square_pixels(resize: str, size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", size, (255, 0, 0)))
+    pixels = eval_transform(tower(224, resize=resize))(data)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    pixels = train_transform(tower(224, resize=resize), Augment())(data, np.random.default_rng(0))
+    assert pixels.shape == (224, 224, 3)
+
+
+def test_arrays_and_their_png_give_the_same_pixels() -> None:
+    image = noise(30, 20)
+    transform = eval_transform(tower())
+    np.testing.assert_array_equal(transform(np.asarray(image)), transform(encoded(image)))
+    grey = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(transform(grey), transform(grey[:, :, None]))
+
+
+def test_exif_rotation_is_not_applied_and_an_animation_gives_its_first_frame() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert Decode()(encoded(noise(8, 4), "JPEG", exif=exif)).size == (8, 4)
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(eval_transform(tower(4))(gif), np.asarray(frames[0]))
+
+
+def test_a_transparent_palette_gives_no_warning() -> None:
+    data = np.load(GOLDEN / "preprocess.npz")["P-transparent-37x23/png"].tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eval_transform(tower())(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "0 bytes that are no JPEG"),
+        (b"<html>404</html>", "no JPEG, PNG, WEBP, GIF, BMP"),
+        (b"\xff\xd8\xff\xe0" + bytes(500), "cannot be decoded"),
+        (encoded(noise(40, 40), "JPEG")[:900], "truncated"),
+        (encoded(noise(40, 40))[:900], "cannot be decoded"),
+        (encoded(noise(40, 40), "WEBP")[:300], "cannot be decoded"),
+        (encoded(noise(8, 8)).replace(b"IDAT", b"IDAT\x00", 1), "cannot be decoded"),
+        (encoded(noise(8, 8))[:-20] + bytes(20), "cannot be decoded"),
+        (png(header(0, 0), (b"IDAT", b""), (b"IEND", b"")), "image"),
+        (encoded(noise(8, 8), "TIFF"), "no JPEG, PNG, WEBP, GIF, BMP"),
+        ("a path", "image is a str"),
+        (None, "image is a NoneType"),
+        (np.zeros((4, 4, 3), np.float32), r"float32\[4, 4, 3\]"),
+        (np.zeros((4, 4, 2), np.uint8), r"uint8\[4, 4, 2\]"),
+        (np.zeros((0, 4, 3), np.uint8), "4 x 0"),
+    ],
+)
+def test_what_is_no_image_is_a_bad_example(data: object, reason: str) -> None:
+    with pytest.raises(BadExample, match=reason):
+        eval_transform(tower())(data)
+
+
+def test_wrong_checksums_of_png_pixels_are_found() -> None:
+    data = bytearray(encoded(noise(8, 8)))
+    end = data.index(b"IDAT") + 4 + struct.unpack(">I", data[data.index(b"IDAT") - 4 : data.index(b"IDAT")])[0]
+    data[end] ^= 1  # the first byte of the checksum: the pixels are whole
+    with pytest.raises(BadExample, match="cannot be decoded"):
+        Decode()(bytes(data))
+
+
+@pytest.mark.parametrize("size", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_bombs_are_refused_by_their_header(size: tuple[int, int]) -> None:
+    # The pixels are missing, so decoding them would give another error.
+    with pytest.raises(BadExample, match=r"pixels|cannot be decoded: DecompressionBomb|too large"):
+        Decode()(png(header(*size), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")))
+
+
+def test_text_and_profile_bombs_in_a_png_are_refused() -> None:
+    bomb = zlib.compress(bytes(200_000_000))
+    for kind, start in ((b"zTXt", b"k\0\0"), (b"iCCP", b"k\0\0")):
+        data = png(header(1, 1), (kind, start + bomb), (b"IDAT", zlib.compress(bytes(4))), (b"IEND", b""))
+        with pytest.raises(BadExample):
+            Decode()(data)
+
+
+def test_crops_fall_back_as_torchvisions_do() -> None:
+    for row in json.loads((GOLDEN / "crops.json").read_text()):
+        crop = RandomResizedCrop(8, scale=(5.0, 6.0)).sample(*row["size"], np.random.default_rng(0))
+        assert list(crop) == row["crop"], row
+
+
+def test_crops_have_the_area_and_shape_asked_for() -> None:
+    crop, rng = RandomResizedCrop(8, scale=(0.2, 0.6), ratio=(0.5, 2.0)), np.random.default_rng(0)
+    samples = np.array([crop.sample(1000, 1000, rng) for _ in range(2000)])
+    left, top, width, height = samples.T
+    assert ((left >= 0) & (top >= 0) & (left + width <= 1000) & (top + height <= 1000)).all()
+    area, ratio = width * height / 1e6, np.log(width / height)
+    assert area.min() > 0.199
+    assert area.max() < 0.601
+    assert abs(area.mean() - 0.4) < 0.01  # uniform
+    assert abs(ratio.mean()) < 0.03
+    assert abs(ratio.std() - 2 * np.log(2) / np.sqrt(12)) < 0.02  # uniform in the logarithm
+    assert abs((left / np.maximum(1, 1000 - width)).mean() - 0.5) < 0.02
+
+
+def test_the_whole_image_is_cropped_at_scale_one() -> None:
+    image = noise(16, 16)
+    pixels = train_transform(tower(16), Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0)))(encoded(image), np.random.default_rng(0))
+    np.testing.assert_array_equal(pixels, np.asarray(image))
+
+
+def test_training_pads_to_a_square_first_where_evaluation_pads() -> None:
+    image = Image.new("RGB", (40, 10), (200, 0, 0))
+    whole = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    config = tower(40, resize="longest", fill=255)
+    pixels = train_transform(config, whole)(encoded(image), np.random.default_rng(0))
+    np.testing.assert_array_equal(pixels, eval_transform(config)(encoded(image)))
+    np.testing.assert_array_equal(pixels[:15], 255)
+    np.testing.assert_array_equal(pixels[15:25], np.broadcast_to((200, 0, 0), (10, 40, 3)))
+    assert PadToSquare(0, max_side=50)(noise(400, 100)).size == (50, 50)
+
+
+def test_flips_happen_with_their_probability_and_mirror() -> None:
+    image, rng = noise(6, 5), np.random.default_rng(0)
+    flipped = [np.array_equal(np.asarray(Flip(0.3)(image, rng)), np.asarray(image)[:, ::-1]) for _ in range(2000)]
+    assert abs(np.mean(flipped) - 0.3) < 0.04
+    assert np.array_equal(np.asarray(Flip(0.0)(image, rng)), np.asarray(image))
+
+
+def test_training_is_a_function_of_the_value_and_the_random_stream() -> None:
+    transform = train_transform(tower(16), Augment(scale=(0.3, 1.0), flip=0.5))
+    data = encoded(noise(50, 40))
+    first, same, other = (transform(data, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+    with pytest.raises(ValueError, match="give it an rng"):
+        transform(data)
+
+
+def test_transforms_can_be_pickled_and_compared() -> None:
+    for transform in (train_transform(tower(), Augment()), eval_transform(TextTower())):
+        assert pickle.loads(pickle.dumps(transform)) == transform
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "caption is empty"),
+        (" \t\r\n\u3000", "caption is empty"),
+        (b"\xff\xfe", "not UTF-8"),
+        (7, "caption is a int"),
+        (None, "caption is a NoneType"),
+        (["a", "b"], "caption is a list"),
+        ("a" * 1_000_001, "1000001 characters"),
+    ],
+)
+def test_what_is_no_caption_is_a_bad_example(value: object, reason: str) -> None:
+    with pytest.raises(BadExample, match=reason):
+        Tokenize()(value)
+
+
+def test_captions_in_bytes_are_utf8() -> None:
+    np.testing.assert_array_equal(Tokenize()("café".encode()), Tokenize()("café"))

@@ -1,0 +1,122 @@
+"""Zero-shot classification on scores made by hand."""
+
+import numpy as np
+import pytest
+
+from jclip.eval import class_embeddings, zero_shot_metrics
+from jclip.eval.labels import class_names, label_reader, mean_per_class
+from jclip.eval.zero_shot import make_zero_shot
+
+
+def test_class_embeddings_normalise_then_average_then_normalise():
+    z = np.array([[[3, 0], [0, 4]], [[0, 5], [0, 0.1]], [[100, 0], [0.6, 0.8]]], np.float32)
+    # class 0: (1, 0) and (0, 1); class 2: (1, 0) and (0.6, 0.8), whose mean (0.8, 0.4) has norm sqrt(0.8)
+    expected = [[2**-0.5, 2**-0.5], [0, 1], [0.8 / 0.8**0.5, 0.4 / 0.8**0.5]]
+    result = class_embeddings(z)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_class_embeddings_of_opposite_prompts_are_zero_without_a_warning():
+    np.testing.assert_array_equal(class_embeddings(np.array([[[1, 0], [-1, 0]]], np.float32)), [[0, 0]])
+
+
+def test_metrics_of_scores_made_by_hand():
+    classes = np.eye(6, dtype=np.float32)  # so that an example's vector is its list of scores
+    scores = np.array(
+        [
+            [0.9, 0.1, 0.0, 0.0, 0.0, 0.0],  # label 0: first
+            [0.5, 0.4, 0.3, 0.2, 0.1, 0.0],  # label 1: second
+            [0.5, 0.4, 0.3, 0.2, 0.1, 0.0],  # label 4: fifth
+            [0.5, 0.4, 0.3, 0.2, 0.1, 0.0],  # label 5: sixth
+            [0.7, 0.7, 0.0, 0.0, 0.0, 0.0],  # label 0: tied for the first place, which is the second
+            [0.0, 0.8, 0.0, 0.0, 0.0, 0.0],  # label 1: first
+        ],
+        np.float32,
+    )
+    metrics = zero_shot_metrics(scores, classes, np.array([0, 1, 4, 5, 0, 1]))
+    assert metrics == pytest.approx({"top1": 2 / 6, "top5": 5 / 6, "mean_per_class": (1 / 2 + 1 / 2 + 0 + 0) / 4})
+
+
+def test_top5_is_undefined_below_5_classes():
+    eye = np.eye(4, dtype=np.float32)
+    assert zero_shot_metrics(eye, eye, np.arange(4)) == {"top1": 1.0, "mean_per_class": 1.0}
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_a_collapsed_or_diverged_model_scores_zero(value):
+    z = np.full((7, 3), value / 3**0.5, np.float32)
+    metrics = zero_shot_metrics(z, z, np.arange(7))
+    assert metrics == {"top1": 0.0, "top5": 0.0, "mean_per_class": 0.0}
+
+
+def test_metrics_equal_argmax_and_argsort_in_f64():
+    rng = np.random.default_rng(0)
+    z, classes, labels = rng.normal(size=(97, 8)), rng.normal(size=(11, 8)), rng.integers(0, 9, 97)
+    z, classes = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, classes))
+    order = np.argsort(-(z @ classes.T), axis=1)
+    recall = [np.mean(order[labels == c, 0] == c) for c in range(9)]
+    expected = {"top1": np.mean(order[:, 0] == labels), "top5": np.mean((order[:, :5] == labels[:, None]).any(1))}
+    metrics = zero_shot_metrics(z.astype(np.float32), classes.astype(np.float32), labels)
+    assert metrics == pytest.approx(expected | {"mean_per_class": np.mean(recall)})
+
+
+def test_mean_per_class_leaves_out_absent_classes():
+    assert mean_per_class(np.array([True, False, False, True]), np.array([2, 2, 2, 900])) == pytest.approx((1 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize(("label", "index"), [(0, 0), (2, 2), (np.int64(1), 1), (np.array(1), 1), ("dog", 1), (b"owl", 2)])
+def test_a_label_is_an_index_or_a_name(label, index):
+    assert label_reader(("cat", "dog", "owl"))(label) == index
+
+
+@pytest.mark.parametrize("label", [3, -1, "wolf", "0", 1.0, True, None, np.array([1])])
+def test_any_other_label_is_refused_with_the_list_of_classes(label):
+    with pytest.raises(ValueError, match=r"is no label; use 0 to 2 or one of the 3 classes: cat, dog, owl; set `label`"):
+        label_reader(("cat", "dog", "owl"))(label)
+
+
+def test_a_long_list_of_classes_is_cut_in_the_message():
+    with pytest.raises(ValueError, match=r"one of the 100 classes: c0, .*c19, \.\.\.; set"):
+        label_reader(tuple(f"c{i}" for i in range(100)))("x")
+
+
+def test_a_name_that_two_classes_share_labels_neither():
+    read = label_reader(("crane", "dog", "crane"))
+    assert read(2) == 2
+    with pytest.raises(ValueError, match="2 classes are called 'crane'"):
+        read("crane")
+
+
+def test_classes_come_from_the_config_or_else_from_the_source():
+    from eval_fakes import Listed
+
+    assert class_names(("a",), Listed((), ("b",)), "x:y") == ("a",)
+    assert class_names((), Listed((), ("b",)), "x:y") == ("b",)
+    with pytest.raises(ValueError, match="'x:y' has no classes of its own; set `classes`"):
+        class_names((), Listed(()), "x:y")
+
+
+def test_prompts_are_tokenised_once_for_all_runs(monkeypatch):
+    from eval_fakes import Listed, letters, on_hosts
+
+    from jclip.config import ZeroShot, architecture
+
+    asked = []
+
+    def count(value, rng=None):
+        asked.append(value)
+        return letters(value)
+
+    source = Listed(({"image": "a cat", "label": 0},), ("cat", "dog"))
+    monkeypatch.setattr("jclip.eval.zero_shot.open_source", lambda spec: source)
+    monkeypatch.setattr("jclip.eval.zero_shot.eval_transform", lambda tower: count)
+    config = ZeroShot("any:thing", templates=("a {}", "{} {{}}"))
+
+    def twice(functions):
+        evaluator = make_zero_shot(config, architecture("ViT-tiny-test"), functions)
+        return list(evaluator.run(1.0)), list(evaluator.run(1.0))
+
+    first, second = on_hosts(1, 4, twice)[0]
+    assert first == second
+    assert sorted(asked) == sorted(["a cat", "cat {cat}", "a dog", "dog {dog}"] + 2 * ["a cat"])
