@@ -15,7 +15,7 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, check
 from jclip.eval import Embedding, Evaluator, Functions, make_evaluator, run_evaluators
 from jclip.metrics import results_table
-from jclip.sharding import make_mesh, param_shardings, to_global
+from jclip.sharding import gather_rows, make_mesh, param_shardings, to_global
 from jclip.step import abstract, make_encode, param_shapes
 
 
@@ -27,7 +27,7 @@ def make_evaluators(config: Config, mesh: Mesh) -> dict[str, Evaluator]:
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(pooled, z) for tower, (pooled, z) in encoded.items()}
 
-    functions = Functions(embed, config.eval_batch_size)
+    functions = Functions(embed, config.eval_batch_size, gather_rows, jax.process_index(), jax.process_count())
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
 

@@ -101,10 +101,13 @@ def _forward(axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Arr
     """On one device: the loss f32 [], and the log-sum-exps of its own rows and columns f32 [b]."""
     columns = _gather(zb, axes)
     b, n = len(za), len(columns)
+    own = jnp.arange(b) + (lax.axis_index(axes) * b if axes else 0)
 
-    def step(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], None]:
-        row_lse, column_max, column_sum = carry
+    def step(carry: tuple[Array, ...], i: Array) -> tuple[tuple[Array, ...], None]:
+        positives, row_lse, column_max, column_sum = carry
         start, logits = _logits(za, columns, scale, block, i)
+        # Taken from the block and not as a dot of their own, whose last bit would differ: the loss of equal embeddings is ln B.
+        positives = jnp.maximum(positives, _pick(logits, own - start))
         row_lse = jnp.logaddexp(row_lse, jax.nn.logsumexp(logits, axis=1))
         top = logits.max(axis=0)
         # Columns that the previous block has done hold NEGLIGIBLE here: they keep what that block has found.
@@ -112,15 +115,12 @@ def _forward(axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Arr
         total = jnp.exp(logits - top[None]).sum(axis=0)
         column_max = _write(column_max, top, done, start)
         column_sum = _write(column_sum, total, done, start)
-        return (row_lse, column_max, column_sum), None
+        return (positives, row_lse, column_max, column_sum), None
 
-    empty = jnp.full(b, NEGLIGIBLE), jnp.full(n, NEGLIGIBLE), jnp.zeros(n)
-    (lse_a, column_max, column_sum), _ = lax.scan(step, _varying(empty, axes), jnp.arange(_blocks(n, block)))
+    empty = jnp.full(b, NEGLIGIBLE), jnp.full(b, NEGLIGIBLE), jnp.full(n, NEGLIGIBLE), jnp.zeros(n)
+    (positives, lse_a, column_max, column_sum), _ = lax.scan(step, _varying(empty, axes), jnp.arange(_blocks(n, block)))
     top = lax.pmax(column_max, axes) if axes else column_max
-    partial_sum = column_sum * jnp.exp(column_max - top)
-    lse_b = _scatter_sum(partial_sum, axes)
-    lse_b = jnp.log(lse_b) + _own(top, axes, b)
-    positives = scale * jnp.sum(za.astype(jnp.float32) * zb.astype(jnp.float32), axis=1)
+    lse_b = jnp.log(_scatter_sum(column_sum * jnp.exp(column_max - top), axes)) + _own(top, axes, b)
     loss = jnp.sum(lse_a + lse_b - 2 * positives) / (2 * n)
     return (lax.psum(loss, axes) if axes else loss), lse_a, lse_b
 
@@ -167,11 +167,19 @@ def _logits(za: Array, columns: Array, scale: Array, block: int, i: Array) -> tu
     n = len(columns)
     size = min(block, n)
     start = jnp.minimum(i * size, n - size)
-    logits = scale * _dot(za, lax.dynamic_slice_in_dim(columns, start, size), (1, 1))
+    # Less `scale`, which changes neither loss nor gradient: the cosine of a match is near 1, and f32 is finer near 0 than near 100.
+    logits = scale * (_dot(za, lax.dynamic_slice_in_dim(columns, start, size), (1, 1)) - 1)
     if n % size:
         new = start + jnp.arange(size) >= i * size
         logits = jnp.where(new[None], logits, NEGLIGIBLE)
     return start, logits
+
+
+def _pick(logits: Array, column: Array) -> Array:
+    """The logit of each row in its column [b], NEGLIGIBLE where the block does not hold that column."""
+    inside = (column >= 0) & (column < logits.shape[1])
+    picked = jnp.take_along_axis(logits, jnp.where(inside, column, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(inside, picked, NEGLIGIBLE)
 
 
 def _blocks(n: int, block: int) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.sharding import Mesh as DeviceMesh
 
@@ -55,3 +56,8 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: DeviceMesh) -> dict[str, ja
     """The rows of this host -> global arrays whose rows are those of all hosts in order, split over every device."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows of all hosts, in the order of `to_global`, of as many rows of each."""
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jclip import losses
 from jclip.config import Config, Model
-from jclip.models import MultiTower, TowerOutput, example_inputs
+from jclip.models import MultiTower, example_inputs
 from jclip.sharding import BATCH_AXES, batch_sharding, param_shardings, replicated
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
@@ -138,11 +138,9 @@ def make_encode(model: Model, mesh: Mesh) -> Encode:
     exact = MultiTower(dataclasses.replace(model, dtype="float32"))
 
     def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        encoded = exact.apply({"params": params}, batch)
-        return {name: (_pooled(e.output), e.z) for name, e in encoded.items()}
+        with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less
+            encoded = exact.apply({"params": params}, batch)
+        return {name: (e.output.pooled, e.z) for name, e in encoded.items()}
 
     return jax.jit(encode, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))
 
-
-def _pooled(output: TowerOutput) -> Array:
-    return output.pooled.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """The table of named architectures, by the names the field gives them."""
 
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Model, TextTower, VisionTower
+from jclip.config.schema import Model, TextTower, Tower, VisionTower
 
 
 def _clip(
@@ -16,7 +16,7 @@ def _clip(
     """A CLIP model; vision is (patch_size, width, depth, heads), text is (width, depth, heads)."""
     patch_size, width, depth, heads = vision
     text_width, text_depth, text_heads = text
-    towers = {
+    towers: dict[str, Tower] = {
         "image": VisionTower(
             image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio
         ),

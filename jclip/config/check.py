@@ -24,14 +24,26 @@ def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
     yield from _model_problems(config.model)
     yield from _data_problems(config)
     yield from _optim_problems(config.optim)
+    yield from _rule_problems(config)
     yield from _objective_problems(config)
     yield from _eval_problems(config)
     yield from _size_problems(config, devices, hosts)
     for name, duration in _durations(config):
         try:
-            to_steps(duration, steps_per_epoch=1.0, total=None if name == "duration" else 1)
+            steps = to_steps(duration, steps_per_epoch=1e9, total=None if name == "duration" else 10**9)
+            if steps == 0 and name != "optim.warmup":
+                yield f'{name} "{duration}" is no step; use "1" or more'
         except ConfigError as error:
             yield f"{name}: {str(error).removeprefix('config: ')}"
+
+
+def _rule_problems(config: Config) -> Iterator[str]:
+    for at, rules in (("optim.weight_decay_rules", config.optim.weight_decay_rules), ("mesh.rules", config.mesh.rules)):
+        for pattern, _ in rules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield f"{at}: {pattern!r} is no regular expression: {error}"
 
 
 def _durations(config: Config) -> Iterator[tuple[str, str]]:
@@ -118,6 +130,8 @@ def _optim_problems(optim: Optim) -> Iterator[str]:
             yield f"optim.{name} {getattr(optim, name)} must be at least 0 and less than 1"
     if not 0 <= optim.final_lr <= 1:
         yield f"optim.final_lr {optim.final_lr} is a fraction of the peak; use 0 to 1"
+    if optim.weight_decay < 0:
+        yield f"optim.weight_decay {optim.weight_decay} must be 0 or more"
     if optim.clip_norm is not None and optim.clip_norm <= 0:
         yield f"optim.clip_norm {optim.clip_norm} must be positive, or None"
 
@@ -141,6 +155,7 @@ def _objective_problems(config: Config) -> Iterator[str]:
 def _eval_problems(config: Config) -> Iterator[str]:
     for name, evaluation in config.evals.items():
         at = f"evals.{name}"
+        used: tuple[str, ...] = ()
         match evaluation:
             case ZeroShot(image=a, text=b) | Retrieval(a=a, b=b):
                 used = (a, b)
@@ -148,9 +163,13 @@ def _eval_problems(config: Config) -> Iterator[str]:
                 used = (tower,)
                 if l2 < 0:
                     yield f"{at}.l2 {l2} must be 0 or more"
-        for tower in used:
+        for tower in (*used, *evaluation.fields):
             if tower not in config.model.towers:
                 yield f"{at}: there is no tower {tower!r}; towers: {', '.join(config.model.towers)}"
+        if isinstance(evaluation, Retrieval) and evaluation.a == evaluation.b:
+            yield f"{at}: both sides are {evaluation.a!r}; use two towers"
+        if isinstance(evaluation, ZeroShot) and not isinstance(config.model.towers[evaluation.text], TextTower):
+            yield f"{at}.text {evaluation.text!r} is not a text tower; prompts need one"
         if isinstance(evaluation, ZeroShot) and any("{}" not in t for t in evaluation.templates):
             yield f"{at}.templates: each needs a {{}} where the class name goes; got {evaluation.templates}"
         if isinstance(evaluation, ZeroShot) and not evaluation.templates:

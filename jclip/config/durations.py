@@ -65,7 +65,9 @@ def make_plan(config: Config, examples: int) -> Plan:
     per_epoch = examples / config.batch_size
     total = to_steps(config.duration, steps_per_epoch=per_epoch)
     if total < 1:
-        raise ConfigError(f'config: duration "{config.duration}" of {examples} examples in batches of {config.batch_size} is no step')
+        raise ConfigError(
+            f'config: duration "{config.duration}" of {examples} examples in batches of {config.batch_size} is no step'
+        )
 
     def steps(duration: str) -> int:
         return to_steps(duration, steps_per_epoch=per_epoch, total=total)

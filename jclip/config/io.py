@@ -33,22 +33,38 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     recipe = runpy.run_path(str(path))
     if "get_config" not in recipe:
         raise ConfigError(f"config: {path} does not define get_config() -> Config")
-    get_config, doc = recipe["get_config"], recipe.get("__doc__")
-    arguments, overrides = {}, list(overrides)
-    if inspect.signature(get_config).parameters and not {"-h", "--help"} & set(overrides):
-        arguments, overrides = _recipe_arguments(get_config, overrides)
-    prog = f"jclip train {path}"
-    return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=prog, description=doc)
+    get_config, overrides = recipe["get_config"], list(overrides)
+    asks_for_help = bool({"-h", "--help"} & set(overrides))
+    arguments, overrides = _recipe_arguments(get_config, overrides, asks_for_help)
+    description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}"
+    return tyro.cli(
+        Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description
+    )
 
 
-def _recipe_arguments(get_config: Any, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _recipe_arguments(get_config: Any, overrides: list[str], asks_for_help: bool) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's own arguments, and what is left for the fields of the configuration."""
     import tyro
+
+    parameters = inspect.signature(get_config).parameters
+    if asks_for_help:  # which must not depend on what is given or missing
+        return {p.name: p.name.upper() for p in parameters.values() if p.default is p.empty}, overrides
+    if not parameters:
+        return {}, overrides
 
     def collect(**arguments: Any) -> dict[str, Any]:
         return arguments
 
     collect.__signature__ = inspect.signature(get_config)  # type: ignore[attr-defined]
     return tyro.cli(collect, args=overrides, return_unknown_args=True)
+
+
+def _describe(get_config: Any) -> str:
+    options = [
+        f"--{p.name.replace('_', '-')} {'(required)' if p.default is p.empty else f'(default: {p.default})'}"
+        for p in inspect.signature(get_config).parameters.values()
+    ]
+    return f"Options of the recipe itself: {', '.join(options)}" if options else ""
 
 
 def to_json(config: Any) -> Any:
@@ -69,7 +85,8 @@ def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # typ
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type; the message says where.
     """
-    return _parse(data, cls, at)
+    config: T = _parse(data, cls, at)
+    return config
 
 
 def _parse(data: Any, hint: Any, at: str) -> Any:
@@ -99,12 +116,14 @@ def _parse(data: Any, hint: Any, at: str) -> Any:
 def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{at}: {data!r} is not a {cls.__name__}")
+    if data.get("type", cls.__name__) != cls.__name__:
+        raise ConfigError(f"{at}: type {data['type']!r} is unknown; use {cls.__name__}")
     hints = typing.get_type_hints(cls)
     values = {key: value for key, value in data.items() if key != "type"}
     for key in values:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
+            meant = f"; did you mean {close[0]!r}?" if close else ";"
             raise ConfigError(f"{at}: unknown key {key!r}{meant} allowed: {', '.join(hints)}")
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
     if missing:

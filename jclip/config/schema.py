@@ -9,6 +9,8 @@ Duration = str
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
+Remat = Literal["none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"]
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -110,8 +112,8 @@ class Model:
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
     scan: bool = False
     """Compile one block and loop over it (fast compile, less code) instead of unrolling the blocks."""
-    remat: str = "none"
-    """What a block keeps for the backward pass: none (keep everything), or a name in jax.checkpoint_policies."""
+    remat: Remat = "none"
+    """What a block keeps for the backward pass: none (no rematerialisation), or the policy of that name in jax.checkpoint_policies."""
 
 
 @dataclass(frozen=True)

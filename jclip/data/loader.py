@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -265,5 +266,7 @@ def _threads() -> int:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Worker processes never touch an accelerator."""
+    """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_platforms", "cpu")

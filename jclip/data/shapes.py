@@ -65,13 +65,12 @@ class Shapes:
             raise IndexError(f"shapes:{self.split} has no example {index}; it has {self.length}")
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
         objects = self._objects(rng)
-        image = self._paint(objects, rng)
-        full = self.split in ("test", "heldout")
         first = (objects[0]["colour"], objects[0]["shape"])
+        text = caption(objects, rng) if self.split in ("train", "val") else f"a {first[0]} {first[1]}"
         return {
             "key": f"shapes:{self.split}:{index}",
-            "image": image,
-            "text": f"a {first[0]} {first[1]}" if full else caption(objects, rng),
+            "image": self._paint(objects, rng),
+            "text": text,
             "label": (SEEN if self.seen_only else CLASSES).index(first),
             "objects": objects,
         }

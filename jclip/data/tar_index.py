@@ -48,13 +48,15 @@ class ShardIndex:
 
     def sample(self, number: int) -> tuple[str, list[tuple[str, int, int]]]:
         """Name and (extension, offset, size) of each member of a sample."""
-        samples, members, text = (int(n) for n in self.data[3:6])
-        firsts, starts, table, blob = np.split(self.data[HEADER:], np.cumsum([samples + 1, samples + 1, 3 * members]))
-        words = blob.view(np.uint8)[:text]
-        extensions = _text(words[int(starts[samples]) :]).split("\n")
-        name = _text(words[int(starts[number]) : int(starts[number + 1])])
-        rows = table[3 * int(firsts[number]) : 3 * int(firsts[number + 1])].reshape(-1, 3).tolist()
-        return name, [(extensions[extension], offset, size) for extension, offset, size in rows]
+        samples, members, text = self.data[3:6].tolist()
+        names = HEADER + samples + 1
+        table = names + samples + 1
+        first, past = self.data[HEADER + number : HEADER + number + 2].tolist()
+        start, end = self.data[names + number : names + number + 2].tolist()
+        words = self.data[table + 3 * members :].view(np.uint8)
+        extensions = _text(words[int(self.data[table - 1]) : text]).split("\n")
+        rows = self.data[table + 3 * first : table + 3 * past].reshape(-1, 3).tolist()
+        return _text(words[start:end]), [(extensions[extension], offset, size) for extension, offset, size in rows]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def read_index(path: str) -> ShardIndex:
             continue
         fits = data.dtype == np.int64 and data.ndim == 1 and data.size >= HEADER
         if fits and data[:3].tolist() == [VERSION, status.st_size, status.st_mtime_ns]:
-            return ShardIndex(data)
+            return ShardIndex(np.asarray(data))  # a plain view: slices of np.memmap itself take 5 us each
     data = _build(path, status)
     for place in places:
         if _save(place, data):

@@ -37,7 +37,8 @@ class ClipTokenizer:
     """OpenAI's CLIP tokenizer: start of text 49406, ids, end of text 49407, then zeros.
 
     A text with more than L-2 ids keeps the first L-2 of them, and ends in 49407 nevertheless. The ids are those of
-    open_clip's SimpleTokenizer, with one known exception: the long s right after an apostrophe.
+    open_clip's SimpleTokenizer, but for three characters (U+017F and U+FB05 after an apostrophe, U+0345) and for letters newer
+    than Unicode 15, which are also other ids from one version of its regular expressions to the next.
     """
 
     def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:

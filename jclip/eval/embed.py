@@ -74,8 +74,10 @@ def embed_source(
         part: which half of an `Embedding` is kept.
 
     Raises:
-        ValueError: not one example could be read.
+        ValueError: the source is empty, or not one example can be read.
     """
+    if not len(source):
+        raise ValueError("evaluation: the source has no examples")
     features: dict[str, list[np.ndarray]] = {tower: [] for tower in transforms}
     columns: list[np.ndarray] = []
     problems: list[str] = []
@@ -97,10 +99,7 @@ def embed_source(
     broken = int(functions.gather(np.array([len(problems)], np.int32)).sum())
     for problem in problems[:5]:
         log.warning("evaluation: an example is left out: %s", problem)
-    values = np.concatenate(columns) if columns else np.zeros((0, len(extra)), np.int64)
-    if not len(values):
-        hint = f"; the first problem: {problems[0]}" if problems else ""
-        raise ValueError(f"evaluation: none of the {len(source)} examples could be read ({broken} are broken){hint}")
+    values = np.concatenate(columns)
     stacked = {tower: np.concatenate(rows) for tower, rows in features.items()}
     return Embedded(stacked, {name: values[:, i] for i, name in enumerate(extra)}, broken)
 

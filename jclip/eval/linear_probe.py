@@ -50,10 +50,11 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, classes: int, *, l2: 
     """Minimises mean_i -log softmax(x_i W + b)[y_i] + l2/2 |W|^2 from zero; the bias is free of the penalty.
 
     This is scikit-learn's LogisticRegression with C = 1 / (l2 n). Features are neither normalised nor standardised, as in CLIP.
-    L-BFGS works in other coordinates, which change its speed and nothing else: x' = (x - mean) / s with one number s for all
-    features, their root mean variance. The free bias takes up the mean and the penalty becomes l2/2 |W' / s|^2, so the optimum
-    is the same; one scale for each feature would be no better, because it unbalances the penalty. The cross-entropy is in f32 on
-    one device, in blocks that bound the memory of the logits; sums over blocks and the penalty are in f64.
+    L-BFGS works in other coordinates, which change its speed and nothing else: x' = (x - mean) / s with one number for all
+    features, s^2 = mean variance + C l2. The free bias takes up the mean and the penalty becomes l2/2 |W' / s|^2, so the optimum
+    is the same, while loss (curvature about variance / C) and penalty (l2) are as steep in W' as the loss is in the bias (1 / C).
+    The cross-entropy is in f32 on one device, in blocks that bound the memory of the logits; sums over blocks and the penalty
+    are in f64.
 
     Args:
         features: [n, D] float32, finite.
@@ -65,7 +66,7 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, classes: int, *, l2: 
     present, targets = np.unique(labels, return_inverse=True)
     (n, d), c = features.shape, len(present)
     mean = features.mean(axis=0, dtype=np.float64)
-    s = float(np.sqrt(np.mean(np.square(features - mean, dtype=np.float64)))) or 1.0
+    s = float(np.sqrt(features.var(axis=0, dtype=np.float64).mean() + c * l2)) or 1.0
     cross_entropy = _cross_entropy_of(((features - mean) / s).astype(np.float32), targets.astype(np.int32), c, min(block, n))
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:

@@ -127,19 +127,6 @@ class MapPool(nn.Module):
         return (x + Mlp(self.hidden, self.activation, 1.0, self.dtype, name="mlp")(y))[:, 0]
 
 
-def remat_policy(name: str) -> Callable[..., bool]:
-    """The policy of that name in `jax.checkpoint_policies`.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    known = [policy for policy in dir(jax.checkpoint_policies) if not policy.startswith("_") and "save" in policy]
-    simple = [policy for policy in known if not policy.startswith("save_")]  # the others are made with arguments
-    if name not in simple:
-        raise ValueError(f"model.remat {name!r} is no policy; use 'none' or one of {', '.join(simple)}")
-    return getattr(jax.checkpoint_policies, name)
-
-
 def blocks(depth: int, *, scan: bool, remat: str, name: str = "blocks", **fields: Any) -> nn.Module:
     """`depth` blocks in a row, their parameters stacked on a leading axis.
 
@@ -152,7 +139,7 @@ def blocks(depth: int, *, scan: bool, remat: str, name: str = "blocks", **fields
     """
     block = Block
     if remat != "none":
-        block = nn.remat(Block, policy=remat_policy(remat), prevent_cse=not scan)
+        block = nn.remat(Block, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=not scan)
     stack = nn.scan(
         block,
         variable_axes={"params": 0},

@@ -1,4 +1,4 @@
-"""Writes this folder's files with open_clip, torchvision and Pillow: `python tests/data/golden/make.py`, where these are installed.
+"""Writes this folder's files with open_clip, torchvision and Pillow: `python tests/data/golden/make.py`.
 
 preprocess.npz   images of odd sizes and modes as PNG bytes, and their pixels after open_clip's evaluation transform
 tokens.json      texts, and their ids from open_clip's SimpleTokenizer with context lengths 77 and 16
@@ -18,22 +18,26 @@ from torchvision.transforms import RandomResizedCrop
 
 HERE = Path(__file__).parent
 SIZE = 14
-SIZES = ((37, 23), (23, 38), (14, 14), (15, 90), (9, 7), (61, 3), (1, 1))
+SIZES = ((37, 23), (23, 38), (14, 14), (15, 90), (9, 7), (61, 3), (1, 1), (17, 14))
 MODES = ("RGB", "L", "LA", "P", "P-transparent", "RGBA", "1", "I;16")
 
-TEXTS = (
-    ["a photo of a cat.", "", " ", "A", "a red circle and a blue square", "Electric lighter, tools, fire", "hello " * 40]
-    + ["source o, icon, lemon theme icon, mimetypes, icons", "SVG Gradient Collection by Alan Horkan, 2004, special"]
-    + ["drapeau français, europe", "Großbritannien, STRASSE", "dépêche", "de\u0301pe\u0302che", "ＦＵＬＬ　ＷＩＤＴＨ", "schÃ¶n"]
-    + ["日本語のキャプション", "Привет, мир", "नमस्ते दुनिया", "مرحبا", "שלום", "한국어", "ไทย", "Ελληνικά ΣΊΣΥΦΟΣ", "İstanbul ıssız"]
-    + ["🙂🙃", "👩‍👩‍👧‍👦 family", "🇫🇷 flag", "e\u0301\u0302\u0303\u0304", "a\u200bb\u200cc\ufeffd", "\u202eright to left"]
-    + ["tab\tand\r\nline\n\nbreak", "nul\x00in\x00side", "\x00", "bell\x07 esc\x1b[31mred", "\x1c\x1d\x85\u2028\u2029", "\u3000wide space\u3000"]
-    + ["it's we're I'll they'd you've I'm don't", "IT'S", "''''s", "'re", "rock 'n' roll", "“smart” ‘quotes’ – dashes — …"]
-    + ["&lt;b&gt;bold&lt;/b&gt;", "&amp;amp;", "&amp;lt;", "&#233;&eacute;", "fish &amp; chips", "100% 3.14 1,000 2nd 4x4 ½ ² Ⅷ ①"]
-    + ["<start_of_text>", "a<end_of_text>b", "!!<end_of_text>", "<|endoftext|>", "<end_of_text><end_of_text>", "</w>", "the</w>cat"]
-    + ["a" * 500, "ab1" * 200, "!" * 300, "word" * 60, "pneumonoultramicroscopicsilicovolcanoconiosis", "https://a.example/b?c=d&e=f#g"]
-    + ["ﬁne ﬂour", "ǅ ǈ ß ẞ ſ", "\ud7ff\ue000\uffff", "\U0010ffff\U0001f9ff", "x²+y³=z", "C++ C# .NET node.js", "snake_case camelCase"]
-)
+# fmt: off
+TEXTS = [
+    "a photo of a cat.", "", " ", "A", "a red circle and a blue square", "Electric lighter, tools, fire", "hello " * 40,
+    "source o, icon, lemon theme icon, mimetypes, icons", "SVG Gradient Collection by Alan Horkan, 2004, special",
+    "drapeau français, europe", "Großbritannien, STRASSE", "dépêche", "de\u0301pe\u0302che", "ＦＵＬＬ　ＷＩＤＴＨ", "schÃ¶n",
+    "日本語のキャプション", "Привет, мир", "नमस्ते दुनिया", "مرحبا", "שלום", "한국어", "ไทย", "Ελληνικά ΣΊΣΥΦΟΣ", "İstanbul ıssız",
+    "🙂🙃",
+    "👩‍👩‍👧‍👦 family", "🇫🇷 flag", "e\u0301\u0302\u0303\u0304", "a\u200bb\u200cc\ufeffd", "\u202eright to left",
+    "tab\tand\r\nline\n\nbreak", "nul\x00in\x00side", "\x00", "bell\x07 esc\x1b[31mred", "\x1c\x1d\x85\u2028\u2029",
+    "\u3000wide space\u3000", "it's we're I'll they'd you've I'm don't", "IT'S", "''''s", "'re", "rock 'n' roll",
+    "“smart” ‘quotes’ – dashes — …", "&lt;b&gt;bold&lt;/b&gt;", "&amp;amp;", "&amp;lt;", "&#233;&eacute;", "fish &amp; chips",
+    "100% 3.14 1,000 2nd 4x4 ½ ² Ⅷ ①", "<start_of_text>", "a<end_of_text>b", "!!<end_of_text>", "<|endoftext|>",
+    "<end_of_text><end_of_text>", "</w>", "the</w>cat", "a" * 500, "ab1" * 200, "!" * 300, "word" * 60,
+    "pneumonoultramicroscopicsilicovolcanoconiosis", "https://a.example/b?c=d&e=f#g", "ﬁne ﬂour", "ǅ ǈ ß ẞ ſ",
+    "\ud7ff\ue000\uffff", "\U0010ffff\U0001f9ff", "x²+y³=z", "C++ C# .NET node.js", "snake_case camelCase",
+]
+# fmt: on
 
 
 def picture(width: int, height: int, mode: str) -> Image.Image:

@@ -1,0 +1,313 @@
+"""The loader: batches that depend on nothing but the config and the step, whatever is broken in the source."""
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jclip.config import Augment, Config, Data, Model, TextTower, VisionTower
+from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_once
+from jclip.data import loader as module
+
+TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=12)}
+CONFIG = Config(
+    model=Model(towers=TOWERS),
+    data=Data(source="shapes:train?size=12&length=50", augment=Augment(scale=(0.3, 1.0), flip=0.5)),
+    batch_size=8,
+    seed=3,
+)
+
+
+def batches(config: Config, count: int, start: int = 0, hosts: int = 1) -> list[Batch]:
+    """Global batches, put together from those of all hosts."""
+    loaders = [make_loader(config, start=start, host=host, hosts=hosts) for host in range(hosts)]
+    try:
+        parts = [[next(loader) for loader in loaders] for _ in range(count)]
+    finally:
+        for loader in loaders:
+            loader.close()
+    return [
+        Batch(
+            {name: np.concatenate([part.arrays[name] for part in row]) for name in row[0].arrays},
+            [key for part in row for key in part.keys],
+            [problem for part in row for problem in part.problems],
+        )
+        for row in parts
+    ]
+
+
+def assert_equal(some: list[Batch], others: list[Batch]) -> None:
+    assert len(some) == len(others)
+    for a, b in zip(some, others, strict=True):
+        assert (a.keys, a.problems) == (b.keys, b.problems)
+        for name in a.arrays:
+            np.testing.assert_array_equal(a.arrays[name], b.arrays[name])
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[Batch]:
+    return batches(CONFIG, 20)
+
+
+@pytest.mark.parametrize(("hosts", "workers"), [(2, 0), (4, 0), (1, 2), (2, 1)])
+def test_batches_do_not_depend_on_hosts_or_workers(reference: list[Batch], hosts: int, workers: int) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, workers=workers))
+    assert_equal(batches(config, 9, hosts=hosts), reference[:9])
+
+
+@pytest.mark.parametrize("start", [1, 7, 13])
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_starting_at_a_step_continues_the_run(reference: list[Batch], start: int, hosts: int) -> None:
+    assert_equal(batches(CONFIG, 20 - start, start=start, hosts=hosts), reference[start:])
+
+
+def test_starting_late_costs_nothing() -> None:
+    assert len(batches(CONFIG, 1, start=10**9)[0].keys) == 8
+
+
+def test_every_epoch_has_every_example_once_in_an_order_of_its_own(reference: list[Batch]) -> None:
+    keys = [key for batch in batches(CONFIG, 25) for key in batch.keys]  # 200 rows are four epochs of 50
+    epochs = [keys[i : i + 50] for i in range(0, 200, 50)]
+    every = {f"shapes:train:{i}" for i in range(50)}
+    assert all(set(epoch) == every for epoch in epochs)
+    for a, b in itertools.combinations(epochs, 2):
+        assert a != b
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_a_row_holds_its_example_and_augments_it_anew_each_epoch() -> None:
+    source = open_source(CONFIG.data.source)
+    texts = {source[i]["key"]: eval_transform(TOWERS["text"])(source[i]["text"]) for i in range(50)}
+    images: dict[str, list[Any]] = {}
+    for batch in batches(CONFIG, 13):
+        assert batch.arrays["image"].shape == (8, 8, 8, 3)
+        assert (batch.arrays["image"].dtype, batch.arrays["text"].dtype) == (np.uint8, np.int32)
+        assert not batch.problems
+        for key, image, text in zip(batch.keys, batch.arrays["image"], batch.arrays["text"], strict=True):
+            np.testing.assert_array_equal(text, texts[key])
+            images.setdefault(key, []).append(image)
+    twice = [pair for pair in images.values() if len(pair) == 2]
+    assert len(twice) == 46  # 104 rows: two epochs of 50, and four rows of the third
+    assert sum((a != b).any() for a, b in twice) >= 44  # two crops may show the same plain background
+
+
+def test_another_seed_is_another_order(reference: list[Batch]) -> None:
+    assert batches(replace(CONFIG, seed=4), 1)[0].keys != reference[0].keys
+
+
+def test_a_batch_may_be_larger_than_the_source() -> None:
+    config = replace(CONFIG, data=Data(source="shapes:train?size=12&length=3"))
+    assert set(Counter(key for b in batches(config, 3) for key in b.keys).values()) == {8}
+    assert len(batches(replace(config, data=Data(source="shapes:train?size=12&length=1")), 2)) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_closing_ends_threads_and_processes(workers: int) -> None:
+    threads = set(threading.enumerate())
+    loader = make_loader(replace(CONFIG, data=replace(CONFIG.data, workers=workers)))
+    with loader:
+        next(loader)
+    with pytest.raises(StopIteration):
+        next(loader)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    if workers and children.exists():
+        commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children.read_text().split()]
+        assert not [command for command in commands if "spawn_main" in command]
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    loader.close()
+
+
+def test_a_loader_left_open_does_not_hang_or_complain_at_exit() -> None:
+    code = "from test_loader import CONFIG; from jclip.data import make_loader; l = make_loader(CONFIG); print(len(next(l).keys))"
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, **options
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("8\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"hosts": 3}, "not divisible by 3"), ({"host": 2, "hosts": 2}, "does not exist"), ({"start": -1}, "does not exist")],
+)
+def test_errors_of_the_call(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_loader(CONFIG, **options)  # type: ignore[arg-type]
+
+
+class Flawed:
+    """Twenty examples, of which those in `broken` are broken in different ways."""
+
+    classes = ()
+
+    def __init__(self, broken: set[int], length: int = 20) -> None:
+        self.broken = broken
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = {"key": f"k{index}", "image": np.full((8, 8, 3), index, np.uint8), "text": "a cat", "label": index}
+        if index in self.broken:
+            match index % 4:
+                case 0:
+                    raise BadExample("gone")
+                case 1:
+                    example["image"] = b"\xff\xd8\xff rubbish"
+                case 2:
+                    del example["text"]
+                case 3:
+                    example["text"] = " "
+        return example
+
+
+@pytest.fixture
+def flawed(monkeypatch: pytest.MonkeyPatch) -> Flawed:
+    source = Flawed({0, 1, 2, 3, 9})
+    monkeypatch.setattr(module, "open_source", lambda spec: source)
+    return source
+
+
+def test_a_broken_example_gives_its_place_to_another_and_is_counted(flawed: Flawed) -> None:
+    config = replace(CONFIG, data=Data(source="flawed"), batch_size=10)
+    run = batches(config, 4)
+    for epoch in (run[:2], run[2:]):
+        keys = [key for batch in epoch for key in batch.keys]
+        assert len(keys) == 20
+        assert set(keys) >= {f"k{i}" for i in range(20)} - {f"k{i}" for i in flawed.broken}
+        reported = {problem.split(":")[0] for batch in epoch for problem in batch.problems}
+        assert reported >= {"example 0", "k1", "k2", "k3", "k9"}
+        for batch in epoch:
+            for key, image in zip(batch.keys, batch.arrays["image"], strict=True):
+                assert (image == int(key[1:])).all()  # the row is that of its key
+                assert int(key[1:]) not in flawed.broken
+    reasons = " ".join(problem for batch in run for problem in batch.problems)
+    for reason in ("gone", "no JPEG", "no text: fields are key, image, label", "caption is empty"):
+        assert reason in reasons
+    assert_equal(batches(config, 4, hosts=2), run)
+    assert_equal(batches(config, 2, start=2), run[2:])
+
+
+def test_a_source_where_everything_is_broken_is_given_up_with_reasons(flawed: Flawed) -> None:
+    flawed.broken = set(range(20))
+    message = r"100 examples in a row are broken; mend the source or data\.fields"
+    with make_loader(replace(CONFIG, data=Data(source="flawed"))) as loader, pytest.raises(SourceError, match=message):
+        next(loader)
+
+
+def test_errors_of_the_program_are_not_swallowed(flawed: Flawed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Flawed, index: int) -> dict[str, Any]:
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(Flawed, "__getitem__", wrong)
+    with make_loader(replace(CONFIG, data=Data(source="flawed"))) as loader, pytest.raises(ZeroDivisionError):
+        next(loader)
+    with pytest.raises(ZeroDivisionError):
+        next(read_once(flawed, {"image": eval_transform(TOWERS["image"])}, batch_size=4))
+
+
+def test_fields_say_where_a_tower_finds_its_input(flawed: Flawed) -> None:
+    flawed.broken = set()
+    towers = {"left": TOWERS["image"], "right": TOWERS["image"]}
+    config = replace(CONFIG, model=Model(towers=towers), data=Data(source="flawed", fields={"left": "image", "right": "image"}))
+    batch = batches(config, 1)[0]
+    assert set(batch.arrays) == {"left", "right"}
+    (eval_batch,) = read_once(flawed, {"x": eval_transform(TOWERS["image"])}, batch_size=20, fields={"x": "image"})
+    assert eval_batch.arrays["x"][:, 0, 0, 0].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 7, 8, 20])
+def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, length: int) -> None:
+    source = Flawed(set(), length)
+    transforms = {"image": eval_transform(TOWERS["image"])}
+    runs = [list(read_once(source, transforms, batch_size=8, host=h, hosts=hosts, extra=["label", "key"])) for h in range(hosts)]
+    assert {len(run) for run in runs} == {-(-length // 8)}
+    rows: list[int] = []
+    for parts in zip(*runs, strict=True):
+        for batch in parts:
+            assert batch.arrays["image"].shape == (8 // hosts, 8, 8, 3)
+            assert batch.mask.dtype == np.bool_
+            assert not batch.arrays["image"][~batch.mask].any()
+            assert [key == "" for key in batch.keys] == [not real for real in batch.mask]
+            assert [label is None for label in batch.extra["label"]] == [not real for real in batch.mask]
+            rows += [label for label in batch.extra["label"] if label is not None]
+            assert (
+                batch.arrays["image"][batch.mask][:, 0, 0, 0] == [label for label in batch.extra["label"] if label is not None]
+            ).all()
+    assert rows == list(range(length))
+
+
+def test_broken_examples_are_masked_and_counted_once() -> None:
+    source = Flawed({0, 1, 2, 3, 4, 5, 6, 7, 13})
+    transforms = {name: eval_transform(tower) for name, tower in TOWERS.items()}
+    run = list(read_once(source, transforms, batch_size=4, extra=["label"]))
+    mask = np.concatenate([batch.mask for batch in run])
+    assert np.flatnonzero(~mask).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 13]
+    assert sum(len(batch.problems) for batch in run) == 9
+    assert not run[0].arrays["image"].any()
+    assert [label for batch in run for label in batch.extra["label"] if label is not None] == [8, 9, 10, 11, 12, *range(14, 20)]
+    only_images = list(read_once(source, {"image": transforms["image"]}, batch_size=20))
+    assert np.flatnonzero(~only_images[0].mask).tolist() == [0, 1, 4, 5, 13]  # a bad caption does not spoil an image
+
+
+def test_a_missing_extra_field_masks_the_example() -> None:
+    (batch,) = read_once(Flawed({2}), {"image": eval_transform(TOWERS["image"])}, batch_size=20, extra=["text"])
+    assert np.flatnonzero(~batch.mask).tolist() == [2]
+
+
+def test_nothing_readable_is_an_error_not_an_empty_result() -> None:
+    with pytest.raises(SourceError, match="no example of the source can be read"):
+        next(read_once(Flawed(set(range(20))), {name: eval_transform(tower) for name, tower in TOWERS.items()}, batch_size=4))
+
+
+def test_reading_once_stays_a_few_batches_ahead() -> None:
+    read: list[int] = []
+
+    class Counting(Flawed):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            read.append(index)
+            return super().__getitem__(index)
+
+    reader = read_once(Counting(set(), 1000), {"image": eval_transform(TOWERS["image"])}, batch_size=10)
+    for _ in range(3):
+        next(reader)
+    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+    reader.close()  # type: ignore[attr-defined]
+    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+
+
+def test_errors_of_reading_once() -> None:
+    for options in ({"batch_size": 10, "hosts": 3}, {"batch_size": 0}, {"batch_size": 4, "host": 1}):
+        with pytest.raises(ValueError, match="cannot be shared"):
+            read_once(Flawed(set()), {}, **options)
+
+
+def test_a_webdataset_is_trained_on_by_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i in range(12):
+            file = io.BytesIO()
+            Image.new("RGB", (9, 9), (i, i, i)).save(file, "PNG")
+            for name, data in ((f"{i}.png", file.getvalue()), (f"{i}.txt", b"" if i == 5 else b"text")):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    config = replace(CONFIG, data=Data(source=f"webdataset:{tmp_path}/s.tar"), batch_size=6)
+    here = batches(config, 4)
+    assert {problem for batch in here for problem in batch.problems} == {"s.tar:5: caption is empty"}
+    assert_equal(batches(replace(config, data=replace(config.data, workers=2)), 4), here)

@@ -1,0 +1,150 @@
+"""The linear probe against Newton's method in f64 and against what can be computed by hand."""
+
+import logging
+
+import numpy as np
+import pytest
+from eval_fakes import Listed, letters, on_hosts, word_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jclip.config import LinearProbe, architecture
+from jclip.eval import Embedding, fit_logistic
+from jclip.eval.linear_probe import make_linear_probe
+
+
+def problem(n, d, classes, seed, *, scale=1.0, offset=0.0):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+    centres = rng.normal(size=(classes, d))
+    features = (centres[labels] + 1.5 * rng.normal(size=(n, d))) * np.exp(rng.normal(size=d)) * scale + offset
+    return features.astype(np.float32), labels
+
+
+def objective_of(features, labels, classes, l2, weights, bias):
+    logits = features.astype(np.float64) @ weights + bias
+    top = logits.max(1)
+    own = logits[np.arange(len(labels)), labels]
+    return np.mean(top + np.log(np.exp(logits - top[:, None]).sum(1)) - own) + l2 / 2 * np.sum(weights**2)
+
+
+def newton(features, labels, classes, l2):
+    """The optimum (weights, bias) by Newton's method with the full Hessian, step halved until the objective falls."""
+    n, d = features.shape
+    x = np.hstack([features.astype(np.float64), np.ones((n, 1))])
+    y, theta = np.eye(classes)[labels], np.zeros((d + 1, classes))
+    penalty = l2 * np.vstack([np.ones((d, classes)), np.zeros((1, classes))])
+    for _ in range(100):
+        logits = x @ theta
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = x.T @ (p - y) / n + penalty * theta
+        curvature = np.einsum("nc,ck->nck", p, np.eye(classes)) - np.einsum("nc,nk->nck", p, p)
+        hessian = np.einsum("na,nck,nb->acbk", x, curvature, x).reshape(x.shape[1] * classes, -1) / n + np.diag(penalty.ravel())
+        step = np.linalg.lstsq(hessian, gradient.ravel(), rcond=1e-14)[0].reshape(theta.shape)
+        before, size = objective_of(features, labels, classes, l2, theta[:d], theta[d]), 1.0
+        while size > 1e-6 and objective_of(features, labels, classes, l2, *np.split(theta - size * step, [d])) > before:
+            size /= 2
+        theta = theta - size * step
+        if np.abs(gradient).max() < 1e-12:
+            break
+    assert np.abs(gradient).max() < 1e-8, "the reference itself has not converged"
+    return theta[:d], theta[d]
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.02, 0.5), (30.0, -100.0)])
+def test_the_fit_is_the_optimum_that_newton_finds_in_f64(l2, scale, offset):
+    features, labels = problem(180, 5, 4, 0, scale=scale, offset=offset)
+    weights, bias = newton(features, labels, 4, l2)
+    fit = fit_logistic(features, labels, 4, l2=l2)
+    best = objective_of(features, labels, 4, l2, weights, bias)
+    assert fit.converged
+    assert objective_of(features, labels, 4, l2, fit.weights, fit.bias) == pytest.approx(best, rel=1e-4)
+    assert fit.loss == pytest.approx(best, rel=1e-4)
+    spread = np.abs(features - features.mean(0)) @ np.abs(weights)
+    np.testing.assert_allclose(
+        features @ (fit.weights - weights) + (fit.bias - fit.bias.mean()) - (bias - bias.mean()),
+        0,
+        atol=5e-3 * (1 + spread.max()),
+    )
+
+
+def test_the_fit_is_scikit_learns():
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    features, labels = problem(150, 6, 3, 1)
+    l2 = 1e-2
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * 150), tol=1e-9, max_iter=5000).fit(features.astype(np.float64), labels)
+    fit = fit_logistic(features, labels, 3, l2=l2)
+    np.testing.assert_allclose(fit.weights.T, theirs.coef_, atol=2e-3)
+    np.testing.assert_array_equal(fit.predict(features), theirs.predict(features))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(5, 60), st.integers(1, 5), st.integers(1, 70))
+def test_the_block_does_not_change_the_fit(n, d, block):
+    features, labels = problem(n, d, 3, n + d)
+    whole, parts = (fit_logistic(features, labels, 3, l2=0.1, block=b) for b in (n, block))
+    np.testing.assert_allclose(parts.weights, whole.weights, atol=1e-3)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_the_bias_is_not_penalised():
+    features, labels = problem(100, 3, 3, 2)
+    frequency = np.bincount(labels) / 100
+    fit = fit_logistic(features, labels, 3, l2=1e9)  # no weights are left: the best constant is the classes' frequencies
+    assert fit.loss == pytest.approx(-np.sum(frequency * np.log(frequency)), rel=1e-5)
+    np.testing.assert_allclose(np.exp(fit.bias) / np.exp(fit.bias).sum(), frequency, rtol=1e-3)
+
+
+def test_constant_features_predict_the_commonest_class():
+    fit = fit_logistic(np.ones((9, 4), np.float32), np.array([0, 1, 1, 2, 1, 0, 1, 1, 0]), 3, l2=1e-3)
+    np.testing.assert_array_equal(fit.predict(np.ones((2, 4), np.float32)), 1)
+
+
+def test_a_class_without_examples_is_never_predicted_and_one_class_always():
+    features, labels = problem(60, 3, 2, 3)
+    fit = fit_logistic(features, labels * 4, 6, l2=1e-2)
+    assert set(fit.predict(100 * features)) == {0, 4}
+    np.testing.assert_array_equal(fit_logistic(features, np.full(60, 5), 7, l2=1e-2).predict(features), 5)
+
+
+def evaluate(monkeypatch, train, test, *, params=1.0, embed=word_model):
+    classes = ("odd", "even")
+    sources = {"t:train": Listed(train), "t:test": Listed(test, classes)}
+    monkeypatch.setattr("jclip.eval.linear_probe.open_source", sources.__getitem__)
+    monkeypatch.setattr("jclip.eval.linear_probe.eval_transform", lambda tower: letters)
+    config = LinearProbe("t:train", "t:test", l2=1e-4)
+    model = architecture("ViT-tiny-test")
+    return dict(on_hosts(1, 8, lambda functions: list(make_linear_probe(config, model, functions).run(params)), embed)[0])
+
+
+def words(n, start=0):
+    return tuple({"image": "even" if i % 2 else "odd", "label": i % 2} for i in range(start, start + n))
+
+
+def test_a_fit_that_did_not_converge_is_reported(monkeypatch, caplog):
+    monkeypatch.setattr("jclip.eval.linear_probe._ITERATIONS", 1)
+    with caplog.at_level(logging.WARNING):
+        evaluate(monkeypatch, words(20), words(6))
+    assert "not converged after 1 iterations, gradient" in caplog.text
+
+
+def test_a_diverged_model_scores_zero_and_says_so(monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING):
+        metrics = evaluate(monkeypatch, words(20), words(6), params=np.nan)
+    assert metrics == {"top1": 0.0, "mean_per_class": 0.0, "examples": 6}
+    assert "features are not finite" in caplog.text
+
+
+def test_the_probe_learns_from_train_and_is_measured_on_test(monkeypatch):
+    wrong = ({"image": "odd", "label": "even"},)  # a name, and a label that no classifier of words gets right
+    metrics = evaluate(monkeypatch, words(20), words(4) + wrong)
+    assert metrics == pytest.approx({"top1": 4 / 5, "mean_per_class": (1 + 2 / 3) / 2, "examples": 5})
+
+
+def test_the_probe_reads_pooled_and_not_the_projection(monkeypatch):
+    def blind(params, arrays):
+        return {name: Embedding(e.pooled, np.ones_like(e.z)) for name, e in word_model(params, arrays).items()}
+
+    assert evaluate(monkeypatch, words(20), words(6), embed=blind)["top1"] == 1.0

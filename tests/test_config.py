@@ -1,0 +1,346 @@
+"""The config room: JSON there and back, every contradiction found, recipes loaded with overrides."""
+
+import ast
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jclip import config as room
+from jclip.config import (
+    Augment,
+    Checkpoint,
+    Config,
+    ConfigError,
+    Data,
+    LinearProbe,
+    Mesh,
+    Model,
+    Optim,
+    Pair,
+    Preprocess,
+    Retrieval,
+    TextTower,
+    VisionTower,
+    ZeroShot,
+    architecture,
+    architecture_names,
+    check,
+    from_json,
+    load,
+    make_plan,
+    to_json,
+    to_steps,
+)
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+FULL = Config(
+    model=architecture("ViT-tiny-test"),
+    data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
+    optim=Optim(clip_norm=1.0, weight_decay_rules=((".*", 1.0),)),
+    pairs=(Pair(weight=2.0), Pair(a="text", b="image", block=4)),
+    mesh=Mesh(data=2, fsdp=4),
+    checkpoint=Checkpoint(best="zero/top1"),
+    evals={
+        "zero": ZeroShot("shapes:test", classes=("a", "b"), fields={"image": "png"}),
+        "pairs/of": Retrieval("shapes:val", every="1ep"),
+        "probe": LinearProbe("shapes:train", "shapes:test", l2=0.1),
+    },
+    duration="20k",
+)
+
+
+@pytest.mark.parametrize("name", architecture_names())
+def test_an_architecture_survives_json_and_the_check(name):
+    model = architecture(name)
+    assert from_json(json.loads(json.dumps(to_json(model))), Model) == model
+    check(Config(model=model), devices=8)
+
+
+def test_a_config_with_everything_survives_json_and_the_check():
+    assert from_json(json.loads(json.dumps(to_json(FULL)))) == FULL
+    check(FULL, devices=8, hosts=2)
+
+
+def test_an_unknown_architecture_is_answered_with_the_names():
+    with pytest.raises(ConfigError, match=r"'ViT-B16'; known: .*ViT-B-16"):
+        architecture("ViT-B16")
+
+
+def at(data, *path):
+    for key in path:
+        data = data[key]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value", "message"),
+    [
+        ((), "batchsize", 3, r"^config: unknown key 'batchsize'; did you mean 'batch_size'\? allowed: model, data"),
+        (("optim",), "xyzzy", 3, r"^config\.optim: unknown key 'xyzzy'; allowed: lr, warmup"),
+        (("evals", "probe"), "L2", 3, r"^config\.evals\.probe: unknown key 'L2'"),
+        (("model", "towers", "image"), "width", "768", r"^config\.model\.towers\.image\.width: '768' is not a int"),
+        (("model", "towers", "image"), "width", 768.0, r"^config\.model\.towers\.image\.width: 768\.0 is not a int"),
+        (("model", "towers", "image"), "type", "Vision", r"image: type 'Vision' is unknown; use one of VisionTower, TextTower"),
+        (("model", "towers", "image", "preprocess"), "mean", [0, 1], r"preprocess\.mean: 2 values where 3 belong"),
+        (("model",), "dtype", "f32", r"^config\.model\.dtype: 'f32' is not allowed; use one of 'float32', 'bfloat16'"),
+        (("model",), "scan", 1, r"^config\.model\.scan: 1 is not a bool"),
+        (("model",), "type", "Data", r"^config\.model: type 'Data' is unknown; use Model"),
+        (("optim",), "lr", True, r"^config\.optim\.lr: True is not a float"),
+        (("optim",), "lr", None, r"^config\.optim\.lr: None is not a float"),
+        (("optim",), "clip_norm", "1", r"^config\.optim\.clip_norm: '1' is not a float"),
+        (("data", "fields"), "text", 3, r"^config\.data\.fields\.text: 3 is not a str"),
+        (("pairs", 1), "loss", "triplet", r"^config\.pairs\[1\]\.loss: 'triplet' is not allowed; use one of 'softmax'"),
+        ((), "mesh", [8, 1], r"^config\.mesh: \[8, 1\] is not a Mesh"),
+    ],
+)
+def test_wrong_json_is_refused_with_its_path(path, key, value, message):
+    data = json.loads(json.dumps(to_json(FULL)))
+    at(data, *path)[key] = value
+    with pytest.raises(ConfigError, match=message):
+        from_json(data)
+
+
+def test_missing_json_is_refused_because_defaults_may_have_changed_since():
+    data = to_json(FULL)
+    del data["optim"]["eps"]
+    with pytest.raises(ConfigError, match=r"^config\.optim: missing eps"):
+        from_json(data)
+
+
+def image(**changes):
+    return Config(model=Model(towers={"image": VisionTower(**changes), "text": TextTower()}))
+
+
+def text(**changes):
+    return Config(model=Model(towers={"image": VisionTower(), "text": TextTower(**changes)}))
+
+
+def evals(evaluation):
+    return Config(evals={"e": evaluation})
+
+
+AUDIO = {"image": VisionTower(), "text": TextTower(), "audio": TextTower()}
+CONTRADICTIONS = [
+    (
+        Config(model=Model(towers={"Image": VisionTower(), "text": TextTower()})),
+        r"model\.towers\.Image: .* use lower-case letters",
+    ),
+    (Config(model=Model(towers={"key": VisionTower(), "text": TextTower()})), r"model\.towers\.key: .* other than key, problem"),
+    (Config(model=Model(towers={"text": TextTower()})), r"model\.towers has 1 tower; .* needs at least 2"),
+    (Config(model=Model(embed_dim=0)), r"model\.embed_dim 0 must be at least 1"),
+    (Config(model=Model(logit_scale=0.5)), r"model\.logit_scale 0\.5 is outside 1 to 100"),
+    (image(width=0), r"model\.towers\.image\.width 0 must be at least 1"),
+    (image(depth=0), r"model\.towers\.image\.depth 0 must be at least 1"),
+    (text(heads=0), r"model\.towers\.text\.heads 0 must be at least 1"),
+    (image(width=768, heads=11), r"model\.towers\.image\.heads 11 does not divide width 768; use 8 or 12"),
+    (text(mlp_ratio=0.0), r"model\.towers\.text: mlp_ratio 0\.0 .* must be positive"),
+    (image(norm_eps=0.0), r"model\.towers\.image: .*norm_eps 0\.0 must be positive"),
+    (image(image_size=225), r"image\.image_size 225 is not divisible by patch_size 16; use 224 or 240"),
+    (image(patch_size=0), r"image\.image_size 224 is not divisible by patch_size 0"),
+    (image(image_size=0), r"image\.image_size 0 is not divisible by patch_size 16; use 16 or 32"),
+    (image(patch_dropout=1.0), r"image\.patch_dropout 1\.0 .* less than 1"),
+    (image(width=6, heads=1, positions="sincos"), r"image\.width 6 is not divisible by 4"),
+    (image(preprocess=Preprocess(std=(1.0, 0.0, 1.0))), r"image\.preprocess\.std .* must be positive"),
+    (image(preprocess=Preprocess(fill=256)), r"image\.preprocess\.fill 256 is not a grey value of 0 to 255"),
+    (text(context_length=1), r"text\.context_length 1 has no room .* use at least 2"),
+    (text(vocab_size=50000), r"text\.vocab_size 50000 .* use 49408"),
+    (text(pool="first"), r"model\.towers\.text: pool='first' .* use pool='eot' or causal=False"),
+    (Config(data=Data(augment=Augment(scale=(0.9, 0.5)))), r"data\.augment\.scale .* within \(0, 1\]"),
+    (Config(data=Data(augment=Augment(scale=(0.5, 1.5)))), r"data\.augment\.scale .* within \(0, 1\]"),
+    (Config(data=Data(augment=Augment(ratio=(0.0, 1.0)))), r"data\.augment\.ratio .* positive ratios"),
+    (Config(data=Data(augment=Augment(flip=2.0))), r"data\.augment\.flip 2\.0 is not a probability"),
+    (Config(data=Data(workers=-1)), r"data\.workers -1 must be 0 or more"),
+    (Config(data=Data(fields={"txt": "json.title"})), r"data\.fields: there is no tower 'txt'; towers: image, text"),
+    (Config(optim=Optim(lr=0.0)), r"optim\.lr 0\.0 must be positive"),
+    (Config(optim=Optim(b1=1.0)), r"optim\.b1 1\.0 must be at least 0 and less than 1"),
+    (Config(optim=Optim(b2=-0.1)), r"optim\.b2 -0\.1 must be at least 0 and less than 1"),
+    (Config(optim=Optim(final_lr=1.5)), r"optim\.final_lr 1\.5 .* use 0 to 1"),
+    (Config(optim=Optim(clip_norm=0.0)), r"optim\.clip_norm 0\.0 must be positive, or None"),
+    (Config(optim=Optim(warmup="3 %")), r'optim\.warmup: duration "3 %" is not understood; write "5ep"'),
+    (Config(pairs=()), r"pairs is empty.* use \(Pair"),
+    (Config(pairs=(Pair(), Pair(a="audio"))), r"pairs\[1\]: there is no tower 'audio'; towers: image, text"),
+    (Config(pairs=(Pair(), Pair(a="text"))), r"pairs\[1\]: both sides are 'text'"),
+    (Config(pairs=(Pair(block=0),)), r"pairs\[0\]\.block 0 must be at least 1"),
+    (Config(model=Model(towers=AUDIO)), r"pairs: no pair trains the tower audio"),
+    (evals(ZeroShot("s", image="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
+    (evals(ZeroShot("s", text="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
+    (evals(ZeroShot("s", text="image")), r"evals\.e\.text 'image' is not a text tower"),
+    (evals(ZeroShot("s", templates=("a photo",))), r"evals\.e\.templates: each needs a \{\} where the class name goes"),
+    (evals(ZeroShot("s", templates=())), r"evals\.e\.templates is empty; use \('\{\}',\)"),
+    (evals(ZeroShot("s", every="often")), r'evals\.e\.every: duration "often" is not understood'),
+    (evals(Retrieval("s", b="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
+    (evals(Retrieval("s", b="image")), r"evals\.e: both sides are 'image'; use two towers"),
+    (evals(Retrieval("s", fields={"txt": "x"})), r"evals\.e: there is no tower 'txt'; towers: image, text"),
+    (evals(LinearProbe("s", "s", tower="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
+    (evals(LinearProbe("s", "s", l2=-1.0)), r"evals\.e\.l2 -1\.0 must be 0 or more"),
+    (Config(checkpoint=Checkpoint(best="e/top1")), r"checkpoint\.best 'e/top1' is no metric .* one of none"),
+    (Config(checkpoint=Checkpoint(keep=0)), r"checkpoint\.keep 0 must be at least 1"),
+    (Config(checkpoint=Checkpoint(every="10")), None),
+    (Config(checkpoint=Checkpoint(every="x")), r'checkpoint\.every: duration "x" is not understood'),
+    (Config(batch_size=0), r"batch_size 0 must be at least 1"),
+    (Config(eval_batch_size=0), r"eval_batch_size 0 must be at least 1"),
+    (Config(log_every=0), r"log_every 0 must be at least 1"),
+    (Config(duration="50%"), r'duration: the run\'s own duration cannot be a percentage, as in "50%"; use "30ep"'),
+    (Config(mesh=Mesh(fsdp=0)), r"mesh -1 x 0: sizes must be at least 1"),
+    (Config(mesh=Mesh(data=-2)), r"mesh -2 x 1: sizes must be at least 1"),
+    (Config(mesh=Mesh(data=2)), None),  # how many devices there are is not known yet
+]
+
+
+@pytest.mark.parametrize(("config", "message"), CONTRADICTIONS, ids=[str(message)[:40] for _, message in CONTRADICTIONS])
+def test_a_contradiction_is_an_error_that_names_the_field_and_the_remedy(config, message):
+    if message is None:
+        check(config)
+    else:
+        with pytest.raises(ConfigError, match=f"^config: (.*)({message})"):
+            check(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "hosts", "message"),
+    [
+        (Config(batch_size=100), 8, 1, r"batch_size 100 is not divisible by 8 devices; use 96 or 104"),
+        (Config(batch_size=3), 8, 1, r"batch_size 3 is not divisible by 8 devices; use 8"),
+        (Config(eval_batch_size=100), 8, 1, r"eval_batch_size 100 is not divisible by 8 devices; use 96 or 104"),
+        (Config(mesh=Mesh(fsdp=3)), 8, 1, r"mesh\.fsdp 3 does not divide 8 devices"),
+        (Config(mesh=Mesh(data=2, fsdp=2)), 8, 1, r"mesh 2 x 2 needs 4 devices; there are 8"),
+        (Config(), 8, 3, r"8 devices cannot be shared equally by 3 hosts"),
+    ],
+)
+def test_what_does_not_fit_the_devices_is_an_error(config, devices, hosts, message):
+    check(config)
+    with pytest.raises(ConfigError, match=f"^config: {message}$"):
+        check(config, devices=devices, hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [("5ep", 525), ("0.5ep", 52), ("3%", 30), ("100%", 1000), ("1500", 1500), ("20k", 20_000), ("1.5M", 1_500_000), (" 7 ", 7)],
+)
+def test_durations(duration, steps):
+    assert to_steps(duration, steps_per_epoch=105, total=1000) == steps
+
+
+@pytest.mark.parametrize("duration", ["", "ep", "-5", "5e", "5 ep", "1e3", "20K", "nan", "5epochs", ".5ep"])
+def test_what_is_no_duration_is_an_error(duration):
+    with pytest.raises(ConfigError, match="is not understood; write"):
+        to_steps(duration, steps_per_epoch=105, total=1000)
+
+
+def test_a_plan_is_the_durations_in_steps():
+    plan = make_plan(replace(FULL, batch_size=10, duration="4ep"), examples=250)  # 25 steps an epoch
+    assert (plan.total, plan.warmup, plan.checkpoint_every) == (100, 3, 10)
+    assert plan.eval_every == {"zero": 100, "pairs/of": 25, "probe": 100}
+    assert plan.due_evaluations(25) == ["pairs/of"]
+    assert plan.due_evaluations(26) == []
+    assert plan.due_evaluations(100) == ["zero", "pairs/of", "probe"]
+    assert [step for step in range(1, 101) if plan.due_checkpoint(step)] == list(range(10, 101, 10))
+
+
+def test_a_plan_ends_with_everything_even_when_nothing_divides():
+    plan = make_plan(replace(FULL, duration="7", checkpoint=Checkpoint(every="5")), examples=250)
+    assert plan.due_checkpoint(7)
+    assert len(plan.due_evaluations(7)) == 3
+
+
+def test_a_plan_without_a_step_or_with_too_long_a_warm_up_is_an_error():
+    with pytest.raises(ConfigError, match="is no step"):
+        make_plan(Config(duration="0.1ep", batch_size=10), examples=10)
+    with pytest.raises(ConfigError, match=r'optim.warmup "2ep" is 20 steps, longer than the run of 10'):
+        make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="2ep")), examples=100)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        '"""A recipe."""\n'
+        "from jclip.config import Config, Retrieval, architecture\n"
+        "SOURCE = 'shapes:val'\n"
+        "def get_config(name: str = 'ViT-tiny-test', epochs: int = 3) -> Config:\n"
+        "    return Config(model=architecture(name), evals={'pairs': Retrieval(SOURCE)}, duration=f'{epochs}ep')\n"
+    )
+    return path
+
+
+def test_a_recipe_without_overrides_is_what_it_returns(recipe):
+    expected = Config(model=architecture("ViT-tiny-test"), evals={"pairs": Retrieval("shapes:val")}, duration="3ep")
+    assert load(recipe) == expected
+
+
+def test_overrides_reach_every_depth_and_the_recipe_s_own_arguments(recipe):
+    options = "--optim.lr 3e-4 --epochs 5 --batch-size 64 --evals.pairs.every 1ep --name ViT-mini-test"
+    config = load(recipe, [*options.split(), "--model.towers.text.context-length", "20"])
+    assert (config.optim.lr, config.duration, config.batch_size) == (3e-4, "5ep", 64)
+    assert config.evals == {"pairs": Retrieval("shapes:val", every="1ep")}
+    assert config.model.embed_dim == 32
+    assert config.model.towers["text"] == replace(architecture("ViT-mini-test").towers["text"], context_length=20)
+    assert config.model.towers["image"] == architecture("ViT-mini-test").towers["image"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        ["--optim.learning-rate", "1"],
+        ["--optim.lr", "much"],
+        ["--epoch", "5"],
+        ["--epochs", "five"],
+        ["--model.dtype", "f16"],
+        ["5"],
+    ],
+)
+def test_an_unknown_or_malformed_override_ends_the_program(recipe, override, capsys):
+    with pytest.raises(SystemExit):
+        load(recipe, override)
+    assert capsys.readouterr().err
+
+
+def test_help_lists_the_options(recipe, capsys):
+    with pytest.raises(SystemExit):
+        load(recipe, ["--help"])
+    assert "--optim.lr" in capsys.readouterr().out
+
+
+def test_what_is_no_recipe_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"no recipe at .*missing\.py; give a Python file that defines get_config"):
+        load(tmp_path / "missing.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.py does not define get_config"):
+        load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_of_the_repository_is_sound_and_imports_the_config_room_alone(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {getattr(node, "module", None) for node in imports} == {"jclip.config"}
+    config = load(path)
+    for devices in (1, 8):
+        check(config, devices=devices)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize("instance", [FULL, FULL.model, FULL.model.towers["image"], FULL.evals["probe"], FULL.pairs[0]])
+def test_configs_are_frozen(instance):
+    name = dataclasses.fields(instance)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(instance, name, None)
+
+
+def test_every_field_of_the_schema_is_documented():
+    tree = ast.parse((Path(room.__file__).parent / "schema.py").read_text())
+    fields = 0
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        assert ast.get_docstring(cls), f"{cls.name} has no docstring"
+        for node, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign):
+                fields += 1
+                documented = (
+                    isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+                )
+                assert documented, f"{cls.name}.{ast.unparse(node.target)} has no docstring"
+    assert fields > 50

@@ -1,0 +1,68 @@
+"""The rooms of the house: imports go down only, and rooms of one storey do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "jclip"
+LAYERS = (
+    {"config", "tree"},
+    {"models", "losses", "optim", "sharding", "data", "metrics"},
+    {"checkpoint", "weights", "step", "eval"},
+    {"train", "evaluate", "inference", "embed"},
+    {"cli"},
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+SAME_STOREY = {("train", "evaluate"), ("inference", "evaluate"), ("embed", "inference")}  # (who, whom): the only doors there
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
+
+
+def imported(source: str) -> set[str]:
+    """Dotted names of all that a file imports, wherever in the file: "jclip.data", "jclip.data.loader", "numpy"."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide which room is meant"
+            names |= {f"jclip.{alias.name}" for alias in node.names} if node.module == "jclip" else {str(node.module)}
+    return names
+
+
+def forbidden(room: str, names: set[str]) -> set[str]:
+    """The rooms among `names` that `room` must not import."""
+    rooms = {name.split(".")[1] for name in names if name.startswith("jclip.")} - {room, "__version__"}
+    assert rooms <= LEVEL.keys(), f"{rooms - LEVEL.keys()} of jclip is in no layer; give it one in LAYERS"
+    return {other for other in rooms if LEVEL[other] >= LEVEL[room] and (room, other) not in SAME_STOREY}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_only_go_down(path):
+    room = path.parts[0].removesuffix(".py")
+    assert room in LEVEL, f"jclip/{path} is in no layer; give it one in LAYERS"
+    assert not forbidden(room, imported((PACKAGE / path).read_text()))
+
+
+def test_losses_import_jax_alone():
+    names = imported((PACKAGE / "losses.py").read_text())
+    assert {name.split(".")[0] for name in names} <= {"jax", "collections", "dataclasses", "functools", "math", "typing"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "config").glob("*.py")), ids=lambda path: path.name)
+def test_the_config_room_opens_without_jax(path):
+    assert not {name.split(".")[0] for name in imported(path.read_text())} & {"jax", "flax", "optax", "grain", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("losses", "from jclip.data import Source"),
+        ("data", "import jclip.models.text"),
+        ("eval", "from jclip.step import TrainState"),
+        ("config", "def f():\n    from jclip import tree"),
+        ("evaluate", "from jclip import train"),
+    ],
+)
+def test_a_door_that_must_not_be_is_found(room, line):
+    assert forbidden(room, imported(line))
