@@ -1,17 +1,24 @@
 """jclip: pre-train, evaluate and use CLIP-style models in JAX."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"load": "jclip.inference", "losses": "jclip", "config": "jclip"}
+_LAZY = {
+    "load": "jclip.inference",
+    "CheckpointError": "jclip.checkpoint",
+    "BadExample": "jclip.data",
+    "SourceError": "jclip.data",
+    "ConfigError": "jclip.config",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `jclip.load`, `jclip.losses` and `jclip.config` on first use: jax takes seconds to import."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'jclip' has no attribute {name!r}")
-    if _LAZY[name] == "jclip":
-        return importlib.import_module(f"jclip.{name}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    """Imports on first use: jax takes seconds. `jclip.losses` and other modules are found here too."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

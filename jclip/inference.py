@@ -60,7 +60,7 @@ class Encoder:
         Raises:
             BadExample: an image cannot be read.
         """
-        return self.embed(self._only(VisionTower), _as_list(images), batch_size=batch_size)
+        return self.embed(self._only(VisionTower), map(_read_image, _as_list(images)), batch_size=batch_size)
 
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of texts, one or many."""
@@ -72,7 +72,7 @@ class Encoder:
         remaining = iter(inputs)
         parts = [np.zeros((0, self.model.embed_dim), np.float32)]
         while chunk := list(islice(remaining, batch_size)):
-            rows = np.stack([transform(_read(value)) for value in chunk])
+            rows = np.stack([transform(value) for value in chunk])
             parts.append(self.embed_rows({tower: rows}, batch_size)[tower][: len(chunk)])
         return np.concatenate(parts)
 
@@ -91,12 +91,11 @@ class Encoder:
 
 
 def _as_list(values: Any) -> list[Any]:
-    return [values] if isinstance(values, (str, bytes, Path)) or not isinstance(values, Iterable) else _rows(values)
+    """One value or many, as a list; an image array and a Pillow image are one value, though both can be iterated over or have parts."""
+    one = isinstance(values, (str, bytes, Path)) or not isinstance(values, Iterable)
+    return [values] if one or (isinstance(values, np.ndarray) and values.ndim <= 3) else list(values)
 
 
-def _rows(values: Any) -> list[Any]:
-    return [values] if isinstance(values, np.ndarray) and values.ndim == 3 or hasattr(values, "convert") else list(values)
-
-
-def _read(value: Any) -> Any:
-    return value.read_bytes() if isinstance(value, Path) else value
+def _read_image(value: Any) -> Any:
+    """The bytes of a file where a path is given."""
+    return Path(value).read_bytes() if isinstance(value, (str, Path)) else value

@@ -23,6 +23,7 @@ from jclip.config.schema import (
     Tower,
     VisionTower,
     ZeroShot,
+    replace,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "from_json",
     "load",
     "make_plan",
+    "replace",
     "to_json",
     "to_steps",
 ]

@@ -1,8 +1,11 @@
 """The dataclasses of a recipe: every option of jclip, with its unit, its default and its source."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
+
+T = TypeVar("T")
 
 Duration = str
 """A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps (see `durations`)."""
@@ -300,3 +303,19 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     seed: int = 0
     """Seed of everything random: initialisation, order, augmentation, dropout."""
+
+
+def replace(config: T, path: str, value: object) -> T:
+    """A copy with another value at a dotted path, as on the command line: replace(config, "optim.lr", 3e-4).
+
+    Raises:
+        KeyError: there is no such path.
+    """
+    head, _, rest = path.partition(".")
+    if isinstance(config, Mapping):
+        inner = replace(config[head], rest, value) if rest else value
+        return cast(T, {**config, head: inner})
+    if head not in {f.name for f in dataclasses.fields(cast(Any, config))}:
+        raise KeyError(f"config: {type(config).__name__} has no field {head!r}")
+    inner = replace(getattr(config, head), rest, value) if rest else value
+    return cast(T, dataclasses.replace(cast(Any, config), **{head: inner}))

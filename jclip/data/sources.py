@@ -12,6 +12,7 @@ SCHEMES = {
     "shapes": "shapes:train?size=64",
     "webdataset": "webdataset:/data/train-{00000..00099}.tar",
     "tfds": "tfds:cifar10:test",
+    "folder": "folder:/data/photos",
 }
 """Every scheme of `open_source`, with an example."""
 
@@ -47,6 +48,7 @@ def open_source(spec: str) -> Source:
     - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes.
     - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.webdataset.
     - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
+    - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
 
     Raises:
         SourceError: no such scheme, split, option or file.
@@ -64,6 +66,10 @@ def open_source(spec: str) -> Source:
             from jclip.data.webdataset import open_webdataset
 
             return open_webdataset(rest)
+        case "folder":
+            from jclip.data.folder import open_folder
+
+            return open_folder(rest)
         case _:
             from jclip.data.tfds import open_tfds
 

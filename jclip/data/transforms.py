@@ -95,7 +95,7 @@ def _text_transform(tower: TextTower) -> Compose:
 
 @dataclass(frozen=True)
 class Decode:
-    """Encoded bytes, or u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], to a Pillow image.
+    """Encoded bytes, u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], or a Pillow image, to a Pillow image.
 
     The first frame of an animation; EXIF rotation is not applied, as in open_clip. Raises BadExample for bytes that are
     no image, are cut short or corrupt, or hold more than `max_pixels` (which is found before decoding).
@@ -106,6 +106,9 @@ class Decode:
     def __call__(self, value: Any, rng: Generator | None = None) -> Image.Image:
         if isinstance(value, np.ndarray):
             return self._from_array(value)
+        if isinstance(value, Image.Image):
+            self._check_size(value.width, value.height)
+            return value
         if not isinstance(value, bytes):
             raise BadExample(f"image is a {type(value).__name__}, not encoded bytes or an array")
         try:

@@ -1,0 +1,118 @@
+"""The towers once more, in numpy and f64, written from the papers' formulas and sharing nothing with jclip.models."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jclip.config import TextTower, VisionTower
+
+Params = dict[str, Any]
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-1.702 * x))
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu}
+
+
+def dense(p: Params, x: np.ndarray) -> np.ndarray:
+    return x @ p["kernel"] + p.get("bias", 0.0)
+
+
+def layer_norm(p: Params, x: np.ndarray, eps: float) -> np.ndarray:
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
+
+
+def attend(p: Params, queries: np.ndarray, tokens: np.ndarray, heads: int, visible: np.ndarray) -> np.ndarray:
+    """One example: queries [n, d], tokens [l, d], visible bool [n, l]."""
+    q, k, v = dense(p["q"], queries), dense(p["k"], tokens), dense(p["v"], tokens)
+    size = q.shape[1] // heads
+    parts = []
+    for h in range(heads):
+        s = slice(h * size, (h + 1) * size)
+        scores = np.where(visible, q[:, s] @ k[:, s].T / math.sqrt(size), -np.inf)
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        parts.append(weights / weights.sum(1, keepdims=True) @ v[:, s])
+    return dense(p["out"], np.concatenate(parts, axis=1))
+
+
+def mlp(p: Params, x: np.ndarray, activation: str) -> np.ndarray:
+    return dense(p["fc2"], ACTIVATIONS[activation](dense(p["fc1"], x)))
+
+
+def transformer(p: Params, x: np.ndarray, c: VisionTower | TextTower, visible: np.ndarray) -> np.ndarray:
+    for i in range(c.depth):
+        block = take_layer(p["blocks"], i)
+        y = layer_norm(block["norm1"], x, c.norm_eps)
+        x = x + attend(block["attn"], y, y, c.heads, visible)
+        x = x + mlp(block["mlp"], layer_norm(block["norm2"], x, c.norm_eps), c.activation)
+    return layer_norm(p["norm"], x, c.norm_eps)
+
+
+def take_layer(tree: Params, i: int) -> Params:
+    return {k: take_layer(v, i) if isinstance(v, dict) else v[i] for k, v in tree.items()}
+
+
+def map_pool(p: Params, tokens: np.ndarray, c: VisionTower | TextTower, real: np.ndarray) -> np.ndarray:
+    x = attend(p["attn"], p["probe"][0], tokens, c.heads, real[None])
+    return (x + mlp(p["mlp"], layer_norm(p["norm"], x, c.norm_eps), c.activation))[0]
+
+
+def vision(p: Params, image: np.ndarray, c: VisionTower) -> tuple[np.ndarray, np.ndarray]:
+    """One image u8 [H, W, 3] -> pooled [d], tokens [l, d]."""
+    pixels = (image / 255.0 - np.array(c.preprocess.mean)) / np.array(c.preprocess.std)
+    size = c.patch_size
+    patches = [
+        pixels[y : y + size, x : x + size].reshape(-1) for y in range(0, c.image_size, size) for x in range(0, c.image_size, size)
+    ]
+    x = dense(p["patch_embed"], np.stack(patches))
+    if c.positions == "sincos":
+        positions = sincos(c.grid, c.width)
+        positions = np.concatenate([np.zeros((1, c.width)), positions]) if c.pool == "cls" else positions
+    else:
+        positions = p["pos_embed"]
+    x = np.concatenate([p["cls"][None], x]) + positions if c.pool == "cls" else x + positions
+    if c.pre_norm:
+        x = layer_norm(p["norm_pre"], x, c.norm_eps)
+    tokens = transformer(p, x, c, np.ones((len(x), len(x)), bool))
+    if c.pool == "map":
+        return map_pool(p["map"], tokens, c, np.ones(len(tokens), bool)), tokens
+    return (tokens[0] if c.pool == "cls" else tokens.mean(0)), tokens
+
+
+def sincos(grid: int, width: int) -> np.ndarray:
+    table = np.zeros((grid, grid, width))
+    quarter = width // 4
+    for row in range(grid):
+        for column in range(grid):
+            for k in range(quarter):
+                frequency = 10000 ** -(k / (quarter - 1))
+                for part, angle in ((0, column * frequency), (2, row * frequency)):
+                    table[row, column, part * quarter + k] = math.sin(angle)
+                    table[row, column, (part + 1) * quarter + k] = math.cos(angle)
+    return table.reshape(-1, width)
+
+
+def text(p: Params, ids: np.ndarray, c: TextTower) -> tuple[np.ndarray, np.ndarray]:
+    """One text i [L] -> pooled [d], tokens [L, d]."""
+    length, end = len(ids), int(np.argmax(ids))
+    real = np.arange(length) <= end
+    visible = np.tril(np.ones((length, length), bool)) if c.causal else np.ones((length, length), bool)
+    if c.mask_padding:
+        visible &= real[None]
+    tokens = transformer(p, p["token_embed"][ids] + p["pos_embed"], c, visible)
+    if c.pool == "map":
+        return map_pool(p["map"], tokens, c, real), tokens
+    pooled = {"eot": tokens[end], "first": tokens[0], "last": tokens[-1], "mean": tokens[real].mean(0)}
+    return pooled[c.pool], tokens

@@ -1,0 +1,120 @@
+"""The command line: quick to answer, clear when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+from jclip import cli, train
+
+RECIPE = str(Path(__file__).parent / "recipe_tiny.py")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`jclip --help` answers in a fraction of a second because neither jax nor numpy is imported for it."""
+    code = "import sys, jclip.cli\ntry: jclip.cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = out.splitlines()[-1]
+    assert "train the model of a recipe" in out
+    assert "'jclip.cli'" in loaded
+    for heavy in ("jax", "numpy", "flax", "grain", "tyro", "rich", "PIL"):
+        assert f"'{heavy}'" not in loaded, heavy
+
+
+@pytest.mark.parametrize("command", [["train", "--help"], ["eval", "--help"], ["embed", "--help"], ["--version"]])
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert cli.main(command) == 0
+    except SystemExit as done:
+        assert done.code == 0
+    assert len(capsys.readouterr().out) > 10
+
+
+def test_help_of_a_recipe_shows_every_field_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", RECIPE, "--help"])
+    out = capsys.readouterr().out
+    assert "--optim.lr FLOAT" in out
+    assert "Peak learning rate. (default: 0.01)" in " ".join(out.replace("│", " ").split())
+    assert "--model.towers.image.patch-size INT" in out
+    assert "--evals.seen.source STR" in out
+
+
+def test_a_misspelt_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", RECIPE, "--workdir", "never", "--optim.learning-rate", "1"])
+    assert error.value.code == 2
+    assert "optim.learning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "none.py", "--workdir", "W"], "ConfigError: config: no recipe at none.py"),
+        (["train", RECIPE, "--workdir", "W", "--batch-size", "12"], "batch_size 12 is not divisible by 8 devices; use 8 or 16"),
+        (["train", RECIPE, "--workdir", "W", "--data.source", "shapes:trian"], "the split 'trian' is unknown"),
+        (["eval", "nowhere"], "CheckpointError: nowhere holds no checkpoints"),
+        (["embed", "ViT-X", "shapes:test", "--out", "O"], "ViT-X is neither a workdir nor an architecture"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "W" / "metrics.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    train.main(tiny_config(), path)
+    return path
+
+
+def test_eval_prints_json_of_the_evaluations_asked_for(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", str(workdir), "--evals", "seen", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["step"] == 12
+    assert {"seen/top1", "seen/examples"} <= results.keys()
+    assert not any(name.startswith("pairs") for name in results)
+
+
+def test_eval_refuses_what_is_not_there(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", str(workdir), "--evals", "sene"]) == 1
+    assert "there is no evaluation 'sene'; evaluations: seen, pairs" in capsys.readouterr().err
+    assert cli.main(["eval", str(workdir), "--step", "3"]) == 1
+    assert "no checkpoint of step 3; it has" in capsys.readouterr().err
+
+
+def test_embed_writes_a_row_an_example_in_order(workdir: Path, tmp_path: Path) -> None:
+    from jclip.data import open_source
+    from jclip.inference import load
+
+    command = ["embed", str(workdir), "shapes:test?size=16&length=21", "--out", str(tmp_path), "--towers", "image", "text"]
+    assert cli.main([*command, "--batch-size", "8"]) == 0
+    source, model = open_source("shapes:test?size=16&length=21"), load(workdir)
+    images, texts = np.load(tmp_path / "image.npy"), np.load(tmp_path / "text.npy")
+    np.testing.assert_allclose(images, model.embed_image([source[i]["image"] for i in range(21)]), atol=1e-6)
+    np.testing.assert_allclose(texts, model.embed_text([source[i]["text"] for i in range(21)]), atol=1e-6)
+    assert (tmp_path / "keys.txt").read_text().splitlines() == [source[i]["key"] for i in range(21)]
+    assert not (tmp_path / "problems.txt").exists()
+
+
+def test_embed_of_a_folder_marks_what_it_cannot_read(workdir: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 30), (80 * i, 10, 10)).save(photos / f"{i}.png")
+    (photos / "1.png").write_bytes(b"no image")
+    assert cli.main(["embed", str(workdir), str(photos), "--out", str(out)]) == 0
+    z = np.load(out / "image.npy")
+    assert np.isnan(z[1]).all()
+    np.testing.assert_allclose(np.linalg.norm(z[[0, 2]], axis=1), 1, rtol=1e-5)
+    assert (out / "problems.txt").read_text().startswith("1.png: ")

@@ -1,0 +1,63 @@
+"""`jclip.load` and what it returns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+import jclip
+from jclip import train
+from jclip.inference import Encoder
+
+
+@pytest.fixture(scope="module")
+def model() -> Encoder:
+    loaded: Encoder = jclip.load("ViT-tiny-test")
+    return loaded
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 20, 3)).astype(np.uint8))
+
+
+def test_paths_bytes_arrays_and_images_give_the_same_vectors(model: Encoder, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "p.png")
+    as_image = model.embed_image(picture(0))
+    assert as_image.shape == (1, 16)
+    assert as_image.dtype == np.float32
+    others = [tmp_path / "p.png", str(tmp_path / "p.png"), (tmp_path / "p.png").read_bytes(), np.asarray(picture(0))]
+    for other in others:
+        np.testing.assert_array_equal(model.embed_image(other), as_image)
+    np.testing.assert_allclose(model.embed_image(others), np.repeat(as_image, 4, axis=0), atol=1e-6)
+
+
+def test_rows_are_unit_vectors_that_do_not_depend_on_the_batch(model: Encoder) -> None:
+    images, texts = [picture(i) for i in range(11)], [f"a picture of number {i}" for i in range(11)]
+    for embed, values in ((model.embed_image, images), (model.embed_text, texts)):
+        whole = embed(values, batch_size=8)
+        np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(embed(values, batch_size=3), whole, atol=1e-6)
+        np.testing.assert_allclose(np.concatenate([embed(v) for v in values]), whole, atol=1e-6)
+        assert embed([]).shape == (0, 16)
+
+
+def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path) -> None:
+    train.main(tiny_config(**{"evals": {}, "checkpoint.best": None}), tmp_path)
+    last, earlier = jclip.load(tmp_path), jclip.load(tmp_path, step=8)
+    assert last.model == tiny_config().model
+    np.testing.assert_array_equal(last.embed_text("a star"), jclip.load(tmp_path, step=12).embed_text("a star"))
+    assert not np.allclose(last.embed_text("a star"), earlier.embed_text("a star"))
+
+
+def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="neither a workdir nor an architecture; architectures: .*ViT-B-32"):
+        jclip.load("ViT-B-31")
+    with pytest.raises(jclip.CheckpointError, match="holds no checkpoints"):
+        jclip.load(tmp_path)
+
+
+def test_an_image_that_is_none_is_an_error(model: Encoder) -> None:
+    with pytest.raises(jclip.BadExample, match="image cannot be decoded"):
+        model.embed_image(b"no image")

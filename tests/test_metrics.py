@@ -1,0 +1,78 @@
+"""Writers keep every number, once, also when a run was killed in the middle of a line."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, tensorboard_writer
+
+
+def test_lines_after_the_restored_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 1, "lo')
+    writer = JsonlWriter(path, start=2)
+    writer.write(3, {"loss": 1.5})
+    writer.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 3, "loss": 1.5},
+    ]
+
+
+def make_log(out: io.StringIO, total: int = 4) -> TrainLog:
+    terminal = Terminal(total, console=Console(file=out, width=120))
+    return TrainLog([terminal], terminal, Clock(8, total), every=2, total=total, last_good=lambda: "Go back to 7")
+
+
+def test_metrics_come_a_step_late_and_every_few_steps() -> None:
+    out = io.StringIO()
+    with make_log(out) as log:
+        log.step(1, {"loss": 5.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        log.step(2, {"loss": 4.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        assert "step" not in out.getvalue()
+        log.step(3, {"loss": 3.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        assert "4.0000" in out.getvalue()
+        log.step(4, {"loss": 2.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        log.flush()
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["2/4", "4/4"]
+
+
+@pytest.mark.parametrize("bad", [{"loss": math.nan, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": math.inf}])
+def test_a_number_that_is_none_stops_with_step_keys_and_remedy(bad: dict[str, float]) -> None:
+    with make_log(io.StringIO()) as log:
+        log.step(1, bad, ["a", "b"], [])
+        with pytest.raises(NonFiniteLoss, match=r"step 1: .*Go back to 7.*The batch held a, b"):
+            log.flush()
+
+
+def test_problems_are_all_counted_and_the_first_ones_shown() -> None:
+    out = io.StringIO()
+    with make_log(out) as log:
+        log.step(1, {"loss": 1.0, "grad_norm": 1.0}, [], [f"key {i}: cut" for i in range(9)])
+        assert log.broken == 9
+    assert "key 4: cut" in out.getvalue()
+    assert "key 5: cut" not in out.getvalue()
+
+
+def test_a_terminal_shows_results_as_they_come() -> None:
+    out = io.StringIO()
+    terminal = Terminal(10, console=Console(file=out, width=120))
+    terminal.write(5, {"seen/top1": 0.5, "seen/examples": 2000.0})
+    terminal.close()
+    assert "step 5 of 10" in out.getvalue()
+    assert "0.5000" in out.getvalue()
+    assert "2,000" in out.getvalue()
+
+
+def test_tensorboard_gets_every_scalar(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
+    (writer,) = tensorboard_writer(tmp_path)
+    writer.write(1, {"loss": 2.0})
+    writer.close()
+    (events,) = tmp_path.iterdir()
+    assert b"loss" in events.read_bytes()

@@ -1,0 +1,213 @@
+"""The towers against an independent f64 implementation, and what must not change them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from jclip.config import Model, TextTower, VisionTower, architecture
+from jclip.models import MultiTower, TextTransformer, VisionTransformer, example_inputs
+from jclip.models.vit import drop_patches, kept_patches
+from jclip.tree import flatten
+
+VISION = VisionTower(image_size=24, patch_size=8, width=24, depth=2, heads=3)
+TEXT = TextTower(context_length=9, width=24, depth=2, heads=3)
+
+
+def disturbed(params: Any) -> Any:
+    """Parameters none of which is 0 or 1, so that every one of them matters; as nested dicts of f64 too."""
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(structure, [np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32) for x in leaves])
+
+
+def as_f64(params: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+
+def images(count: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3)).astype(np.uint8)
+
+
+def texts(count: int = 3) -> np.ndarray:
+    ids = np.zeros((count, 9), np.int32)
+    for row, length in enumerate(range(2, 2 + count)):
+        ids[row, :length] = np.random.default_rng(row).integers(1, 49000, length)
+        ids[row, 0], ids[row, length] = 49406, 49407
+    return ids
+
+
+@pytest.mark.parametrize("pool", ["cls", "avg", "map"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
+@pytest.mark.parametrize(("positions", "pre_norm"), [("learned", True), ("sincos", False)])
+def test_vision_tower_equals_the_reference(pool: Any, activation: Any, positions: Any, pre_norm: bool) -> None:
+    config = dataclasses.replace(VISION, pool=pool, activation=activation, positions=positions, pre_norm=pre_norm)
+    tower = VisionTransformer(config)
+    params = disturbed(tower.init(jax.random.key(0), images())["params"])
+    output = jax.jit(tower.apply)({"params": params}, images())
+    for i, image in enumerate(images()):
+        pooled, tokens = reference.vision(as_f64(params), image, config)
+        np.testing.assert_allclose(output.pooled[i], pooled, atol=1e-5)
+        np.testing.assert_allclose(output.tokens[i], tokens, atol=1e-5)
+    assert output.mask.all()
+
+
+@pytest.mark.parametrize("pool", ["eot", "last", "first", "mean", "map"])
+@pytest.mark.parametrize(("causal", "mask_padding"), [(True, False), (False, False), (False, True), (True, True)])
+def test_text_tower_equals_the_reference(pool: Any, causal: bool, mask_padding: bool) -> None:
+    config = dataclasses.replace(TEXT, pool=pool, causal=causal, mask_padding=mask_padding)
+    tower = TextTransformer(config)
+    params = disturbed(tower.init(jax.random.key(0), texts())["params"])
+    output = jax.jit(tower.apply)({"params": params}, texts())
+    for i, ids in enumerate(texts()):
+        pooled, tokens = reference.text(as_f64(params), ids, config)
+        np.testing.assert_allclose(output.pooled[i], pooled, atol=1e-5)
+        np.testing.assert_allclose(output.tokens[i], tokens, atol=1e-5)
+    np.testing.assert_array_equal(output.mask, texts() > 0)
+
+
+def test_text_tower_takes_embeddings_with_an_end_of_text_index() -> None:
+    tower = TextTransformer(TEXT)
+    params = tower.init(jax.random.key(0), texts())["params"]
+    by_ids = tower.apply({"params": params}, texts())
+    by_embeddings = tower.apply({"params": params}, params["token_embed"][texts()], eot=jnp.argmax(texts(), axis=1))
+    jax.tree.map(np.testing.assert_array_equal, by_ids, by_embeddings)
+    with pytest.raises(ValueError, match="embeddings need eot"):
+        tower.apply({"params": params}, params["token_embed"][texts()])
+
+
+def test_wrong_input_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"not \[b, 24, 24, 3\]"):
+        VisionTransformer(VISION).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="length 8 is not context_length 9"):
+        TextTransformer(TEXT).init(jax.random.key(0), np.zeros((1, 8), np.int32))
+
+
+def tiny(**changes: Any) -> Model:
+    return dataclasses.replace(architecture("ViT-mini-test"), **changes)
+
+
+def value_and_gradients(model: Model) -> tuple[Any, Any]:
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)}
+    batch["text"] = np.random.default_rng(1).integers(1, 49408, (2, 16)).astype(np.int32)
+    params = MultiTower(tiny()).init(jax.random.key(0), batch)["params"]
+
+    def loss(params: Any) -> jax.Array:
+        encoded = MultiTower(model).apply({"params": params}, batch)
+        return jnp.sum(encoded["image"].z * encoded["text"].z) + jnp.sum(encoded["image"].output.tokens)
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(
+    "how", [{"scan": True}, {"remat": "nothing_saveable"}, {"scan": True, "remat": "dots_with_no_batch_dims_saveable"}]
+)
+def test_scan_and_remat_change_neither_parameters_nor_gradients(how: dict[str, Any]) -> None:
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(tiny(), 1).items()}
+    plain, other = (MultiTower(model).init(jax.random.key(0), batch)["params"] for model in (tiny(), tiny(**how)))
+    jax.tree.map(np.testing.assert_array_equal, plain, other)
+    value, gradients = value_and_gradients(tiny())
+    other_value, other_gradients = value_and_gradients(tiny(**how))
+    np.testing.assert_allclose(value, other_value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(a).max())), gradients, other_gradients)
+
+
+def test_scan_compiles_one_block() -> None:
+    """The program with scan does not grow with the depth; unrolled it does."""
+
+    def size(scan: bool, depth: int) -> int:
+        tower = VisionTransformer(dataclasses.replace(VISION, depth=depth), scan=scan)
+        return len(jax.jit(tower.init).lower(jax.random.key(0), images()).as_text().split("dot_general"))
+
+    assert size(True, 6) == size(True, 2)
+    assert size(False, 6) > size(False, 2)
+
+
+def test_bfloat16_is_near_float32_and_embeddings_stay_float32() -> None:
+    batch = {"image": images(4)}
+    model = Model(towers={"image": VISION, "text": TEXT}, embed_dim=16)
+    params = MultiTower(model).init(jax.random.key(0), {**batch, "text": texts()})["params"]
+    exact = MultiTower(model).apply({"params": params}, batch)["image"]
+    rounded = MultiTower(dataclasses.replace(model, dtype="bfloat16")).apply({"params": params}, batch)["image"]
+    assert rounded.output.tokens.dtype == jnp.bfloat16
+    assert rounded.z.dtype == jnp.float32
+    np.testing.assert_allclose(rounded.z, exact.z, atol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(rounded.z, axis=1), 1, rtol=1e-6)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_patch_dropout_keeps_an_integer_number_of_patches_in_training_only() -> None:
+    config = dataclasses.replace(VISION, patch_dropout=0.5)
+    assert kept_patches(config) == 4  # of 9: 4.5 rounded down
+    tower = VisionTransformer(config)
+    params = tower.init(jax.random.key(0), images())["params"]
+    train = [tower.apply({"params": params}, images(), train=True, rngs={"patches": jax.random.key(k)}) for k in (1, 2)]
+    assert train[0].tokens.shape == (2, 5, 24)  # and the class token
+    assert not np.allclose(train[0].pooled, train[1].pooled)
+    assert tower.apply({"params": params}, images()).tokens.shape == (2, 10, 24)
+
+
+def test_dropped_patches_are_a_random_subset_without_repeats() -> None:
+    x = jnp.broadcast_to(jnp.arange(16.0)[None, :, None], (500, 16, 1))
+    kept = np.asarray(drop_patches(jax.random.key(0), x, 4))[:, :, 0]
+    assert all(len(set(row)) == 4 for row in kept.tolist())
+    counts = np.bincount(kept.astype(int).ravel(), minlength=16)
+    assert counts.min() > 80  # each patch in a quarter of 500
+    assert counts.max() < 170
+
+
+# Parameters as published: OpenAI's checkpoints, and the table of model profiles of OpenCLIP (millions, two decimals).
+PUBLISHED = {
+    "ViT-B-32": 151_277_313,
+    "ViT-B-16": 149_620_737,
+    "ViT-L-14": 427_616_513,
+    "ViT-L-14-336": 427_944_193,
+    "ViT-H-14": 986.11e6,
+    "ViT-g-14": 1366.68e6,
+    "ViT-bigG-14": 2539.57e6,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_named_architectures_have_the_published_number_of_parameters(name: str) -> None:
+    model = architecture(name)
+    batch = {n: jax.ShapeDtypeStruct(shape, dtype) for n, (shape, dtype) in example_inputs(model, 1).items()}
+    shapes = jax.eval_shape(MultiTower(model).init, jax.random.key(0), batch)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    want = PUBLISHED[name]
+    assert count == want if isinstance(want, int) else abs(count - want) <= 0.005e6 + 1
+
+
+def test_parameter_paths_are_the_documented_ones() -> None:
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(tiny(), 1).items()}
+    paths = set(flatten(MultiTower(tiny()).init(jax.random.key(0), batch)["params"]))
+    assert {
+        "logit_scale",
+        "image_projection/kernel",
+        "text_projection/kernel",
+        "image/patch_embed/kernel",
+        "image/cls",
+        "image/pos_embed",
+        "image/norm_pre/scale",
+        "image/blocks/norm1/scale",
+        "image/blocks/attn/q/kernel",
+        "image/blocks/attn/out/bias",
+        "image/blocks/mlp/fc1/kernel",
+        "image/norm/bias",
+        "text/token_embed",
+        "text/pos_embed",
+        "text/blocks/mlp/fc2/bias",
+    } <= paths
+
+
+def test_any_number_of_named_towers_share_one_space() -> None:
+    towers = {"photo": VISION, "sketch": dataclasses.replace(VISION, width=48), "caption": TEXT}
+    model = MultiTower(Model(towers=towers, embed_dim=8))
+    batch = {"photo": images(), "sketch": images(), "caption": texts(2)}
+    params = model.init(jax.random.key(0), batch)["params"]
+    encoded = model.apply({"params": params}, {"caption": texts(2), "sketch": images()})
+    assert {name: e.z.shape for name, e in encoded.items()} == {"caption": (2, 8), "sketch": (2, 8)}

@@ -1,0 +1,76 @@
+"""Everything the README shows is run: its commands on little data and few steps, its Python to the letter."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jclip import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHORT = ["--duration", "2", "--batch-size", "16", "--eval-batch-size", "64", "--log-every", "1"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    joined = "\n".join(blocks("bash")).replace("\\\n", " ")
+    parts = [part.strip() for line in joined.splitlines() for part in line.split("&&")]
+    return [shlex.split(part, comments=True) for part in parts if part.startswith(f"{program} ")]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a reader of the README would have: the recipes, shards and photos."""
+    from test_train import write_shard
+
+    home = tmp_path_factory.mktemp("home")
+    (home / "configs").symlink_to(ROOT / "configs")
+    for folder in ("data/clipart", "data/mine", "photos"):
+        (home / folder).mkdir(parents=True)
+    for name in ("clipart-train-00000", "clipart-train-00005", "clipart-val-00000"):
+        write_shard(home / f"data/clipart/{name}.tar", broken=())
+    for i in range(1, 5):
+        write_shard(home / f"data/clipart/clipart-train-{i:05}.tar", broken=())
+    for i in range(10):
+        write_shard(home / f"data/mine/{i:05}.tar", broken=(3,))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)).save(home / "photos/one.jpg")
+    return home
+
+
+@pytest.mark.slow
+def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(home)
+    found = commands("jclip")
+    assert {command[1] for command in found} == {"train", "eval", "embed"}
+    for command in found:
+        if any("vit_b16" in part for part in command):
+            command = [*command, "--duration", "1", "--batch-size", "8", "--data.workers", "0"]
+        elif command[1] == "train" and "--help" not in command:
+            command = [*command, *SHORT]
+        try:
+            assert cli.main(command[1:]) == 0, (command, capsys.readouterr().err)
+        except SystemExit as done:
+            assert done.code == 0, (command, capsys.readouterr().err)
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+def test_every_file_it_names_exists() -> None:
+    names = re.findall(r"`((?:jclip|configs|tools|tests|docs)/[\w/.]*)`", README) + re.findall(r"\]\(([\w/.]+)\)", README)
+    assert names
+    for name in names:
+        assert (ROOT / name).exists(), name
+    for command in commands("python"):
+        assert (ROOT / command[1]).exists(), command
+
+
+def test_its_test_command_is_the_one_that_ci_runs() -> None:
+    assert "pip install -e '.[test]' && pytest" in README
+    assert "pip install -e '.\\[test\\]' && pytest" in (ROOT / ".ci/run").read_text()

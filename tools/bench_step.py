@@ -1,0 +1,197 @@
+"""Times the training step of jclip beside open_clip's, data excluded: two processes that take turns on the same machine.
+
+    python tools/bench_step.py                                     jclip alone
+    python tools/bench_step.py --peer-python ../peer/bin/python    beside open_clip, installed in another environment
+
+Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is one step of each, one after the other; the table gives
+the medians of the times and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means that jclip is
+faster.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A model and its batch."""
+
+    batch: int
+    image_size: int
+    patch_size: int
+    vision: tuple[int, int]
+    """Width and depth; heads of 64."""
+    context_length: int
+    text: tuple[int, int]
+    embed_dim: int
+
+
+SHAPES = {
+    "clipart": Shape(256, 64, 8, (256, 6), 32, (256, 4), 256),
+    "ViT-B-32": Shape(16, 224, 32, (768, 12), 77, (512, 12), 512),
+}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models (default: all)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each (default: 10)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before that, compilation included (default: 2)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of the peer (default: all)")
+    parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and open_clip")
+    parser.add_argument("--peer-import", metavar="MODULE", help="a module the peer imports first")
+    parser.add_argument("--worker", choices=["jclip", "open_clip"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        serve(options.models[0], options.worker, options.threads, options.peer_import)
+        return
+    table = Table("model", "jclip s/step", "open_clip s/step", "ratio of medians", "median of ratios")
+    for model in options.models:
+        ours, theirs = measure(model, options)
+        row = [model, f"{statistics.median(ours):.3f}"]
+        if theirs:
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            ratio = statistics.median(ours) / statistics.median(theirs)
+            row += [f"{statistics.median(theirs):.3f}", f"{ratio:.2f}", f"{statistics.median(ratios):.2f}"]
+        table.add_row(*row)
+    Console().print(table)
+
+
+def measure(model: str, options: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Seconds of each timed step of jclip and of open_clip, in turns."""
+    ours = Worker(sys.executable, "jclip", model, options)
+    workers = [ours]
+    if options.peer_python:
+        workers.append(Worker(options.peer_python, "open_clip", model, options))
+    times: list[list[float]] = [[] for _ in workers]
+    for step in track(range(options.warmup + options.steps), model, console=Console(stderr=True)):
+        for worker, seconds in zip(workers, times, strict=True):
+            taken = worker.step()
+            if step >= options.warmup:
+                seconds.append(taken)
+    for worker in workers:
+        worker.close()
+    return times[0], times[1] if len(times) > 1 else []
+
+
+class Worker:
+    """A process that takes a training step when told to."""
+
+    def __init__(self, python: str, kind: str, model: str, options: argparse.Namespace) -> None:
+        command = [python, __file__, "--worker", kind, "--models", model, "--threads", str(options.threads)]
+        if options.peer_import:
+            command += ["--peer-import", options.peer_import]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a worker has ended; its error is above")
+        return float(json.loads(line))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+
+def serve(model: str, kind: str, threads: int, first: str | None) -> None:
+    """A worker: a step and its time for every line on standard input."""
+    step = jclip_step(SHAPES[model]) if kind == "jclip" else open_clip_step(SHAPES[model], threads, first)
+    for _ in lines():
+        began = time.perf_counter()
+        step()
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+def lines() -> Iterator[str]:
+    """Standard input until it is closed."""
+    while line := sys.stdin.readline():
+        yield line
+
+
+def jclip_step(shape: Shape) -> Callable[[], None]:
+    """A step of the real train step, waited for."""
+    import jax
+    import numpy as np
+
+    from jclip.config import Config, Mesh, Model, Optim, TextTower, VisionTower
+    from jclip.optim import make_optimizer, make_schedule
+    from jclip.sharding import make_mesh, to_global
+    from jclip.step import init_state, make_train_step, param_shapes, state_shardings
+
+    width, depth = shape.vision
+    text_width, text_depth = shape.text
+    vision = VisionTower(shape.image_size, shape.patch_size, width, depth, width // 64)
+    text = TextTower(shape.context_length, width=text_width, depth=text_depth, heads=text_width // 64)
+    config = Config(Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch)
+    mesh, shapes = make_mesh(Mesh()), param_shapes(config.model)
+    schedule = make_schedule(config.optim, warmup_steps=60, total_steps=1000)
+    tx = make_optimizer(config.optim, schedule, shapes)
+    shardings = state_shardings(shapes, tx, config, mesh)
+    train_step = make_train_step(config, tx, schedule, mesh, shardings)
+    rng = np.random.default_rng(0)
+    size, length = shape.image_size, shape.context_length
+    rows = {
+        "image": rng.integers(0, 256, (shape.batch, size, size, 3)).astype(np.uint8),
+        "text": rng.integers(1, 49408, (shape.batch, length)).astype(np.int32),
+    }
+    batch = to_global(rows, mesh)
+    state: Any = init_state(config, tx, shardings)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = train_step(state, batch)
+        jax.block_until_ready(state)
+
+    return step
+
+
+def open_clip_step(shape: Shape, threads: int, first: str | None) -> Callable[[], None]:
+    """The same with open_clip's model and loss, and torch's AdamW."""
+    import importlib
+
+    if first:
+        importlib.import_module(first)
+    torch = importlib.import_module("torch")
+    CLIP = importlib.import_module("open_clip.model").CLIP
+    loss_fn = importlib.import_module("open_clip.loss").ClipLoss()
+    torch.set_num_threads(threads)
+    width, depth = shape.vision
+    text_width, text_depth = shape.text
+    vision = {"image_size": shape.image_size, "patch_size": shape.patch_size, "width": width, "layers": depth, "head_width": 64}
+    text = {"context_length": shape.context_length, "vocab_size": 49408, "width": text_width}
+    model = CLIP(shape.embed_dim, vision, {**text, "heads": text_width // 64, "layers": text_depth})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    images = torch.randn(shape.batch, 3, shape.image_size, shape.image_size)
+    texts = torch.randint(1, 49408, (shape.batch, shape.context_length))
+
+    def step() -> None:
+        image, caption, scale = model(images, texts)[:3]
+        loss = loss_fn(image, caption, scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
