@@ -8,9 +8,7 @@ The data (public domain) come from two Debian packages; `tools/make_clipart.py -
 
 from jclip.config import Augment, Checkpoint, Config, Data, Model, Optim, Pair, Preprocess, Retrieval, TextTower, VisionTower
 
-WHITE = Preprocess(
-    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resize="longest", fill=255
-)
+WHITE = Preprocess(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resize="longest", fill=255)
 
 
 def get_config(root: str = "data/clipart") -> Config:

@@ -1,6 +1,6 @@
 """A CLIP that names drawn shapes, trained from nothing on a laptop: the first thing to run.
 
-    jclip train configs/quickstart.py --workdir /tmp/quickstart
+jclip train configs/quickstart.py --workdir /tmp/quickstart
 """
 
 from jclip.config import (

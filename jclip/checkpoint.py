@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 from jclip import __version__
-from jclip.config import Config, from_json, to_json
+from jclip.config import Config, ConfigError, from_json, to_json
 from jclip.tree import flatten
 
 
@@ -26,12 +27,13 @@ class Checkpoints:
     A context manager: leaving it waits until what is being written is safe.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 1, best: str | None = None) -> None:
+    def __init__(self, workdir: str | Path, *, keep: int = 1, best: str | None = None, read_only: bool = False) -> None:
         """
         Args:
             workdir: folder of the run; made where it is missing.
             keep: how many of the latest checkpoints stay.
             best: metric whose highest checkpoint stays as well.
+            read_only: leave alone what another process may be writing; otherwise what a killed one left unfinished is removed.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         policies: list[Any] = [ocp.training.preservation_policies.LatestN(keep)]
@@ -46,7 +48,7 @@ class Checkpoints:
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -68,17 +70,19 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """The configuration that the checkpoint was trained with."""
-        metadata = self._checkpointer.metadata(step).custom_metadata
-        if not metadata or "config" not in metadata:
+        saved = self._checkpointer.metadata(step).custom_metadata
+        if not saved or "config" not in saved:
             raise CheckpointError(f"checkpoint: {self.directory / str(step)} holds no configuration; it is not one of jclip's")
-        return from_json(metadata["config"])
+        return from_json(saved["config"])
 
     def save(self, step: int, parts: Mapping[str, Any], config: Config, metrics: Mapping[str, float] | None = None) -> None:
         """Starts to save; training goes on. The previous save has ended first, and its error surfaces here."""
         self._checkpointer.wait()
         ranked = dict(metrics) if metrics is not None and self.best in metrics else None
-        metadata = {"config": to_json(config), "versions": versions()}
-        self._checkpointer.save_checkpointables_async(step, dict(parts), force=True, metrics=ranked, custom_metadata=metadata)
+        if metrics is not None and ranked is None and any(f"{name}/" in f"{self.best}" for name in _prefixes(metrics)):
+            raise ConfigError(f"config: checkpoint.best {self.best!r} is none of the metrics: {', '.join(metrics)}")
+        extra = {"config": to_json(config), "versions": versions()}
+        self._checkpointer.save_checkpointables_async(step, dict(parts), force=True, metrics=ranked, custom_metadata=extra)
 
     def wait(self) -> None:
         """Until the last save is safe on disk."""
@@ -97,6 +101,11 @@ class Checkpoints:
         return self._checkpointer.load_checkpointables(step, dict(parts))
 
 
+def _prefixes(metrics: Mapping[str, float]) -> set[str]:
+    """Names of the evaluations that gave these metrics, as far as a metric shows it: all that stands before a "/"."""
+    return {name[:i] for name in metrics for i, letter in enumerate(name) if letter == "/"}
+
+
 def _check_fits(at: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     have, want = flatten(saved), flatten(wanted)
     problems = [f"missing {path} {want[path].shape}" for path in want if path not in have]
@@ -112,12 +121,10 @@ def _check_fits(at: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def versions() -> dict[str, str]:
     """Of everything that a result may depend on."""
-    import jaxlib
-
     return {
         "jclip": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "flax": flax.__version__,
         "optax": optax.__version__,
         "python": platform.python_version(),

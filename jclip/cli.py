@@ -24,7 +24,7 @@ The data (--data.source) is one of
 
 EVAL = """Run the evaluations of a trained model's configuration on one of its checkpoints."""
 
-EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to OUT/TOWER.npy; OUT/keys.txt names the rows."""
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

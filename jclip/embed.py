@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jclip.data import eval_transform, open_source, read_once
-from jclip.inference import load
+from jclip.config import ConfigError
+from jclip.data import Source, eval_transform, open_source, read_once
+from jclip.inference import Encoder, load
 
 
 def main(
@@ -29,36 +29,46 @@ def main(
         step: which checkpoint of the workdir.
 
     Raises:
-        ValueError: the model has no such tower.
+        ConfigError: the model has no such tower.
     """
-    console, out = Console(stderr=True, highlight=False), Path(out)
+    console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
     encoder = load(model, step=step)
     for tower in towers:
         if tower not in encoder.model.towers:
-            raise ValueError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
+            raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
+    if batch_size < 1:
+        raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
     examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
-    size = -(-batch_size // encoder.mesh.size) * encoder.mesh.size
     out.mkdir(parents=True, exist_ok=True)
-    arrays = {tower: _create(out / f"{tower}.npy.partial", len(examples), encoder.model.embed_dim) for tower in towers}
-    transforms = {tower: eval_transform(encoder.model.towers[tower]) for tower in towers}
+    (out / "problems.txt").unlink(missing_ok=True)
+    for tower in towers:
+        keys, problems = _embed_tower(encoder, tower, examples, out, batch_size, console)
+        (out / "keys.txt").write_text("".join(f"{key}\n" for key in keys))
+        if problems:
+            with (out / "problems.txt").open("a") as file:
+                file.writelines(f"{tower}: {problem}\n" for problem in problems)
+            console.print(
+                f"{tower}: {len(problems)} of {len(keys)} examples cannot be read: their rows are NaN, problems.txt says why"
+            )
+        console.print(f"wrote {len(keys) - len(problems)} embeddings of {encoder.model.embed_dim} numbers to {out / tower}.npy")
+
+
+def _embed_tower(
+    encoder: Encoder, tower: str, examples: Source, out: Path, batch_size: int, console: Console
+) -> tuple[list[str], list[str]]:
+    """Writes out/TOWER.npy; returns the keys of its rows and the problems."""
+    size = -(-batch_size // encoder.mesh.size) * encoder.mesh.size
+    partial = out / f"{tower}.npy.partial"
+    array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(len(examples), encoder.model.embed_dim))
     keys: list[str] = []
     problems: list[str] = []
-    batches = read_once(examples, transforms, batch_size=size)
-    for batch in track(batches, "embed", total=-(-len(examples) // size), console=console):
+    batches = read_once(examples, {tower: eval_transform(encoder.model.towers[tower])}, batch_size=size)
+    for batch in track(batches, f"embed {tower}", total=-(-len(examples) // size), console=console):
         start, count = len(keys), min(size, len(examples) - len(keys))
-        for tower, z in encoder.embed_rows(batch.arrays, size).items():
-            arrays[tower][start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
+        z = encoder.embed_rows(batch.arrays, size)[tower]
+        array[start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
         keys += batch.keys[:count]
         problems += batch.problems
-    for tower, array in arrays.items():
-        array.flush()
-        (out / f"{tower}.npy.partial").replace(out / f"{tower}.npy")
-    (out / "keys.txt").write_text("".join(f"{key}\n" for key in keys))
-    if problems:
-        (out / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems))
-        console.print(f"{len(problems)} of {len(keys)} examples cannot be read: their rows are NaN, problems.txt says why")
-    console.print(f"wrote {len(keys) - len(problems)} embeddings of {encoder.model.embed_dim} numbers to {out}")
-
-
-def _create(path: Path, rows: int, columns: int) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, columns))
+    array.flush()
+    partial.replace(out / f"{tower}.npy")
+    return keys, problems

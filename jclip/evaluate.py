@@ -2,24 +2,25 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, check
+from jclip.config import Config, ConfigError, Mesh, check
 from jclip.eval import Embedding, Evaluator, Functions, make_evaluator, run_evaluators
 from jclip.metrics import results_table
 from jclip.sharding import gather_rows, make_mesh, param_shardings, to_global
 from jclip.step import abstract, make_encode, param_shapes
 
 
-def make_evaluators(config: Config, mesh: Mesh) -> dict[str, Evaluator]:
+def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name."""
     encode = make_encode(config.model, mesh)
 
@@ -27,7 +28,8 @@ def make_evaluators(config: Config, mesh: Mesh) -> dict[str, Evaluator]:
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(pooled, z) for tower, (pooled, z) in encoded.items()}
 
-    functions = Functions(embed, config.eval_batch_size, gather_rows, jax.process_index(), jax.process_count())
+    batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
+    functions = Functions(embed, batch_size, gather_rows, jax.process_index(), jax.process_count())
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
 
@@ -61,7 +63,7 @@ def main(workdir: str | Path, *, names: Sequence[str] = (), step: int | None = N
     return results
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int, Any, Mesh]:
+def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int, Any, DeviceMesh]:
     """The configuration, step and parameters of a checkpoint of a run, on a mesh over the devices of this machine.
 
     Raises:
@@ -69,7 +71,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int,
     """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         if not checkpoints.steps:
             raise CheckpointError(f"{workdir} holds no finished checkpoint; let `jclip train` reach its first one")
         step = checkpoints.steps[-1] if step is None else step
@@ -77,7 +79,8 @@ def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int,
             raise CheckpointError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints.steps))}")
         config = checkpoints.config(step)
         check(config)
-        mesh = make_mesh(config.mesh)
+        # The machine that evaluates need not have the devices of the one that trained.
+        mesh = make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
         shapes = param_shapes(config.model)
         params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
     return config, step, params, mesh

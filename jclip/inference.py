@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Mesh, Model, TextTower, VisionTower, architecture, architecture_names
+from jclip.config import ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
 from jclip.data import eval_transform
 from jclip.evaluate import load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -64,7 +64,7 @@ class Encoder:
 
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of texts, one or many."""
-        return self.embed(self._only(TextTower), _as_list(texts), batch_size=batch_size)
+        return self.embed(self._only(TextTower), [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
 
     def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
@@ -78,7 +78,9 @@ class Encoder:
 
     def embed_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
         """Unit vectors of inputs that are transformed already, at most batch_size of them; the rest is padding."""
-        size = -(-batch_size // self.mesh.size) * self.mesh.size
+        rows_here = max(len(x) for x in rows.values())
+        size = min(batch_size, 1 << (rows_here - 1).bit_length())  # few sizes, because each is compiled
+        size = -(-size // self.mesh.size) * self.mesh.size
         padded = {name: np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for name, x in rows.items()}
         encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
         return {name: z for name, (_, z) in encoded.items()}
@@ -86,12 +88,14 @@ class Encoder:
     def _only(self, kind: type) -> str:
         names = [name for name, tower in self.model.towers.items() if isinstance(tower, kind)]
         if len(names) != 1:
-            raise ValueError(f"the model has {len(names)} towers of type {kind.__name__} ({', '.join(names)}); use embed(tower, ...)")
+            raise ConfigError(
+                f"the model has {len(names)} towers of type {kind.__name__} ({', '.join(names)}); use embed(tower, ...)"
+            )
         return names[0]
 
 
 def _as_list(values: Any) -> list[Any]:
-    """One value or many, as a list; an image array and a Pillow image are one value, though both can be iterated over or have parts."""
+    """One value or many, as a list; an array of one image is one value."""
     one = isinstance(values, (str, bytes, Path)) or not isinstance(values, Iterable)
     return [values] if one or (isinstance(values, np.ndarray) and values.ndim <= 3) else list(values)
 

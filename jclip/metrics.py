@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 Values = Mapping[str, float]
 SHOWN_PROBLEMS = 5
@@ -60,10 +61,11 @@ def _step_of(line: str) -> float:
 class TensorBoardWriter:
     """Scalars for TensorBoard, where the extra `tensorboard` is installed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, start: int = 0) -> None:
+        """Writes to `directory`; what a killed run wrote of steps after `start` is hidden."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory))
+        self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
 
     def write(self, step: int, values: Values) -> None:
         """Adds each as a scalar."""
@@ -97,7 +99,7 @@ class Terminal:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self.console.print(message, soft_wrap=True)
+        self.console.print(message, soft_wrap=True, markup=False)
 
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
         """Moves the bar."""
@@ -121,9 +123,9 @@ class Terminal:
 
 def results_table(title: str, values: Values) -> Table:
     """Results of evaluations, a line each."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in values.items():
-        table.add_row(name, f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
+        table.add_row(Text(name), f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
     return table
 
 
@@ -174,7 +176,7 @@ class TrainLog:
         *,
         every: int,
         total: int,
-        last_good: Callable[[], str],
+        last_good: Callable[[int], str],
     ) -> None:
         """
         Args:
@@ -183,7 +185,7 @@ class TrainLog:
             clock: of this run.
             every: steps between lines of metrics.
             total: steps of the run.
-            last_good: says which checkpoint to go back to when training diverges.
+            last_good: says which checkpoint to go back to when training diverges at a step.
         """
         self._writers, self._terminal, self._clock = writers, terminal, clock
         self._every, self._total, self._last_good = every, total, last_good
@@ -223,7 +225,7 @@ class TrainLog:
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             raise NonFiniteLoss(
                 f"step {step}: the loss is {values['loss']} and the norm of the gradient {values['grad_norm']}. "
-                f"{self._last_good()}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help. "
+                f"{self._last_good(step)}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help. "
                 f"The batch held {', '.join(keys)}"
             )
         if step % self._every == 0 or step == self._total:
@@ -246,9 +248,9 @@ class TrainLog:
             writer.write(step, values)
 
 
-def tensorboard_writer(directory: Path) -> list[Any]:
+def tensorboard_writer(directory: Path, *, start: int = 0) -> list[Any]:
     """[TensorBoardWriter] where the extra is installed, [] elsewhere."""
     try:
-        return [TensorBoardWriter(directory)]
+        return [TensorBoardWriter(directory, start=start)]
     except ImportError:
         return []

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def state_shardings(shapes: Params, tx: optax.GradientTransformation, config: Co
     params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
     opt_shapes = jax.eval_shape(tx.init, shapes)
     opt_state = optax.tree.map_params(tx, lambda _, s: s, opt_shapes, params, transform_non_params=lambda _: everywhere)
-    return TrainState(everywhere, params, opt_state)
+    return TrainState(cast(Any, everywhere), params, opt_state)
 
 
 def state_shapes(config: Config, tx: optax.GradientTransformation) -> TrainState:
@@ -143,4 +143,3 @@ def make_encode(model: Model, mesh: Mesh) -> Encode:
         return {name: (e.output.pooled, e.z) for name, e in encoded.items()}
 
     return jax.jit(encode, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))
-

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Plan, check, make_plan, to_json
+from jclip.config import Config, Plan, check, differences, make_plan, to_json
 from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
@@ -34,7 +34,8 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     """
     workdir = Path(workdir)
     check(config, devices=jax.device_count(), hosts=jax.process_count())
-    plan = make_plan(config, examples=len(open_source(config.data.source)))
+    source = open_source(config.data.source)
+    plan = make_plan(config, examples=len(source))
     mesh = make_mesh(config.mesh)
 
     shapes = param_shapes(config.model)
@@ -47,12 +48,14 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     results: dict[str, float] = {}
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints:
         start, state = _restore_or_init(config, tx, shardings, checkpoints)
-        (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
         terminal = Terminal(plan.total, start=start)
         terminal.say(_greeting(config, plan, mesh, state, start, workdir))
+        if start and (changes := differences(checkpoints.config(start), config)):
+            terminal.say(f"jclip: the checkpoint was trained with another configuration: {'; '.join(changes)}")
+        (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_loader(config, start=start) as loader,
+            make_loader(config, source, start=start) as loader,
             _stop_signal() as stop_requested,
         ):
             for step, batch in zip(range(start + 1, plan.total + 1), loader, strict=False):
@@ -61,16 +64,22 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
                     state, metrics = train_step(state, arrays)
                 log.step(step, metrics, batch.keys, batch.problems)
 
-                due = {name: evaluators[name] for name in plan.due_evaluations(step)}
-                if due:
-                    results = log.evaluation(step, run_evaluators(due, state.params))
                 stop = stop_requested()
+                due = {} if stop else {name: evaluators[name] for name in plan.due_evaluations(step)}
+                if due:
+                    try:
+                        results = log.evaluation(step, run_evaluators(due, state.params))
+                    except Exception:
+                        checkpoints.save(step, state.saved(), config)  # a mistake in an evaluation costs no training
+                        raise
                 if plan.due_checkpoint(step) or stop or (due and config.checkpoint.best in results):
                     log.flush()
                     checkpoints.save(step, state.saved(), config, results if due else None)
                 if stop:
+                    checkpoints.wait()
                     terminal.say(f"stopped after step {step:,}, which is saved; the same command goes on from there")
                     break
+            checkpoints.wait()
     return results
 
 
@@ -91,13 +100,16 @@ def _restore_or_init(
 
 
 def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkpoints: Checkpoints) -> TrainLog:
-    def last_good() -> str:
-        latest = checkpoints.latest
-        return "No checkpoint has been saved yet" if latest is None else f"The last good checkpoint is {checkpoints.directory / str(latest)}"
+    def last_good(step: int) -> str:
+        good = [saved for saved in checkpoints.steps if saved < step - 1]
+        found = f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
+        if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
+            found += f"; remove {checkpoints.directory / str(step - 1)}, which is not, before you go on"
+        return found
 
     workdir = checkpoints.directory.parent
     jsonl = JsonlWriter(workdir / "metrics.jsonl", start=start)
-    writers = [jsonl, terminal, *tensorboard_writer(workdir / "tensorboard")]
+    writers = [jsonl, terminal, *tensorboard_writer(workdir / "tensorboard", start=start)]
     clock = Clock(config.batch_size, plan.total, start)
     return TrainLog(writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good)
 
@@ -109,7 +121,7 @@ def _greeting(config: Config, plan: Plan, mesh: Mesh, state: TrainState, start: 
     return (
         f"jclip: {parameters / 1e6:.1f}M parameters in {', '.join(config.model.towers)} on {mesh.size} x {device.device_kind} "
         f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})\n"
-        f"jclip: {plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; everything goes to {workdir}"
+        f"jclip: {plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; all goes to {workdir}"
     )
 
 

@@ -52,7 +52,7 @@ def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path
 
 
 def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither a workdir nor an architecture; architectures: .*ViT-B-32"):
+    with pytest.raises(FileNotFoundError, match=r"neither a workdir nor an architecture; architectures: .*ViT-B-32"):
         jclip.load("ViT-B-31")
     with pytest.raises(jclip.CheckpointError, match="holds no checkpoints"):
         jclip.load(tmp_path)

@@ -26,7 +26,7 @@ def test_lines_after_the_restored_step_and_half_lines_are_dropped(tmp_path: Path
 
 def make_log(out: io.StringIO, total: int = 4) -> TrainLog:
     terminal = Terminal(total, console=Console(file=out, width=120))
-    return TrainLog([terminal], terminal, Clock(8, total), every=2, total=total, last_good=lambda: "Go back to 7")
+    return TrainLog([terminal], terminal, Clock(8, total), every=2, total=total, last_good=lambda step: "Go back to 7")
 
 
 def test_metrics_come_a_step_late_and_every_few_steps() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tiny import tiny_config
 
 from jclip import evaluate, train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Mesh, from_json
+from jclip.config import ConfigError, Mesh, from_json
 from jclip.metrics import NonFiniteLoss
 from jclip.optim import make_optimizer, make_schedule
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -24,6 +25,8 @@ from jclip.step import TrainState, abstract, make_encode, param_shapes, state_sh
 from jclip.tree import flatten
 
 HERE = Path(__file__).parent
+STEPS = 40
+LONG = ("--duration", str(STEPS), "--evals.seen.every", "20")
 
 
 def start_jclip(workdir: Path, *overrides: str, devices: int = 1) -> subprocess.Popen[str]:
@@ -70,7 +73,7 @@ def whole_lines(workdir: Path) -> list[dict[str, float]]:
 
 def final_params(workdir: Path) -> dict[str, np.ndarray]:
     _, step, params, _ = evaluate.load_run(workdir)
-    assert step == 12
+    assert step == STEPS
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
@@ -78,21 +81,27 @@ def final_params(workdir: Path) -> dict[str, np.ndarray]:
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     devices, fsdp = request.param
     workdir = tmp_path_factory.mktemp("whole")
-    finish(start_jclip(workdir, "--mesh.fsdp", str(fsdp), devices=devices))
+    finish(start_jclip(workdir, "--mesh.fsdp", str(fsdp), *LONG, devices=devices))
     return workdir, devices, str(fsdp)
 
 
-@pytest.mark.parametrize(("kill_at", "workers"), [(3, "0"), (9, "2")], ids=["before the first checkpoint", "between checkpoints"])
+@pytest.mark.parametrize(
+    ("kill_at", "workers"), [(2, "0"), (10, "2"), (None, "0")], ids=["at once", "between checkpoints", "saving"]
+)
 def test_killed_and_started_again_ends_bit_equal(
-    uninterrupted: tuple[Path, int, str], tmp_path: Path, kill_at: int, workers: str
+    uninterrupted: tuple[Path, int, str], tmp_path: Path, kill_at: int | None, workers: str
 ) -> None:
     whole, devices, fsdp = uninterrupted
-    process = start_jclip(tmp_path, "--mesh.fsdp", fsdp, devices=devices)
-    wait_for_step(tmp_path, kill_at, process)
-    process.kill()  # SIGKILL
+    process = start_jclip(tmp_path, "--mesh.fsdp", fsdp, *LONG, devices=devices)
+    if kill_at is None:
+        wait_for_unfinished_save(tmp_path, process)
+    else:
+        wait_for_step(tmp_path, kill_at, process)
+    process.kill()
     process.communicate()
-    assert "loss" in lines(tmp_path)[0]
-    finish(start_jclip(tmp_path, "--mesh.fsdp", fsdp, "--data.workers", workers, devices=devices))
+    assert process.returncode == -signal.SIGKILL
+    assert max((line["step"] for line in whole_lines(tmp_path)), default=0) < STEPS
+    finish(start_jclip(tmp_path, "--mesh.fsdp", fsdp, *LONG, "--data.workers", workers, devices=devices))
     want, got = final_params(whole), final_params(tmp_path)
     assert want.keys() == got.keys()
     for path in want:
@@ -100,31 +109,69 @@ def test_killed_and_started_again_ends_bit_equal(
     assert losses(whole) == losses(tmp_path)
 
 
+def wait_for_unfinished_save(workdir: Path, process: subprocess.Popen[str]) -> None:
+    """Until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
+    deadline = time.monotonic() + 240
+    while not any(not path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no save"
+
+
 def test_the_workdir_tells_the_whole_run(uninterrupted: tuple[Path, int, str]) -> None:
-    workdir, devices, fsdp = uninterrupted
+    workdir, _, fsdp = uninterrupted
     written = lines(workdir)
-    assert [line["step"] for line in written if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in written if "loss" in line] == list(range(1, STEPS + 1))
     assert {"loss", "lr", "grad_norm", "logit_scale", "examples_per_second", "seconds_left"} <= written[0].keys()
-    assert [line["step"] for line in written if "seen/top1" in line] == [6, 12]
-    assert [line["step"] for line in written if "pairs/image_to_text/recall@1" in line] == [12]
-    assert from_json(json.loads((workdir / "config.json").read_text())) == tiny_config(**{"mesh.fsdp": int(fsdp)})
-    best = max((6, 12), key=lambda step: next(x["seen/top1"] for x in written if x["step"] == step and "seen/top1" in x))
-    with Checkpoints(workdir) as checkpoints:
-        assert checkpoints.steps[-2:] == [8, 12]
-        assert best in checkpoints.steps
+    accuracies = {line["step"]: line["seen/top1"] for line in written if "seen/top1" in line}
+    assert list(accuracies) == [20, 40]
+    assert [line["step"] for line in written if "pairs/image_to_text/recall@1" in line] == [STEPS]
+    changes = {"mesh.fsdp": int(fsdp), "duration": str(STEPS), "evals.seen.every": "20"}
+    assert from_json(json.loads((workdir / "config.json").read_text())) == tiny_config(**changes)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps[-2:] == [36, 40]
+        assert max(accuracies, key=lambda step: (accuracies[step], step)) in checkpoints.steps
 
 
-def test_eval_of_a_checkpoint_gives_the_numbers_of_the_loop(
-    uninterrupted: tuple[Path, int, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("devices", [1, 8])
+def test_eval_gives_the_numbers_of_the_loop_on_any_number_of_devices(uninterrupted: tuple[Path, int, str], devices: int) -> None:
     workdir = uninterrupted[0]
-    config, *_ = evaluate.load_run(workdir)
-    results = evaluate.main(workdir, as_json=True)
-    printed = json.loads(capsys.readouterr().out)
-    assert printed == {"step": 12, **results}
-    last = {name: value for line in lines(workdir) if line["step"] == 12 and "loss" not in line for name, value in line.items()}
-    assert results == pytest.approx({name: last[name] for name in results}, abs=1e-6)
-    assert {name.split("/")[0] for name in results} == set(config.evals)
+    command = [sys.executable, "-m", "jclip.cli", "eval", str(workdir), "--json"]
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=HERE.parent)
+    results = json.loads(done.stdout)
+    last = {
+        name: value for line in lines(workdir) if line["step"] == STEPS and "loss" not in line for name, value in line.items()
+    }
+    assert results == pytest.approx(last, abs=1e-6)
+    assert {name.split("/")[0] for name in results} == {"step", "seen", "pairs"}
+
+
+def test_a_reader_leaves_an_unfinished_save_alone(tmp_path: Path) -> None:
+    train.main(tiny_config(**{"duration": "4", "optim.warmup": "1", "evals": {}, "checkpoint.best": None}), tmp_path)
+    unfinished = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", unfinished)
+    evaluate.load_run(tmp_path)
+    assert unfinished.exists()
+
+
+def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
+    changes = {"evals.seen.label": "nonsense", "evals.seen.every": "5", "checkpoint.best": None}
+    with pytest.raises(ConfigError, match="nonsense"):
+        train.main(tiny_config(**changes), tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest == 5
+
+
+def test_a_best_metric_that_no_evaluation_gives_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'seen/top_1' is none of the metrics: seen/top1"):
+        train.main(tiny_config(**{"checkpoint.best": "seen/top_1"}), tmp_path)
+
+
+def test_another_configuration_goes_on_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = {"evals": {}, "checkpoint.best": None}
+    train.main(tiny_config(**short, duration="4"), tmp_path)
+    train.main(tiny_config(**short, duration="6"), tmp_path)
+    assert "another configuration: duration: '4' -> '6'" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) -> None:
@@ -171,16 +218,20 @@ def test_a_stop_signal_saves_and_exits_cleanly(tmp_path: Path, number: int) -> N
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -> None:
-    config = tiny_config(**{"optim.lr": 1e30, "optim.clip_norm": None, "checkpoint.every": "1", "duration": "50"})
+    config = tiny_config(
+        **{"optim.lr": 1e30, "optim.clip_norm": None, "optim.warmup": "0", "checkpoint.every": "1", "duration": "50"}
+    )
     with pytest.raises(NonFiniteLoss) as error:
         train.main(config, tmp_path)
     message = str(error.value)
+    step = int(message.split(":")[0].removeprefix("step "))
     with Checkpoints(tmp_path) as checkpoints:
-        last = checkpoints.latest
-        assert last is not None
-        step = int(message.split(":")[0].removeprefix("step "))
-        assert step == last + 1
-        assert f"The last good checkpoint is {tmp_path / 'checkpoints' / str(last)}" in message
+        assert checkpoints.latest == step - 1
+    if step > 2:
+        assert f"The last good checkpoint is {tmp_path / 'checkpoints' / str(step - 2)}; " in message
+    else:
+        assert "There is no good checkpoint" in message
+    assert f"remove {tmp_path / 'checkpoints' / str(step - 1)}, which is not" in message
     assert message.count("shapes:train:") == 16
 
 
@@ -222,7 +273,10 @@ def write_shard(path: Path, broken: tuple[int, ...]) -> None:
         for i in range(16):
             picture = io.BytesIO()
             Image.new("RGB", (20, 20), (i, 2 * i, 3 * i)).save(picture, "PNG")
-            for name, data in ((f"{i}.png", b"no image" if i in broken else picture.getvalue()), (f"{i}.txt", f"number {i}".encode())):
+            for name, data in (
+                (f"{i}.png", b"no image" if i in broken else picture.getvalue()),
+                (f"{i}.txt", f"number {i}".encode()),
+            ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

@@ -3,9 +3,9 @@
     python tools/bench_step.py                                     jclip alone
     python tools/bench_step.py --peer-python ../peer/bin/python    beside open_clip, installed in another environment
 
-Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is one step of each, one after the other; the table gives
-the medians of the times and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means that jclip is
-faster.
+Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is one step of each, one after the other; the table
+gives the medians of the times, and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means
+that jclip is faster.
 """
 
 import argparse
@@ -141,7 +141,9 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     text_width, text_depth = shape.text
     vision = VisionTower(shape.image_size, shape.patch_size, width, depth, width // 64)
     text = TextTower(shape.context_length, width=text_width, depth=text_depth, heads=text_width // 64)
-    config = Config(Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch)
+    config = Config(
+        Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch
+    )
     mesh, shapes = make_mesh(Mesh()), param_shapes(config.model)
     schedule = make_schedule(config.optim, warmup_steps=60, total_steps=1000)
     tx = make_optimizer(config.optim, schedule, shapes)
@@ -149,7 +151,7 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     train_step = make_train_step(config, tx, schedule, mesh, shardings)
     rng = np.random.default_rng(0)
     size, length = shape.image_size, shape.context_length
-    rows = {
+    rows: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (shape.batch, size, size, 3)).astype(np.uint8),
         "text": rng.integers(1, 49408, (shape.batch, length)).astype(np.int32),
     }

@@ -1,6 +1,6 @@
 """Draws the curves of one or more runs: the loss, and every evaluation asked for, over steps or minutes.
 
-    python tools/plot_metrics.py /tmp/quickstart --metrics seen/top1 heldout/top1 --out quickstart.png
+python tools/plot_metrics.py /tmp/quickstart --metrics seen/top1 heldout/top1 --out quickstart.png
 """
 
 import argparse
@@ -17,7 +17,9 @@ def main() -> None:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", nargs="+", type=Path, help="folders with a metrics.jsonl")
-    parser.add_argument("--metrics", nargs="*", default=[], help="evaluations to draw beside the loss; default: all that end in top1")
+    parser.add_argument(
+        "--metrics", nargs="*", default=[], help="evaluations to draw beside the loss; default: all that end in top1"
+    )
     parser.add_argument("--out", type=Path, required=True, help="picture to write, such as curves.png or curves.svg")
     options = parser.parse_args()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
@@ -30,7 +32,9 @@ def main() -> None:
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if not points:
-                raise SystemExit(f"{workdir} has no metric {name}; it has {', '.join(sorted({n for line in lines for n in line}))}")
+                raise SystemExit(
+                    f"{workdir} has no metric {name}; it has {', '.join(sorted({n for line in lines for n in line}))}"
+                )
             right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{prefix}{name}")
     for axes, title in ((left, "training loss"), (right, "evaluations")):
         axes.set_title(title, loc="left", fontsize=10)

@@ -4,7 +4,7 @@ from jclip.config.architectures import architecture, architecture_names
 from jclip.config.check import check
 from jclip.config.durations import Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
-from jclip.config.io import from_json, load, to_json
+from jclip.config.io import differences, from_json, load, to_json
 from jclip.config.schema import (
     Augment,
     Checkpoint,
@@ -49,6 +49,7 @@ __all__ = [
     "architecture",
     "architecture_names",
     "check",
+    "differences",
     "from_json",
     "load",
     "make_plan",

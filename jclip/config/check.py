@@ -200,5 +200,5 @@ def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[
             low = size // devices * devices
             choices = f"{low} or {low + devices}" if low else str(devices)
             yield f"{name} {size} is not divisible by {devices} devices; use {choices}"
-    if devices % hosts:
-        yield f"{devices} devices cannot be shared equally by {hosts} hosts"
+    if hosts != 1:
+        yield f"there are {hosts} processes; training runs in one process, on all the devices of a host"

@@ -37,9 +37,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     asks_for_help = bool({"-h", "--help"} & set(overrides))
     arguments, overrides = _recipe_arguments(get_config, overrides, asks_for_help)
     description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}"
-    return tyro.cli(
-        Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description
-    )
+    return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description)
 
 
 def _recipe_arguments(get_config: Any, overrides: list[str], asks_for_help: bool) -> tuple[dict[str, Any], list[str]]:
@@ -77,6 +75,19 @@ def to_json(config: Any) -> Any:
     if isinstance(config, (tuple, list)):
         return [to_json(value) for value in config]
     return config
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """What differs between two configurations, such as "optim.lr: 0.001 -> 0.0003"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(f"{at}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif dataclasses.is_dataclass(old) and type(old) is type(new):
+        names = [f.name for f in dataclasses.fields(old)]
+        pairs = [(f"{at}.{name}".lstrip("."), getattr(old, name), getattr(new, name)) for name in names]
+    else:
+        return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
+    return [change for path, a, b in pairs for change in differences(a, b, path)]
 
 
 def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # type: ignore[assignment]

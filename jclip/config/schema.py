@@ -116,7 +116,7 @@ class Model:
     scan: bool = False
     """Compile one block and loop over it (fast compile, less code) instead of unrolling the blocks."""
     remat: Remat = "none"
-    """What a block keeps for the backward pass: none (no rematerialisation), or the policy of that name in jax.checkpoint_policies."""
+    """What a block keeps for the backward pass: none keeps all; the others are named as in jax.checkpoint_policies."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Data:
     """What is trained on."""
 
     source: str = "shapes:train"
-    """shapes:SPLIT, webdataset:PATTERN or tfds:NAME[/CONFIG]:SPLIT; `jclip train --help` explains each."""
+    """shapes:SPLIT, webdataset:PATTERN, tfds:NAME[/CONFIG]:SPLIT or folder:DIR; `jclip train --help` explains each."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
     augment: Augment = Augment()

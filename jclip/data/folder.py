@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jclip.data.sources import LazyExample, SourceError, decode_text
+from jclip.data.sources import BadExample, LazyExample, SourceError, decode_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 """File names, in lower case, that are images."""
@@ -29,10 +30,17 @@ class Folder:
     def __getitem__(self, index: int) -> LazyExample:
         path = self.root / self.names[index]
         caption = path.with_suffix(".txt")
-        readers: dict[str, Callable[[], Any]] = {"image": path.read_bytes}
+        readers: dict[str, Callable[[], Any]] = {"image": partial(_read, path)}
         if caption.is_file():
-            readers["text"] = lambda: decode_text(caption.read_bytes())
+            readers["text"] = lambda: decode_text(_read(caption))
         return LazyExample(self.names[index], readers)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadExample(f"file cannot be read: {error}") from None
 
 
 def open_folder(spec: str) -> Folder:

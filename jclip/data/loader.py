@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import sys
 import weakref
 from collections import deque
@@ -80,7 +81,7 @@ class Loader(Iterator[Batch]):
         self.close()
 
 
-def make_loader(config: Config, *, start: int = 0, host: int = 0, hosts: int = 1) -> Loader:
+def make_loader(config: Config, source: Source | None = None, *, start: int = 0, host: int = 0, hosts: int = 1) -> Loader:
     """The batches of a run from batch `start` on: batch k is a function of (config, k), and takes step k to k+1.
 
     The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
@@ -99,7 +100,7 @@ def make_loader(config: Config, *, start: int = 0, host: int = 0, hosts: int = 1
     import grain
     from absl import flags
 
-    source = open_source(config.data.source)
+    source = open_source(config.data.source) if source is None else source
     transforms = {name: train_transform(tower, config.data.augment) for name, tower in config.model.towers.items()}
     prepare = _Prepare(source, transforms, dict(config.data.fields))
     rows = config.batch_size // hosts
@@ -268,5 +269,6 @@ def _threads() -> int:
 def _start_worker(index: int, count: int) -> None:
     """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
     if jax := sys.modules.get("jax"):
         jax.config.update("jax_platforms", "cpu")

@@ -294,6 +294,8 @@ class Tokenize:
             raise BadExample("caption is empty")
         if len(text) > MAX_CHARACTERS:
             raise BadExample(f"caption has {len(text)} characters, more than {MAX_CHARACTERS}")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise BadExample("caption holds half a surrogate pair")
         return get_tokenizer(self.tokenizer)(text, self.context_length)
 
 

@@ -69,17 +69,23 @@ class WebDataset:
             field = FIELDS.get(extension, extension)
             if field != "key":
                 readers.setdefault(field, partial(_read, shard, extension, offset, size))
-        return LazyExample(f"{self._names[number]}:{name}", readers)
+        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
 
     def _shard(self, number: int) -> "_OpenShard":
         """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
+        shard = self._open.get(number) or _OpenShard(self._paths[number])
         with self._lock:
-            shard = self._open.get(number) or _OpenShard(self._paths[number])
-            self._open[number] = shard
+            shard = self._open.setdefault(number, shard)
             self._open.move_to_end(number)
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
         return shard
+
+
+def _printable(name: str) -> str:
+    """A member's name as one line of text: bytes that are no UTF-8 and control characters are escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 class _OpenShard:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jclip.config import ConfigError
 from jclip.data import Source, Transform, read_once
 
 log = logging.getLogger(__name__)
@@ -74,10 +75,10 @@ def embed_source(
         part: which half of an `Embedding` is kept.
 
     Raises:
-        ValueError: the source is empty, or not one example can be read.
+        ConfigError: the source is empty, or not one example can be read.
     """
     if not len(source):
-        raise ValueError("evaluation: the source has no examples")
+        raise ConfigError("evaluation: the source has no examples")
     features: dict[str, list[np.ndarray]] = {tower: [] for tower in transforms}
     columns: list[np.ndarray] = []
     problems: list[str] = []

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jclip.config import ConfigError
 from jclip.data import Source
 
 _SHOWN = 20
@@ -14,11 +15,11 @@ def class_names(given: tuple[str, ...], source: Source, spec: str) -> tuple[str,
     """The classes of an evaluation: those of its config, else those of its source.
 
     Raises:
-        ValueError: neither has any.
+        ConfigError: neither has any.
     """
     classes = given or source.classes
     if not classes:
-        raise ValueError(f"evaluation: the source {spec!r} has no classes of its own; set `classes`, in the order of the labels")
+        raise ConfigError(f"evaluation: the source {spec!r} has no classes of its own; set `classes`, in the order of the labels")
     return classes
 
 
@@ -34,7 +35,7 @@ def label_reader(classes: tuple[str, ...]) -> Callable[[Any], int]:
             label = label.decode()
         if isinstance(label, str) and label in index:
             if classes.count(label) > 1:
-                raise ValueError(
+                raise ConfigError(
                     f"evaluation: {classes.count(label)} classes are called {label!r}; label by index, or rename them"
                 )
             return index[label]
@@ -43,7 +44,7 @@ def label_reader(classes: tuple[str, ...]) -> Callable[[Any], int]:
         if isinstance(label, np.ndarray) and label.ndim == 0:
             return read(label.item())
         names = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
-        raise ValueError(
+        raise ConfigError(
             f"evaluation: {label!r} is no label; use 0 to {len(classes) - 1} or one of the {len(classes)} classes: {names}; "
             "set `label` to the field that holds it, and `classes` to their names"
         )

@@ -45,7 +45,7 @@ def retrieval_metrics(features: dict[str, np.ndarray], a: str, b: str, groups: n
 
 def stable_hash(value: Any) -> int:
     """A signed 64-bit integer of a text or of bytes, the same in every process (Python's own `hash` is not)."""
-    data = value if isinstance(value, bytes) else str(value).encode()
+    data = value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 

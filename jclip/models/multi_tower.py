@@ -35,11 +35,12 @@ class MultiTower(nn.Module):
     config: Model
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> dict[str, Encoded]:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Encoded]:
         """Encodes the towers that the batch has inputs for.
 
         Args:
-            batch: inputs by tower name; with `init`, of every tower.
+            batch: inputs by tower name, an array each, or for a text tower the tuple (input embeddings, eot); with `init`, of
+                every tower.
             train: whether patch dropout is on; it draws from the key "patches".
         """
         c = self.config
@@ -48,9 +49,12 @@ class MultiTower(nn.Module):
         encoded = {}
         for name in sorted(batch):
             tower = TOWERS[type(c.towers[name])](c.towers[name], dtype, c.scan, c.remat, name=name)
-            output = tower(batch[name], train=train)
+            inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
+            output = tower(*inputs, train=train)
             width = output.pooled.shape[-1]
-            project = Dense(c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=dtype, name=f"{name}_projection")
+            project = Dense(
+                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=dtype, name=f"{name}_projection"
+            )
             encoded[name] = Encoded(unit(project(output.pooled)), output)
         return encoded
 

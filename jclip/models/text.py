@@ -20,7 +20,7 @@ class TextTransformer(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, text: Array, *, eot: Array | None = None, train: bool = False) -> TowerOutput:
+    def __call__(self, text: Array, eot: Array | None = None, *, train: bool = False) -> TowerOutput:
         """Encodes texts.
 
         Args:
@@ -48,10 +48,7 @@ class TextTransformer(nn.Module):
         seen = mask if c.mask_padding else None
         x, _ = blocks(c.depth, scan=self.scan, remat=self.remat, causal=c.causal, **fields)(x, seen)
         tokens = LayerNorm(c.norm_eps, self.dtype, name="norm")(x)
-        if c.pool == "map":
-            pooled = MapPool(name="map", **fields)(tokens, mask)
-        else:
-            pooled = pool_tokens(tokens, mask, eot, c.pool)
+        pooled = MapPool(name="map", **fields)(tokens, mask) if c.pool == "map" else pool_tokens(tokens, mask, eot, c.pool)
         return TowerOutput(pooled, tokens, mask)
 
 

@@ -25,5 +25,5 @@ def test_images_come_in_the_order_of_their_paths_with_captions_where_there_are(t
 def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such folder"):
         open_source(f"folder:{tmp_path}/none")
-    with pytest.raises(SourceError, match="no image in it; images end in .jpg"):
+    with pytest.raises(SourceError, match=r"no image in it; images end in \.jpg"):
         open_source(f"folder:{tmp_path}")
