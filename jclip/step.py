@@ -117,7 +117,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "lr": schedule(state.step),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "logit_scale": jnp.exp(state.params["logit_scale"]),
         }
         return TrainState(state.step + 1, params, opt_state), metrics

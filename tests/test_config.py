@@ -61,7 +61,7 @@ def test_an_architecture_survives_json_and_the_check(name):
 
 def test_a_config_with_everything_survives_json_and_the_check():
     assert from_json(json.loads(json.dumps(to_json(FULL)))) == FULL
-    check(FULL, devices=8, hosts=2)
+    check(FULL, devices=8)
 
 
 def test_an_unknown_architecture_is_answered_with_the_names():
@@ -207,7 +207,7 @@ def test_a_contradiction_is_an_error_that_names_the_field_and_the_remedy(config,
         (Config(eval_batch_size=100), 8, 1, r"eval_batch_size 100 is not divisible by 8 devices; use 96 or 104"),
         (Config(mesh=Mesh(fsdp=3)), 8, 1, r"mesh\.fsdp 3 does not divide 8 devices"),
         (Config(mesh=Mesh(data=2, fsdp=2)), 8, 1, r"mesh 2 x 2 needs 4 devices; there are 8"),
-        (Config(), 8, 3, r"8 devices cannot be shared equally by 3 hosts"),
+        (Config(), 8, 2, r"there are 2 processes; training runs in one process, on all the devices of a host"),
     ],
 )
 def test_what_does_not_fit_the_devices_is_an_error(config, devices, hosts, message):

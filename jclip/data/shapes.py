@@ -26,7 +26,7 @@ LENGTHS = {"train": 50_000, "val": 2_000, "test": 2_000, "heldout": 800}
 
 SPLITS = tuple(LENGTHS)
 
-P_OBJECTS = (0.7, 0.2, 0.1)
+P_OBJECTS = (0.8, 0.15, 0.05)
 """Probability that a scene of train or val has 1, 2 or 3 objects."""
 
 P_NOISE = 0.5

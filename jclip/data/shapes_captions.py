@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-P_COLOUR_ONLY = 0.2
+P_COLOUR_ONLY = 0.1
 """Probability that an object is named by its colour alone: "something red". Such captions tell the words apart."""
 
-P_SHAPE_ONLY = 0.2
+P_SHAPE_ONLY = 0.15
 """Probability that an object is named by its shape alone: "a circle"."""
 
 P_SYNONYM = 0.15
