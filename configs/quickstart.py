@@ -2,8 +2,8 @@
 
     jclip train configs/quickstart.py --workdir runs/quickstart
 
-Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions with synonyms, positions, and parts left out. Of
-the 64 (colour, shape) classes 8 never occur in training.
+Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions with synonyms, positions, and parts left out.
+Of the 64 (colour, shape) classes 8 never occur in training.
 
     seen       zero-shot accuracy on new images of the 56 classes of training (chance 1.8%)
     heldout    of the other 8, among all 64: CLIP's known weakness, naming a combination it has never seen
@@ -65,6 +65,6 @@ def get_config() -> Config:
         },
         checkpoint=Checkpoint(every="25%"),
         batch_size=128,
-        duration="2700",
+        duration="2300",
         log_every=20,
     )

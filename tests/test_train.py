@@ -18,6 +18,7 @@ from tiny import tiny_config
 from jclip import evaluate, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
+from jclip.data import SourceError, make_loader
 from jclip.metrics import NonFiniteLoss
 from jclip.optim import make_optimizer, make_schedule
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -156,7 +157,7 @@ def test_a_reader_leaves_an_unfinished_save_alone(tmp_path: Path) -> None:
 
 def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
     changes = {"evals.seen.label": "nonsense", "evals.seen.every": "5", "checkpoint.best": None}
-    with pytest.raises(ConfigError, match="nonsense"):
+    with pytest.raises(SourceError, match="no nonsense: fields are"):
         train.main(tiny_config(**changes), tmp_path)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest == 5
@@ -236,14 +237,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -
 
 
 def test_another_model_in_the_workdir_is_refused(tmp_path: Path) -> None:
-    short = {"duration": "1", "evals": {}, "checkpoint.best": None}
+    short = {"duration": "1", "optim.warmup": "0", "evals": {}, "checkpoint.best": None}
     train.main(tiny_config(**short), tmp_path)
     with pytest.raises(CheckpointError, match="holds another model"):
         train.main(tiny_config(**short, **{"model.embed_dim": 8}), tmp_path)
 
 
 def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(tmp_path: Path) -> None:
-    train.main(tiny_config(**{"duration": "1", "evals": {}, "checkpoint.best": None}), tmp_path)
+    train.main(tiny_config(**{"duration": "1", "optim.warmup": "0", "evals": {}, "checkpoint.best": None}), tmp_path)
     other = tiny_config(**{"model.embed_dim": 8, "model.towers.image.pool": "map"})
     mesh, shapes = make_mesh(Mesh()), param_shapes(other.model)
     wanted = abstract(shapes, param_shardings(shapes, Mesh(), mesh))
@@ -258,8 +259,12 @@ def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(tmp_path: 
 def test_broken_examples_are_replaced_counted_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shard(tmp_path / "shard.tar", broken=(1, 5))
     changes: dict[str, Any] = {"data.source": f"webdataset:{tmp_path}/shard.tar", "duration": "6ep", "evals": {}}
-    train.main(tiny_config(**changes, **{"checkpoint.best": None}), tmp_path / "run")
-    assert lines(tmp_path / "run")[-1]["broken_examples"] == 12  # two in each of six epochs
+    config = tiny_config(**changes, **{"checkpoint.best": None})
+    train.main(config, tmp_path / "run")
+    with make_loader(config) as loader:
+        problems = [problem for _, batch in zip(range(6), loader, strict=False) for problem in batch.problems]
+    assert len(problems) >= 12  # two in each of six epochs, and substitutes that are broken too
+    assert lines(tmp_path / "run")[-1]["broken_examples"] == len(problems)
     assert "replaced a broken example: shard.tar:1: " in capsys.readouterr().out
 
 

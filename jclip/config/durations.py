@@ -74,6 +74,8 @@ def make_plan(config: Config, examples: int) -> Plan:
 
     warmup = steps(config.optim.warmup)
     if warmup > total:
-        raise ConfigError(f'config: optim.warmup "{config.optim.warmup}" is {warmup} steps, longer than the run of {total}')
+        raise ConfigError(
+            f'config: optim.warmup "{config.optim.warmup}" is {warmup} steps, longer than the run of {total}; use "5%"'
+        )
     every = {name: max(1, steps(evaluation.every)) for name, evaluation in config.evals.items()}
     return Plan(total, warmup, max(1, steps(config.checkpoint.every)), every)
