@@ -2,7 +2,7 @@
 
     jclip train configs/quickstart.py --workdir runs/quickstart
 
-Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions with synonyms, positions, and parts left out.
+Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions have synonyms, positions and omissions.
 Of the 64 (colour, shape) classes 8 never occur in training.
 
     seen       zero-shot accuracy on new images of the 56 classes of training (chance 1.8%)
