@@ -105,9 +105,9 @@ def _forward(axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Arr
 
     def step(carry: tuple[Array, ...], i: Array) -> tuple[tuple[Array, ...], None]:
         positives, row_lse, column_max, column_sum = carry
-        start, logits = _logits(za, columns, scale, block, i)
+        start, cosines, logits = _logits(za, columns, scale, block, i)
         # Taken from the block and not as a dot of their own, whose last bit would differ: the loss of equal embeddings is ln B.
-        positives = jnp.maximum(positives, _pick(logits, own - start))
+        positives = jnp.maximum(positives, _pick(cosines, own - start))
         row_lse = jnp.logaddexp(row_lse, jax.nn.logsumexp(logits, axis=1))
         top = logits.max(axis=0)
         # Columns that the previous block has done hold NEGLIGIBLE here: they keep what that block has found.
@@ -121,7 +121,7 @@ def _forward(axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Arr
     (positives, lse_a, column_max, column_sum), _ = lax.scan(step, _varying(empty, axes), jnp.arange(_blocks(n, block)))
     top = lax.pmax(column_max, axes) if axes else column_max
     lse_b = jnp.log(_scatter_sum(column_sum * jnp.exp(column_max - top), axes)) + _own(top, axes, b)
-    loss = jnp.sum(lse_a + lse_b - 2 * positives) / (2 * n)
+    loss = jnp.sum(lse_a + lse_b - 2 * scale * (positives - 1)) / (2 * n)
     return (lax.psum(loss, axes) if axes else loss), lse_a, lse_b
 
 
@@ -139,7 +139,7 @@ def _backward(
 
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         dza, dcolumns = carry
-        start, logits = _logits(za, columns, scale, block, i)
+        start, _, logits = _logits(za, columns, scale, block, i)
         size = logits.shape[1]
         lse = lax.dynamic_slice_in_dim(column_lse, start, size)
         g = (jnp.exp(logits - lse_a[:, None]) + jnp.exp(logits - lse[None])) / (2 * n)
@@ -159,26 +159,27 @@ def _backward(
     return dza.astype(za.dtype), dzb.astype(zb.dtype), (lax.psum(dscale, axes) if axes else dscale)
 
 
-def _logits(za: Array, columns: Array, scale: Array, block: int, i: Array) -> tuple[Array, Array]:
-    """The start of block i of the columns and its logits f32 [b, block].
+def _logits(za: Array, columns: Array, scale: Array, block: int, i: Array) -> tuple[Array, Array, Array]:
+    """The start of block i of the columns, its cosines and its logits, both f32 [b, block].
 
-    Where the block does not divide, the last one is moved back until it fits, and what it repeats is NEGLIGIBLE.
+    Where the block does not divide, the last one is moved back until it fits, and the logits it repeats are NEGLIGIBLE.
     """
     n = len(columns)
     size = min(block, n)
     start = jnp.minimum(i * size, n - size)
     # Less `scale`, which changes neither loss nor gradient: the cosine of a match is near 1, and f32 is finest near 0.
-    logits = scale * (_dot(za, lax.dynamic_slice_in_dim(columns, start, size), (1, 1)) - 1)
+    cosines = _dot(za, lax.dynamic_slice_in_dim(columns, start, size), (1, 1))
+    logits = scale * (cosines - 1)
     if n % size:
         new = start + jnp.arange(size) >= i * size
         logits = jnp.where(new[None], logits, NEGLIGIBLE)
-    return start, logits
+    return start, cosines, logits
 
 
-def _pick(logits: Array, column: Array) -> Array:
-    """The logit of each row in its column [b], NEGLIGIBLE where the block does not hold that column."""
-    inside = (column >= 0) & (column < logits.shape[1])
-    picked = jnp.take_along_axis(logits, jnp.where(inside, column, 0)[:, None], axis=1)[:, 0]
+def _pick(cosines: Array, column: Array) -> Array:
+    """The cosine of each row in its column [b], NEGLIGIBLE where the block does not hold that column."""
+    inside = (column >= 0) & (column < cosines.shape[1])
+    picked = jnp.take_along_axis(cosines, jnp.where(inside, column, 0)[:, None], axis=1)[:, 0]
     return jnp.where(inside, picked, NEGLIGIBLE)
 
 

@@ -43,7 +43,7 @@ def assert_equals_dense(za: np.ndarray, zb: np.ndarray, scale: float, **options:
     want, want_a, want_b, want_s = dense_f64(za, zb, scale)
     assert value == pytest.approx(want, rel=1e-6, abs=1e-6)
     for got, wanted in ((da, want_a), (db, want_b)):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(np.abs(wanted).max(), 1e-2))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(np.abs(wanted).max(), 0.1 * scale / len(za)))
     assert ds == pytest.approx(want_s, rel=1e-4, abs=1e-6)
 
 
@@ -104,10 +104,10 @@ def test_pairs_that_match_have_the_gradients_of_the_reference_too(noise: float) 
 
 
 def test_bf16_gradients_of_matching_pairs_keep_their_leading_digits() -> None:
-    za, zb = (x.astype(jnp.bfloat16) for x in matching_rows(0, 64, 32, 0.3))
+    za, zb = (x.astype(jnp.bfloat16) for x in matching_rows(0, 64, 32, 1.0))
     da, db = jax.grad(lambda a, b: contrastive(a, b, 30.0, block=20), argnums=(0, 1))(za, zb)
     loss, want_a, want_b, _ = dense_f64(za, zb, 30.0)
-    assert loss < 0.01  # here p is 1 in bf16, and p - 1 is all there is
+    assert loss < 0.05  # most p are 1 in bf16, and p - 1 is all there is
     for got, want in ((da, want_a), (db, want_b)):
         assert np.linalg.norm(got.astype(np.float32) - want) < 0.01 * np.linalg.norm(want)
 

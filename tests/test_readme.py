@@ -50,6 +50,7 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
     for command in found:
         if any("vit_b16" in part for part in command):
             command = [*command, "--duration", "1", "--optim.warmup", "0", "--batch-size", "8", "--data.workers", "0"]
+            command += ["--mesh.fsdp", "8", "--model.towers.image.depth", "2", "--model.towers.text.depth", "2"]
         elif command[1] == "train" and "--help" not in command:
             command = [*command, *SHORT]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)

@@ -116,7 +116,8 @@ def test_a_transparent_palette_gives_no_warning() -> None:
     data = np.load(GOLDEN / "preprocess.npz")["P-transparent-37x23/png"].tobytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        eval_transform(tower())(data)
+        pixels = eval_transform(tower())(data)
+    assert pixels.shape == (tower().image_size, tower().image_size, 3)
 
 
 @pytest.mark.parametrize(
