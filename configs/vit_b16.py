@@ -4,8 +4,8 @@
 
 Meant for 8 GPUs of 80 GB: 4,096 pairs a batch in bfloat16, half of the patches dropped in training (FLIP, Li et al. 2023), and of
 the activations only the results of matrix multiplications without a batch dimension kept for the backward pass. On one such GPU
-start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has been measured yet: a test trains it for one step, with
-two blocks a tower.
+start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has been measured: a test trains one step of it, with two
+blocks a tower.
 """
 
 from jclip.config import Augment, Checkpoint, Config, Data, Mesh, Optim, Pair, Retrieval, architecture, replace
