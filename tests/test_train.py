@@ -86,6 +86,7 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return workdir, devices, str(fsdp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill_at", "workers"), [(2, "0"), (10, "2"), (None, "0")], ids=["at once", "between checkpoints", "saving"]
 )
