@@ -1,8 +1,19 @@
-"""The contrastive loss of a global batch: exact on any mesh, computed block by block, the B x B logits never whole."""
+"""The contrastive losses of a global batch: exact on any mesh, computed tile by tile, the B x B logits never whole.
 
+One frame serves every kind and method. A tile is a block of columns beside all the rows of a device; its logits serve both
+directions, once forward and once backward: 4 B^2 E multiply-adds in all. `_meet` brings rows and columns together, by gathering
+the columns or by passing them around a ring. With logits s, weights w, and `pull` the targets (see `_targets`),
+
+    loss = 1/(2W) [ repulsion - sum_ij pull_ij s_ij ],    W = sum_i w_i,
+
+    softmax:  repulsion = sum_i w_i log sum_j exp s_ij + sum_j w_j log sum_i exp s_ij
+    sigmoid:  repulsion = sum_ij (w_i + w_j) log(1 + exp s_ij)
+"""
+
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +22,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 NEGLIGIBLE = -1e30  # a logit that counts for nothing; finite, because the difference of two infinities is NaN
 
+Kind = Literal["softmax", "sigmoid"]
+Method = Literal["gather", "ring"]
+Equal = Literal["ignore", "positive"]
+
 
 def contrastive(
     za: Array,
@@ -18,173 +33,329 @@ def contrastive(
     scale: Array | float,
     bias: Array | float | None = None,
     *,
-    kind: Literal["softmax"] = "softmax",
+    kind: Kind = "softmax",
     mesh: Mesh | None = None,
     axes: tuple[str, ...] = ("data",),
-    method: Literal["gather"] = "gather",
-    block: int = 1024,
+    method: Method = "gather",
+    block: int = 256,
+    label_smoothing: float = 0.0,
+    ids: Array | None = None,
+    equal: Equal = "ignore",
+    valid: Array | None = None,
 ) -> Array:
-    """The symmetric cross-entropy of matching row i of one side with row i of the other (InfoNCE; CLIP, figure 3).
+    """The loss of matching row i of one side with row i of the other, against all other rows of the global batch.
 
-    With logits s_ij = scale * <za_i, zb_j>:
+    With logits s_ij = scale * <za_i, zb_j> + bias:
 
-        loss = 1/(2B) sum_i [ log sum_j exp s_ij  +  log sum_j exp s_ji  -  2 s_ii ]
+        softmax   1/(2B) sum_i [ log sum_j exp s_ij + log sum_j exp s_ji - 2 s_ii ]           (InfoNCE; CLIP, figure 3)
+        sigmoid   1/B sum_ij log(1 + exp(-y_ij s_ij)), y_ij = 1 where i = j, else -1          (SigLIP, algorithm 1)
 
-    The value and the gradients are those of the global batch, whatever the mesh and the block. One side is gathered; each device
-    goes over it in blocks of `block` columns. A block serves both directions, and the backward pass computes it again instead of
-    keeping it: 4 B^2 E multiply-adds in all, 2 B E numbers and one block of (B / devices) x block on a device.
+    Value and gradients are those of the global batch, whatever the mesh, the method and the block. `gather` holds one whole side
+    and its gradient, 2 B E numbers, on every device; `ring` passes both around the devices and holds 2 B E / devices. Beside
+    that there is one tile of B / devices x `block` logits; the backward pass computes the tiles again.
 
     Args:
         za: [B, E] unit vectors, f32 or bf16, sharded on B over `axes` of `mesh`.
         zb: [B, E] like za.
         scale: f32 [], factor on the cosines: 1 / temperature, not its logarithm.
-        bias: must be None: a softmax does not depend on it.
-        kind: "softmax".
+        bias: f32 [], added to the logits of a sigmoid (None: 0); a softmax does not depend on it.
+        kind: "softmax" or "sigmoid".
         mesh: mesh of the devices; None computes on one.
         axes: axes of the mesh that B is sharded over.
-        method: "gather".
+        method: "gather" or "ring".
         block: columns of the logits held at a time.
+        label_smoothing: e in [0, 1). softmax: each target is 1 - e on the positive plus e spread evenly over all candidates
+            (Szegedy et al. 2016, section 7); sigmoid: targets are 1 - e/2 and e/2 for 1 and 0.
+        ids: i32 [B]; rows of equal id show the same thing, and are not each other's negatives. None: every row its own thing.
+        equal: what rows of equal id are to each other: "ignore" leaves the pair out, "positive" makes it as right an answer as
+            the row's own partner (softmax: the mean over all right answers, SupCon's L_out, Khosla et al. 2020, equation 2).
+        valid: [B], weight of each row as a question, in both directions; a row of weight 0 is no candidate either, and whatever
+            it holds, NaN included, changes nothing. The sums above are then weighted means. None: all are 1.
 
     Returns:
-        The loss, f32 [].
+        The loss, f32 []; 0 where no row is valid.
 
     Raises:
         ValueError: shapes or dtypes differ, B does not divide, or an argument is not one of those above.
 
     Why is there no `local_loss`, no `gather_with_grad`? Because there is one loss: those flags of other codebases choose between
-    memory and exactness, and blocks need no such choice.
+    memory and exactness, and tiles need no such choice.
     """
-    _check(za, zb, bias, kind, mesh, axes, method, block)
-    return _softmax(Layout(mesh, axes if mesh is not None else (), block), za, zb, jnp.asarray(scale, jnp.float32))
+    _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, ids, equal, valid)
+    plan = Plan(
+        kind, method, mesh, axes if mesh is not None else (), block, ids is not None or valid is not None, label_smoothing > 0
+    )
+    if valid is not None:
+        present = jnp.asarray(valid)[:, None] > 0
+        za, zb = (jnp.where(present, z, 0) for z in (za, zb))
+    rows = _targets(kind, len(za), label_smoothing, ids, equal, valid)
+    scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
+    return _loss(plan, za, zb, scale, bias, rows)
 
 
-class Layout(NamedTuple):
-    """How the batch lies on the devices, and how many columns are computed at a time."""
+class Plan(NamedTuple):
+    """What is known when the loss is compiled."""
 
+    kind: Kind
+    method: Method
     mesh: Mesh | None
     axes: tuple[str, ...]
     block: int
+    masked: bool
+    """Whether some pairs are left out."""
+    smooth: bool
+    """Whether every pair pulls, and not the positives alone."""
 
     def on_devices(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         """`fn` of the rows of one device, mapped over all of them."""
-        fn = partial(fn, self.axes, self.block)
+        fn = partial(fn, self)
         return fn if self.mesh is None else jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
 
-    @property
-    def rows(self) -> PartitionSpec:
-        """Sharded on the leading axis."""
-        return PartitionSpec(self.axes)
+
+class Rows(NamedTuple):
+    """What the loss knows of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
+
+    A row of one side and a row of the other, i and j, are positives if their labels are equal; they are candidates of each other
+    if both have a positive weight and they are positives or of different `thing`. Of all pairs
+
+        pull_ij = positive_ij (own_i + own_j) + candidate_ij (spread_i + spread_j)
+    """
+
+    label: Array
+    thing: Array
+    weight: Array
+    own: Array
+    spread: Array
+
+
+class Side(NamedTuple):
+    """Rows of one side with their embeddings and, in the backward pass of a softmax, their log-sum-exps."""
+
+    z: Array
+    rows: Rows
+    lse: Array | None = None
+
+
+class Tile(NamedTuple):
+    """A block of columns beside all the rows of a device."""
+
+    start: Array
+    columns: Side
+    logits: Array
+    """f32 [b, block]; NEGLIGIBLE where the two are no candidates."""
+    pull: Array
+    """f32 [b, block]; see Rows."""
+
+
+def _targets(kind: Kind, batch: int, smoothing: float, ids: Array | None, equal: Equal, valid: Array | None) -> Rows:
+    """The rows of the global batch; weights are divided by 2W, so that the loss is a plain sum."""
+    index = jnp.arange(batch, dtype=jnp.int32)
+    thing = index if ids is None else jnp.asarray(ids)
+    label = thing if equal == "positive" else index
+    weight = jnp.ones(batch) if valid is None else lax.stop_gradient(jnp.asarray(valid, jnp.float32))
+    present = weight > 0
+    weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
+    if kind == "sigmoid":
+        return Rows(label, thing, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
+    same = jnp.ones(batch) if ids is None else _count_equal(thing, present)
+    positives = same if equal == "positive" else jnp.ones(batch)
+    candidates = present.sum() - same + positives
+    own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
+    return Rows(label, thing, weight, own, spread)
+
+
+def _count_equal(ids: Array, present: Array) -> Array:
+    """How many of the rows present have the id of each row, f32 [B]."""
+    order = jnp.argsort(ids)
+    ordered = ids[order]
+    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(present[order], dtype=jnp.int32)])
+    first, last = jnp.searchsorted(ordered, ids, side="left"), jnp.searchsorted(ordered, ids, side="right")
+    return (before[last] - before[first]).astype(jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _softmax(layout: Layout, za: Array, zb: Array, scale: Array) -> Array:
-    return _softmax_forward(layout, za, zb, scale)[0]
+def _loss(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> Array:
+    return _loss_forward(plan, za, zb, scale, bias, rows)[0]
 
 
-def _softmax_forward(layout: Layout, za: Array, zb: Array, scale: Array) -> tuple[Array, tuple[Array, ...]]:
-    rows = layout.rows
-    forward = layout.on_devices(_forward, (rows, rows, PartitionSpec()), (PartitionSpec(), rows, rows))
-    loss, lse_a, lse_b = forward(za, zb, scale)
-    return loss, (za, zb, scale, lse_a, lse_b)
+def _loss_forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> tuple[Array, Any]:
+    split, one = PartitionSpec(plan.axes), PartitionSpec()
+    forward = plan.on_devices(_forward, (split, split, one, one, split), (one, split, split))
+    loss, lse_a, lse_b = forward(za, zb, scale, bias, rows)
+    return loss, (za, zb, scale, bias, rows, lse_a, lse_b)
 
 
-def _softmax_backward(layout: Layout, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
-    rows, one = layout.rows, PartitionSpec()
-    backward = layout.on_devices(_backward, (rows, rows, one, rows, rows, one), (rows, rows, one))
-    return backward(*residuals, cotangent)
+def _loss_backward(plan: Plan, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
+    split, one = PartitionSpec(plan.axes), PartitionSpec()
+    backward = plan.on_devices(_backward, (split, split, one, one, split, split, split, one), (split, split, one, one))
+    return (*backward(*residuals, cotangent), None)
 
 
-_softmax.defvjp(_softmax_forward, _softmax_backward)
+_loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _forward(axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Array) -> tuple[Array, Array, Array]:
-    """On one device: the loss f32 [], and the log-sum-exps of its own rows and columns f32 [b]."""
-    columns = _gather(zb, axes)
-    b, n = len(za), len(columns)
-    own = _own_rows(axes, b)
+def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> tuple[Array, Array, Array]:
+    """On one device: the loss f32 [], and the log-sum-exps of its own rows and columns f32 [b] (of a sigmoid: not used)."""
 
-    def step(carry: tuple[Array, ...], i: Array) -> tuple[tuple[Array, ...], None]:
-        positives, row_lse, column_max, column_sum = carry
-        start, cosines, logits = _logits(za, columns, scale, block, i)
-        # Taken from the block and not as a dot of their own, whose last bit would differ: the loss of equal embeddings is ln B.
-        positives = jnp.maximum(positives, _pick(cosines, own - start))
-        row_lse = jnp.logaddexp(row_lse, jax.nn.logsumexp(logits, axis=1))
-        top = logits.max(axis=0)
-        # Columns that the previous block has done hold NEGLIGIBLE here: they keep what that block has found.
-        done = top <= NEGLIGIBLE / 2
-        total = jnp.exp(logits - top[None]).sum(axis=0)
-        column_max = _write(column_max, top, done, start)
-        column_sum = _write(column_sum, total, done, start)
-        return (positives, row_lse, column_max, column_sum), None
+    def visit(found: Any, tile: Tile) -> Any:
+        (total, lse_a), lse_b = found
+        x = tile.logits
+        if plan.kind == "sigmoid":
+            push = rows.weight[:, None] + tile.columns.rows.weight[None]
+            # softplus in two parts: the second is 0 where a pair is surely positive, and nothing is lost to rounding.
+            pairs = push * jnp.log1p(jnp.exp(-jnp.abs(x))) + (push * jnp.maximum(x, 0) - tile.pull * x)
+            return (total + pairs.sum(axis=1), lse_a), lse_b
+        total = total - (tile.pull * x).sum(axis=1)
+        lse_a = jnp.logaddexp(lse_a, _log_sum_exp(x, axis=1))
+        old = lax.dynamic_slice_in_dim(lse_b, tile.start, x.shape[1])
+        new = jnp.logaddexp(old, _log_sum_exp(x, axis=0))
+        return (total, lse_a), lax.dynamic_update_slice_in_dim(lse_b, new, tile.start, axis=0)
 
-    empty = jnp.full(b, NEGLIGIBLE), jnp.full(b, NEGLIGIBLE), jnp.full(n, NEGLIGIBLE), jnp.zeros(n)
-    (positives, lse_a, column_max, column_sum), _ = lax.scan(step, _varying(empty, axes), jnp.arange(_blocks(n, block)))
-    top = lax.pmax(column_max, axes) if axes else column_max
-    lse_b = jnp.log(_scatter_sum(column_sum * jnp.exp(column_max - top), axes)) + _own(top, axes, b)
-    loss = jnp.sum(lse_a + lse_b - 2 * scale * (positives - 1)) / (2 * n)
-    return (lax.psum(loss, axes) if axes else loss), lse_a, lse_b
+    def join(lse_b: Array) -> Array:
+        top = lax.pmax(lse_b, plan.axes)
+        mine = lax.dynamic_slice_in_dim(top, lax.axis_index(plan.axes) * len(za), len(za))
+        return jnp.log(lax.psum_scatter(jnp.exp(lse_b - top), plan.axes, tiled=True)) + mine
+
+    nothing = jnp.full(len(za), NEGLIGIBLE)
+    found = (jnp.zeros(len(za)), nothing), nothing
+    (total, lse_a), lse_b = _meet(plan, visit, found, join, Side(za, rows), Side(zb, rows), scale, bias)
+    if plan.kind == "softmax":
+        total = total + rows.weight * (lse_a + lse_b)
+    return _sum(plan, total.sum()), lse_a, lse_b
 
 
 def _backward(
-    axes: tuple[str, ...], block: int, za: Array, zb: Array, scale: Array, lse_a: Array, lse_b: Array, cotangent: Array
-) -> tuple[Array, Array, Array]:
-    """On one device: the gradients of its rows of za and zb, and of the scale.
+    plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows, lse_a: Array, lse_b: Array, cotangent: Array
+) -> tuple[Array, Array, Array, Array]:
+    """On one device: the gradients of its rows of za and zb, of the scale and of the bias.
 
-    With p_ij = exp(s_ij - lse_a_i), q_ij = exp(s_ij - lse_b_j) and g_ij = (p_ij + q_ij - 2 [i = j]) / (2B):
-    dza = scale g zb, dzb = scale g^T za and dscale = sum_ij g_ij <za_i, zb_j> = sum_i <za_i, (g zb)_i>.
+    With the slope g_ij of the loss in s_ij, dza = scale g zb, dzb = scale g^T za, dscale = sum_ij g_ij <za_i, zb_j> =
+    sum_i <za_i, (g zb)_i> and dbias = sum_ij g_ij (0 for a softmax).
     """
-    columns, column_lse = _gather(zb, axes), _gather(lse_b, axes)
-    b, n = len(za), len(columns)
-    own = _own_rows(axes, b)
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        dza, dcolumns = carry
-        start, _, logits = _logits(za, columns, scale, block, i)
-        size = logits.shape[1]
-        lse = lax.dynamic_slice_in_dim(column_lse, start, size)
-        g = (jnp.exp(logits - lse_a[:, None]) + jnp.exp(logits - lse[None])) / (2 * n)
-        # The diagonal leaves in f32: once pairs match, g is the small difference of numbers that bf16 does not tell apart.
-        match = (own[:, None] == start + jnp.arange(size)[None]) & (logits > NEGLIGIBLE / 2)
-        g = (g - jnp.where(match, 1 / n, 0.0)).astype(za.dtype)
-        dza = dza + _dot(g, lax.dynamic_slice_in_dim(columns, start, size), (1, 0))
-        old = lax.dynamic_slice_in_dim(dcolumns, start, size)
-        dcolumns = lax.dynamic_update_slice_in_dim(dcolumns, old + _dot(g, za, (0, 0)), start, axis=0)
-        return (dza, dcolumns), None
+    def visit(found: Any, tile: Tile) -> Any:
+        (dza, dbias), dzb = found
+        g = _slope(plan, tile, rows.weight, lse_a)
+        if plan.kind == "sigmoid":
+            dbias = dbias + g.sum(axis=1)
+        g = g.astype(za.dtype)  # after the difference is taken: bf16 cannot tell p from 1 where a pair matches
+        dza = dza + _dot(g, tile.columns.z, (1, 0))
+        old = lax.dynamic_slice_in_dim(dzb, tile.start, g.shape[1])
+        dzb = lax.dynamic_update_slice_in_dim(dzb, old + _dot(g, za, (0, 0)), tile.start, axis=0)
+        return (dza, dbias), dzb
 
-    empty = jnp.zeros(za.shape), jnp.zeros(columns.shape)
-    (dza, dcolumns), _ = lax.scan(step, _varying(empty, axes), jnp.arange(_blocks(n, block)))
-    dzb = _scatter_sum(dcolumns, axes)
-    dscale = cotangent * jnp.sum(dza * za.astype(jnp.float32))
-    dza, dzb = cotangent * scale * dza, cotangent * scale * dzb
-    return dza.astype(za.dtype), dzb.astype(zb.dtype), (lax.psum(dscale, axes) if axes else dscale)
+    def join(dzb: Array) -> Array:
+        return lax.psum_scatter(dzb, plan.axes, tiled=True)
+
+    found = (jnp.zeros(za.shape), jnp.zeros(len(za))), jnp.zeros(zb.shape)
+    (dza, dbias), dzb = _meet(plan, visit, found, join, Side(za, rows), Side(zb, rows, lse_b), scale, bias)
+    dscale = jnp.sum(dza * za.astype(jnp.float32))
+    dza, dzb = (cotangent * scale * d for d in (dza, dzb))
+    return dza.astype(za.dtype), dzb.astype(zb.dtype), cotangent * _sum(plan, dscale), cotangent * _sum(plan, dbias.sum())
 
 
-def _logits(za: Array, columns: Array, scale: Array, block: int, i: Array) -> tuple[Array, Array, Array]:
-    """The start of block i of the columns, its cosines and its logits, both f32 [b, block].
+def _slope(plan: Plan, tile: Tile, weight: Array, lse_a: Array) -> Array:
+    """The gradient of the loss in each logit of a tile, f32 [b, block]."""
+    x, pull = tile.logits, tile.pull
+    mine, other = weight[:, None], tile.columns.rows.weight[None]
+    if plan.kind == "softmax":
+        assert tile.columns.lse is not None
+        return mine * jnp.exp(x - lse_a[:, None]) + other * jnp.exp(x - tile.columns.lse[None]) - pull
+    push = mine + other
+    rest = push * jax.nn.sigmoid(-jnp.abs(x))
+    return jnp.where(x > 0, (push - pull) - rest, rest - pull)
 
-    Where the block does not divide, the last one is moved back until it fits, and the logits it repeats are NEGLIGIBLE.
+
+def _meet(
+    plan: Plan,
+    visit: Callable[[Any, Tile], Any],
+    found: Any,
+    join: Callable[[Array], Array],
+    mine: Side,
+    other: Side,
+    scale: Array,
+    bias: Array,
+) -> tuple[Any, Array]:
+    """Lets the rows of every device meet the columns of all of them.
+
+    Args:
+        plan: how.
+        visit: (found, tile) -> found, where found is a pair: what is known of the rows, and of the columns.
+        found: what is known at first, of the rows and of as many columns of this device.
+        join: from what every device has found of all columns to what is known of this device's own, for "gather".
+        mine: the rows of this device.
+        other: the columns of this device.
+        scale: of the logits.
+        bias: of the logits.
     """
-    n = len(columns)
-    size = min(block, n)
-    start = jnp.minimum(i * size, n - size)
-    # Less `scale`, which changes neither loss nor gradient: the cosine of a match is near 1, and f32 is finest near 0.
-    cosines = _dot(za, lax.dynamic_slice_in_dim(columns, start, size), (1, 1))
-    logits = scale * (cosines - 1)
-    if n % size:
-        new = start + jnp.arange(size) >= i * size
-        logits = jnp.where(new[None], logits, NEGLIGIBLE)
-    return start, cosines, logits
+    chunk = partial(_each_tile, plan, visit, mine=mine, scale=scale, bias=bias)
+    if not plan.axes:
+        return chunk(found, columns=other)
+    devices = lax.axis_size(plan.axes)
+    if plan.method == "gather":
+        on_rows, on_columns = found
+        found = on_rows, jnp.tile(on_columns, (devices,) + (1,) * (on_columns.ndim - 1))
+        columns = jax.tree.map(lambda x: lax.all_gather(x, plan.axes, tiled=True), other)
+        on_rows, on_columns = chunk(_varying(plan, found), columns=columns)
+        return on_rows, join(on_columns)
+
+    def pass_on(tree: Any) -> Any:
+        ring = [(device, (device + 1) % devices) for device in range(devices)]
+        return jax.tree.map(lambda x: lax.ppermute(x, plan.axes, ring), tree)
+
+    def hop(carry: Any, _: None) -> tuple[Any, None]:
+        found, columns = carry
+        following = pass_on(columns)  # the next columns travel while these are worked on
+        on_rows, on_columns = chunk(found, columns=columns)
+        return ((on_rows, pass_on(on_columns)), following), None
+
+    (found, _), _ = lax.scan(hop, (_varying(plan, found), other), length=devices)
+    return found
 
 
-def _pick(cosines: Array, column: Array) -> Array:
-    """The cosine of each row in its column [b], NEGLIGIBLE where the block does not hold that column."""
-    inside = (column >= 0) & (column < cosines.shape[1])
-    picked = jnp.take_along_axis(cosines, jnp.where(inside, column, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(inside, picked, NEGLIGIBLE)
+def _each_tile(
+    plan: Plan, visit: Callable[[Any, Tile], Any], found: Any, *, mine: Side, columns: Side, scale: Array, bias: Array
+) -> Any:
+    """Visits the tiles of these columns, one after the other.
+
+    Where the block does not divide, the last one is moved back until it fits, and what it repeats counts for nothing.
+    """
+    n = len(columns.z)
+    size = min(plan.block, n)
+
+    def step(found: Any, i: Array) -> tuple[Any, None]:
+        start = jnp.minimum(i * size, n - size)
+        part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), columns)
+        fresh = None if n % size == 0 else start + jnp.arange(size) >= i * size
+        return visit(found, _tile(plan, start, mine, part, fresh, scale, bias)), None
+
+    return lax.scan(step, found, jnp.arange(-(-n // size)))[0]
 
 
-def _blocks(n: int, block: int) -> int:
-    return -(-n // min(block, n))
+def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | None, scale: Array, bias: Array) -> Tile:
+    # A softmax is the same less `scale`, and more exact: the cosine of a match is near 1, and f32 is finest near 0.
+    cosines = _dot(mine.z, columns.z, (1, 1))
+    logits = scale * (cosines - 1) if plan.kind == "softmax" else scale * cosines + bias
+    a, b = jax.tree.map(lambda x: x[:, None], mine.rows), jax.tree.map(lambda x: x[None], columns.rows)
+    positive = a.label == b.label
+    candidate = None
+    if plan.masked:
+        candidate = (a.weight > 0) & (b.weight > 0) & (positive | (a.thing != b.thing))
+    if fresh is not None:
+        candidate = fresh[None] if candidate is None else candidate & fresh[None]
+    if candidate is not None:
+        positive = positive & candidate
+        logits = jnp.where(candidate, logits, NEGLIGIBLE)
+    pull = jnp.where(positive, a.own + b.own, 0.0)
+    if plan.smooth:
+        spread = a.spread + b.spread
+        pull = pull + (spread if candidate is None else jnp.where(candidate, spread, 0.0))
+    return Tile(start, columns, logits, pull)
+
+
+def _log_sum_exp(x: Array, axis: int) -> Array:
+    top = x.max(axis=axis, keepdims=True)
+    return jnp.log(jnp.exp(x - top).sum(axis=axis)) + top.squeeze(axis)
 
 
 def _dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
@@ -193,54 +364,50 @@ def _dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
     return lax.dot_general(x, y, dimensions, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
-def _write(whole: Array, part: Array, keep: Array, start: Array) -> Array:
-    old = lax.dynamic_slice_in_dim(whole, start, len(part))
-    return lax.dynamic_update_slice_in_dim(whole, jnp.where(keep, old, part), start, axis=0)
+def _varying(plan: Plan, tree: Any) -> Any:
+    return jax.tree.map(lambda x: lax.pcast(x, plan.axes, to="varying"), tree) if plan.axes else tree
 
 
-def _varying(tree: Any, axes: tuple[str, ...]) -> Any:
-    return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), tree) if axes else tree
-
-
-def _gather(x: Array, axes: tuple[str, ...]) -> Array:
-    return lax.all_gather(x, axes, tiled=True) if axes else x
-
-
-def _scatter_sum(x: Array, axes: tuple[str, ...]) -> Array:
-    return lax.psum_scatter(x, axes, tiled=True) if axes else x
-
-
-def _own(x: Array, axes: tuple[str, ...], b: int) -> Array:
-    """The slice [b] of x [B] that belongs to this device."""
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(axes) * b, b) if axes else x
-
-
-def _own_rows(axes: tuple[str, ...], b: int) -> Array:
-    """The indices [b], in the global batch, of the rows of this device."""
-    return jnp.arange(b) + (lax.axis_index(axes) * b if axes else 0)
+def _sum(plan: Plan, x: Array) -> Array:
+    return lax.psum(x, plan.axes) if plan.axes else x
 
 
 def _check(
-    za: Array, zb: Array, bias: object, kind: str, mesh: Mesh | None, axes: tuple[str, ...], method: str, block: int
+    za: Array,
+    zb: Array,
+    bias: object,
+    kind: str,
+    mesh: Mesh | None,
+    axes: tuple[str, ...],
+    method: str,
+    block: int,
+    label_smoothing: float,
+    ids: Array | None,
+    equal: str,
+    valid: Array | None,
 ) -> None:
     if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype:
         raise ValueError(f"contrastive: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E]")
     if za.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"contrastive: embeddings are {za.dtype}; use float32 or bfloat16")
-    if kind != "softmax":
-        raise ValueError(f"contrastive: kind {kind!r} is unknown; use 'softmax'")
-    if method != "gather":
-        raise ValueError(f"contrastive: method {method!r} is unknown; use 'gather'")
-    if bias is not None:
+    for name, value, allowed in (("kind", kind, Kind), ("method", method, Method), ("equal", equal, Equal)):
+        if value not in get_args(allowed):
+            raise ValueError(f"contrastive: {name} {value!r} is unknown; use {' or '.join(map(repr, get_args(allowed)))}")
+    if bias is not None and kind == "softmax":
         raise ValueError("contrastive: a softmax does not depend on a bias; leave it None")
     if block < 1:
         raise ValueError(f"contrastive: block {block} must be at least 1")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"contrastive: label_smoothing {label_smoothing} is a share; use 0 or more and less than 1")
+    for name, rows in (("ids", ids), ("valid", valid)):
+        if rows is not None and rows.shape != za.shape[:1]:
+            raise ValueError(f"contrastive: {name} has shape {rows.shape}; it needs one value a row, [{len(za)}]")
+    if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"contrastive: ids are {ids.dtype}; use integers")
     if mesh is None:
         return
     if missing := [axis for axis in axes if axis not in mesh.shape]:
         raise ValueError(f"contrastive: the mesh has no axis {missing[0]!r}; axes: {', '.join(mesh.shape)}")
-    devices = 1
-    for axis in axes:
-        devices *= mesh.shape[axis]
+    devices = math.prod(mesh.shape[axis] for axis in axes)
     if len(za) % devices:
         raise ValueError(f"contrastive: batch {len(za)} is not divisible by the {devices} devices of {axes}")

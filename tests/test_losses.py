@@ -1,10 +1,15 @@
 """The contrastive loss against a dense one in f64, on every mesh; its memory by the compiler's own account."""
 
+import math
+from functools import partial
+
 import hypothesis.strategies as st
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense import dense
 from hypothesis import given, settings
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -24,118 +29,255 @@ def unit_rows(seed: int, batch: int, size: int) -> tuple[np.ndarray, np.ndarray]
     return za.astype(np.float32), zb.astype(np.float32)
 
 
-def dense_f64(za: np.ndarray, zb: np.ndarray, scale: float) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """Loss and gradients of za, zb and scale with the whole matrix of logits in f64."""
-    za, zb = za.astype(np.float64), zb.astype(np.float64)
-    batch = len(za)
-    cosines = za @ zb.T
-    rows = np.exp(scale * cosines - (scale * cosines).max(1, keepdims=True))
-    columns = np.exp(scale * cosines - (scale * cosines).max(0, keepdims=True))
-    rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(0, keepdims=True)
-    loss = -(np.log(np.diag(rows)) + np.log(np.diag(columns))).sum() / (2 * batch)
-    slope = (rows + columns - 2 * np.eye(batch)) / (2 * batch)
-    return loss, scale * slope @ zb, scale * slope.T @ za, float((slope * cosines).sum())
-
-
-def assert_equals_dense(za: np.ndarray, zb: np.ndarray, scale: float, **options: object) -> None:
-    value_and_grad = jax.jit(jax.value_and_grad(lambda a, b, s: contrastive(a, b, s, **options), argnums=(0, 1, 2)))
-    value, (da, db, ds) = value_and_grad(za, zb, jnp.float32(scale))
-    want, want_a, want_b, want_s = dense_f64(za, zb, scale)
-    assert value == pytest.approx(want, rel=1e-6, abs=1e-6)
-    for got, wanted in ((da, want_a), (db, want_b)):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(np.abs(wanted).max(), 0.1 * scale / len(za)))
-    assert ds == pytest.approx(want_s, rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"{m[0]}x{m[1]}")
-@pytest.mark.parametrize(("local", "size", "block", "scale"), [(1, 5, 1024, 10.0), (7, 33, 3, 100.0), (24, 16, 32, 14.3)])
-def test_loss_and_gradients_equal_a_dense_f64_reference_on_every_mesh(
-    mesh: tuple[int, int], local: int, size: int, block: int, scale: float
-) -> None:
-    za, zb = unit_rows(local, local * mesh[0] * mesh[1], size)
-    assert_equals_dense(za, zb, scale, mesh=make_mesh(*mesh), axes=("data", "fsdp"), block=block)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    batch=st.integers(1, 63), size=st.integers(1, 17), block=st.integers(1, 80), scale=st.floats(1, 100), seed=st.integers(0, 99)
-)
-def test_loss_without_a_mesh_equals_the_reference_for_any_size(
-    batch: int, size: int, block: int, scale: float, seed: int
-) -> None:
-    assert_equals_dense(*unit_rows(seed, batch, size), scale, block=block)
-
-
-@pytest.mark.parametrize("block", [4, 7, 64])
-def test_loss_of_identical_embeddings_is_the_logarithm_of_the_batch(block: int) -> None:
-    za = np.tile(unit_rows(0, 1, 8)[0], (24, 1))
-    mesh = make_mesh(8, 1)
-    assert contrastive(za, za, 100.0, mesh=mesh, block=block) == pytest.approx(np.log(24), rel=1e-6)
-
-
-def test_one_axis_of_two_leaves_the_other_replicated() -> None:
-    assert_equals_dense(*unit_rows(3, 12, 9), 20.0, mesh=make_mesh(4, 2), axes=("data",), block=5)
-
-
-def test_bf16_embeddings_give_the_f32_loss_of_the_same_numbers() -> None:
-    za, zb = (x.astype(jnp.bfloat16) for x in unit_rows(1, 64, 32))
-    mesh = make_mesh(4, 2)
-
-    def loss(a: jax.Array, b: jax.Array) -> jax.Array:
-        return contrastive(a, b, 20.0, mesh=mesh, axes=("data", "fsdp"), block=16)
-
-    value, (da, db) = jax.value_and_grad(loss, argnums=(0, 1))(za, zb)
-    want, want_a, want_b, _ = dense_f64(za, zb, 20.0)
-    assert da.dtype == db.dtype == jnp.bfloat16
-    assert value == pytest.approx(want, rel=1e-5)  # the products of bf16 numbers are exact in f32
-    np.testing.assert_allclose(da.astype(np.float32), want_a, atol=2**-8 * np.abs(want_a).max())
-    np.testing.assert_allclose(db.astype(np.float32), want_b, atol=2**-8 * np.abs(want_b).max())
-
-
 def matching_rows(seed: int, batch: int, size: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     za, other = unit_rows(seed, batch, size)
     zb = za + noise * other
     return za, (zb / np.linalg.norm(zb, axis=1, keepdims=True)).astype(np.float32)
 
 
+def assert_equals_dense(
+    za: np.ndarray,
+    zb: np.ndarray,
+    scale: float,
+    bias: float | None = None,
+    *,
+    where: dict[str, object] | None = None,
+    **what: object,
+) -> None:
+    """`where` says how it is computed, `what` which loss it is."""
+    numbers = (za, zb, jnp.float32(scale)) if bias is None else (za, zb, jnp.float32(scale), jnp.float32(bias))
+    loss = jax.jit(jax.value_and_grad(lambda *n: contrastive(*n, **(where or {}), **what), argnums=tuple(range(len(numbers)))))
+    value, (da, db, *rest) = loss(*numbers)
+    want = dense(za, zb, scale, bias or 0.0, **what)
+    # In a batch of a few rows nothing averages the rounding of the logits: half a unit in the last place of a cosine near 1.
+    rounding = 2**-24 * scale / len(za)
+    assert value == pytest.approx(want.loss, rel=1e-6, abs=1e-6 + 4 * rounding)
+    for got, wanted in ((da, want.za), (db, want.zb)):
+        tolerance = 1e-5 * max(np.abs(wanted).max(), 0.1 * scale / len(za)) + 4 * rounding * scale
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+    for got, wanted in zip(rest, want[3:], strict=False):
+        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+KINDS = [("softmax", None), ("sigmoid", -10.0), ("sigmoid", 1.5)]
+METHODS = ["gather", "ring"]
+
+
+def options(seed: int, batch: int) -> dict[str, dict[str, object]]:
+    """The options of the loss, alone and together."""
+    dice = np.random.default_rng(seed)
+    ids = dice.integers(0, max(2, batch // 3), batch).astype(np.int32)
+    valid = np.where(dice.random(batch) < 0.3, 0, dice.uniform(0.5, 2, batch)).astype(np.float32)
+    return {
+        "plain": {},
+        "smoothing": {"label_smoothing": 0.1},
+        "ignore": {"ids": ids, "equal": "ignore"},
+        "positive": {"ids": ids, "equal": "positive"},
+        "valid": {"valid": valid},
+        "all-ignore": {"label_smoothing": 0.2, "ids": ids, "equal": "ignore", "valid": valid},
+        "all-positive": {"label_smoothing": 0.2, "ids": ids, "equal": "positive", "valid": valid},
+    }
+
+
+def check_option(kind: str, bias: float | None, method: str, mesh: tuple[int, int], option: str) -> None:
+    """Seven rows a device, thirteen numbers, blocks of three: nothing divides."""
+    batch = 7 * mesh[0] * mesh[1]
+    za, zb = matching_rows(batch, batch, 13, 2.0)
+    where = {"mesh": make_mesh(*mesh), "axes": ("data", "fsdp"), "method": method, "block": 3}
+    assert_equals_dense(za, zb, 20.0, bias, where=where, kind=kind, **options(batch, batch)[option])
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"{m[0]}x{m[1]}")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "bias"), KINDS[:2])
+def test_every_kind_and_method_equals_the_dense_loss_on_every_mesh(
+    kind: str, bias: float | None, method: str, mesh: tuple[int, int]
+) -> None:
+    check_option(kind, bias, method, mesh, "all-positive")
+
+
+@pytest.mark.parametrize("option", options(0, 3))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "bias"), KINDS)
+def test_every_option_equals_the_dense_loss(kind: str, bias: float | None, method: str, option: str) -> None:
+    check_option(kind, bias, method, (2, 4), option)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("option", options(0, 3))
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"{m[0]}x{m[1]}")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "bias"), KINDS)
+def test_every_kind_and_method_equals_the_dense_loss_on_every_mesh_with_every_option(
+    kind: str, bias: float | None, method: str, mesh: tuple[int, int], option: str
+) -> None:
+    check_option(kind, bias, method, mesh, option)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    local=st.sampled_from([1, 2, 7, 63]),
+    size=st.integers(2, 17),
+    block=st.sampled_from([1, 3, 8, 63, 64, 1000]),
+    scale=st.floats(1, 100),
+    kind=st.sampled_from(KINDS),
+    where=st.sampled_from([("gather", None), ("gather", (2, 1)), ("ring", (2, 1)), ("ring", (1, 1))]),
+    twins=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_size_equals_the_dense_loss(
+    local: int,
+    size: int,
+    block: int,
+    scale: float,
+    kind: tuple[str, float | None],
+    where: tuple[str, tuple[int, int] | None],
+    twins: bool,
+    seed: int,
+) -> None:
+    method, mesh = where
+    za, zb = matching_rows(seed, local * (mesh[0] if mesh else 1), size, 1.0)
+    if twins:
+        za[1::2], zb[1::2] = za[: len(za) // 2 * 2 : 2], zb[: len(zb) // 2 * 2 : 2]
+    how = {"mesh": make_mesh(*mesh) if mesh else None, "method": method, "block": block}
+    assert_equals_dense(za, zb, scale, kind[1], where=how, kind=kind[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("block", [4, 7, 64])
+def test_loss_of_identical_embeddings_is_the_logarithm_of_the_batch(block: int, method: str) -> None:
+    za = np.tile(unit_rows(0, 1, 8)[0], (24, 1))
+    mesh = make_mesh(8, 1)
+    loss = jax.jit(partial(contrastive, mesh=mesh, method=method, block=block))
+    assert loss(za, za, 100.0) == pytest.approx(np.log(24), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_axis_of_two_leaves_the_other_replicated(method: str) -> None:
+    where = {"mesh": make_mesh(4, 2), "axes": ("data",), "method": method, "block": 5}
+    assert_equals_dense(*unit_rows(3, 12, 9), 20.0, where=where)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
-def test_pairs_that_match_have_the_gradients_of_the_reference_too(noise: float) -> None:
-    assert_equals_dense(*matching_rows(0, 48, 24, noise), 30.0, mesh=make_mesh(4, 2), axes=("data", "fsdp"), block=10)
+@pytest.mark.parametrize(("kind", "bias"), KINDS)
+def test_pairs_that_match_have_the_gradients_of_the_reference_too(kind: str, bias: float | None, noise: float) -> None:
+    where = {"mesh": make_mesh(4, 2), "axes": ("data", "fsdp"), "block": 10}
+    assert_equals_dense(*matching_rows(0, 48, 24, noise), 30.0, bias, where=where, kind=kind)
+
+
+def test_a_sure_sigmoid_keeps_its_digits() -> None:
+    """Positives at logit 40 and negatives at -40: every term is some 4e-18, far below the rounding of 1."""
+    za = np.eye(8, dtype=np.float32)
+    value, da = jax.value_and_grad(lambda a: contrastive(a, za, 80.0, -40.0, kind="sigmoid", block=3))(za)
+    want = dense(za, za, 80.0, -40.0, kind="sigmoid")
+    assert value == pytest.approx(want.loss, rel=1e-5)
+    np.testing.assert_allclose(da, want.za, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "bias"), KINDS)
+def test_bf16_embeddings_give_the_f32_loss_of_the_same_numbers(kind: str, bias: float | None, method: str) -> None:
+    za, zb = (x.astype(jnp.bfloat16) for x in unit_rows(1, 64, 32))
+    where = {"mesh": make_mesh(4, 2), "axes": ("data", "fsdp"), "method": method, "block": 16}
+    loss = jax.value_and_grad(lambda a, b: contrastive(a, b, 20.0, bias, kind=kind, **where), argnums=(0, 1))
+    value, (da, db) = jax.jit(loss)(za, zb)
+    want = dense(za, zb, 20.0, bias or 0.0, kind=kind)
+    assert da.dtype == db.dtype == jnp.bfloat16
+    assert value == pytest.approx(want.loss, rel=1e-5)  # the products of bf16 numbers are exact in f32
+    np.testing.assert_allclose(da.astype(np.float32), want.za, atol=2**-8 * np.abs(want.za).max())
+    np.testing.assert_allclose(db.astype(np.float32), want.zb, atol=2**-8 * np.abs(want.zb).max())
 
 
 def test_bf16_gradients_of_matching_pairs_keep_their_leading_digits() -> None:
     za, zb = (x.astype(jnp.bfloat16) for x in matching_rows(0, 64, 32, 1.0))
     da, db = jax.grad(lambda a, b: contrastive(a, b, 30.0, block=20), argnums=(0, 1))(za, zb)
-    loss, want_a, want_b, _ = dense_f64(za, zb, 30.0)
-    assert loss < 0.05  # most p are 1 in bf16, and p - 1 is all there is
-    for got, want in ((da, want_a), (db, want_b)):
-        assert np.linalg.norm(got.astype(np.float32) - want) < 0.01 * np.linalg.norm(want)
+    want = dense(za, zb, 30.0)
+    assert want.loss < 0.05  # most p are 1 in bf16, and p - 1 is all there is
+    for got, wanted in ((da, want.za), (db, want.zb)):
+        assert np.linalg.norm(got.astype(np.float32) - wanted) < 0.01 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_what_is_not_valid_changes_nothing_not_even_as_nan(kind: str, method: str) -> None:
+    za, zb = unit_rows(5, 24, 9)
+    valid = (np.arange(24) % 3 > 0).astype(np.float32)
+    broken = np.where(valid[:, None] > 0, za, np.nan).astype(np.float32)
+    where = {"mesh": make_mesh(4, 1), "method": method, "block": 4}
+    loss = jax.jit(jax.value_and_grad(lambda a, b, v: contrastive(a, b, 10.0, kind=kind, valid=v, **where), argnums=(0, 1)))
+    value, (da, db) = loss(broken, zb, jnp.asarray(valid))
+    here = valid > 0
+    want = dense(za[here], zb[here], 10.0, kind=kind)  # as if those rows were not there
+    assert value == pytest.approx(want.loss, rel=1e-6)
+    np.testing.assert_allclose(da[here], want.za, atol=1e-6)
+    np.testing.assert_allclose(db[here], want.zb, atol=1e-6)
+    assert not np.any([da[~here], db[~here]])
+    value, (da, db) = loss(broken, zb, jnp.zeros(24))
+    assert value == 0
+    assert not np.any([da, db])
+
+
+def value_and_grad(batch: int, size: int, **options: object) -> tuple[object, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The jitted loss and gradients on 8 devices, and the shapes to lower them for."""
+    mesh = make_mesh(8, 1)
+    rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    side = jax.ShapeDtypeStruct((batch, size), jnp.float32, sharding=rows)
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+    loss = jax.value_and_grad(lambda a, b, s: contrastive(a, b, s, mesh=mesh, **options), argnums=(0, 1, 2))
+    return jax.jit(loss, out_shardings=(everywhere, (rows, rows, everywhere))), (side, side, scale)
 
 
 def temporary_bytes(batch: int, **options: object) -> int:
-    mesh = make_mesh(8, 1)
-    rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    side = jax.ShapeDtypeStruct((batch, 512), jnp.float32, sharding=rows)
-    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
-    value_and_grad = jax.value_and_grad(lambda a, b, s: contrastive(a, b, s, mesh=mesh, **options), argnums=(0, 1, 2))
-    compiled = jax.jit(value_and_grad, out_shardings=(everywhere, (rows, rows, everywhere))).lower(side, side, scale).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    loss, shapes = value_and_grad(batch, 512, **options)
+    return loss.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_temporary_memory_is_bounded_and_linear_in_the_batch() -> None:
-    small, large = temporary_bytes(16_384), temporary_bytes(32_768)
-    assert small <= 80e6  # the dense loss takes 570e6
-    assert temporary_bytes(16_384, block=256) <= 75e6
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("method", "megabytes"), [("gather", 75), ("ring", 25)])
+def test_temporary_memory_is_bounded_and_linear_in_the_batch(method: str, megabytes: int, kind: str) -> None:
+    small, large = (temporary_bytes(batch, method=method, kind=kind) for batch in (16_384, 32_768))
+    assert small <= megabytes * 1e6  # the dense loss takes 570e6
     assert large / small == pytest.approx(2, rel=0.03)
+
+
+def multiply_adds(jaxpr: jex.core.Jaxpr, times: int = 1) -> int:
+    """Multiply-adds of all matrix products, those of a loop as often as it runs, those of a device for all 8 devices."""
+    total = 0
+    for equation in jaxpr.eqns:
+        often = times
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        if equation.primitive.name == "scan":
+            often *= equation.params["length"]
+        if equation.primitive.name == "shard_map":
+            often *= 8
+        total += sum(multiply_adds(inner, often) for inner in jex.core.jaxprs_in_params(equation.params))
+    return total
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("method", METHODS)
+def test_value_and_gradient_take_four_products(method: str, kind: str) -> None:
+    batch, size = 4096, 64
+    loss, shapes = value_and_grad(batch, size, method=method, kind=kind)
+    jaxpr = jax.make_jaxpr(loss)(*shapes).jaxpr
+    assert 4.0 <= multiply_adds(jaxpr) / (batch**2 * size) <= 4.1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "hinge"}, "kind 'hinge' is unknown; use 'softmax'"),
-        ({"method": "dense"}, "method 'dense' is unknown; use 'gather'"),
+        ({"kind": "hinge"}, "kind 'hinge' is unknown; use 'softmax' or 'sigmoid'"),
+        ({"method": "dense"}, "method 'dense' is unknown; use 'gather' or 'ring'"),
+        ({"equal": "maybe"}, "equal 'maybe' is unknown; use 'ignore' or 'positive'"),
         ({"bias": 1.0}, "does not depend on a bias"),
         ({"block": 0}, "block 0 must be at least 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing 1.0 is a share"),
+        ({"ids": np.zeros(7, np.int32)}, "ids has shape"),
+        ({"ids": np.zeros(8, np.float32)}, "use integers"),
+        ({"valid": np.zeros((8, 1), np.float32)}, "valid has shape"),
         ({"axes": ("model",)}, "no axis 'model'; axes: data, fsdp"),
         ({"zb": np.zeros((8, 5), np.float32)}, "must be equal"),
         ({"za": np.zeros((8, 4), np.float16), "zb": np.zeros((8, 4), np.float16)}, "use float32 or bfloat16"),
