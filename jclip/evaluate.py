@@ -81,6 +81,6 @@ def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int,
         check(config)
         # The machine that evaluates need not have the devices of the one that trained.
         mesh = make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
-        shapes = param_shapes(config.model)
+        shapes = param_shapes(config)
         params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
     return config, step, params, mesh

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
+from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
 from jclip.data import eval_transform
 from jclip.evaluate import load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -35,9 +35,9 @@ def load(path_or_name: str | Path, *, step: int | None = None, seed: int = 0) ->
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())
         raise FileNotFoundError(f"{path_or_name} is neither a workdir nor an architecture; architectures: {known}")
-    model, mesh = architecture(str(path_or_name)), make_mesh(Mesh())
-    shardings = param_shardings(param_shapes(model), Mesh(), mesh)
-    return Encoder(model, init_params(model, seed, shardings), mesh)
+    config, mesh = Config(model=architecture(str(path_or_name)), seed=seed), make_mesh(Mesh())
+    shardings = param_shardings(param_shapes(config), config.mesh, mesh)
+    return Encoder(config.model, init_params(config, shardings), mesh)
 
 
 @dataclass(frozen=True)

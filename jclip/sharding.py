@@ -1,6 +1,6 @@
 """Where arrays live: the mesh, the shardings of parameters and batches, and host batches made global."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -39,17 +39,46 @@ def param_shardings(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -
     Raises:
         ValueError: the rules leave a parameter uncovered.
     """
-    flat, placements = flatten(shapes), flatten(match_rules(shapes, config.rules))
-    return unflatten({path: NamedSharding(mesh, _spec(leaf.shape, placements[path], mesh)) for path, leaf in flat.items()})
+    placements = flatten(match_rules(shapes, config.rules))
+    specs = {path: _spec(path, leaf.shape, placements[path], mesh.shape["fsdp"]) for path, leaf in flatten(shapes).items()}
+    return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
-def _spec(shape: tuple[int, ...], placement: str, mesh: DeviceMesh) -> PartitionSpec:
-    size = mesh.shape["fsdp"]
-    divisible = [axis for axis, length in enumerate(shape) if length % size == 0]
+def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> PartitionSpec:
+    first = 1 if "/blocks/" in path else 0  # the axis of the layers stays whole: each device has its share of every layer
+    divisible = [axis for axis in range(first, len(shape)) if shape[axis] % size == 0]
     if placement == "replicate" or size == 1 or not divisible:
         return PartitionSpec()
     largest = max(divisible, key=lambda axis: shape[axis])
     return PartitionSpec(*(None,) * largest, "fsdp")
+
+
+def make_gather(mesh: DeviceMesh) -> Callable[[Any], Any] | None:
+    """What makes the parameters of a layer whole on every device, inside jit; None where they are so already."""
+    if mesh.shape["fsdp"] == 1:
+        return None
+    return lambda params: jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
+def split_rows(tree: Any, parts: int, mesh: DeviceMesh) -> Any:
+    """Arrays [B, ...] -> [parts, B / parts, ...]; each part has as many rows of every device, and nothing moves between them."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(mesh.size, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x.reshape(parts, -1, *x.shape[3:]), sharding)
+
+    return jax.tree.map(split, tree)
+
+
+def join_rows(tree: Any, mesh: DeviceMesh) -> Any:
+    """The inverse of `split_rows`."""
+
+    def join(x: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), mesh.size, -1, *x.shape[2:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x.reshape(-1, *x.shape[3:]), batch_sharding(mesh))
+
+    return jax.tree.map(join, tree)
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: DeviceMesh) -> dict[str, jax.Array]:

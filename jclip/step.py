@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from jclip import losses
 from jclip.config import Config, Model
 from jclip.models import MultiTower, example_inputs
-from jclip.sharding import BATCH_AXES, batch_sharding, param_shardings, replicated
+from jclip.sharding import BATCH_AXES, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
 """Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
@@ -46,9 +47,9 @@ class TrainState(NamedTuple):
         return cls(jax.device_put(np.int32(step), shardings.step), saved["params"], saved["opt_state"])
 
 
-def param_shapes(model: Model) -> Params:
+def param_shapes(config: Config) -> Params:
     """The parameters' shapes and dtypes, without allocating any."""
-    return jax.eval_shape(lambda: _init_params(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: _new_params(config))
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
@@ -74,19 +75,71 @@ def init_state(config: Config, tx: optax.GradientTransformation, shardings: Trai
     return jax.jit(lambda: _new_state(config, tx), out_shardings=shardings)()
 
 
+def init_params(config: Config, shardings: Params) -> Params:
+    """Random parameters, made where they live."""
+    return jax.jit(lambda: _new_params(config), out_shardings=shardings)()
+
+
 def _new_state(config: Config, tx: optax.GradientTransformation) -> TrainState:
-    params = _init_params(config.model, jax.random.key(config.seed))
+    params = _new_params(config)
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def init_params(model: Model, seed: int, shardings: Params) -> Params:
-    """Random parameters, made where they live."""
-    return jax.jit(lambda: _init_params(model, jax.random.key(seed)), out_shardings=shardings)()
+def _new_params(config: Config) -> Params:
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(config.model, 1).items()}
+    towers = MultiTower(config.model).init(jax.random.key(config.seed), batch)["params"]
+    return {**towers, **_new_scales(config)}
 
 
-def _init_params(model: Model, key: Array) -> Params:
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(model, 1).items()}
-    return MultiTower(model).init(key, batch)["params"]
+def _new_scales(config: Config) -> Params:
+    """The scale and bias of each pair; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section 3.2)."""
+    scales = {}
+    for pair in config.pairs:
+        default = 1 / 0.07 if pair.loss == "softmax" else 10.0
+        scales[pair.name] = {"logit_scale": jnp.log(jnp.float32(default if pair.logit_scale is None else pair.logit_scale))}
+        if pair.loss == "sigmoid":
+            bias = -math.log(config.batch_size - 1) if pair.logit_bias == "batch" else pair.logit_bias
+            scales[pair.name]["logit_bias"] = jnp.float32(-10.0 if bias is None else bias)
+    return scales
+
+
+def _objective(
+    config: Config, mesh: Mesh, scales: Params, z: Mapping[str, Array], batch: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """The weighted sum of the losses of all pairs, and of each the loss, scale and bias."""
+    total = jnp.zeros(())
+    metrics: dict[str, Array] = {}
+    for pair in config.pairs:
+        scale, bias = jnp.exp(scales[pair.name]["logit_scale"]), scales[pair.name].get("logit_bias")
+        za, zb = (z[tower].astype(pair.dtype) for tower in (pair.a, pair.b))
+        same: dict[str, Any] = {}
+        if pair.equal != "negative":
+            same = {"ids": hash_rows(batch[pair.equal_by or pair.b]), "equal": pair.equal}
+        loss = losses.contrastive(
+            za,
+            zb,
+            scale,
+            bias,
+            kind=pair.loss,
+            mesh=mesh,
+            axes=BATCH_AXES,
+            method=pair.method,
+            block=pair.block,
+            label_smoothing=pair.label_smoothing,
+            **same,
+        )
+        total = total + pair.weight * loss
+        metrics |= {f"{pair.name}/loss": loss, f"{pair.name}/logit_scale": scale}
+        metrics |= {} if bias is None else {f"{pair.name}/logit_bias": bias}
+    return total, metrics
+
+
+def hash_rows(x: Array) -> Array:
+    """i32 [B] of integers [B, ...]: equal for equal rows, for others once in 4e9 (multilinear; Carter and Wegman 1979)."""
+    words = x.reshape(len(x), -1).astype(jnp.uint32)
+    factors = jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32) | 1
+    mixed = ((words + 1) * factors).sum(axis=1, dtype=jnp.uint32)
+    return jax.lax.bitcast_convert_type(mixed, jnp.int32)
 
 
 TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
@@ -96,30 +149,16 @@ def make_train_step(
     config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, shardings: TrainState
 ) -> TrainStep:
     """The jitted update: (state, global batch) -> (state, metrics f32 []). The state that goes in is donated."""
-    model = MultiTower(config.model)
-
-    def loss_fn(params: Params, batch: Mapping[str, Array], key: Array) -> Array:
-        encoded = model.apply({"params": params}, batch, train=True, rngs={"patches": key})
-        scale = jnp.exp(params["logit_scale"])
-        total = jnp.zeros(())
-        for pair in config.pairs:
-            za, zb = encoded[pair.a].z, encoded[pair.b].z
-            loss = losses.contrastive(za, zb, scale, kind=pair.loss, mesh=mesh, axes=BATCH_AXES, block=pair.block)
-            total = total + pair.weight * loss
-        return total
+    loss_and_grads = make_loss_and_grads(config, mesh)
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, batch, key)
+        loss, metrics, grads = loss_and_grads(state.params, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        params["logit_scale"] = jnp.clip(params["logit_scale"], *LOG_SCALE_RANGE)
-        metrics = {
-            "loss": loss,
-            "lr": schedule(state.step),
-            "grad_norm": optax.tree.norm(grads),
-            "logit_scale": jnp.exp(state.params["logit_scale"]),
-        }
+        for pair in config.pairs:
+            params[pair.name]["logit_scale"] = jnp.clip(params[pair.name]["logit_scale"], *LOG_SCALE_RANGE)
+        metrics |= {"loss": loss, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(
@@ -130,12 +169,58 @@ def make_train_step(
     )
 
 
+def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
+    """(params, batch, key) -> (loss, metrics, gradients) of the global batch, whatever config.accumulate.
+
+    In parts: all parts are embedded, nothing of a tower kept; the loss of all embeddings gives their gradients; each part is
+    embedded again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative
+    is lost, for one more forward pass.
+    """
+    model, parts = MultiTower(config.model, make_gather(mesh)), config.accumulate
+    names = {pair.name for pair in config.pairs}
+
+    def embed(towers: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
+        encoded = model.apply({"params": towers}, batch, rows=rows, rngs={"dropout": key})
+        return {name: e.z for name, e in encoded.items()}
+
+    def at_once(towers: Params, scales: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
+        def loss_fn(towers: Params, scales: Params) -> tuple[Array, dict[str, Array]]:
+            return _objective(config, mesh, scales, embed(towers, batch, rows, key), batch)
+
+        return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(towers, scales)
+
+    def in_parts(towers: Params, scales: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
+        inputs, indices = split_rows(batch, parts, mesh), split_rows(rows, parts, mesh)
+        z = jax.lax.map(lambda part: embed(towers, part[0], part[1], key), (inputs, indices))
+        value, (dscales, dz) = jax.value_and_grad(partial(_objective, config, mesh), argnums=(0, 1), has_aux=True)(
+            scales, join_rows(z, mesh), batch
+        )
+
+        def replay(grads: Params, part: Any) -> tuple[Params, None]:
+            batch, rows, dz = part
+            _, back = jax.vjp(lambda towers: embed(towers, batch, rows, key), towers)
+            return jax.tree.map(jnp.add, grads, *back(dz)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, towers)
+        grads, _ = jax.lax.scan(replay, zeros, (inputs, indices, split_rows(dz, parts, mesh)))
+        return value, (grads, dscales)
+
+    def loss_and_grads(params: Params, batch: Mapping[str, Array], key: Array) -> tuple[Array, dict[str, Array], Params]:
+        towers = {name: part for name, part in params.items() if name not in names}
+        scales = {name: params[name] for name in names}
+        rows = jnp.arange(config.batch_size)
+        (loss, metrics), (grads, dscales) = (at_once if parts == 1 else in_parts)(towers, scales, batch, rows, key)
+        return loss, metrics, {**grads, **dscales}
+
+    return loss_and_grads
+
+
 Encode = Callable[[Params, Mapping[str, Array]], dict[str, tuple[Array, Array]]]
 
 
 def make_encode(model: Model, mesh: Mesh) -> Encode:
     """The jitted encoder: (params, global batch of some towers) -> {tower: (pooled, z)}, all f32, on every device whole."""
-    exact = MultiTower(dataclasses.replace(model, dtype="float32"))
+    exact = MultiTower(dataclasses.replace(model, dtype="float32"), make_gather(mesh))
 
     def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less

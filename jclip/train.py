@@ -38,7 +38,7 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     plan = make_plan(config, examples=len(source))
     mesh = make_mesh(config.mesh)
 
-    shapes = param_shapes(config.model)
+    shapes = param_shapes(config)
     schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.total)
     tx = make_optimizer(config.optim, schedule, shapes)
     shardings = state_shardings(shapes, tx, config, mesh)

@@ -51,13 +51,13 @@ def test_clipping_bounds_the_global_norm() -> None:
 
 
 def test_default_rules_leave_vectors_and_the_scale_undecayed() -> None:
-    from jclip.config import architecture
+    from jclip.config import Config, architecture
     from jclip.step import param_shapes
     from jclip.tree import flatten, match_rules
 
-    factors = flatten(match_rules(param_shapes(architecture("ViT-tiny-test")), Optim().weight_decay_rules))
+    factors = flatten(match_rules(param_shapes(Config(model=architecture("ViT-tiny-test"))), Optim().weight_decay_rules))
     undecayed = {path for path, factor in factors.items() if factor == 0}
     ends = ("bias", "scale", "image/cls")
     assert undecayed == {path for path in factors if path.endswith(ends)}
-    assert {"logit_scale", "image/cls", "text/norm/scale"} <= undecayed
+    assert {"image_text/logit_scale", "image/cls", "text/norm/scale"} <= undecayed
     assert "text/token_embed" not in undecayed

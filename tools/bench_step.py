@@ -150,7 +150,7 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     config = Config(
         Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch
     )
-    mesh, shapes = make_mesh(Mesh()), param_shapes(config.model)
+    mesh, shapes = make_mesh(Mesh()), param_shapes(config)
     schedule = make_schedule(config.optim, warmup_steps=60, total_steps=1000)
     tx = make_optimizer(config.optim, schedule, shapes)
     shardings = state_shardings(shapes, tx, config, mesh)

@@ -57,8 +57,8 @@ def _durations(config: Config) -> Iterator[tuple[str, str]]:
 def _model_problems(model: Model) -> Iterator[str]:
     for name, tower in model.towers.items():
         at = f"model.towers.{name}"
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem", "logit_scale"):
-            yield f"{at}: {name!r} cannot name a tower; use lower-case letters, other than key, problem and logit_scale"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem"):
+            yield f"{at}: {name!r} cannot name a tower; use lower-case letters, other than key and problem"
         for field in ("width", "depth", "heads"):
             if getattr(tower, field) < 1:
                 yield f"{at}.{field} {getattr(tower, field)} must be at least 1"
@@ -66,6 +66,8 @@ def _model_problems(model: Model) -> Iterator[str]:
             divisors = [h for h in range(1, tower.width + 1) if tower.width % h == 0]
             near = sorted(divisors, key=lambda h: abs(h - tower.heads))[:2]
             yield f"{at}.heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
+        if not 0 <= tower.dropout < 1:
+            yield f"{at}.dropout {tower.dropout} is a probability; use 0 or more and less than 1"
         if tower.mlp_ratio <= 0 or tower.norm_eps <= 0:
             yield f"{at}: mlp_ratio {tower.mlp_ratio} and norm_eps {tower.norm_eps} must be positive"
         yield from _vision_problems(at, tower) if isinstance(tower, VisionTower) else _text_problems(at, tower)
@@ -73,8 +75,6 @@ def _model_problems(model: Model) -> Iterator[str]:
         yield f"model.towers has {len(model.towers)} tower; a contrastive model needs at least 2"
     if model.embed_dim < 1:
         yield f"model.embed_dim {model.embed_dim} must be at least 1"
-    if not 1 <= model.logit_scale <= 100:
-        yield f"model.logit_scale {model.logit_scale} is outside 1 to 100, where training keeps it"
 
 
 def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
@@ -147,6 +147,20 @@ def _objective_problems(config: Config) -> Iterator[str]:
             yield f"pairs[{i}]: both sides are {pair.a!r}"
         if pair.block < 1:
             yield f"pairs[{i}].block {pair.block} must be at least 1"
+        if pair.logit_scale is not None and not 1 <= pair.logit_scale <= 100:
+            yield f"pairs[{i}].logit_scale {pair.logit_scale} is outside 1 to 100, where training keeps it"
+        if pair.logit_bias is not None and pair.loss == "softmax":
+            yield f"pairs[{i}].logit_bias {pair.logit_bias}: a softmax does not depend on a bias; leave it None"
+        if pair.logit_bias == "batch" and config.batch_size < 2:
+            yield f"pairs[{i}].logit_bias 'batch' needs a batch_size of at least 2"
+        if not 0 <= pair.label_smoothing < 1:
+            yield f"pairs[{i}].label_smoothing {pair.label_smoothing} is a share; use 0 or more and less than 1"
+        if pair.equal_by is not None and pair.equal == "negative":
+            yield f"pairs[{i}].equal_by {pair.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
+        if pair.equal_by is not None and pair.equal_by not in config.model.towers:
+            yield f"pairs[{i}].equal_by: there is no tower {pair.equal_by!r}; towers: {', '.join(config.model.towers)}"
+        if pair.name in config.model.towers or pair.name in [other.name for other in config.pairs[:i]]:
+            yield f"pairs[{i}]: the name {pair.name!r} is taken, by a tower or another pair; join two losses of a pair into one"
     unused = set(config.model.towers) - {tower for pair in config.pairs for tower in (pair.a, pair.b)}
     if unused:
         yield f"pairs: no pair trains the tower {', '.join(sorted(unused))}"
@@ -180,7 +194,7 @@ def _eval_problems(config: Config) -> Iterator[str]:
 
 
 def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
-    for name in ("batch_size", "eval_batch_size", "log_every"):
+    for name in ("batch_size", "eval_batch_size", "log_every", "accumulate"):
         if getattr(config, name) < 1:
             yield f"{name} {getattr(config, name)} must be at least 1"
     if config.checkpoint.keep < 1:
@@ -200,5 +214,10 @@ def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[
             low = size // devices * devices
             choices = f"{low} or {low + devices}" if low else str(devices)
             yield f"{name} {size} is not divisible by {devices} devices; use {choices}"
+    parts = devices * config.accumulate
+    if config.accumulate > 1 and config.batch_size % parts:
+        low = max(1, config.batch_size // parts) * parts
+        what = f"{devices} devices x accumulate {config.accumulate}"
+        yield f"batch_size {config.batch_size} is not divisible by {what}; use {low} or {low + parts}"
     if hosts != 1:
         yield f"there are {hosts} processes; training runs in one process, on all the devices of a host"

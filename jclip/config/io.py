@@ -145,10 +145,24 @@ def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:
 def _parse_union(data: Any, members: tuple[Any, ...], at: str) -> Any:
     if data is None and types.NoneType in members:
         return None
-    by_name = {m.__name__: m for m in members if m is not types.NoneType}
-    if len(by_name) == 1:
-        return _parse(data, next(iter(by_name.values())), at)
+    members = tuple(member for member in members if member is not types.NoneType)
+    if len(members) == 1:
+        return _parse(data, members[0], at)
+    if not all(dataclasses.is_dataclass(member) for member in members):
+        return _parse_first(data, members, at)
+    by_name = {member.__name__: member for member in members}
     name = data.get("type") if isinstance(data, Mapping) else None
     if name not in by_name:
         raise ConfigError(f"{at}: type {name!r} is unknown; use one of {', '.join(by_name)}")
     return _parse(data, by_name[name], at)
+
+
+def _parse_first(data: Any, members: tuple[Any, ...], at: str) -> Any:
+    """As the first member that it is one of."""
+    problems = []
+    for member in members:
+        try:
+            return _parse(data, member, at)
+        except ConfigError as problem:
+            problems.append(str(problem).removeprefix(f"{at}: "))
+    raise ConfigError(f"{at}: {'; '.join(problems)}")

@@ -59,6 +59,8 @@ class VisionTower:
     """Epsilon of every LayerNorm."""
     patch_dropout: float = 0.0
     """Fraction of the patches left out in training (FLIP); the number kept is an integer, at least 1."""
+    dropout: float = 0.0
+    """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
     preprocess: Preprocess = Preprocess()
     """How images become pixels."""
 
@@ -94,6 +96,8 @@ class TextTower:
     """Pooling: at the end of text, the last or first position, mean of the real tokens, or attention over them."""
     norm_eps: float = 1e-5
     """Epsilon of every LayerNorm."""
+    dropout: float = 0.0
+    """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
     tokenizer: Literal["clip"] = "clip"
     """clip: OpenAI's byte-pair encoding, 49,408 ids, lower case."""
 
@@ -103,14 +107,12 @@ Tower = VisionTower | TextTower
 
 @dataclass(frozen=True)
 class Model:
-    """Named towers, a projection each, and one learned logit scale."""
+    """Named towers, with a projection each."""
 
     towers: Mapping[str, Tower] = field(default_factory=lambda: {"image": VisionTower(), "text": TextTower()})
     """Towers by name. The names are also the keys of a batch."""
     embed_dim: int = 512
     """Size of the shared embedding space."""
-    logit_scale: float = 1 / 0.07
-    """Initial factor on the cosines (CLIP: 1/0.07); learned as a logarithm, kept within 1 and 100."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
     scan: bool = False
@@ -163,7 +165,10 @@ class Optim:
     """Added to the root of the second moment (CLIP's ViTs: 1e-6)."""
     weight_decay: float = 0.2
     """Decoupled decay, multiplied by the learning rate."""
-    weight_decay_rules: tuple[tuple[str, float], ...] = ((r".*/(bias|scale|cls|probe)|logit_scale", 0.0), (r".*", 1.0))
+    weight_decay_rules: tuple[tuple[str, float], ...] = (
+        (r".*/(bias|scale|cls|probe|logit_scale|logit_bias)", 0.0),
+        (r".*", 1.0),
+    )
     """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts."""
     clip_norm: float | None = None
     """Largest global norm of the gradient; None never clips."""
@@ -171,18 +176,37 @@ class Optim:
 
 @dataclass(frozen=True)
 class Pair:
-    """One contrastive objective between two towers."""
+    """One contrastive objective between two towers, with a logit scale of its own; see `jclip.losses.contrastive`."""
 
     a: str = "image"
     """Name of one tower."""
     b: str = "text"
     """Name of the other."""
-    loss: Literal["softmax"] = "softmax"
-    """softmax: symmetric cross-entropy over the global batch (CLIP)."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: symmetric cross-entropy over the global batch (CLIP); sigmoid: every pair of the batch by itself (SigLIP)."""
     weight: float = 1.0
     """Factor in the total loss."""
-    block: int = 1024
+    logit_scale: float | None = None
+    """Initial factor on the cosines, learned as a logarithm, kept within 1 and 100. None: 1/0.07 (CLIP), sigmoid 10 (SigLIP)."""
+    logit_bias: float | Literal["batch"] | None = None
+    """Initial bias of a sigmoid, learned. None: -10 (SigLIP); batch: -ln(batch_size - 1), a prior of one match in a batch."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all candidates."""
+    equal: Literal["negative", "ignore", "positive"] = "negative"
+    """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too."""
+    equal_by: str | None = None
+    """Tower whose input tells which examples are equal, by a 32-bit hash of it. None: `b`."""
+    method: Literal["gather", "ring"] = "gather"
+    """gather: every device holds one whole side (fastest); ring: it goes around the devices (least memory)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the embeddings are multiplied in; the logits and all after them are float32 always."""
+    block: int = 256
     """Columns of the logits computed at a time; memory, not the result, depends on it."""
+
+    @property
+    def name(self) -> str:
+        """Of its parameters and metrics: "image_text"."""
+        return f"{self.a}_{self.b}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +218,7 @@ class Mesh:
     fsdp: int = 1
     """Devices along the axis that shards parameters and optimizer state."""
     rules: tuple[tuple[str, Literal["replicate", "fsdp"]], ...] = (
-        (r".*/(bias|scale)|logit_scale", "replicate"),
+        (r".*/(bias|scale|logit_scale|logit_bias)", "replicate"),
         (r".*", "fsdp"),
     )
     """(regex on the parameter's path, placement); fsdp shards the largest axis that divides. First match counts."""
@@ -297,6 +321,8 @@ class Config:
     """Examples in the global batch, which is also the number of candidates in the loss."""
     eval_batch_size: int = 256
     """Examples in the global batch of an evaluation; no result depends on it."""
+    accumulate: int = 1
+    """Parts in which the towers see a batch, one after the other: their memory falls by it, loss and gradients stay the same."""
     duration: Duration = "30ep"
     """Length of the run."""
     log_every: int = 10

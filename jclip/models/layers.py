@@ -2,16 +2,33 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 Initializer = Callable[..., Array]
 
 HIDDEN = -1e30  # a logit of attention that counts for nothing; finite, because the difference of two infinities is NaN
+
+Params = dict[str, Any]
+
+
+class Compute(NamedTuple):
+    """How a tower is computed; its parameters do not depend on it, nor its output beyond rounding."""
+
+    dtype: Any = jnp.float32
+    """Of activations and products."""
+    scan: bool = False
+    """Loop over one compiled block, or unroll."""
+    remat: str = "none"
+    """"none", or the name of the policy in jax.checkpoint_policies that says what a block keeps for the backward pass."""
+    gather: Callable[[Params], Params] | None = None
+    """Makes the parameters of one block whole on every device: done before the block forward and again backward, kept never."""
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu takes erfc, thrice as slow on a CPU
@@ -114,6 +131,25 @@ class Mlp(nn.Module):
         return Dense(width, out_init, dtype=self.dtype, name="fc2")(x)
 
 
+class Dropout(nn.Module):
+    """Zeroes numbers of each example in training, and scales the others up (Srivastava et al. 2014)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, rows: Array | None) -> Array:
+        """rows: see MultiTower; None leaves x [b, ...] as it is."""
+        if rows is None or self.rate == 0:
+            return x
+        kept = uniform_of_rows(self.make_rng("dropout"), rows, x.shape[1:]) >= self.rate
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def uniform_of_rows(key: Array, rows: Array, shape: tuple[int, ...]) -> Array:
+    """Uniform numbers f32 [b, *shape] of which row i is a function of the key and of rows[i]."""
+    return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(rows)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: attention and MLP, each added to its input."""
 
@@ -123,16 +159,18 @@ class Block(nn.Module):
     norm_eps: float
     residual_scale: float
     causal: bool
+    dropout: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None) -> tuple[Array, None]:
+    def __call__(self, x: Array, mask: Array | None, rows: Array | None) -> Array:
         norm = partial(LayerNorm, self.norm_eps, self.dtype)
         y = norm(name="norm1")(x)
-        x = x + Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, y, mask, self.causal)
+        y = Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, y, mask, self.causal)
+        x = x + Dropout(self.dropout)(y, rows)
         y = norm(name="norm2")(x)
-        x = x + Mlp(self.hidden, self.activation, self.residual_scale, self.dtype, name="mlp")(y)
-        return x, None
+        y = Mlp(self.hidden, self.activation, self.residual_scale, self.dtype, name="mlp")(y)
+        return x + Dropout(self.dropout)(y, rows)
 
 
 class MapPool(nn.Module):
@@ -153,25 +191,43 @@ class MapPool(nn.Module):
         return (x + Mlp(self.hidden, self.activation, 1.0, self.dtype, name="mlp")(y))[:, 0]
 
 
-def blocks(depth: int, *, scan: bool, remat: str, name: str = "blocks", **fields: Any) -> nn.Module:
-    """`depth` blocks in a row, their parameters stacked on a leading axis.
+class Transformer(nn.Module):
+    """What the towers share: a stack of blocks, and pooling by attention."""
 
-    Args:
-        depth: number of blocks.
-        scan: loop over one compiled block, or unroll. The parameters are the same.
-        remat: "none", or the name of the policy that says what a block keeps for the backward pass.
-        name: name of the stack in the parameter tree.
-        **fields: those of Block.
-    """
-    block = Block
-    if remat != "none":
-        block = nn.remat(Block, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=not scan)
-    stack = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=depth,
-        unroll=1 if scan else depth,
-    )
-    return stack(residual_scale=(2 * depth) ** -0.5, name=name, **fields)
+    config: Any
+    how: Compute = Compute()
+
+    def run_blocks(self, x: Array, mask: Array | None, rows: Array | None, *, causal: bool) -> Array:
+        """x [b, l, d] -> [b, l, d], with the mask of Attention and the rows of Dropout; parameters stacked on a leading axis."""
+        c, (dtype, scan, remat, gather) = self.config, self.how
+        block = Block(**self._fields(), residual_scale=(2 * c.depth) ** -0.5, causal=causal, dropout=c.dropout, parent=None)
+
+        def init(key: Array) -> Params:
+            return jax.vmap(lambda key: block.init(key, x, None, None)["params"])(jax.random.split(key, c.depth))
+
+        key = self.make_rng("dropout") if rows is not None and c.dropout > 0 else None
+
+        def one(x: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
+            index, params = layer
+            if gather is not None:  # in the type they are used in: half of the bytes travel
+                params = jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, params)
+                params = checkpoint_name(gather(params), "gathered")
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
+            return block.apply({"params": params}, x, mask, rows, rngs=rngs), None
+
+        if remat != "none":
+            one = jax.checkpoint(one, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=not scan)
+        elif gather is not None:
+            policy = jax.checkpoint_policies.save_anything_except_these_names("gathered")
+            one = jax.checkpoint(one, policy=policy, prevent_cse=not scan)
+        layers = jnp.arange(c.depth), self.param("blocks", init)
+        return jax.lax.scan(one, x, layers, unroll=1 if scan else c.depth)[0]
+
+    def map_pool(self, tokens: Array, mask: Array | None) -> Array:
+        """See MapPool."""
+        return MapPool(**self._fields(), name="map")(tokens, mask)
+
+    def _fields(self) -> dict[str, Any]:
+        c = self.config
+        hidden = round(c.mlp_ratio * c.width)
+        return {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "dtype": self.how.dtype}

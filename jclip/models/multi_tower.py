@@ -1,7 +1,6 @@
-"""The model: any number of named towers, a projection each, one logit scale."""
+"""The model: any number of named towers, with a projection each."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import Model, TextTower, Tower, VisionTower
-from jclip.models.layers import Dense
+from jclip.models.layers import Compute, Dense, Params
 from jclip.models.output import TowerOutput
 from jclip.models.text import TextTransformer
 from jclip.models.vit import VisionTransformer
@@ -33,27 +32,29 @@ class MultiTower(nn.Module):
     """Towers of any modality that map into one embedding space."""
 
     config: Model
+    gather: Callable[[Params], Params] | None = None
+    """See Compute."""
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Encoded]:
+    def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None) -> dict[str, Encoded]:
         """Encodes the towers that the batch has inputs for.
 
         Args:
             batch: inputs by tower name, an array each, or for a text tower the tuple (input embeddings, eot); with `init`, of
                 every tower.
-            train: whether patch dropout is on; it draws from the key "patches".
+            rows: in training, the index i32 [b] of each example in the global batch. Dropout is a function of it and of the key
+                "dropout", so that an example loses the same whatever the devices and the parts of the batch.
         """
         c = self.config
-        dtype = jnp.dtype(c.dtype)
-        self.param("logit_scale", nn.initializers.constant(math.log(c.logit_scale)), ())
+        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, self.gather)
         encoded = {}
         for name in sorted(batch):
-            tower = TOWERS[type(c.towers[name])](c.towers[name], dtype, c.scan, c.remat, name=name)
+            tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
             inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
-            output = tower(*inputs, train=train)
+            output = tower(*inputs, rows=rows)
             width = output.pooled.shape[-1]
             project = Dense(
-                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=dtype, name=f"{name}_projection"
+                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=how.dtype, name=f"{name}_projection"
             )
             encoded[name] = Encoded(unit(project(output.pooled)), output)
         return encoded

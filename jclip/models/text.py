@@ -1,37 +1,32 @@
 """The text transformer: token ids or input embeddings to TowerOutput."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import TextTower
-from jclip.models.layers import LayerNorm, MapPool, blocks
+from jclip.models.layers import LayerNorm, Transformer
 from jclip.models.output import TowerOutput
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Transformer):
     """A text transformer (Radford et al. 2021, section 2.4) with the options of `TextTower`."""
 
     config: TextTower
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
 
     @nn.compact
-    def __call__(self, text: Array, eot: Array | None = None, *, train: bool = False) -> TowerOutput:
+    def __call__(self, text: Array, eot: Array | None = None, *, rows: Array | None = None) -> TowerOutput:
         """Encodes texts.
 
         Args:
             text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
             eot: index of the end of text i32 [b]; needed with embeddings, found in ids (the first largest) otherwise.
-            train: not used: nothing here is random.
+            rows: in training, the index of each text in the global batch, for dropout.
 
         Raises:
             ValueError: the length is not the tower's, or embeddings come without `eot`.
         """
-        c = self.config
+        c, dtype = self.config, self.how.dtype
         if text.shape[1] != c.context_length:
             raise ValueError(f"text: length {text.shape[1]} is not context_length {c.context_length}; pad or cut it")
         table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -42,13 +37,10 @@ class TextTransformer(nn.Module):
             raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
         mask = jnp.arange(c.context_length)[None] <= eot[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))
-        x = text.astype(self.dtype) + positions[None].astype(self.dtype)
-        hidden = round(c.mlp_ratio * c.width)
-        fields = {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "dtype": self.dtype}
-        seen = mask if c.mask_padding else None
-        x, _ = blocks(c.depth, scan=self.scan, remat=self.remat, causal=c.causal, **fields)(x, seen)
-        tokens = LayerNorm(c.norm_eps, self.dtype, name="norm")(x)
-        pooled = MapPool(name="map", **fields)(tokens, mask) if c.pool == "map" else pool_tokens(tokens, mask, eot, c.pool)
+        x = text.astype(dtype) + positions[None].astype(dtype)
+        x = self.run_blocks(x, mask if c.mask_padding else None, rows, causal=c.causal)
+        tokens = LayerNorm(c.norm_eps, dtype, name="norm")(x)
+        pooled = self.map_pool(tokens, mask) if c.pool == "map" else pool_tokens(tokens, mask, eot, c.pool)
         return TowerOutput(pooled, tokens, mask)
 
 

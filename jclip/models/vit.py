@@ -1,52 +1,51 @@
 """The vision transformer: images to TowerOutput."""
 
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jclip.config import Preprocess, VisionTower
-from jclip.models.layers import Dense, LayerNorm, MapPool, blocks
+from jclip.models.layers import Dense, LayerNorm, Transformer, uniform_of_rows
 from jclip.models.output import TowerOutput
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Transformer):
     """A ViT (Dosovitskiy et al. 2021) with the options of `VisionTower`."""
 
     config: VisionTower
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool = False) -> TowerOutput:
-        """images: u8 [b, H, W, 3], or f32 already normalised. Patch dropout in training draws from the key "patches"."""
-        c = self.config
+    def __call__(self, images: Array, *, rows: Array | None = None) -> TowerOutput:
+        """Encodes images.
+
+        Args:
+            images: u8 [b, H, W, 3], or f32 already normalised.
+            rows: in training, the index of each image in the global batch, for dropout.
+        """
+        c, dtype = self.config, self.how.dtype
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"image: shape {images.shape} is not [b, {c.image_size}, {c.image_size}, 3]")
         if images.dtype == jnp.uint8:
             images = normalise(images, c.preprocess)
-        x = patchify(images.astype(self.dtype), c.patch_size)
-        x = Dense(c.width, nn.initializers.lecun_normal(), use_bias=False, dtype=self.dtype, name="patch_embed")(x)
+        x = patchify(images.astype(dtype), c.patch_size)
+        x = Dense(c.width, nn.initializers.lecun_normal(), use_bias=False, dtype=dtype, name="patch_embed")(x)
         cls, positions = self._cls_and_positions()
-        x = x + positions[None].astype(self.dtype)
-        if train and c.patch_dropout > 0:
-            x = drop_patches(self.make_rng("patches"), x, kept_patches(c))
+        x = x + positions[None].astype(dtype)
+        if rows is not None and c.patch_dropout > 0:
+            x = drop_patches(self.make_rng("dropout"), rows, x, kept_patches(c))
         if cls is not None:
-            x = jnp.concatenate([jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, c.width)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, c.width)), x], axis=1)
         if c.pre_norm:
-            x = LayerNorm(c.norm_eps, self.dtype, name="norm_pre")(x)
-        hidden = round(c.mlp_ratio * c.width)
-        fields = {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "dtype": self.dtype}
-        x, _ = blocks(c.depth, scan=self.scan, remat=self.remat, causal=False, **fields)(x, None)
-        tokens = LayerNorm(c.norm_eps, self.dtype, name="norm")(x)
+            x = LayerNorm(c.norm_eps, dtype, name="norm_pre")(x)
+        x = self.run_blocks(x, None, rows, causal=False)
+        tokens = LayerNorm(c.norm_eps, dtype, name="norm")(x)
         if c.pool == "map":
-            pooled = MapPool(name="map", **fields)(tokens, None)
+            pooled = self.map_pool(tokens, None)
+        elif c.pool == "cls":
+            pooled = tokens[:, 0]
         else:
-            pooled = tokens[:, 0] if c.pool == "cls" else tokens.mean(axis=1)
+            pooled = tokens.mean(axis=1)
         return TowerOutput(pooled, tokens, jnp.ones(tokens.shape[:2], bool))
 
     def _cls_and_positions(self) -> tuple[Array | None, Array]:
@@ -81,9 +80,9 @@ def kept_patches(config: VisionTower) -> int:
     return max(1, int(config.grid**2 * (1 - config.patch_dropout)))
 
 
-def drop_patches(key: Array, x: Array, kept: int) -> Array:
+def drop_patches(key: Array, rows: Array, x: Array, kept: int) -> Array:
     """A random subset of `kept` patches of each example (Li et al. 2023): [b, l, d] -> [b, kept, d]."""
-    order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), axis=1)[:, :kept]
+    order = jnp.argsort(uniform_of_rows(key, rows, x.shape[1:2]), axis=1)[:, :kept]
     return jnp.take_along_axis(x, order[:, :, None], axis=1)
 
 

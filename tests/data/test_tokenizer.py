@@ -71,7 +71,7 @@ def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     began = time.perf_counter()
     tokenize(text, 77)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 60  # what is quadratic takes minutes: this is a guard, not a measurement
 
 
 def test_lone_surrogates_do_not_raise() -> None:
