@@ -49,6 +49,7 @@ class Checkpoints:
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
+            context=_context(),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -99,6 +100,12 @@ class Checkpoints:
             if isinstance(part, Mapping):
                 _check_fits(f"{self.directory / str(step)}: {name}", saved[name], part)
         return self._checkpointer.load_checkpointables(step, dict(parts))
+
+
+def _context() -> ocp.Context:
+    """Devices that hold the same array share the writing of it, unless it is so small that cutting it up takes longer."""
+    saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
+    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
 
 
 def _prefixes(metrics: Mapping[str, float]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | embed`. Nothing heavy is imported before it is needed."""
+"""The command line: `jclip train | eval | embed | compile`. Nothing heavy is imported before it is needed."""
 
 import argparse
 import logging
@@ -24,6 +24,13 @@ The data (--data.source) is one of
 
 EVAL = """Run the evaluations of a trained model's configuration on one of its checkpoints."""
 
+COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
+
+It prints parameters, bytes a device, what the devices send each other, and floating-point operations. Every field of the
+configuration is an option, as in `jclip train`. TPU slices need the extra: pip install 'jclip[tpu]'. The exit status is 0 where
+it fits.
+"""
+
 EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt."""
 
 
@@ -32,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command != "train":
+    if overrides and options.command not in ("train", "compile"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,compile}")
     raw = argparse.RawDescriptionHelpFormatter
 
     # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
@@ -72,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     embed.set_defaults(run=_embed)
+
+    compile_ = commands.add_parser(
+        "compile", help="does a recipe fit a TPU slice?", description=COMPILE, formatter_class=raw, allow_abbrev=False
+    )
+    compile_.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    compile_.add_argument("--topology", required=True, metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ...")
+    compile_.set_defaults(run=_compile)
     return parser
 
 
@@ -86,15 +100,29 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
         parser.error("the following arguments are required: --workdir")
     _quiet()
     from jclip import train
+    from jclip.processes import join_processes
 
+    join_processes()
     train.main(config, options.workdir)
     return 0
+
+
+def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
+    from jclip.config import load
+
+    config = load(options.recipe, overrides)
+    _quiet()
+    from jclip import compile
+
+    return 0 if compile.main(config, options.topology) else 1
 
 
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import evaluate
+    from jclip.processes import join_processes
 
+    join_processes()
     evaluate.main(options.workdir, names=options.evals, step=options.step, as_json=options.json)
 
 
@@ -120,6 +148,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.checkpoint": ("CheckpointError",),
         "jclip.data.sources": ("SourceError", "BadExample"),
         "jclip.metrics": ("NonFiniteLoss",),
+        "jclip.processes": ("LostProcess",),
     }
     found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]
     return (*found, FileNotFoundError)

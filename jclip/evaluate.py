@@ -16,6 +16,7 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Mesh, check
 from jclip.eval import Embedding, Evaluator, Functions, make_evaluator, run_evaluators
 from jclip.metrics import results_table
+from jclip.processes import is_first
 from jclip.sharding import gather_rows, make_mesh, param_shardings, to_global
 from jclip.step import abstract, make_encode, param_shapes
 
@@ -56,6 +57,8 @@ def main(workdir: str | Path, *, names: Sequence[str] = (), step: int | None = N
         for name, value in run_evaluators(evaluators, params):
             results[name] = value
             status.update(f"evaluating ... {name} {value:.4f}")
+    if not is_first():
+        return results
     if as_json:
         print(json.dumps({"step": step, **results}))
     else:

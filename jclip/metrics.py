@@ -80,8 +80,15 @@ class TensorBoardWriter:
 class Terminal:
     """A live progress bar on a terminal, plain lines elsewhere; evaluations appear as they come."""
 
-    def __init__(self, total_steps: int, *, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+    def __init__(self, total_steps: int, *, start: int = 0, console: Console | None = None, quiet: bool = False) -> None:
+        """
+        Args:
+            total_steps: of the run.
+            start: steps that are done.
+            console: where to write; None: standard output.
+            quiet: show nothing, as all processes of a run but one.
+        """
+        self.console = console or Console(highlight=False, quiet=quiet)
         self._total = total_steps
         self._progress = Progress(
             SpinnerColumn(),
@@ -177,6 +184,7 @@ class TrainLog:
         every: int,
         total: int,
         last_good: Callable[[int], str],
+        sum_up: Callable[[int], int] = lambda count: count,
     ) -> None:
         """
         Args:
@@ -186,9 +194,10 @@ class TrainLog:
             every: steps between lines of metrics.
             total: steps of the run.
             last_good: says which checkpoint to go back to when training diverges at a step.
+            sum_up: the sum of a count over all processes of the run.
         """
         self._writers, self._terminal, self._clock = writers, terminal, clock
-        self._every, self._total, self._last_good = every, total, last_good
+        self._every, self._total, self._last_good, self._sum_up = every, total, last_good, sum_up
         self._pending: tuple[int, Any, Sequence[str]] | None = None
         self._speed: dict[str, float] = {"examples_per_second": 0.0}
         self.broken = 0
@@ -230,7 +239,8 @@ class TrainLog:
             )
         if step % self._every == 0 or step == self._total:
             self._speed = self._clock.read(step)
-            counted = {"broken_examples": float(self.broken)} if self.broken else {}
+            broken = self._sum_up(self.broken)
+            counted = {"broken_examples": float(broken)} if broken else {}
             self._write(step, {**values, **self._speed, **counted})
         self._terminal.advance(step, values["loss"], self._speed["examples_per_second"])
 

@@ -1,6 +1,7 @@
 """Where arrays live: the mesh, the shardings of parameters and batches, and host batches made global."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,11 +54,34 @@ def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> Parti
     return PartitionSpec(*(None,) * largest, "fsdp")
 
 
-def make_gather(mesh: DeviceMesh) -> Callable[[Any], Any] | None:
-    """What makes the parameters of a layer whole on every device, inside jit; None where they are so already."""
+Gather = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+def make_gather(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> Gather | None:
+    """(path of a stack of layers, parameters of one of them) -> the same, whole on every device; used inside jit.
+
+    Their gradients come back sharded like the parameters. None where every device has all parameters anyway.
+    """
     if mesh.shape["fsdp"] == 1:
         return None
-    return lambda params: jax.lax.with_sharding_constraint(params, replicated(mesh))
+    shardings = flatten(param_shardings(shapes, config, mesh))
+
+    def gather(stack: str, params: dict[str, Any]) -> dict[str, Any]:
+        shares = {path: NamedSharding(mesh, PartitionSpec(*shardings[f"{stack}/{path}"].spec[1:])) for path in flatten(params)}
+        return unflatten({path: _gathered(leaf, replicated(mesh), shares[path]) for path, leaf in flatten(params).items()})
+
+    return gather
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: jax.Array, whole: NamedSharding, share: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+_gathered.defvjp(
+    lambda x, whole, share: (_gathered(x, whole, share), None),
+    lambda whole, share, _, cotangent: (jax.lax.with_sharding_constraint(cotangent, share),),
+)
 
 
 def split_rows(tree: Any, parts: int, mesh: DeviceMesh) -> Any:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jclip import losses
 from jclip.config import Config, Model
 from jclip.models import MultiTower, example_inputs
+from jclip.optim import make_optimizer, make_schedule
 from jclip.sharding import BATCH_AXES, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
@@ -41,38 +42,10 @@ class TrainState(NamedTuple):
         """The parts that a checkpoint holds; its number is the step."""
         return {"params": self.params, "opt_state": self.opt_state}
 
-    @classmethod
-    def restored(cls, step: int, saved: Mapping[str, Any], shardings: "TrainState") -> "TrainState":
-        """The inverse of `saved`."""
-        return cls(jax.device_put(np.int32(step), shardings.step), saved["params"], saved["opt_state"])
-
 
 def param_shapes(config: Config) -> Params:
     """The parameters' shapes and dtypes, without allocating any."""
     return jax.eval_shape(lambda: _new_params(config))
-
-
-def abstract(shapes: Any, shardings: Any) -> Any:
-    """Shapes and dtypes with the shardings they are to have: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
-
-
-def state_shardings(shapes: Params, tx: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
-    """Where each part of the state lives: the optimizer's moments lie with their parameters."""
-    params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
-    opt_shapes = jax.eval_shape(tx.init, shapes)
-    opt_state = optax.tree.map_params(tx, lambda _, s: s, opt_shapes, params, transform_non_params=lambda _: everywhere)
-    return TrainState(cast(Any, everywhere), params, opt_state)
-
-
-def state_shapes(config: Config, tx: optax.GradientTransformation) -> TrainState:
-    """The state's shapes and dtypes, without allocating any."""
-    return jax.eval_shape(lambda: _new_state(config, tx))
-
-
-def init_state(config: Config, tx: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """A new state, made where it lives: no device ever holds more than its share."""
-    return jax.jit(lambda: _new_state(config, tx), out_shardings=shardings)()
 
 
 def init_params(config: Config, shardings: Params) -> Params:
@@ -80,9 +53,66 @@ def init_params(config: Config, shardings: Params) -> Params:
     return jax.jit(lambda: _new_params(config), out_shardings=shardings)()
 
 
-def _new_state(config: Config, tx: optax.GradientTransformation) -> TrainState:
-    params = _new_params(config)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """Shapes and dtypes with the shardings they are to have: what a checkpoint is restored into."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
+
+
+TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+
+
+class Program(NamedTuple):
+    """The training of a configuration on a mesh: what `make_program` has made of them. Nothing is allocated before `init`.
+
+    Attributes:
+        state: shapes, dtypes and shardings of the state.
+        batch: those of a global batch.
+        init: () -> a new state, made where it lives: no device ever holds more than its share.
+        train_step: jitted, (state, global batch) -> (state, metrics f32 []). The state that goes in is donated.
+    """
+
+    state: TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    init: Callable[[], TrainState]
+    train_step: Any
+
+    def compile(self) -> jax.stages.Compiled:
+        """The train step ahead of time; it is called like `train_step` and tells what memory it takes."""
+        return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
+
+    def restored(self, step: int, saved: Mapping[str, Any]) -> TrainState:
+        """The inverse of `TrainState.saved`."""
+        return TrainState(jax.device_put(np.int32(step), self.state.step.sharding), saved["params"], saved["opt_state"])
+
+
+def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int) -> Program:
+    """See Program; the schedule is `warmup_steps` up and the rest of `total_steps` down."""
+    shapes = param_shapes(config)
+    schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps)
+    tx = make_optimizer(config.optim, schedule, shapes)
+
+    def new_state() -> TrainState:
+        params = _new_params(config)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+    params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
+    # The optimizer's moments lie with their parameters.
+    opt_state = optax.tree.map_params(
+        tx, lambda _, s: s, jax.eval_shape(tx.init, shapes), params, transform_non_params=lambda _: everywhere
+    )
+    shardings = TrainState(cast(Any, everywhere), params, opt_state)
+    inputs = example_inputs(config.model, config.batch_size)
+    return Program(
+        state=abstract(jax.eval_shape(new_state), shardings),
+        batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
+        init=jax.jit(new_state, out_shardings=shardings),
+        train_step=jax.jit(
+            _make_train_step(config, tx, schedule, mesh),
+            donate_argnums=0,
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, everywhere),
+        ),
+    )
 
 
 def _new_params(config: Config) -> Params:
@@ -142,13 +172,7 @@ def hash_rows(x: Array) -> Array:
     return jax.lax.bitcast_convert_type(mixed, jnp.int32)
 
 
-TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
-
-
-def make_train_step(
-    config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, shardings: TrainState
-) -> TrainStep:
-    """The jitted update: (state, global batch) -> (state, metrics f32 []). The state that goes in is donated."""
+def _make_train_step(config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh) -> TrainStep:
     loss_and_grads = make_loss_and_grads(config, mesh)
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
@@ -161,12 +185,7 @@ def make_train_step(
         metrics |= {"loss": loss, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-    )
+    return train_step
 
 
 def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
@@ -176,7 +195,8 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     embedded again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative
     is lost, for one more forward pass.
     """
-    model, parts = MultiTower(config.model, make_gather(mesh)), config.accumulate
+    gather = make_gather(param_shapes(config), config.mesh, mesh)
+    model, parts = MultiTower(config.model, gather), config.accumulate
     names = {pair.name for pair in config.pairs}
 
     def embed(towers: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
@@ -220,7 +240,7 @@ Encode = Callable[[Params, Mapping[str, Array]], dict[str, tuple[Array, Array]]]
 
 def make_encode(model: Model, mesh: Mesh) -> Encode:
     """The jitted encoder: (params, global batch of some towers) -> {tower: (pooled, z)}, all f32, on every device whole."""
-    exact = MultiTower(dataclasses.replace(model, dtype="float32"), make_gather(mesh))
+    exact = MultiTower(dataclasses.replace(model, dtype="float32"))
 
     def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less

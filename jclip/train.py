@@ -1,14 +1,10 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
@@ -16,10 +12,10 @@ from jclip.config import Config, Plan, check, differences, make_plan, to_json
 from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
-from jclip.metrics import Clock, JsonlWriter, Terminal, TrainLog, tensorboard_writer
-from jclip.optim import make_optimizer, make_schedule
+from jclip.metrics import Clock, JsonlWriter, Terminal, TrainLog, Writer, tensorboard_writer
+from jclip.processes import is_first, notice_lost_processes, stop_signal, sum_over_processes
 from jclip.sharding import make_mesh, to_global
-from jclip.step import TrainState, abstract, init_state, make_train_step, param_shapes, state_shapes, state_shardings
+from jclip.step import Program, TrainState, make_program
 
 
 def main(config: Config, workdir: str | Path) -> dict[str, float]:
@@ -38,25 +34,24 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     plan = make_plan(config, examples=len(source))
     mesh = make_mesh(config.mesh)
 
-    shapes = param_shapes(config)
-    schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.total)
-    tx = make_optimizer(config.optim, schedule, shapes)
-    shardings = state_shardings(shapes, tx, config, mesh)
-    train_step = make_train_step(config, tx, schedule, mesh, shardings)
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    train_step = program.compile()
     evaluators = make_evaluators(config, mesh)
 
     results: dict[str, float] = {}
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints:
-        start, state = _restore_or_init(config, tx, shardings, checkpoints)
-        terminal = Terminal(plan.total, start=start)
-        terminal.say(_greeting(config, plan, mesh, state, start, workdir))
+        start, state = _restore_or_init(config, program, checkpoints)
+        terminal = Terminal(plan.total, start=start, quiet=not is_first())
+        terminal.say(_greeting(config, plan, mesh, train_step, program, start, workdir))
         if start and (changes := differences(checkpoints.config(start), config)):
             terminal.say(f"jclip: the checkpoint was trained with another configuration: {'; '.join(changes)}")
-        (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
+        if is_first():
+            (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_loader(config, source, start=start) as loader,
-            _stop_signal() as stop_requested,
+            make_loader(config, source, start=start, host=jax.process_index(), hosts=jax.process_count()) as loader,
+            stop_signal() as stop_requested,
+            notice_lost_processes(),
         ):
             for step, batch in zip(range(start + 1, plan.total + 1), loader, strict=False):
                 arrays = to_global(batch.arrays, mesh)
@@ -64,7 +59,7 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
                     state, metrics = train_step(state, arrays)
                 log.step(step, metrics, batch.keys, batch.problems)
 
-                stop = stop_requested()
+                stop = stop_requested(step)
                 due = {} if stop else {name: evaluators[name] for name in plan.due_evaluations(step)}
                 if due:
                     try:
@@ -83,20 +78,17 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     return results
 
 
-def _restore_or_init(
-    config: Config, tx: optax.GradientTransformation, shardings: TrainState, checkpoints: Checkpoints
-) -> tuple[int, TrainState]:
+def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints) -> tuple[int, TrainState]:
     """The step to go on from and its state: the workdir's last checkpoint, or a new state at 0."""
     step = checkpoints.latest
     if step is None:
-        return 0, init_state(config, tx, shardings)
+        return 0, program.init()
     if checkpoints.config(step).model != config.model:
         raise CheckpointError(
             f"{checkpoints.directory.parent} holds another model (its config.json says which); "
             "give another --workdir, or the configuration that it was started with"
         )
-    wanted = abstract(state_shapes(config, tx), shardings)
-    return step, TrainState.restored(step, checkpoints.restore(step, wanted.saved()), shardings)
+    return step, program.restored(step, checkpoints.restore(step, program.state.saved()))
 
 
 def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkpoints: Checkpoints) -> TrainLog:
@@ -108,36 +100,33 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkp
         return found
 
     workdir = checkpoints.directory.parent
-    jsonl = JsonlWriter(workdir / "metrics.jsonl", start=start)
-    writers = [jsonl, terminal, *tensorboard_writer(workdir / "tensorboard", start=start)]
+    writers: list[Writer] = [terminal]
+    if is_first():
+        writers += [
+            JsonlWriter(workdir / "metrics.jsonl", start=start),
+            *tensorboard_writer(workdir / "tensorboard", start=start),
+        ]
     clock = Clock(config.batch_size, plan.total, start)
-    return TrainLog(writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good)
-
-
-def _greeting(config: Config, plan: Plan, mesh: Mesh, state: TrainState, start: int, workdir: Path) -> str:
-    device = jax.devices()[0]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    resumed = f", resuming after step {start:,}" if start else ""
-    return (
-        f"jclip: {parameters / 1e6:.1f}M parameters in {', '.join(config.model.towers)} on {mesh.size} x {device.device_kind} "
-        f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})\n"
-        f"jclip: {plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; all goes to {workdir}"
+    return TrainLog(
+        writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes
     )
 
 
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come; a second one stops at once."""
-    received: list[int] = []
+def _greeting(
+    config: Config, plan: Plan, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, start: int, workdir: Path
+) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    resumed = f", resuming after step {start:,}" if start else ""
+    memory: Any = train_step.memory_analysis()
+    lines = [
+        f"{parameters / 1e6:.1f}M parameters in {', '.join(config.model.towers)} on {mesh.size} x {jax.devices()[0].device_kind} "
+        f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})",
+        f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
+        f"and {_mib(memory.temp_size_in_bytes)} more in a step",
+        f"{plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; all goes to {workdir}",
+    ]
+    return "\n".join(f"jclip: {line}" for line in lines)
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

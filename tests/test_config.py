@@ -218,12 +218,16 @@ def test_a_contradiction_is_an_error_that_names_the_field_and_the_remedy(config,
     ("config", "devices", "hosts", "message"),
     [
         (Config(batch_size=100), 8, 1, r"batch_size 100 is not divisible by 8 devices; use 96 or 104"),
-        (Config(batch_size=100, accumulate=8), 1, 1, r"not divisible by 1 devices x accumulate 8; use 96 or 104"),
+        (
+            Config(batch_size=100, accumulate=8),
+            1,
+            1,
+            r"batch_size 100 is not divisible by 1 devices x accumulate 8; use 96 or 104",
+        ),
         (Config(batch_size=3), 8, 1, r"batch_size 3 is not divisible by 8 devices; use 8"),
         (Config(eval_batch_size=100), 8, 1, r"eval_batch_size 100 is not divisible by 8 devices; use 96 or 104"),
         (Config(mesh=Mesh(fsdp=3)), 8, 1, r"mesh\.fsdp 3 does not divide 8 devices"),
         (Config(mesh=Mesh(data=2, fsdp=2)), 8, 1, r"mesh 2 x 2 needs 4 devices; there are 8"),
-        (Config(), 8, 2, r"there are 2 processes; training runs in one process, on all the devices of a host"),
     ],
 )
 def test_what_does_not_fit_the_devices_is_an_error(config, devices, hosts, message):

@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config", "tree"},
-    {"models", "losses", "optim", "sharding", "data", "metrics"},
+    {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
     {"checkpoint", "weights", "step", "eval"},
-    {"train", "evaluate", "inference", "embed"},
+    {"train", "evaluate", "inference", "embed", "compile"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

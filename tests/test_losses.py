@@ -1,17 +1,16 @@
 """The contrastive loss against a dense one in f64, on every mesh; its memory by the compiler's own account."""
 
-import math
 from functools import partial
 
 import hypothesis.strategies as st
 import jax
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from dense import dense
 from hypothesis import given, settings
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from products import multiply_adds
 
 from jclip.losses import contrastive
 
@@ -238,23 +237,6 @@ def test_temporary_memory_is_bounded_and_linear_in_the_batch(method: str, megaby
     small, large = (temporary_bytes(batch, method=method, kind=kind) for batch in (16_384, 32_768))
     assert small <= megabytes * 1e6  # the dense loss takes 570e6
     assert large / small == pytest.approx(2, rel=0.03)
-
-
-def multiply_adds(jaxpr: jex.core.Jaxpr, times: int = 1) -> int:
-    """Multiply-adds of all matrix products, those of a loop as often as it runs, those of a device for all 8 devices."""
-    total = 0
-    for equation in jaxpr.eqns:
-        often = times
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        if equation.primitive.name == "scan":
-            often *= equation.params["length"]
-        if equation.primitive.name == "shard_map":
-            often *= 8
-        total += sum(multiply_adds(inner, often) for inner in jex.core.jaxprs_in_params(equation.params))
-    return total
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])

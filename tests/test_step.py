@@ -9,41 +9,28 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
-from jclip.config import Config, Mesh, Pair, architecture
+from jclip.config import Config, Mesh, Model, Pair, architecture
 from jclip.data import make_loader
 from jclip.models import example_inputs
-from jclip.optim import make_optimizer, make_schedule
-from jclip.sharding import batch_sharding, make_mesh, to_global
-from jclip.step import (
-    hash_rows,
-    init_state,
-    make_encode,
-    make_loss_and_grads,
-    make_train_step,
-    param_shapes,
-    state_shardings,
-)
+from jclip.sharding import batch_sharding, make_mesh, param_shardings, to_global
+from jclip.step import hash_rows, make_encode, make_loss_and_grads, make_program, param_shapes
 from jclip.tree import flatten
 
 MESHES = [(8, 1), (2, 4)]
 FURTHER_MESHES = [(2, 1), (4, 1), (1, 2), (2, 2), (1, 8)]
 
 
-def start(config: Config, data: int, fsdp: int) -> tuple[Any, Any, Any, Any]:
+def start(config: Config, data: int, fsdp: int) -> tuple[Any, Any]:
     mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
-    shapes = param_shapes(config)
-    schedule = make_schedule(config.optim, warmup_steps=3, total_steps=20)
-    tx = make_optimizer(config.optim, schedule, shapes)
-    shardings = state_shardings(shapes, tx, config, mesh)
-    return mesh, shardings, init_state(config, tx, shardings), make_train_step(config, tx, schedule, mesh, shardings)
+    return mesh, make_program(config, mesh, warmup_steps=3, total_steps=20)
 
 
 def curve(config: Config, data: int, fsdp: int, steps: int) -> tuple[list[float], Any]:
-    mesh, _, state, train_step = start(config, data, fsdp)
-    losses = []
+    mesh, program = start(config, data, fsdp)
+    state, losses = program.init(), []
     with make_loader(config) as loader:
         for _, batch in zip(range(steps), loader, strict=False):
-            state, metrics = train_step(state, to_global(batch.arrays, mesh))
+            state, metrics = program.train_step(state, to_global(batch.arrays, mesh))
             losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -73,7 +60,8 @@ def test_scan_and_remat_give_the_same_curve(one_device: list[float]) -> None:
 
 
 def test_parameters_and_moments_are_sharded_by_rule_and_nothing_is_whole() -> None:
-    _, shardings, state, _ = start(tiny_config(), 2, 4)
+    _, program = start(tiny_config(), 2, 4)
+    state = program.init()
     params = flatten(state.params)
     assert params["image/blocks/mlp/fc1/kernel"].sharding.spec == PartitionSpec(None, None, "fsdp")
     assert params["text/token_embed"].sharding.spec == PartitionSpec("fsdp")
@@ -86,8 +74,28 @@ def test_parameters_and_moments_are_sharded_by_rule_and_nothing_is_whole() -> No
     big = sum(leaf.nbytes for leaf in params.values())
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in params.values())
     assert here < 0.3 * big
-    same = jax.tree.map(lambda leaf, sharding: leaf.sharding.is_equivalent_to(sharding, leaf.ndim), state, shardings)
+    same = jax.tree.map(lambda leaf, like: leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim), state, program.state)
     assert all(jax.tree.leaves(same))
+
+
+def test_layers_are_gathered_one_at_a_time_and_never_kept() -> None:
+    """Of deep towers and a small batch, parameters are nearly all the memory there is."""
+    tower = architecture("ViT-tiny-test").towers
+    towers = {name: dataclasses.replace(t, width=128, depth=16) for name, t in tower.items()}
+    towers["text"] = dataclasses.replace(towers["text"], vocab_size=64)
+    for scan, remat in ((False, "none"), (True, "nothing_saveable")):
+        config = tiny_config(model=Model(towers, 16, scan=scan, remat=remat), batch_size=8, **{"mesh.fsdp": 8})
+        mesh, shapes = make_mesh(config.mesh), param_shapes(config)
+        whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
+        shardings = param_shardings(shapes, config.mesh, mesh)
+        loss_and_grads = jax.jit(
+            make_loss_and_grads(config, mesh),
+            in_shardings=(shardings, batch_sharding(mesh), None),
+            out_shardings=(None, None, shardings),
+        )
+        batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, 8).items()}
+        compiled = loss_and_grads.lower(shapes, batch, jax.eval_shape(jax.random.key, 0)).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 0.4 * whole, (scan, remat)
 
 
 DROPOUT = {"model.towers.image.dropout": 0.2, "model.towers.text.dropout": 0.1, "batch_size": 64}
@@ -95,13 +103,14 @@ DROPOUT = {"model.towers.image.dropout": 0.2, "model.towers.text.dropout": 0.1, 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch_dropout_included() -> None:
     config = tiny_config(**DROPOUT)
-    mesh, _, state, _ = start(config, 2, 4)
+    mesh, program = start(config, 2, 4)
+    params = program.init().params
     with make_loader(config) as loader:
         batch = to_global(next(loader).arrays, mesh)
 
     def gradients(parts: int, key: int) -> tuple[float, dict[str, np.ndarray]]:
         loss_and_grads = jax.jit(make_loss_and_grads(tiny_config(**DROPOUT, accumulate=parts), mesh))
-        loss, _, grads = loss_and_grads(state.params, batch, jax.random.key(key))
+        loss, _, grads = loss_and_grads(params, batch, jax.random.key(key))
         return float(loss), {path: np.asarray(leaf) for path, leaf in flatten(grads).items()}
 
     loss, whole = gradients(1, key=3)
@@ -136,7 +145,8 @@ def test_every_objective_learns_with_a_scale_of_its_own() -> None:
         Pair("text", "again", loss="sigmoid", equal="ignore", dtype="bfloat16", logit_scale=5.0),
     )
     config = tiny_config(model=model, pairs=pairs, **{"data.fields": {"again": "text"}})
-    mesh, _, state, train_step = start(config, 2, 2)
+    mesh, program = start(config, 2, 2)
+    state = program.init()
     scales = {pair.name: float(np.exp(state.params[pair.name]["logit_scale"])) for pair in pairs}
     assert scales == pytest.approx({"image_text": 1 / 0.07, "image_again": 10, "text_again": 5}, rel=1e-6)
     biases = {pair.name: float(state.params[pair.name]["logit_bias"]) for pair in pairs[1:]}
@@ -144,7 +154,7 @@ def test_every_objective_learns_with_a_scale_of_its_own() -> None:
     found = []
     with make_loader(config) as loader:
         for _, batch in zip(range(12), loader, strict=False):
-            state, metrics = train_step(state, to_global(batch.arrays, mesh))
+            state, metrics = program.train_step(state, to_global(batch.arrays, mesh))
             found.append({name: float(value) for name, value in metrics.items()})
     for line in found:
         total = 2 * line["image_text/loss"] + 0.5 * line["image_again/loss"] + line["text_again/loss"]
@@ -164,17 +174,18 @@ def test_equal_captions_are_known_by_their_input() -> None:
 
 def test_the_logit_scale_stops_at_its_bounds() -> None:
     """Adam's first step is lr long, up or down, and would pass either bound."""
-    mesh, _, state, train_step = start(tiny_config(**{"optim.lr": 10.0}), 1, 1)
+    mesh, program = start(tiny_config(**{"optim.lr": 10.0}), 1, 1)
     with make_loader(tiny_config()) as loader:
-        state, _ = train_step(state, to_global(next(loader).arrays, mesh))
+        state, _ = program.train_step(program.init(), to_global(next(loader).arrays, mesh))
     assert float(state.params["image_text"]["logit_scale"]) in (0.0, pytest.approx(np.log(100)))
 
 
 def test_the_state_is_donated() -> None:
-    mesh, _, state, train_step = start(tiny_config(), 2, 1)
+    mesh, program = start(tiny_config(), 8, 1)
+    state = program.init()
     with make_loader(tiny_config()) as loader:
         batch = to_global(next(loader).arrays, mesh)
-    new, _ = train_step(state, batch)
+    new, _ = program.train_step(state, batch)
     assert int(new.step) == 1
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
@@ -183,9 +194,11 @@ def test_evaluation_is_in_float32_and_the_same_on_every_mesh() -> None:
     config = tiny_config(**{"model.dtype": "bfloat16"})
     results = []
     for data, fsdp in ((1, 1), (2, 4)):
-        mesh, _, state, _ = start(config, data, fsdp)
+        mesh, program = start(config, data, fsdp)
         batch = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
-        results.append(jax.device_get(make_encode(config.model, mesh)(state.params, to_global({"image": batch}, mesh))["image"]))
+        results.append(
+            jax.device_get(make_encode(config.model, mesh)(program.init().params, to_global({"image": batch}, mesh))["image"])
+        )
     for one, eight in zip(*results, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, eight, atol=1e-6)

@@ -20,9 +20,8 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
 from jclip.data import SourceError, make_loader
 from jclip.metrics import NonFiniteLoss
-from jclip.optim import make_optimizer, make_schedule
 from jclip.sharding import make_mesh, param_shardings, to_global
-from jclip.step import TrainState, abstract, make_encode, param_shapes, state_shapes, state_shardings
+from jclip.step import abstract, make_encode, make_program, param_shapes
 from jclip.tree import flatten
 
 HERE = Path(__file__).parent
@@ -31,12 +30,13 @@ SHORT: dict[str, Any] = {"evals": {}, "checkpoint.best": None}  # of one length,
 LONG = ("--duration", str(STEPS), "--evals.seen.every", "20")
 
 
-def start_jclip(workdir: Path, *overrides: str, devices: int = 1) -> subprocess.Popen[str]:
+def start_jclip(workdir: Path, *overrides: str, devices: int = 1, **variables: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
+        **variables,
     }
     command = [sys.executable, "-m", "jclip.cli", "train", str(HERE / "recipe_tiny.py"), "--workdir", str(workdir), *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
@@ -291,11 +291,9 @@ def write_shard(path: Path, broken: tuple[int, ...]) -> None:
 def test_the_restored_state_is_the_saved_one(tmp_path: Path) -> None:
     config = tiny_config(**SHORT)
     train.main(config, tmp_path)
-    shapes, mesh = param_shapes(config), make_mesh(Mesh())
-    tx = make_optimizer(config.optim, make_schedule(config.optim, warmup_steps=3, total_steps=12), shapes)
-    shardings = state_shardings(shapes, tx, config, mesh)
+    program = make_program(config, make_mesh(Mesh()), warmup_steps=3, total_steps=12)
     with Checkpoints(tmp_path) as checkpoints:
-        state = TrainState.restored(12, checkpoints.restore(12, abstract(state_shapes(config, tx), shardings).saved()), shardings)
+        state = program.restored(12, checkpoints.restore(12, program.state.saved()))
         assert checkpoints.config(12) == config
     assert int(state.step) == 12
     assert int(state.opt_state[1].count) == 12

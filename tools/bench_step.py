@@ -16,18 +16,15 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (larger pages) and XLA_FLAGS=--xla_cpu_sch
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from turns import Worker, median_ratio, serve, take_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,75 +59,23 @@ def main() -> None:
     parser.add_argument("--worker", choices=["jclip", "open_clip"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        serve(options.models[0], options.worker, options.threads, options.peer_import)
+        shape = SHAPES[options.models[0]]
+        serve(jclip_step(shape) if options.worker == "jclip" else open_clip_step(shape, options.threads, options.peer_import))
         return
     table = Table("model", "jclip s/step", "open_clip s/step", "ratio of medians", "median of ratios")
     for model in options.models:
-        ours, theirs = measure(model, options)
+        command = [__file__, "--models", model, "--threads", str(options.threads), "--worker"]
+        workers = [Worker(sys.executable, *command, "jclip")]
+        if options.peer_python:
+            first = ["--peer-import", options.peer_import] if options.peer_import else []
+            workers.append(Worker(options.peer_python, *command, "open_clip", *first))
+        ours, *others = take_turns(workers, warmup=options.warmup, steps=options.steps, title=model)
         row = [model, f"{statistics.median(ours):.3f}"]
-        if theirs:
-            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        for theirs in others:
             ratio = statistics.median(ours) / statistics.median(theirs)
-            row += [f"{statistics.median(theirs):.3f}", f"{ratio:.2f}", f"{statistics.median(ratios):.2f}"]
+            row += [f"{statistics.median(theirs):.3f}", f"{ratio:.2f}", f"{median_ratio(ours, theirs):.2f}"]
         table.add_row(*row)
     Console().print(table)
-
-
-def measure(model: str, options: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Seconds of each timed step of jclip and of open_clip, in turns."""
-    ours = Worker(sys.executable, "jclip", model, options)
-    workers = [ours]
-    if options.peer_python:
-        workers.append(Worker(options.peer_python, "open_clip", model, options))
-    times: list[list[float]] = [[] for _ in workers]
-    for step in track(range(options.warmup + options.steps), model, console=Console(stderr=True)):
-        for worker, seconds in zip(workers, times, strict=True):
-            taken = worker.step()
-            if step >= options.warmup:
-                seconds.append(taken)
-    for worker in workers:
-        worker.close()
-    return times[0], times[1] if len(times) > 1 else []
-
-
-class Worker:
-    """A process that takes a training step when told to."""
-
-    def __init__(self, python: str, kind: str, model: str, options: argparse.Namespace) -> None:
-        command = [python, __file__, "--worker", kind, "--models", model, "--threads", str(options.threads)]
-        if options.peer_import:
-            command += ["--peer-import", options.peer_import]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def step(self) -> float:
-        """Seconds of one step."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a worker has ended; its error is above")
-        return float(json.loads(line))
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.communicate()
-
-
-def serve(model: str, kind: str, threads: int, first: str | None) -> None:
-    """A worker: a step and its time for every line on standard input."""
-    step = jclip_step(SHAPES[model]) if kind == "jclip" else open_clip_step(SHAPES[model], threads, first)
-    for _ in lines():
-        began = time.perf_counter()
-        step()
-        print(json.dumps(time.perf_counter() - began), flush=True)
-
-
-def lines() -> Iterator[str]:
-    """Standard input until it is closed."""
-    while line := sys.stdin.readline():
-        yield line
 
 
 def jclip_step(shape: Shape) -> Callable[[], None]:
@@ -139,9 +84,8 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     import numpy as np
 
     from jclip.config import Config, Mesh, Model, Optim, TextTower, VisionTower
-    from jclip.optim import make_optimizer, make_schedule
     from jclip.sharding import make_mesh, to_global
-    from jclip.step import init_state, make_train_step, param_shapes, state_shardings
+    from jclip.step import make_program
 
     width, depth = shape.vision
     text_width, text_depth = shape.text
@@ -150,11 +94,8 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     config = Config(
         Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch
     )
-    mesh, shapes = make_mesh(Mesh()), param_shapes(config)
-    schedule = make_schedule(config.optim, warmup_steps=60, total_steps=1000)
-    tx = make_optimizer(config.optim, schedule, shapes)
-    shardings = state_shardings(shapes, tx, config, mesh)
-    train_step = make_train_step(config, tx, schedule, mesh, shardings)
+    mesh = make_mesh(Mesh())
+    program = make_program(config, mesh, warmup_steps=60, total_steps=1000)
     rng = np.random.default_rng(0)
     size, length = shape.image_size, shape.context_length
     rows: dict[str, np.ndarray] = {
@@ -162,11 +103,11 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
         "text": rng.integers(1, 49408, (shape.batch, length)).astype(np.int32),
     }
     batch = to_global(rows, mesh)
-    state: Any = init_state(config, tx, shardings)
+    state: Any = program.init()
 
     def step() -> None:
         nonlocal state
-        state, _ = train_step(state, batch)
+        state, _ = program.train_step(state, batch)
         jax.block_until_ready(state)
 
     return step

@@ -219,5 +219,3 @@ def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[
         low = max(1, config.batch_size // parts) * parts
         what = f"{devices} devices x accumulate {config.accumulate}"
         yield f"batch_size {config.batch_size} is not divisible by {what}; use {low} or {low + parts}"
-    if hosts != 1:
-        yield f"there are {hosts} processes; training runs in one process, on all the devices of a host"

@@ -1,8 +1,9 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
+from jclip.models.flops import step_flops
 from jclip.models.multi_tower import Encoded, MultiTower, example_inputs
 from jclip.models.output import TowerOutput
 from jclip.models.text import TextTransformer
 from jclip.models.vit import VisionTransformer
 
-__all__ = ["Encoded", "MultiTower", "TextTransformer", "TowerOutput", "VisionTransformer", "example_inputs"]
+__all__ = ["Encoded", "MultiTower", "TextTransformer", "TowerOutput", "VisionTransformer", "example_inputs", "step_flops"]

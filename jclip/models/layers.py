@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 Initializer = Callable[..., Array]
 
@@ -23,7 +22,7 @@ class Compute(NamedTuple):
     dtype: Any = jnp.float32
     """Of activations and products."""
     scan: bool = False
-    """Loop over one compiled block, or unroll."""
+    """Loop over one compiled block, or unroll; with `gather` always a loop, or a compiler would gather all blocks at once."""
     remat: str = "none"
     """"none", or the name of the policy in jax.checkpoint_policies that says what a block keeps for the backward pass."""
     gather: Callable[[Params], Params] | None = None
@@ -191,6 +190,11 @@ class MapPool(nn.Module):
         return (x + Mlp(self.hidden, self.activation, 1.0, self.dtype, name="mlp")(y))[:, 0]
 
 
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A checkpoint policy: keep everything that a block computes, but not its parameters gathered from all devices."""
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint")  # what `Compute.gather` may consist of
+
+
 class Transformer(nn.Module):
     """What the towers share: a stack of blocks, and pooling by attention."""
 
@@ -206,20 +210,19 @@ class Transformer(nn.Module):
             return jax.vmap(lambda key: block.init(key, x, None, None)["params"])(jax.random.split(key, c.depth))
 
         key = self.make_rng("dropout") if rows is not None and c.dropout > 0 else None
+        scan = scan or gather is not None
 
         def one(x: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
             index, params = layer
             if gather is not None:  # in the type they are used in: half of the bytes travel
-                params = jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, params)
-                params = checkpoint_name(gather(params), "gathered")
+                params = gather(jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, params))
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             return block.apply({"params": params}, x, mask, rows, rngs=rngs), None
 
         if remat != "none":
             one = jax.checkpoint(one, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=not scan)
         elif gather is not None:
-            policy = jax.checkpoint_policies.save_anything_except_these_names("gathered")
-            one = jax.checkpoint(one, policy=policy, prevent_cse=not scan)
+            one = jax.checkpoint(one, policy=_all_but_gathered, prevent_cse=False)
         layers = jnp.arange(c.depth), self.param("blocks", init)
         return jax.lax.scan(one, x, layers, unroll=1 if scan else c.depth)[0]
 

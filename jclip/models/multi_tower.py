@@ -1,6 +1,7 @@
 """The model: any number of named towers, with a projection each."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,8 +33,8 @@ class MultiTower(nn.Module):
     """Towers of any modality that map into one embedding space."""
 
     config: Model
-    gather: Callable[[Params], Params] | None = None
-    """See Compute."""
+    gather: Callable[[str, Params], Params] | None = None
+    """As in Compute, with the path of the stack of blocks."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None) -> dict[str, Encoded]:
@@ -46,15 +47,17 @@ class MultiTower(nn.Module):
                 "dropout", so that an example loses the same whatever the devices and the parts of the batch.
         """
         c = self.config
-        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, self.gather)
+        dtype = jnp.dtype(c.dtype)
         encoded = {}
         for name in sorted(batch):
+            gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
+            how = Compute(dtype, c.scan, c.remat, gather)
             tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
             inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
             output = tower(*inputs, rows=rows)
             width = output.pooled.shape[-1]
             project = Dense(
-                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=how.dtype, name=f"{name}_projection"
+                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=dtype, name=f"{name}_projection"
             )
             encoded[name] = Encoded(unit(project(output.pooled)), output)
         return encoded

@@ -1,0 +1,141 @@
+"""Ahead-of-time compilation of a recipe's train step: does it fit, and what does it send? No accelerator is needed."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from rich.console import Console
+from rich.table import Table
+
+from jclip.config import Config, ConfigError, check
+from jclip.hlo import collectives
+from jclip.models import step_flops
+from jclip.sharding import make_mesh
+from jclip.step import make_program, param_shapes
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """A kind of TPU chip."""
+
+    accelerator: str
+    """The prefix of its accelerator type."""
+    memory: float
+    """GiB that a program may use."""
+    flops: float
+    """Peak of bfloat16 products a second."""
+
+
+# Memory as the compiler reports it; peaks as in the system architecture pages of Cloud TPU.
+CHIPS = {"v5e": Chip("v5litepod", 15.75, 197e12), "v5p": Chip("v5p", 95.74, 459e12), "v6e": Chip("v6e", 31.25, 918e12)}
+
+
+class Report(NamedTuple):
+    """What a compiled train step needs; sizes in bytes a device."""
+
+    arguments: int
+    temporaries: int
+    output: int
+    """Without what takes the place of an argument."""
+    peak: int
+
+
+def main(config: Config, topology: str) -> bool:
+    """Compiles, prints the report, and returns whether the program fits.
+
+    Args:
+        config: of the run.
+        topology: "v5e:16x16", "v5p:4x4x4", "v6e:8x8", or "cpu:8" for as many emulated devices.
+
+    Raises:
+        ConfigError: there is no such topology, the configuration does not fit it, or the extra `tpu` is missing.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    devices, limit = _devices(topology)
+    check(config, devices=len(devices))
+    mesh = make_mesh(config.mesh, devices)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
+    flops = step_flops(config)
+    console.print(
+        f"{parameters / 1e6:,.1f}M parameters, batch {config.batch_size:,}, on {len(devices)} x {devices[0].device_kind}"
+    )
+    console.print(f"{flops:.3e} floating-point operations a step, {flops / len(devices):.3e} a device")
+    if (chip := CHIPS.get(topology.split(":")[0])) is not None:
+        console.print(f"at 50% of the peak of bfloat16 a step would take {2 * flops / len(devices) / chip.flops:.2f} s")
+    with console.status(f"compiling for {len(devices)} devices; minutes, for large models"):
+        try:
+            compiled = make_program(config, mesh, warmup_steps=1, total_steps=2).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            console.print(f"[bold red]does not fit[/], because {_why(str(error))}")
+            return False
+    report = _report(compiled)
+    console.print(_table(report, collectives(str(compiled.as_text()))))
+    fits = report.peak <= limit
+    verdict = "[bold green]fits[/]" if fits else "[bold red]does not fit[/]"
+    console.print(f"{verdict}: {report.peak / GIB:.2f} of {limit / GIB:.2f} GiB a device")
+    return fits
+
+
+def _devices(topology: str) -> tuple[list[jax.Device], float]:
+    """The devices, and the bytes of memory of one."""
+    name, _, layout = topology.partition(":")
+    if name == "cpu" and layout.isdigit() and int(layout):
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", int(layout))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return list(jax.devices()), memory / int(layout)
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", layout):
+        raise ConfigError(f"compile: topology {topology!r} is unknown; use cpu:8, or like v5e:16x16: {', '.join(CHIPS)}")
+    chips = 1
+    for side in layout.split("x"):
+        chips *= int(side)
+    chip = CHIPS[name]
+    # libtpu compiles anywhere when it is told which slice this is, and not to look for one.
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE=f"{chip.accelerator}-{chips}"
+    )
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # libtpu raises whatever it likes
+        if importlib.util.find_spec("libtpu") is None:
+            raise ConfigError("compile: TPU topologies need libtpu; `pip install 'jclip[tpu]'`, on x86 Linux") from error
+        raise ConfigError(f"compile: topology {topology!r}: {str(error).splitlines()[0]}") from error
+    return list(found.devices), chip.memory * GIB
+
+
+def _report(compiled: Any) -> Report:
+    sizes = compiled.memory_analysis()
+    output = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    peak = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + output + sizes.generated_code_size_in_bytes
+    return Report(sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, output, peak)
+
+
+def _table(report: Report, traffic: Any) -> Table:
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    for name, size in (("arguments", report.arguments), ("temporaries", report.temporaries), ("output", report.output)):
+        table.add_row(name, f"{size / GIB:.3f} GiB a device", "")
+    for kind, (count, size) in traffic.items():
+        table.add_row(kind, f"{size / GIB:.3f} GiB a device", f"in {count:,} collectives a step")
+    return table
+
+
+def _why(message: str, shown: int = 5) -> str:
+    """From the compiler's report of running out of memory: how much is missing, and what takes most."""
+    used = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
+    what = f"{used[1]} of the {used[2]} of a device are needed" if used else message.splitlines()[0]
+    sizes = re.findall(r"Size: ([\d.]+[KMGT])", message)
+    operators = re.findall(r'op_name="([^"]*)"', message)
+    shapes = re.findall(r"Shape: (\S+)", message)
+    return what + "".join(_largest(sizes, shapes, operators)[:shown])
+
+
+def _largest(sizes: Sequence[str], shapes: Sequence[str], operators: Sequence[str]) -> list[str]:
+    return [f"\n  {size:>8}  {shape}  {operator}" for size, shape, operator in zip(sizes, shapes, operators, strict=False)]

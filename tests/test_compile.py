@@ -1,0 +1,58 @@
+"""Compiled ahead of time: what fits, what does not and why, and what is refused."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jclip import compile
+from jclip.config import Config, ConfigError
+
+HERE = Path(__file__).parent
+
+
+def jclip_compile(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user starts it, whatever the devices of this process."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    environment |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "jclip.cli", "compile", str(HERE / "recipe_tiny.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_config_that_fits_is_reported_with_all_its_numbers() -> None:
+    done = jclip_compile("--topology", "cpu:8", "--mesh.fsdp", "4")
+    assert done.returncode == 0, done.stderr
+    out = " ".join(done.stdout.split())
+    assert "batch 16, on 8 x cpu" in out
+    assert "floating-point operations a step" in out
+    for line in ("arguments", "temporaries", "output", "all-gather", "fits: "):
+        assert line in out, line
+
+
+def test_a_config_that_does_not_fit_says_so() -> None:
+    done = jclip_compile("--topology", "cpu:8", "--batch-size", "80000000", "--eval-batch-size", "8")
+    assert done.returncode == 1, done.stderr
+    assert "does not fit: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v4:2x2x1", r"topology 'v4:2x2x1' is unknown; use cpu:8, or like v5e:16x16: v5e, v5p, v6e"),
+        ("v5e", r"topology 'v5e' is unknown"),
+        ("cpu:0", r"topology 'cpu:0' is unknown"),
+    ],
+)
+def test_an_unknown_topology_is_refused(topology: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compile.main(Config(), topology)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_the_extra_is_named() -> None:
+    done = jclip_compile("--topology", "v5e:4x4")
+    assert done.returncode == 1
+    assert "pip install 'jclip[tpu]'" in done.stderr

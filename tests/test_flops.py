@@ -1,0 +1,30 @@
+"""The operations counted by hand are those of the traced program."""
+
+import dataclasses
+
+import jax
+import pytest
+from products import multiply_adds
+from tiny import tiny_config
+
+from jclip.config import Config, Mesh, architecture
+from jclip.models import example_inputs, step_flops
+from jclip.sharding import make_mesh
+from jclip.step import make_loss_and_grads, param_shapes
+
+
+def config_of(**vision: object) -> Config:
+    """Of towers that are wide beside the work that is not counted: the gradient of the patches' pixels is never computed."""
+    model = architecture("ViT-tiny-test")
+    image, text = (dataclasses.replace(model.towers[name], width=64, depth=3) for name in ("image", "text"))
+    towers = {"image": dataclasses.replace(image, **vision), "text": text}
+    return tiny_config(model=dataclasses.replace(model, towers=towers), batch_size=64)
+
+
+@pytest.mark.parametrize("vision", [{}, {"patch_dropout": 0.5}, {"pool": "map"}], ids=str)
+def test_operations_of_a_step_are_those_of_its_program(vision: dict[str, object]) -> None:
+    config = config_of(**vision)
+    batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, config.batch_size).items()}
+    loss_and_grads = make_loss_and_grads(config, make_mesh(Mesh()))
+    traced = jax.make_jaxpr(loss_and_grads)(param_shapes(config), batch, jax.eval_shape(jax.random.key, 0))
+    assert 2 * multiply_adds(traced.jaxpr) == pytest.approx(step_flops(config), rel=0.02)

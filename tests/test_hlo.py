@@ -1,0 +1,77 @@
+"""What is read from a compiled program is what was put into it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from jclip.config import Mesh
+from jclip.hlo import Traffic, collectives
+from jclip.sharding import make_mesh
+
+EVERYWHERE = PartitionSpec(("data", "fsdp"))
+
+
+def compiled_text(f: object) -> str:
+    """Of f: f32 [4, 6] -> any, mapped over 8 devices."""
+    mapped = jax.shard_map(f, mesh=make_mesh(Mesh()), in_specs=EVERYWHERE, out_specs=EVERYWHERE)
+    return jax.jit(mapped).lower(jax.ShapeDtypeStruct((32, 6), jnp.float32)).compile().as_text()
+
+
+AXES = ("data", "fsdp")
+SUM = partial(jax.lax.psum, axis_name=AXES)
+GATHER = partial(jax.lax.all_gather, axis_name=AXES, tiled=True)
+
+
+def rotate(x: jax.Array) -> jax.Array:
+    return jax.lax.ppermute(x, AXES, [(i, (i + 1) % 8) for i in range(8)])
+
+
+def rotate_five_times(x: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 5, lambda _, y: jnp.sin(rotate(y)), x)
+
+
+def nested(x: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 3, lambda _, y: jnp.cos(rotate_five_times(y)), x)
+
+
+@pytest.mark.parametrize(
+    ("f", "want"),
+    [
+        (jnp.sin, {}),
+        (lambda x: x + SUM(x.astype(jnp.bfloat16).astype(jnp.float32)), {"all-reduce": Traffic(1, 4 * 6 * 4)}),
+        (lambda x: x + GATHER(x).sum(), {"all-gather": Traffic(1, 32 * 6 * 4)}),
+        (lambda x: jax.lax.psum_scatter(GATHER(x), AXES, tiled=True), {"reduce-scatter": Traffic(1, 4 * 6 * 4)}),
+        (rotate, {"collective-permute": Traffic(1, 4 * 6 * 4)}),
+        (rotate_five_times, {"collective-permute": Traffic(5, 5 * 4 * 6 * 4)}),
+        (nested, {"collective-permute": Traffic(15, 15 * 4 * 6 * 4)}),
+    ],
+)
+def test_collectives_are_counted_with_the_loops_they_stand_in(f: object, want: dict[str, Traffic]) -> None:
+    found = collectives(compiled_text(f))
+    assert want.items() <= found.items()
+    assert bool(want) or not found
+
+
+def test_the_loops_and_halves_of_a_tpu_program_are_understood() -> None:
+    hlo = """HloModule step
+
+%condition.1 (p: (s32[], bf16[8,64])) -> pred[] {
+  %p = (s32[]{:T(128)}, bf16[8,64]{1,0:T(8,128)(2,1)}) parameter(0)
+  %bound = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[]{:T(512)} compare(%i, %bound), direction=LT
+}
+
+%body.1 (p: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %all-gather-start.2 = (bf16[1,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}) all-gather-start(%share), replica_groups={}
+  %all-gather-done.2 = bf16[8,64]{1,0} all-gather-done(%all-gather-start.2)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %while.1 = (s32[], bf16[8,64]) while(%init), condition=%condition.1, body=%body.1
+  %all-reduce.1 = (f32[10]{0}, f32[]) all-reduce(%a, %b), to_apply=%add
+}
+"""
+    assert collectives(hlo) == {"all-gather": Traffic(12, 12 * 8 * 64 * 2), "all-reduce": Traffic(1, 44)}

@@ -1,0 +1,106 @@
+"""Real processes that train together: one curve, checkpoints that move between them, and what happens when one goes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_train import HERE, finish, losses, start_jclip, wait_for_step
+
+STEPS = ("--duration", "10", "--checkpoint.every", "5", "--evals.seen.every", "5", "--optim.warmup", "3")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+def start_two(workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+    """Two processes of four devices each; the first coordinates."""
+    address = f"localhost:{free_port()}"
+    processes = []
+    for process in range(2):
+        environment = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(process),
+            "JCLIP_HEARTBEAT_TIMEOUT": "10",
+        }
+        processes.append(start_jclip(workdir, *overrides, devices=4, **environment))
+    return processes
+
+
+def finish_all(processes: list[subprocess.Popen[str]]) -> list[tuple[str, str]]:
+    return [finish(process) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[float, float]:
+    workdir = tmp_path_factory.mktemp("one")
+    finish(start_jclip(workdir, *STEPS, devices=8))
+    return losses(workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_of_them_writes(tmp_path: Path, one_process: dict[float, float]) -> None:
+    (out, _), (other, _) = finish_all(start_two(tmp_path, *STEPS, "--mesh.fsdp", "2"))
+    assert_same_curve(tmp_path, one_process)
+    assert "10 steps of 16 examples" in out
+    assert "jclip" not in other  # what is left is said by libraries
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_stops_the_other_and_both_resume(tmp_path: Path, one_process: dict[float, float]) -> None:
+    first, second = start_two(tmp_path, *STEPS)
+    wait_for_step(tmp_path, 6, first)
+    second.kill()
+    out, err = first.communicate(timeout=60)
+    second.communicate()
+    assert first.returncode != 0
+    assert "start the same command again on all hosts" in out + err
+    finish_all(start_two(tmp_path, *STEPS))
+    assert_same_curve(tmp_path, one_process)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_process_is_resumed_by_two(tmp_path: Path, one_process: dict[float, float]) -> None:
+    process = start_jclip(tmp_path, *STEPS, devices=8)
+    wait_for_step(tmp_path, 6, process)
+    process.kill()
+    process.communicate()
+    finish_all(start_two(tmp_path, *STEPS))
+    assert_same_curve(tmp_path, one_process)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on(
+    tmp_path: Path, one_process: dict[float, float]
+) -> None:
+    processes = start_two(tmp_path, *STEPS)
+    wait_for_step(tmp_path, 2, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    (out, _), _ = finish_all(processes)
+    assert "the same command goes on from there" in out
+    last = max(losses(tmp_path))
+    assert last < 10
+    assert (tmp_path / "checkpoints" / f"{last:.0f}").exists()
+    finish(start_jclip(tmp_path, *STEPS, devices=8))
+    assert_same_curve(tmp_path, one_process)
+
+
+def assert_same_curve(workdir: Path, want: dict[float, float]) -> None:
+    found = losses(workdir)
+    assert found.keys() == want.keys()
+    assert list(found.values()) == pytest.approx(list(want.values()), rel=1e-4)
+
+
+def test_a_coordinator_without_numbers_is_explained(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jclip.cli", "train", str(HERE / "recipe_tiny.py"), "--workdir", str(tmp_path)]
+    environment = {**os.environ, "JAX_COORDINATOR_ADDRESS": "localhost:1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "set JAX_NUM_PROCESSES and JAX_PROCESS_ID too" in done.stderr

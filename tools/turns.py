@@ -1,0 +1,59 @@
+"""Times programs that take turns on one machine, each in a process of its own: what disturbs one disturbs the others too."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import track
+
+
+class Worker:
+    """A process that runs its step when told to; see `serve`."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a worker has ended; its error is above")
+        return float(json.loads(line))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+
+def serve(step: Callable[[], None]) -> None:
+    """The other side of a Worker: a step and its time for every line on standard input."""
+    while sys.stdin.readline():
+        began = time.perf_counter()
+        step()
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+def take_turns(workers: Sequence[Worker], *, warmup: int, steps: int, title: str) -> list[list[float]]:
+    """Seconds of each timed step of each worker, one after the other; closes them."""
+    times: list[list[float]] = [[] for _ in workers]
+    for step in track(range(warmup + steps), title, console=Console(stderr=True)):
+        for worker, seconds in zip(workers, times, strict=True):
+            taken = worker.step()
+            if step >= warmup:
+                seconds.append(taken)
+    for worker in workers:
+        worker.close()
+    return times
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of the turns' ratios, which a noisy machine disturbs least."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
