@@ -13,7 +13,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 from jclip import __version__
-from jclip.config import Config, ConfigError, from_json, to_json
+from jclip.config import Config, from_json, to_json
 from jclip.tree import flatten
 
 
@@ -80,8 +80,6 @@ class Checkpoints:
         """Starts to save; training goes on. The previous save has ended first, and its error surfaces here."""
         self._checkpointer.wait()
         ranked = dict(metrics) if metrics is not None and self.best in metrics else None
-        if metrics is not None and ranked is None and any(f"{name}/" in f"{self.best}" for name in _prefixes(metrics)):
-            raise ConfigError(f"config: checkpoint.best {self.best!r} is none of the metrics: {', '.join(metrics)}")
         extra = {"config": to_json(config), "versions": versions()}
         self._checkpointer.save_checkpointables_async(step, dict(parts), force=True, metrics=ranked, custom_metadata=extra)
 
@@ -104,13 +102,9 @@ class Checkpoints:
 
 def _context() -> ocp.Context:
     """Devices that hold the same array share the writing of it, unless it is so small that cutting it up takes longer."""
-    saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
-    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
-
-
-def _prefixes(metrics: Mapping[str, float]) -> set[str]:
-    """Names of the evaluations that gave these metrics, as far as a metric shows it: all that stands before a "/"."""
-    return {name[:i] for name in metrics for i, letter in enumerate(name) if letter == "/"}
+    context = ocp.Context()
+    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
+    return context
 
 
 def _check_fits(at: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

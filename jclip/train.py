@@ -1,6 +1,8 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Plan, check, differences, make_plan, to_json
+from jclip.config import Config, ConfigError, Plan, check, differences, make_plan, to_json
 from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
@@ -35,12 +37,12 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     mesh = make_mesh(config.mesh)
 
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
-    train_step = program.compile()
     evaluators = make_evaluators(config, mesh)
 
     results: dict[str, float] = {}
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints:
         start, state = _restore_or_init(config, program, checkpoints)
+        train_step = program.compile()
         terminal = Terminal(plan.total, start=start, quiet=not is_first())
         terminal.say(_greeting(config, plan, mesh, train_step, program, start, workdir))
         if start and (changes := differences(checkpoints.config(start), config)):
@@ -64,6 +66,7 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
                 if due:
                     try:
                         results = log.evaluation(step, run_evaluators(due, state.params))
+                        _check_best(config.checkpoint.best, due, results)
                     except Exception:
                         checkpoints.save(step, state.saved(), config)  # a mistake in an evaluation costs no training
                         raise
@@ -89,6 +92,11 @@ def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints)
             "give another --workdir, or the configuration that it was started with"
         )
     return step, program.restored(step, checkpoints.restore(step, program.state.saved()))
+
+
+def _check_best(best: str | None, due: Mapping[str, object], results: Mapping[str, float]) -> None:
+    if best is not None and best not in results and any(best.startswith(f"{name}/") for name in due):
+        raise ConfigError(f"config: checkpoint.best {best!r} is none of the metrics: {', '.join(results)}")
 
 
 def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkpoints: Checkpoints) -> TrainLog:
@@ -125,6 +133,11 @@ def _greeting(
         f"and {_mib(memory.temp_size_in_bytes)} more in a step",
         f"{plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; all goes to {workdir}",
     ]
+    if jax.process_count() > 1:
+        lines.append(f"{jax.process_count()} processes: when one is lost all end; start the same command again on all hosts")
+    for flags in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        if value := os.environ.get(flags):
+            lines.append(f"{flags}={value}")
     return "\n".join(f"jclip: {line}" for line in lines)
 
 

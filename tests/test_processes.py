@@ -30,7 +30,7 @@ def start_two(workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
             "JAX_PROCESS_ID": str(process),
             "JCLIP_HEARTBEAT_TIMEOUT": "10",
         }
-        processes.append(start_jclip(workdir, *overrides, devices=4, **environment))
+        processes.append(start_jclip(workdir, *overrides, "--mesh.fsdp", "2", devices=4, **environment))
     return processes
 
 
@@ -47,7 +47,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[float, float]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_of_them_writes(tmp_path: Path, one_process: dict[float, float]) -> None:
-    (out, _), (other, _) = finish_all(start_two(tmp_path, *STEPS, "--mesh.fsdp", "2"))
+    (out, _), (other, _) = finish_all(start_two(tmp_path, *STEPS))
     assert_same_curve(tmp_path, one_process)
     assert "10 steps of 16 examples" in out
     assert "jclip" not in other  # what is left is said by libraries
@@ -61,7 +61,9 @@ def test_a_process_that_is_killed_stops_the_other_and_both_resume(tmp_path: Path
     out, err = first.communicate(timeout=60)
     second.communicate()
     assert first.returncode != 0
-    assert "start the same command again on all hosts" in out + err
+    assert "start the same command again on all hosts" in out
+    # Whichever comes first: a collective fails, or the heartbeats of the other are missed.
+    assert "has lost another one" in out or "another task died" in err
     finish_all(start_two(tmp_path, *STEPS))
     assert_same_curve(tmp_path, one_process)
 

@@ -150,8 +150,16 @@ def test_eval_gives_the_numbers_of_the_loop_on_any_number_of_devices(uninterrupt
     assert {name.split("/")[0] for name in results} == {"step", "seen", "pairs"}
 
 
-def test_a_reader_leaves_an_unfinished_save_alone(tmp_path: Path) -> None:
-    train.main(tiny_config(**SHORT), tmp_path)
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of 12 steps on 8 devices; to be read."""
+    workdir = tmp_path_factory.mktemp("short")
+    train.main(tiny_config(**SHORT), workdir)
+    return workdir
+
+
+def test_a_reader_leaves_an_unfinished_save_alone(short_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     unfinished = tmp_path / "checkpoints" / "16.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "12", unfinished)
     evaluate.load_run(tmp_path)
@@ -171,8 +179,8 @@ def test_a_best_metric_that_no_evaluation_gives_is_an_error(tmp_path: Path) -> N
         train.main(tiny_config(**{"checkpoint.best": "seen/top_1"}), tmp_path)
 
 
-def test_another_configuration_goes_on_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.main(tiny_config(**SHORT), tmp_path)
+def test_another_configuration_goes_on_and_is_said(short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     train.main(tiny_config(**SHORT, log_every=2), tmp_path)
     assert "another configuration: log_every: 1 -> 2" in capsys.readouterr().out
 
@@ -238,18 +246,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -
     assert message.count("shapes:train:") == 16
 
 
-def test_another_model_in_the_workdir_is_refused(tmp_path: Path) -> None:
-    train.main(tiny_config(**SHORT), tmp_path)
+def test_another_model_in_the_workdir_is_refused(short_run: Path) -> None:
     with pytest.raises(CheckpointError, match="holds another model"):
-        train.main(tiny_config(**SHORT, **{"model.embed_dim": 8}), tmp_path)
+        train.main(tiny_config(**SHORT, **{"model.embed_dim": 8}), short_run)
 
 
-def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(tmp_path: Path) -> None:
-    train.main(tiny_config(**SHORT), tmp_path)
+def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(short_run: Path) -> None:
     other = tiny_config(**{"model.embed_dim": 8, "model.towers.image.pool": "map"})
     mesh, shapes = make_mesh(Mesh()), param_shapes(other)
     wanted = abstract(shapes, param_shardings(shapes, Mesh(), mesh))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError) as error:
+    with Checkpoints(short_run) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.restore(12, {"params": wanted})
     message = str(error.value)
     assert "missing image/map/probe (1, 1, 32)" in message
@@ -288,11 +294,10 @@ def write_shard(path: Path, broken: tuple[int, ...]) -> None:
                 tar.addfile(member, io.BytesIO(data))
 
 
-def test_the_restored_state_is_the_saved_one(tmp_path: Path) -> None:
+def test_the_restored_state_is_the_saved_one(short_run: Path) -> None:
     config = tiny_config(**SHORT)
-    train.main(config, tmp_path)
     program = make_program(config, make_mesh(Mesh()), warmup_steps=3, total_steps=12)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(short_run) as checkpoints:
         state = program.restored(12, checkpoints.restore(12, program.state.saved()))
         assert checkpoints.config(12) == config
     assert int(state.step) == 12
