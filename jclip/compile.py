@@ -1,12 +1,14 @@
 """Ahead-of-time compilation of a recipe's train step: does it fit, and what does it send? No accelerator is needed."""
 
 import importlib.util
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend as jex
 from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +17,11 @@ from jclip.config import Config, ConfigError, check
 from jclip.hlo import collectives
 from jclip.models import step_flops
 from jclip.sharding import make_mesh
-from jclip.step import make_program, param_shapes
+from jclip.step import Program, make_program, param_shapes
 
 GIB = 2**30
+SHOWN = 6
+"""How many of the largest consumers are named."""
 
 
 class Chip(NamedTuple):
@@ -67,19 +71,21 @@ def main(config: Config, topology: str) -> bool:
     console.print(f"{flops:.3e} floating-point operations a step, {flops / len(devices):.3e} a device")
     if (chip := CHIPS.get(topology.split(":")[0])) is not None:
         console.print(f"at 50% of the peak of bfloat16 a step would take {2 * flops / len(devices) / chip.flops:.2f} s")
-    with console.status(f"compiling for {len(devices)} devices; minutes, for large models"):
-        try:
-            compiled = make_program(config, mesh, warmup_steps=1, total_steps=2).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            console.print(f"[bold red]does not fit[/], because {_why(str(error))}")
-            return False
-    report = _report(compiled)
-    console.print(_table(report, collectives(str(compiled.as_text()))))
-    fits = report.peak <= limit
-    verdict = "[bold green]fits[/]" if fits else "[bold red]does not fit[/]"
-    console.print(f"{verdict}: {report.peak / GIB:.2f} of {limit / GIB:.2f} GiB a device")
+    program = make_program(config, mesh, warmup_steps=1, total_steps=2)
+    try:
+        with console.status(f"compiling for {len(devices)} devices; minutes, for large models"):
+            compiled = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        need, fits = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "), False
+    else:
+        report = _report(compiled)
+        console.print(_table(report, collectives(str(compiled.as_text()))))
+        need, fits = f"{report.peak / GIB:.2f} of {limit / GIB:.2f} GiB a device are needed", report.peak <= limit
+    console.print("[bold green]fits:[/]" if fits else "[bold red]does not fit, because[/]", need)
+    if not fits:
+        console.print(_consumers(program, config, len(devices)), markup=False)
     return fits
 
 
@@ -127,15 +133,33 @@ def _table(report: Report, traffic: Any) -> Table:
     return table
 
 
-def _why(message: str, shown: int = 5) -> str:
-    """From the compiler's report of running out of memory: how much is missing, and what takes most."""
-    used = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
-    what = f"{used[1]} of the {used[2]} of a device are needed" if used else message.splitlines()[0]
-    sizes = re.findall(r"Size: ([\d.]+[KMGT])", message)
-    operators = re.findall(r'op_name="([^"]*)"', message)
-    shapes = re.findall(r"Shape: (\S+)", message)
-    return what + "".join(_largest(sizes, shapes, operators)[:shown])
+def _consumers(program: Program, config: Config, devices: int) -> str:
+    """The largest: the arguments by part, and what the blocks keep for the backward pass."""
+    parts = {"parameters": program.state.params, "optimizer": program.state.opt_state, "batch": program.batch}
+    sizes = [(_share(part), name) for name, part in parts.items()]
+    step = jax.make_jaxpr(program.train_step)(program.state, program.batch)
+    kept = _kept(step.jaxpr, config.batch_size // config.accumulate)
+    sizes += [(size // devices, what) for what, size in kept.most_common(SHOWN)]
+    lines = [f"  {size / GIB:8.3f} GiB a device  {what}" for size, what in sizes]
+    return "\n".join([*lines, "less: more --accumulate or --mesh.fsdp, --model.remat nothing_saveable, a smaller --batch-size"])
 
 
-def _largest(sizes: Sequence[str], shapes: Sequence[str], operators: Sequence[str]) -> list[str]:
-    return [f"\n  {size:>8}  {shape}  {operator}" for size, shape, operator in zip(sizes, shapes, operators, strict=False)]
+def _share(tree: Any) -> int:
+    """Bytes of one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _kept(jaxpr: jex.core.Jaxpr, rows: int) -> Counter[str]:
+    """Bytes of all devices that the blocks of a tower keep of `rows` examples for the backward pass, by tower and shape."""
+    sizes: Counter[str] = Counter()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            tower = str(equation.source_info.name_stack).rpartition("/")[2].removesuffix(".run_blocks")
+            for value in equation.outvars[equation.params["num_carry"] :]:
+                kept: Any = value.aval
+                if any(length % rows == 0 for length in kept.shape):
+                    sizes[f"{tower} keeps {kept.str_short()}"] += math.prod(kept.shape) * kept.dtype.itemsize
+        for inner in jex.core.jaxprs_in_params(equation.params):
+            sizes.update(_kept(inner, rows))
+    return sizes

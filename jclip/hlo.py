@@ -8,6 +8,8 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "al
 
 # "  %all-gather.3 = bf16[8,64]{1,0} all-gather(%x), ..."; a "-start" is the first half of an asynchronous one.
 COLLECTIVE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
+# A TPU has no instruction for a reduce-scatter, but fuses an all-reduce with the slicing that follows it.
+FUSED = re.compile(r"= (?P<type>.+?) fusion\(.*calls=%all-reduce-scatter")
 CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
 SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)(?:e\d\w*)?\[([\d,]*)\]")
 
@@ -32,6 +34,10 @@ def collectives(hlo: str) -> dict[str, Traffic]:
 
     def visit(name: str, times: int) -> None:
         for line in computations.get(name, ()):
+            if found := FUSED.search(line):
+                counts["reduce-scatter"] += times
+                sizes["reduce-scatter"] += times * _result_bytes(found["type"], "reduce-scatter", False)
+                continue
             if found := COLLECTIVE.search(line):
                 counts[found["kind"]] += times
                 sizes[found["kind"]] += times * _result_bytes(found["type"], found["kind"], bool(found["start"]))

@@ -35,7 +35,10 @@ def test_a_config_that_fits_is_reported_with_all_its_numbers() -> None:
 def test_a_config_that_does_not_fit_says_so() -> None:
     done = jclip_compile("--topology", "cpu:8", "--batch-size", "80000000", "--eval-batch-size", "8")
     assert done.returncode == 1, done.stderr
-    assert "does not fit: " in done.stdout
+    out = " ".join(done.stdout.split())
+    assert "does not fit, because " in out
+    assert "76.294 GiB a device text keeps float32[2,80000000,8,128]" in out  # what goes into GELU: 2^10 * 80e6 / 2^30
+    assert "GiB a device batch" in out
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,12 @@ def test_the_loops_and_halves_of_a_tpu_program_are_understood() -> None:
 %body.1 (p: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
   %all-gather-start.2 = (bf16[1,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}) all-gather-start(%share), replica_groups={}
   %all-gather-done.2 = bf16[8,64]{1,0} all-gather-done(%all-gather-start.2)
+  %fusion.3 = bf16[1,64]{1,0} fusion(%gradient), kind=kCustom, calls=%all-reduce-scatter.4
+}
+
+%all-reduce-scatter.4 (input: bf16[8,64]) -> bf16[1,64] {
+  %all-reduce.9 = bf16[8,64]{1,0} all-reduce(%input), to_apply=%add
+  ROOT %dynamic-slice = bf16[1,64]{1,0} dynamic-slice(%all-reduce.9, %index)
 }
 
 ENTRY %main (x: f32[4]) -> f32[4] {
@@ -74,4 +80,8 @@ ENTRY %main (x: f32[4]) -> f32[4] {
   %all-reduce.1 = (f32[10]{0}, f32[]) all-reduce(%a, %b), to_apply=%add
 }
 """
-    assert collectives(hlo) == {"all-gather": Traffic(12, 12 * 8 * 64 * 2), "all-reduce": Traffic(1, 44)}
+    assert collectives(hlo) == {
+        "all-gather": Traffic(12, 12 * 8 * 64 * 2),
+        "all-reduce": Traffic(1, 44),
+        "reduce-scatter": Traffic(12, 12 * 64 * 2),
+    }
