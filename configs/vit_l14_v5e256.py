@@ -7,8 +7,7 @@ backward pass; the loss goes around the chips. Does it fit? See for yourself, on
 
     jclip compile configs/vit_l14_v5e256.py --topology v5e:16x16
 
-Compiled, not trained: neither time nor accuracy has been measured. Learning rate, warm-up and weight decay are those of
-OpenCLIP's ViT-L/14 (Cherti et al. 2023).
+Compiled, not trained: neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
 from jclip.config import Augment, Checkpoint, Config, Data, Mesh, Optim, Pair, Retrieval, architecture, replace
