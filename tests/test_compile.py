@@ -14,11 +14,11 @@ from jclip.config import Config, ConfigError
 HERE = Path(__file__).parent
 
 
-def jclip_compile(*arguments: str) -> subprocess.CompletedProcess[str]:
+def jclip_compile(*arguments: str, recipe: str = str(HERE / "recipe_tiny.py")) -> subprocess.CompletedProcess[str]:
     """As a user starts it, whatever the devices of this process."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "jclip.cli", "compile", str(HERE / "recipe_tiny.py"), *arguments]
+    command = [sys.executable, "-m", "jclip.cli", "compile", recipe, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

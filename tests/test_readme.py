@@ -1,5 +1,6 @@
 """Everything the README shows is run: its commands on little data and few steps, its Python to the letter."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_cli import exit_status
+from test_compile import jclip_compile
 from test_train import write_shard
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +48,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(home)
     found = commands("jclip")
-    assert {command[1] for command in found} == {"train", "eval", "embed"}
+    assert {command[1] for command in found} == {"train", "eval", "embed", "compile"}
     for command in found:
+        if command[1] == "compile":
+            continue
         if any("vit_b16" in part for part in command):
             command = [*command, "--duration", "1", "--optim.warmup", "0", "--batch-size", "8", "--data.workers", "0"]
             command += ["--mesh.fsdp", "8", "--model.towers.image.depth", "2", "--model.towers.text.depth", "2"]
@@ -56,6 +60,18 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_its_compilations_run_or_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for _, _, recipe, *arguments in (command for command in commands("jclip") if command[1] == "compile"):
+        if "cpu:8" in arguments:
+            done = jclip_compile(*arguments, recipe=recipe)
+            assert done.returncode == 0, done.stderr
+            assert "fits" in done.stdout
+        elif importlib.util.find_spec("libtpu") is None:
+            assert "jclip[tpu]" in jclip_compile(*arguments, recipe=recipe).stderr
 
 
 def test_every_file_it_names_exists() -> None:
