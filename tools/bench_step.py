@@ -8,9 +8,9 @@ gives the medians of the times, and the median of the pairs' ratios, which a noi
 that jclip is faster.
 
 Measured on two cores: on one kind of Xeon jclip took 3.3 s and open_clip 5.3 s for the clipart model, 2.6 and 4.0 s for ViT-B/32
-at batch 16. On a virtual machine where a page fault costs 2 to 3 microseconds the clipart model took jclip 8.8 s and open_clip 7.1 s
-(median of the ratios 1.31): XLA gives its temporary memory, 3.7 GB, back after every step and takes it anew. Where memory is no
-concern it can be told to keep it, which on that machine made a step of jclip a quarter faster, and took twice the memory:
+at batch 16. On a virtual machine where a page fault costs 2 to 3 microseconds the clipart model took jclip 8.8 s and open_clip
+7.1 s (median of the ratios 1.31): XLA gives its temporary memory, 3.7 GB, back after every step and takes it anew. The allocator
+can be told to keep it, which there made a step of jclip a quarter faster and took twice the memory:
 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000.
 """
 
