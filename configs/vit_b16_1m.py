@@ -8,7 +8,8 @@ all 1,048,575 others as its negatives. The logits, which would take 4 TB, exist 
 
     jclip compile configs/vit_b16_1m.py --topology v5e:16x16
 
-Compiled, not trained: neither time nor accuracy has been measured, and the learning rate is a place to start from.
+A host of 4 chips holds 2.5 GB of pixels for every batch, several times: count on 80 GB for 8 workers. Compiled, not trained:
+neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
 from jclip.config import Augment, Checkpoint, Config, Data, Mesh, Optim, Pair, Retrieval, architecture, replace
@@ -21,7 +22,7 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
         model = replace(model, path, value)
     return Config(
         model=model,
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),
+        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
         optim=Optim(lr=2e-3, warmup="3%", weight_decay=0.2, b2=0.95, clip_norm=1.0),
         pairs=(Pair(method="ring", dtype="bfloat16", block=1024),),
         mesh=Mesh(data=-1, fsdp=1),

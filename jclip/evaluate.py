@@ -17,17 +17,17 @@ from jclip.config import Config, ConfigError, Mesh, check
 from jclip.eval import Embedding, Evaluator, Functions, make_evaluator, run_evaluators
 from jclip.metrics import results_table
 from jclip.processes import is_first
-from jclip.sharding import gather_rows, make_mesh, param_shardings, to_global
+from jclip.sharding import by_host, gather_rows, make_gather, make_mesh, param_shardings, to_global
 from jclip.step import abstract, make_encode, param_shapes
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name."""
-    encode = make_encode(config.model, mesh)
+    encode = make_encode(config.model, mesh, make_gather(param_shapes(config), config.mesh, mesh))
 
     def embed(params: Any, rows: Mapping[str, np.ndarray]) -> dict[str, Embedding]:
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
-        return {tower: Embedding(pooled, z) for tower, (pooled, z) in encoded.items()}
+        return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
 
     batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     functions = Functions(embed, batch_size, gather_rows, jax.process_index(), jax.process_count())

@@ -106,11 +106,18 @@ def join_rows(tree: Any, mesh: DeviceMesh) -> Any:
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: DeviceMesh) -> dict[str, jax.Array]:
-    """The rows of this host -> global arrays whose rows are those of all hosts in order, split over every device."""
+    """The rows of this host -> global arrays with the rows of all hosts, each on its own devices; see `by_host`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """The rows of all hosts, in the order of `to_global`, of as many rows of each."""
+    """The rows of all hosts, host by host, of as many rows of each."""
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
+def by_host(rows: np.ndarray, mesh: DeviceMesh) -> np.ndarray:
+    """The rows of a global array, host by host. A mesh need not be so: it follows the wires between a TPU slice's devices."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    chunks = rows.reshape(len(owners), -1, *rows.shape[1:])
+    return chunks[np.argsort(owners, kind="stable")].reshape(rows.shape)

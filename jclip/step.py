@@ -17,7 +17,7 @@ from jclip import losses
 from jclip.config import Config, Model
 from jclip.models import MultiTower, example_inputs
 from jclip.optim import make_optimizer, make_schedule
-from jclip.sharding import BATCH_AXES, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
+from jclip.sharding import BATCH_AXES, Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
 """Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
@@ -165,11 +165,16 @@ def _objective(
 
 
 def hash_rows(x: Array) -> Array:
-    """i32 [B] of integers [B, ...]: equal for equal rows, for others once in 4e9 (multilinear; Carter and Wegman 1979)."""
+    """i32 [B] of integers [B, ...]: equal for equal rows, for two others once in 4e9.
+
+    Each word is mixed with its place by the finalizer of MurmurHash3 (Appleby 2011), so that no simple change cancels another.
+    """
     words = x.reshape(len(x), -1).astype(jnp.uint32)
-    factors = jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32) | 1
-    mixed = ((words + 1) * factors).sum(axis=1, dtype=jnp.uint32)
-    return jax.lax.bitcast_convert_type(mixed, jnp.int32)
+    mixed = words ^ jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    total = (mixed ^ (mixed >> 16)).sum(axis=1, dtype=jnp.uint32)
+    return jax.lax.bitcast_convert_type(total, jnp.int32)
 
 
 def _make_train_step(config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh) -> TrainStep:
@@ -238,9 +243,12 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
 Encode = Callable[[Params, Mapping[str, Array]], dict[str, tuple[Array, Array]]]
 
 
-def make_encode(model: Model, mesh: Mesh) -> Encode:
-    """The jitted encoder: (params, global batch of some towers) -> {tower: (pooled, z)}, all f32, on every device whole."""
-    exact = MultiTower(dataclasses.replace(model, dtype="float32"))
+def make_encode(model: Model, mesh: Mesh, gather: Gather | None = None) -> Encode:
+    """The jitted encoder: (params, global batch of some towers) -> {tower: (pooled, z)}, all f32, on every device whole.
+
+    With `gather` (see `make_gather`) sharded parameters are made whole block by block, as in training.
+    """
+    exact = MultiTower(dataclasses.replace(model, dtype="float32"), gather)
 
     def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less

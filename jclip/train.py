@@ -14,8 +14,8 @@ from jclip.config import Config, ConfigError, Plan, check, differences, make_pla
 from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
-from jclip.metrics import Clock, JsonlWriter, Terminal, TrainLog, Writer, tensorboard_writer
-from jclip.processes import is_first, notice_lost_processes, stop_signal, sum_over_processes
+from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Writer, tensorboard_writer
+from jclip.processes import is_first, leave_together, same_everywhere, stop_signal, sum_over_processes
 from jclip.sharding import make_mesh, to_global
 from jclip.step import Program, TrainState, make_program
 
@@ -30,6 +30,8 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
         CheckpointError: the workdir holds another model.
         NonFiniteLoss: training has diverged.
     """
+    if "://" in str(workdir):
+        raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
     workdir = Path(workdir)
     check(config, devices=jax.device_count(), hosts=jax.process_count())
     source = open_source(config.data.source)
@@ -40,7 +42,10 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     evaluators = make_evaluators(config, mesh)
 
     results: dict[str, float] = {}
-    with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints:
+    with (
+        leave_together((NonFiniteLoss, CheckpointError)),
+        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+    ):
         start, state = _restore_or_init(config, program, checkpoints)
         train_step = program.compile()
         terminal = Terminal(plan.total, start=start, quiet=not is_first())
@@ -53,7 +58,6 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
             _make_log(config, plan, terminal, start, checkpoints) as log,
             make_loader(config, source, start=start, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop_signal() as stop_requested,
-            notice_lost_processes(),
         ):
             for step, batch in zip(range(start + 1, plan.total + 1), loader, strict=False):
                 arrays = to_global(batch.arrays, mesh)
@@ -61,14 +65,15 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
                     state, metrics = train_step(state, arrays)
                 log.step(step, metrics, batch.keys, batch.problems)
 
-                stop = stop_requested(step)
+                stop = stop_requested(step) and step < plan.total
                 due = {} if stop else {name: evaluators[name] for name in plan.due_evaluations(step)}
                 if due:
                     try:
                         results = log.evaluation(step, run_evaluators(due, state.params))
                         _check_best(config.checkpoint.best, due, results)
                     except Exception:
-                        checkpoints.save(step, state.saved(), config)  # a mistake in an evaluation costs no training
+                        if jax.process_count() == 1:  # others may not have met the error, and would not save with this one
+                            checkpoints.save(step, state.saved(), config)  # a mistake in an evaluation costs no training
                         raise
                 if plan.due_checkpoint(step) or stop or (due and config.checkpoint.best in results):
                     log.flush()
@@ -84,6 +89,11 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
 def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints) -> tuple[int, TrainState]:
     """The step to go on from and its state: the workdir's last checkpoint, or a new state at 0."""
     step = checkpoints.latest
+    if not same_everywhere(-1 if step is None else step):
+        raise CheckpointError(
+            f"process {jax.process_index()} sees {step} as the last checkpoint in {checkpoints.directory}, and another one "
+            "does not; give a --workdir that all hosts share"
+        )
     if step is None:
         return 0, program.init()
     if checkpoints.config(step).model != config.model:

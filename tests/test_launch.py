@@ -56,7 +56,13 @@ def test_a_gpu_host_starts_again_after_an_error_and_the_callers_flags_come_last(
 
 
 def test_slurm_requeues_a_job_that_has_stopped_because_its_time_is_up(machine: dict[str, str]) -> None:
-    stand_in(machine, "srun", 'trap "echo saved >> $LOG; exit 0" TERM; echo "$*" >> $LOG; while true; do sleep 0.05; done')
+    # The real srun kills its tasks when it gets a SIGTERM: the signal has to come from scancel.
+    stand_in(
+        machine,
+        "srun",
+        'trap "echo saved >> $LOG; exit 0" USR1; echo $$ > $HOME/step; echo "$*" >> $LOG; while sleep 0.05; do :; done',
+    )
+    stand_in(machine, "scancel", 'echo "scancel $*" >> $LOG; kill -USR1 $(cat $HOME/step)')
     stand_in(machine, "scontrol", 'echo "scontrol $*" >> $LOG')
     process = subprocess.Popen([str(LAUNCH / "slurm.sh"), *TRAIN], env={**machine, "SLURM_JOB_ID": "7"})
     deadline = time.monotonic() + 30
@@ -65,7 +71,8 @@ def test_slurm_requeues_a_job_that_has_stopped_because_its_time_is_up(machine: d
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
-    assert log(machine) == [f"--kill-on-bad-exit=1 jclip {CALLED}", "saved", "scontrol requeue 7"]
+    stopped = ["scancel --signal=TERM 7.0", "saved", "scontrol requeue 7"]
+    assert log(machine) == [f"--kill-on-bad-exit=1 jclip {CALLED}", *stopped]
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -159,8 +159,9 @@ def _objective_problems(config: Config) -> Iterator[str]:
             yield f"pairs[{i}].equal_by {pair.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
         if pair.equal_by is not None and pair.equal_by not in config.model.towers:
             yield f"pairs[{i}].equal_by: there is no tower {pair.equal_by!r}; towers: {', '.join(config.model.towers)}"
-        if pair.name in config.model.towers or pair.name in [other.name for other in config.pairs[:i]]:
-            yield f"pairs[{i}]: the name {pair.name!r} is taken, by a tower or another pair; join two losses of a pair into one"
+        taken = {*config.model.towers, *(f"{tower}_projection" for tower in config.model.towers)}
+        if pair.name in taken | {other.name for other in config.pairs[:i]}:
+            yield f"pairs[{i}]: the name {pair.name!r} is taken, by a tower, its projection or another pair; rename a tower"
     unused = set(config.model.towers) - {tower for pair in config.pairs for tower in (pair.a, pair.b)}
     if unused:
         yield f"pairs: no pair trains the tower {', '.join(sorted(unused))}"

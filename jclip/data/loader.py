@@ -1,9 +1,11 @@
 """Batches of a source: of training, endless and a function of the step; of an evaluation, once and in order."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,6 +271,15 @@ def _threads() -> int:
 def _start_worker(index: int, count: int) -> None:
     """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the main process ends its workers
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if jax := sys.modules.get("jax"):
         jax.config.update("jax_platforms", "cpu")
+
+
+def _end_with_parent() -> None:
+    """A worker whose main process was killed would wait for ever, and hold its batches in shared memory."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

@@ -102,7 +102,10 @@ class _OpenShard:
 
 def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     """The decoded value of one member."""
-    value = os.pread(shard.file, size, offset)
+    try:
+        value = os.pread(shard.file, size, offset)
+    except OSError as error:
+        raise BadExample(f"its .{extension} cannot be read: {error}") from None
     if len(value) != size:
         raise BadExample(f"its shard ends within its .{extension}: the shard was changed while it was read")
     match FIELDS.get(extension):

@@ -190,9 +190,14 @@ class MapPool(nn.Module):
         return (x + Mlp(self.hidden, self.activation, 1.0, self.dtype, name="mlp")(y))[:, 0]
 
 
-def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A checkpoint policy: keep everything that a block computes, but not its parameters gathered from all devices."""
-    return primitive.name not in ("custom_vjp_call", "sharding_constraint")  # what `Compute.gather` may consist of
+def _all_but_gathered(keep: Callable[..., bool]) -> Callable[..., bool]:
+    """A checkpoint policy: keep what another says, but never the parameters of a block gathered from all devices."""
+
+    def policy(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
+        gathered = primitive.name in ("custom_vjp_call", "sharding_constraint")  # what `Compute.gather` may consist of
+        return not gathered and keep(primitive, *inputs, **parameters)
+
+    return policy
 
 
 class Transformer(nn.Module):
@@ -219,10 +224,9 @@ class Transformer(nn.Module):
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             return block.apply({"params": params}, x, mask, rows, rngs=rngs), None
 
-        if remat != "none":
-            one = jax.checkpoint(one, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=not scan)
-        elif gather is not None:
-            one = jax.checkpoint(one, policy=_all_but_gathered, prevent_cse=False)
+        if remat != "none" or gather is not None:
+            keep = getattr(jax.checkpoint_policies, "everything_saveable" if remat == "none" else remat)
+            one = jax.checkpoint(one, policy=keep if gather is None else _all_but_gathered(keep), prevent_cse=not scan)
         layers = jnp.arange(c.depth), self.param("blocks", init)
         return jax.lax.scan(one, x, layers, unroll=1 if scan else c.depth)[0]
 

@@ -12,8 +12,17 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/jclip/compiled}
 
+trap 'kill -TERM $run' TERM # the run saves a checkpoint and ends
 for attempt in $(seq "${ATTEMPTS:-3}"); do
-    if jclip train "$@"; then exit 0; fi
+    jclip train "$@" &
+    run=$!
+    status=0
+    wait $run || status=$?
+    if kill -0 $run 2> /dev/null; then # the wait has been interrupted
+        status=0
+        wait $run || status=$?
+    fi
+    if [ $status = 0 ]; then exit 0; fi
     echo "attempt $attempt of ${ATTEMPTS:-3} has ended with an error" >&2
 done
 exit 1

@@ -21,10 +21,13 @@ if [ $# -lt 3 ] || [ -z "${SLURM_JOB_ID:-}" ]; then sed -n '2,8s/^# \{0,1\}//p' 
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
 
+export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:-1} - 1))) # all GPUs of a host for its one process
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-32}
+
 srun --kill-on-bad-exit=1 jclip train "$@" &
 run=$!
 out_of_time=
-trap 'out_of_time=1; kill -TERM $run' TERM
+trap 'out_of_time=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM # srun itself would kill its tasks
 status=0
 wait $run || status=$?
 if [ -n "$out_of_time" ]; then # the first wait has been interrupted
