@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train import HERE, finish, losses, start_jclip, wait_for_step
+from test_train import HERE, finish, lines, losses, start_jclip, wait_for_step
 
 STEPS = ("--duration", "10", "--checkpoint.every", "5", "--evals.seen.every", "5", "--optim.warmup", "3")
 
@@ -39,16 +39,29 @@ def finish_all(processes: list[subprocess.Popen[str]]) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[float, float]:
+def one_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("one")
     finish(start_jclip(workdir, *STEPS, devices=8))
-    return losses(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def one_process(one_workdir: Path) -> dict[float, float]:
+    return losses(one_workdir)
+
+
+def results(workdir: Path) -> dict[str, float]:
+    """Of the last evaluations."""
+    return {name: value for line in lines(workdir) if "loss" not in line for name, value in line.items()}
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_one_of_them_writes(tmp_path: Path, one_process: dict[float, float]) -> None:
+def test_two_processes_train_as_one_and_one_of_them_writes(
+    tmp_path: Path, one_workdir: Path, one_process: dict[float, float]
+) -> None:
     (out, _), (other, _) = finish_all(start_two(tmp_path, *STEPS))
     assert_same_curve(tmp_path, one_process)
+    assert results(tmp_path) == pytest.approx(results(one_workdir), abs=0.041)  # two of 50 examples
     assert "10 steps of 16 examples" in out
     assert "jclip" not in other  # what is left is said by libraries
 

@@ -41,7 +41,7 @@ def one_device() -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "mesh", MESHES + [pytest.param(mesh, marks=pytest.mark.slow) for mesh in FURTHER_MESHES], ids=lambda m: f"{m[0]}x{m[1]}"
+    "mesh", MESHES + [pytest.param(mesh, marks=pytest.mark.exhaustive) for mesh in FURTHER_MESHES], ids=lambda m: f"{m[0]}x{m[1]}"
 )
 def test_the_loss_curve_is_the_same_on_every_mesh(one_device: list[float], mesh: tuple[int, int]) -> None:
     losses, _ = curve(tiny_config(), *mesh, 20)

@@ -89,7 +89,9 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kill_at", "workers"), [(2, "0"), (10, "2"), (None, "0")], ids=["at once", "between checkpoints", "saving"]
+    ("kill_at", "workers"),
+    [pytest.param(2, "0", marks=pytest.mark.exhaustive), (10, "2"), pytest.param(None, "0", marks=pytest.mark.exhaustive)],
+    ids=["at once", "between checkpoints", "saving"],
 )
 def test_killed_and_started_again_ends_bit_equal(
     uninterrupted: tuple[Path, int, str], tmp_path: Path, kill_at: int | None, workers: str

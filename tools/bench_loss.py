@@ -1,13 +1,13 @@
-"""Times the contrastive loss, value and gradients, beside others, and counts its memory on eight devices.
+"""Times the contrastive loss, value and gradients, beside others, and counts its memory.
 
-    python tools/bench_loss.py                                     time of jclip and of the dense loss in JAX
+    python tools/bench_loss.py                                     jclip's methods and the dense loss in JAX
     python tools/bench_loss.py --peer-python ../peer/bin/python    beside open_clip's ClipLoss and SigLipLoss as well
-    python tools/bench_loss.py --memory                            temporary memory of a device, compiled for eight and not run
+    python tools/bench_loss.py --memory                            memory on eight devices, compiled and not run
 
-Times are medians of turns that the processes take on this machine's CPU or accelerator; a ratio is the median of the turns'
-ratios of jclip's time to the other's, so below 1 jclip is faster. Memory is what the compiler plans (`memory_analysis`) for unit
-vectors of 768 numbers, as ViT-L/14 has them; the column beside it is what Inf-CL is published to need for its loss on 8 GPUs
-(Cheng et al. 2024, table 1).
+Times are medians of turns that the processes take on all of this machine's devices (open_clip: on one); a ratio is the median of
+the turns' ratios of jclip's time (gather) to the other's, so below 1 jclip is faster. Memory is what the compiler plans
+(`memory_analysis`) for a device; with --memory for unit vectors of 768 numbers, as ViT-L/14 has them, and the column beside it is
+what Inf-CL is published to need for its loss on 8 GPUs (Cheng et al. 2024, table 1).
 """
 
 import argparse
@@ -24,7 +24,8 @@ from rich.table import Table
 from turns import Worker, median_ratio, serve, take_turns
 
 KINDS = ("softmax", "sigmoid")
-PEERS = {"softmax": ("dense JAX", "ClipLoss"), "sigmoid": ("dense JAX", "SigLipLoss")}
+METHODS = ("gather", "ring")
+PEER = {"softmax": "open_clip ClipLoss", "sigmoid": "open_clip SigLipLoss"}
 INF_CL = {32_768: 0.18, 65_536: 0.36, 131_072: 0.72, 262_144: 1.45}
 """GB a GPU by batch, of ViT-L/14 on 8 GPUs."""
 
@@ -45,24 +46,28 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        make = open_clip_step if options.worker.endswith("Loss") else jax_step
-        serve(make(options, options.kinds[0], options.batches[0]))
+        if options.worker.endswith("Loss"):
+            serve(open_clip_step(options, options.kinds[0], options.batches[0]))
+        else:
+            step, temporaries = jax_step(options, options.kinds[0], options.batches[0])
+            serve(step, temporaries=temporaries)
     else:
         Console().print(memory_table(options) if options.memory else time_table(options))
 
 
 def time_table(options: argparse.Namespace) -> Table:
-    """Milliseconds of each loss, and jclip's ratio to each other."""
-    table = Table("loss", "batch", "jclip ms", "dense JAX ms", "ratio", "open_clip ms", "ratio")
+    """Of each loss the milliseconds, the ratio of jclip's to them, and the temporary megabytes of a device."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share an accelerator
+    table = Table("loss", "batch", "program", "ms", "jclip / it", "temporary MB")
     for kind in options.kinds:
         for batch in options.batches:
-            names = ["jclip", "dense JAX"] + ([PEERS[kind][1]] if options.peer_python else [])
+            names = [*(f"jclip {method}" for method in METHODS), "dense JAX", *([PEER[kind]] if options.peer_python else [])]
             workers = [start_worker(options, name, kind, batch) for name in names]
             times = take_turns(workers, warmup=options.warmup, steps=options.steps, title=f"{kind} {batch:,}")
-            row = [kind, f"{batch:,}", f"{1e3 * statistics.median(times[0]):.1f}"]
-            for other in times[1:]:
-                row += [f"{1e3 * statistics.median(other):.1f}", f"{median_ratio(times[0], other):.2f}"]
-            table.add_row(*row)
+            for name, worker, seconds in zip(names, workers, times, strict=True):
+                memory = f"{worker.facts['temporaries'] / 1e6:.1f}" if worker.facts else ""
+                ratio = f"{median_ratio(times[0], seconds):.2f}"
+                table.add_row(kind, f"{batch:,}", name, f"{1e3 * statistics.median(seconds):.1f}", ratio, memory)
     return table
 
 
@@ -84,19 +89,25 @@ def unit_rows(batch: int, size: int) -> tuple[Any, Any]:
     return za, zb
 
 
-def jax_step(options: argparse.Namespace, kind: Any, batch: int) -> Callable[[], None]:
-    """Value and gradients of jclip's loss or of the dense one, on one device."""
+def jax_step(options: argparse.Namespace, kind: Any, batch: int) -> tuple[Callable[[], None], int]:
+    """Value and gradients of jclip's loss, or of the dense one, on all devices, and the temporary bytes of one of them."""
     import jax
     import jax.numpy as jnp
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     from jclip.losses import contrastive
 
-    ours: Any = partial(contrastive, kind=kind, block=options.block)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    method: Any = options.worker.removeprefix("jclip ")
+    ours: Any = partial(contrastive, kind=kind, mesh=mesh, method=method, block=options.block)
     loss = partial(dense, kind) if options.worker == "dense JAX" else ours
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
-    za, zb = map(jnp.asarray, unit_rows(batch, options.size))
-    scale = jnp.float32(1 / 0.07)
-    return lambda: jax.block_until_ready(step(za, zb, scale)) and None
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), out_shardings=(everywhere, (rows, rows, everywhere)))
+    za, zb = (jax.device_put(z, rows) for z in unit_rows(batch, options.size))
+    scale = jax.device_put(jnp.float32(1 / 0.07), everywhere)
+    compiled = step.lower(za, zb, scale).compile()
+    memory: Any = compiled.memory_analysis()
+    return lambda: jax.block_until_ready(compiled(za, zb, scale)) and None, int(memory.temp_size_in_bytes)
 
 
 def dense(kind: str, za: Any, zb: Any, scale: Any) -> Any:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -16,25 +17,31 @@ class Worker:
 
     def __init__(self, *command: str) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.facts: dict[str, float] = self._read()
+        """What it says of itself once it is ready."""
 
     def step(self) -> float:
         """Seconds of one step."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write("step\n")
         self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit("a worker has ended; its error is above")
-        return float(json.loads(line))
+        return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
 
-def serve(step: Callable[[], None]) -> None:
-    """The other side of a Worker: a step and its time for every line on standard input."""
+def serve(step: Callable[[], None], **facts: float) -> None:
+    """The other side of a Worker: what there is to say at first, then a step and its time for every line on standard input."""
+    print(json.dumps(facts), flush=True)
     while sys.stdin.readline():
         began = time.perf_counter()
         step()
