@@ -14,7 +14,7 @@ from test_train import write_shard
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SHORT = ["--duration", "2", "--optim.warmup", "1", "--batch-size", "16", "--eval-batch-size", "64", "--log-every", "1"]
+SHORT = ["--duration", "2", "--optim.warmup", "1", "--batch-size", "32", "--eval-batch-size", "64", "--log-every", "1"]
 
 
 def blocks(language: str) -> list[str]:
