@@ -15,6 +15,14 @@ from test_train import write_shard
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SHORT = ["--duration", "2", "--optim.warmup", "1", "--batch-size", "32", "--eval-batch-size", "64", "--log-every", "1"]
+SHALLOW = ["--model.towers.image.depth", "2", "--model.towers.text.depth", "2"]
+FEW = {
+    "seen.source": "shapes:test?size=32&length=256&classes=seen",
+    "heldout.source": "shapes:heldout?size=32&length=64",
+    "retrieval.source": "shapes:val?size=32&length=128",
+    "probe.train": "shapes:test?size=32&length=256&seed=1",
+    "probe.source": "shapes:test?size=32&length=256",
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -52,11 +60,15 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
     for command in found:
         if command[1] == "compile":
             continue
-        if any("vit_b16" in part for part in command):
-            command = [*command, "--duration", "1", "--optim.warmup", "0", "--batch-size", "8", "--data.workers", "0"]
-            command += ["--mesh.fsdp", "8", "--model.towers.image.depth", "2", "--model.towers.text.depth", "2"]
+        if "configs/vit_b16.py" in command:
+            command = [*command, *SHALLOW, "--duration", "1", "--optim.warmup", "0", "--batch-size", "8", "--data.workers", "0"]
+            command += ["--mesh.fsdp", "8"]
         elif command[1] == "train" and "--help" not in command:
             command = [*command, *SHORT]
+            if "configs/clipart.py" in command:
+                command += SHALLOW
+            else:
+                command += [part for name, spec in FEW.items() for part in (f"--evals.{name}", spec)]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
