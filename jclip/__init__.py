@@ -12,6 +12,7 @@ _LAZY = {
     "BadExample": "jclip.data",
     "SourceError": "jclip.data",
     "ConfigError": "jclip.config",
+    "WeightsError": "jclip.weights",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | embed | compile`. Nothing heavy is imported before it is needed."""
+"""The command line: `jclip train | eval | embed | convert | compile`. Nothing heavy is imported before it is needed."""
 
 import argparse
 import logging
@@ -33,6 +33,13 @@ it fits.
 
 EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt."""
 
+CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
+
+What is written gives the same features there, to the last digit of f32; what cannot, is refused. A weight file alone does not say
+its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
+weights need.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, or 1 after an error that has been explained."""
@@ -52,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,compile}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,convert,compile}")
     raw = argparse.RawDescriptionHelpFormatter
 
     # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
@@ -79,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     embed.set_defaults(run=_embed)
+
+    convert = commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw)
+    convert.add_argument("source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin or .pt file")
+    convert.add_argument("folder", metavar="DST", help="folder to make")
+    convert.add_argument("--to", choices=("jclip", "open_clip", "hugging_face"), default="jclip", help="whose (default: jclip)")
+    convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
+    convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    convert.set_defaults(run=_convert)
 
     compile_ = commands.add_parser(
         "compile", help="does a recipe fit a TPU slice?", description=COMPILE, formatter_class=raw, allow_abbrev=False
@@ -135,6 +150,13 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     )
 
 
+def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import convert
+
+    convert.main(options.source, options.folder, to=options.to, name=options.architecture, step=options.step)
+
+
 def _quiet() -> None:
     """Orbax and absl tell every step of a save as INFO on stderr; warnings and errors stay."""
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -149,6 +171,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.data.sources": ("SourceError", "BadExample"),
         "jclip.metrics": ("NonFiniteLoss",),
         "jclip.processes": ("LostProcess",),
+        "jclip.weights.errors": ("WeightsError",),
     }
     found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]
     return (*found, FileNotFoundError)

@@ -10,34 +10,55 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
+from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names, check
 from jclip.data import eval_transform
 from jclip.evaluate import load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
+from jclip.tree import flatten, unflatten
+from jclip.weights import Weights, read_weights
 
 
-def load(path_or_name: str | Path, *, step: int | None = None, seed: int = 0) -> "Encoder":
+def load(
+    path_or_name: str | Path, *, step: int | None = None, architecture_name: str | None = None, seed: int = 0, fsdp: int = 1
+) -> "Encoder":
     """A model ready to embed images and texts.
 
     Args:
-        path_or_name: the workdir of a training run, or the name of an architecture (random weights).
+        path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
+            file with open_clip's names; or the name of an architecture (random weights).
         step: which checkpoint of the workdir; None means the last.
+        architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
         seed: of the random weights.
+        fsdp: over how many devices weights are sharded; a workdir brings its own.
 
     Raises:
-        CheckpointError: the folder holds no checkpoint.
-        FileNotFoundError: it is neither a folder nor the name of an architecture.
+        CheckpointError: the workdir holds no checkpoint.
+        WeightsError: weights are damaged, or are not reproduced exactly.
+        FileNotFoundError: it is neither a path nor the name of an architecture.
     """
-    if Path(path_or_name).is_dir():
-        config, _, params, mesh = load_run(path_or_name, step)
+    path = Path(path_or_name)
+    if (path / "checkpoints").is_dir():
+        config, _, params, mesh = load_run(path, step)
         return Encoder(config.model, params, mesh)
+    if path.exists():
+        return _load_weights(read_weights(path, architecture_name), Mesh(fsdp=fsdp))
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())
-        raise FileNotFoundError(f"{path_or_name} is neither a workdir nor an architecture; architectures: {known}")
-    config, mesh = Config(model=architecture(str(path_or_name)), seed=seed), make_mesh(Mesh())
+        raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
+    config, mesh = Config(model=architecture(str(path_or_name)), seed=seed), make_mesh(Mesh(fsdp=fsdp))
     shardings = param_shardings(param_shapes(config), config.mesh, mesh)
     return Encoder(config.model, init_params(config, shardings), mesh)
+
+
+def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
+    """Array by array onto the devices: no second copy of the whole is ever in memory."""
+    check(Config(model=weights.model, mesh=layout))
+    mesh = make_mesh(layout)
+    shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
+    shardings = flatten(param_shardings(shapes, layout, mesh))
+    params = {path: jax.device_put(array, shardings[path]) for path, array in weights}
+    return Encoder(weights.model, unflatten(params), mesh)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tiny import tiny_config
 import jclip
 from jclip import train
 from jclip.inference import Encoder
+from jclip.weights import WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,9 @@ def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path
 
 
 def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither a workdir nor an architecture; architectures: .*ViT-B-32"):
+    with pytest.raises(FileNotFoundError, match=r"neither a path nor an architecture; architectures: .*ViT-B-32"):
         jclip.load("ViT-B-31")
-    with pytest.raises(jclip.CheckpointError, match="holds no checkpoints"):
+    with pytest.raises(WeightsError, match="no folder of weights"):
         jclip.load(tmp_path)
 
 

@@ -10,11 +10,16 @@ LAYERS = (
     {"config", "tree"},
     {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
     {"checkpoint", "weights", "step", "eval"},
-    {"train", "evaluate", "inference", "embed", "compile"},
+    {"train", "evaluate", "inference", "embed", "convert", "compile"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-SAME_STOREY = {("train", "evaluate"), ("inference", "evaluate"), ("embed", "inference")}  # (who, whom): the only doors there
+SAME_STOREY = {
+    ("train", "evaluate"),
+    ("inference", "evaluate"),
+    ("embed", "inference"),
+    ("convert", "evaluate"),
+}  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 
 

@@ -1,0 +1,33 @@
+"""`jclip convert`: weights of any library, or of a training run, as another library's folder."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from jclip.checkpoint import CheckpointError
+from jclip.evaluate import load_run
+from jclip.weights import read_weights, write_weights
+
+
+def main(source: str | Path, folder: str | Path, *, to: str = "jclip", name: str | None = None, step: int | None = None) -> None:
+    """Writes `folder` in the format `to` (see `weights.FORMATS`).
+
+    Args:
+        source: the workdir of a training run, or what `weights.read_weights` opens.
+        folder: is made; must not exist.
+        name: of the architecture, where the source does not say it.
+        step: which checkpoint of a workdir; None means the last.
+    """
+    say = Console(stderr=True, highlight=False)
+    if (Path(source) / "checkpoints").is_dir():
+        if name is not None:
+            raise CheckpointError(f"{source} says its architecture itself; leave out --architecture")
+        config, step, params, _ = load_run(source, step)
+        model, came_from = config.model, f"step {step:,} of a training run"
+    else:
+        weights = read_weights(source, name)
+        arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
+        model, params, came_from = weights.model, dict(arrays), weights.format
+    write_weights(folder, to, model, params)
+    say.print(f"{source} ({came_from}) is now {folder} ({to})")

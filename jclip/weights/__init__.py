@@ -1,0 +1,132 @@
+"""Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jclip.config import Model, architecture, architecture_names
+from jclip.models import MultiTower, example_inputs
+from jclip.tree import flatten
+from jclip.weights import hugging_face, open_clip, own
+from jclip.weights.errors import WeightsError
+from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
+from jclip.weights.layout import Rule, to_ours, to_theirs
+
+__all__ = ["FORMATS", "Weights", "WeightsError", "read_weights", "tower_shapes", "write_weights"]
+
+FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
+"""The libraries whose folders are read and written, by name."""
+
+SCALE, BIAS = "image_text/logit_scale", "image_text/logit_bias"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a folder or file of weights holds; nothing of it is in memory yet."""
+
+    model: Model
+    """Architecture, with preprocessing and tokenizer."""
+    format: str
+    """Which of FORMATS it has."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of our parameters, by path."""
+    _rules: list[Rule]
+    _tensors: Mapping[str, Lazy]
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Our parameters one by one, each with its path: read, and put in our order, when it is asked for."""
+        return to_ours(self._rules, self._tensors, self.shapes)
+
+
+def read_weights(path: str | Path, name: str | None = None) -> Weights:
+    """Opens a folder of one of FORMATS, or a weight file with open_clip's names.
+
+    Args:
+        path: of the folder or file.
+        name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
+            "-quickgelu" at its end gives both towers that activation.
+
+    Raises:
+        WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
+    """
+    path = Path(path)
+    if path.is_dir():
+        name_of = {module.CONFIG: key for key, module in FORMATS.items()}
+        found = [file for file in name_of if (path / file).is_file()]
+        if not found:
+            raise WeightsError(
+                f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}"
+            )
+        key = name_of[found[0]]
+        module = FORMATS[key]
+        model = module.read_model(path, read_json(path / found[0]))
+        files = [file for file in module.FILES if (path / file).is_file()]
+        if not files:
+            raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
+        tensors = open_tensors(path / files[0])
+    else:
+        key, module, tensors = "open_clip", open_clip, open_tensors(path)
+        if name is not None:
+            model = _named(name)
+        elif "input_resolution" in tensors:  # which OpenAI's files hold, and no others
+            model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
+        else:
+            raise WeightsError(f"{path}: the file does not say its architecture; name one of {', '.join(architecture_names())}")
+    tensors = {n: array for n, array in tensors.items() if n not in module.BUFFERS}
+    if module is own:  # a model of any towers and objectives
+        scales = {n: array.shape for n, array in tensors.items() if n.endswith(("/logit_scale", "/logit_bias"))}
+        shapes = tower_shapes(model) | scales
+        return Weights(model, key, shapes, own.rules(list(shapes)), tensors)
+    bias = "logit_bias" in tensors
+    shapes = tower_shapes(model) | {SCALE: (), **({BIAS: ()} if bias else {})}
+    return Weights(model, key, shapes, module.rules(model, bias=bias), tensors)
+
+
+def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str, Any]) -> None:
+    """Writes parameters (nested, or by path) as a folder of one of FORMATS; it appears whole or not at all.
+
+    Raises:
+        WeightsError: the folder exists already, or that library has no such model.
+    """
+    folder, module, flat = Path(folder), FORMATS[to], flatten(params)
+    if folder.exists():
+        raise WeightsError(f"{folder} exists already; give a folder that does not")
+    if set(model.towers) != {"image", "text"} and module is not own:
+        raise WeightsError(f"{to} has models of an image and a text tower; this one has {', '.join(model.towers)}")
+    bias = BIAS in flat
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        module.write_config(model, draft, bias=bias)
+        rules = own.rules(list(flat)) if module is own else module.rules(model, bias=bias)
+        write_safetensors(draft / module.FILES[0], to_theirs(rules, flat))
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _named(name: str) -> Model:
+    model = architecture(name.removesuffix("-quickgelu"))
+    if not name.endswith("-quickgelu"):
+        return model
+    towers = {key: dataclasses.replace(tower, activation="quick_gelu") for key, tower in model.towers.items()}
+    return dataclasses.replace(model, towers=towers)
+
+
+def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Of the parameters of all towers and projections, by path; nothing is allocated."""
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(model, 1).items()}
+    towers = jax.eval_shape(lambda: MultiTower(model).init(jax.random.key(0), batch)["params"])
+    return {path: leaf.shape for path, leaf in flatten(towers).items()}

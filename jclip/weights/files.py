@@ -1,0 +1,82 @@
+"""Arrays by name in the files that weights come in: safetensors, and torch's archives without running what is in them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # teaches numpy bfloat16
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jclip.weights.errors import WeightsError
+from jclip.weights.torch_archive import open_torch_archive
+
+assert ml_dtypes
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """An array in a file: its shape is known, its numbers are read by `np.asarray`."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.read(), dtype)
+
+
+def open_tensors(path: Path) -> dict[str, Lazy]:
+    """The arrays of a weight file, or of all that an index file (`*.index.json`) names.
+
+    Raises:
+        WeightsError: it is no weight file, is cut short, or holds what is not allowed.
+    """
+    if not path.name.endswith(".index.json"):
+        return _open_one(path)
+    names = sorted(set(read_json(path).get("weight_map", {}).values()))
+    if not names or any(Path(name).name != name for name in names):
+        raise WeightsError(f"{path}: lists no weight files of its own folder: {', '.join(names[:5])}")
+    return {name: array for part in names for name, array in _open_one(path.parent / part).items()}
+
+
+def _open_one(path: Path) -> dict[str, Lazy]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:4] == b"PK\x03\x04":
+        return {name: Lazy(array.shape, partial(np.asarray, array)) for name, array in open_torch_archive(path).items()}
+    if start[:1] == b"\x80":
+        raise WeightsError(
+            f"{path}: a bare pickle, which may run any program when it is opened; ask its owner for safetensors, or load it "
+            "with torch.load(..., weights_only=True) and save it again"
+        )
+    if path.suffix != ".safetensors" and start[8:9] != b"{":
+        raise WeightsError(f"{path}: neither safetensors nor a torch archive; its first bytes are {start[:8]!r}")
+    try:
+        tensors = safe_open(path, framework="numpy")
+        names = tensors.keys()
+        return {n: Lazy(tuple(tensors.get_slice(n).get_shape()), partial(tensors.get_tensor, n)) for n in names}
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: no safetensors file, or cut short: {error}") from None
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes arrays by name; the metadata says, as torch's users expect, that they have torch's format."""
+    save_file(dict(arrays), path, {"format": "pt", **(metadata or {})})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file whose top is an object."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: holds no JSON object")
+    return data

@@ -1,0 +1,130 @@
+"""How another library keeps our parameters: rules from its names to ours, applied in either direction."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jclip.weights.errors import WeightsError
+
+Array = NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """The order of an array's numbers elsewhere.
+
+    Attributes:
+        ours: an array as they keep it -> as we keep it.
+        theirs: the inverse.
+    """
+
+    ours: Callable[[Array], Array]
+    theirs: Callable[[Array], Array]
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+
+SCALAR = Layout(lambda x: x.reshape(()), lambda x: x)
+"""Of shape [] or [1]."""
+
+LINEAR = Layout(np.transpose, np.transpose)
+"""torch.nn.Linear keeps [out, in], we keep [in, out]."""
+
+
+def conv_layout(patch_size: int) -> Layout:
+    """torch.nn.Conv2d keeps the embedding of patches as [width, 3, p, p], we keep [p * p * 3, width]."""
+
+    def theirs(x: Array) -> Array:
+        return x.reshape(patch_size, patch_size, -1, x.shape[1]).transpose(3, 2, 0, 1)
+
+    return Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)), theirs)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One parameter of ours, and where they keep it."""
+
+    ours: str
+    """Its path, such as "image/blocks/attn/q/kernel"."""
+    theirs: str
+    """Their name; {} stands for the number of a block, and we keep all blocks of a tower in one array."""
+    layout: Layout = SAME
+    part: tuple[int, int] = (0, 1)
+    """Which of how many equal parts of the first axis of their array: (0, 3) are the queries of a stack of q, k and v."""
+
+    def names(self, blocks: int) -> list[str]:
+        """Their names, of every block where there are several."""
+        return [self.theirs.format(i) for i in range(blocks)] if self.stacked else [self.theirs]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it is a parameter of blocks."""
+        return "{}" in self.theirs
+
+    def read(self, theirs: Array) -> Array:
+        """Of their array (of one block) what is ours, in our order."""
+        index, count = self.part
+        return self.layout.ours(theirs if count == 1 else np.split(theirs, count)[index])
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def to_ours(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str, Array]]:
+    """Our parameters one by one, f32, each with its path.
+
+    Args:
+        rules: one for every parameter of ours.
+        theirs: their arrays by name, read when they are asked for; each has `shape`, and np.asarray makes it an array.
+        shapes: of our parameters, by path.
+
+    Raises:
+        WeightsError: arrays are missing, unknown, or of another shape; all are listed, before any is read.
+    """
+    _check(rules, theirs, shapes)
+    for rule in rules:
+        shape = shapes[rule.ours]
+        whole = np.empty(shape, np.float32)
+        blocks = whole if rule.stacked else whole[None]
+        for i, name in enumerate(rule.names(len(blocks))):
+            blocks[i] = rule.read(np.asarray(theirs[name]))
+        yield rule.ours, whole
+
+
+def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array]:
+    """Their arrays by name, f32, of our parameters by path: the inverse of `to_ours`."""
+    parts: dict[str, list[Array]] = {}
+    for rule in sorted(rules, key=lambda rule: rule.part):
+        whole = np.asarray(ours[rule.ours], np.float32)
+        blocks = whole if rule.stacked else whole[None]
+        for block, name in zip(blocks, rule.names(len(blocks)), strict=True):
+            parts.setdefault(name, []).append(rule.layout.theirs(block))
+    return {name: np.ascontiguousarray(p[0] if len(p) == 1 else np.concatenate(p)) for name, p in parts.items()}
+
+
+def _check(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> None:
+    uncovered = shapes.keys() ^ {rule.ours for rule in rules}
+    if uncovered:
+        raise ValueError(f"no rule, or no parameter, of that name: {', '.join(sorted(uncovered))}")
+    problems, known = [], set()
+    for rule in rules:
+        shape = shapes[rule.ours][1:] if rule.stacked else shapes[rule.ours]
+        for name in rule.names(shapes[rule.ours][0] if rule.stacked else 1):
+            known.add(name)
+            if name not in theirs:
+                problems.append(f"missing {name}")
+            elif (given := _shape_of_ours(rule, tuple(theirs[name].shape))) != shape:
+                problems.append(f"{name} is {list(theirs[name].shape)}, which makes {rule.ours} {given}, not {list(shape)}")
+    problems = list(dict.fromkeys(problems)) + [f"unknown {name}" for name in theirs if name not in known]
+    if problems:
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise WeightsError(f"the weights do not fit the architecture: {'; '.join(problems[:20])}{more}")
+
+
+def _shape_of_ours(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...] | str:
+    try:
+        return rule.read(np.broadcast_to(np.float32(0), shape)).shape
+    except (ValueError, TypeError, IndexError):
+        return "impossible"

@@ -1,0 +1,251 @@
+"""Weights of other libraries give the numbers that these libraries compute, go back bit for bit, or are refused."""
+
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from foreign import GOLDEN, MODELS, TEXTS, arrays, golden, images, number
+from safetensors.numpy import load_file, save_file
+from test_cli import exit_status
+
+import jclip
+from jclip.config import ConfigError, architecture, replace
+from jclip.weights import WeightsError, open_clip, read_weights, write_weights
+from jclip.weights.layout import to_theirs
+from jclip.weights.torch_archive import open_torch_archive
+
+NAMES = {
+    "open_clip": ("open_clip_config.json", "open_clip_model.safetensors"),
+    "hugging_face": ("config.json", "model.safetensors"),
+}
+
+
+def write_folder(folder: Path, name: str, **changes: Any) -> Path:
+    """A folder as the owner of model `name` writes it; `changes` by dotted path into the configuration."""
+    config = json.loads(json.dumps(MODELS[name]))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        inner = config
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    config_file, weight_file = NAMES["open_clip" if name.startswith("open_clip") else name]
+    folder.mkdir(parents=True)
+    (folder / config_file).write_text(json.dumps({"model_cfg": config} if name.startswith("open_clip") else config))
+    save_file(arrays(name), folder / weight_file)
+    return folder
+
+
+def unit(x: Any) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_those_of_the_library_the_weights_come_from(name: str, tmp_path: Path) -> None:
+    model = jclip.load(write_folder(tmp_path / name, name))
+    np.testing.assert_allclose(model.embed_image(list(images(24))), unit(golden(name)["image"]), atol=1e-6)
+    np.testing.assert_allclose(model.embed_text(TEXTS), unit(golden(name)["text"]), atol=1e-6)
+    assert model.params["image_text"]["logit_scale"] == 3.0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_go_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    to = "open_clip" if name.startswith("open_clip") else name
+    source = write_folder(tmp_path / "theirs", name)
+    assert exit_status(["convert", str(source), str(tmp_path / "ours")]) == 0
+    assert exit_status(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", to]) == 0
+    before, after = arrays(name), load_file(tmp_path / "back" / NAMES[to][1])
+    assert before.keys() == after.keys()
+    for key, array in before.items():
+        np.testing.assert_array_equal(after[key], array, err_msg=key)
+    assert read_weights(tmp_path / "back").model == read_weights(source).model == read_weights(tmp_path / "ours").model
+
+
+@pytest.mark.parametrize(("name", "to"), [("open_clip", "hugging_face"), ("hugging_face", "open_clip")])
+def test_a_model_moves_from_one_library_to_another(name: str, to: str, tmp_path: Path) -> None:
+    write_weights(tmp_path / "moved", to, *parts(write_folder(tmp_path / "from", name, **SAME_ACTIVATION.get(name, {}))))
+    assert load_file(tmp_path / "moved" / NAMES[to][1]).keys() == arrays(to).keys()
+    moved, before = jclip.load(tmp_path / "moved"), jclip.load(tmp_path / "from")
+    np.testing.assert_array_equal(moved.embed_image(list(images(24))), before.embed_image(list(images(24))))
+    np.testing.assert_array_equal(moved.embed_text(TEXTS), before.embed_text(TEXTS))
+
+
+SAME_ACTIVATION = {"hugging_face": {"vision_config.hidden_act": "gelu", "text_config.hidden_act": "gelu"}}
+
+
+def parts(folder: Path) -> tuple[Any, dict[str, Any]]:
+    weights = read_weights(folder)
+    return weights.model, dict(weights)
+
+
+def test_a_sharded_load_leaves_no_device_with_the_whole(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", "open_clip", **{"embed_dim": 24})
+    whole, sharded = jclip.load(folder), jclip.load(folder, fsdp=4)
+    table = sharded.params["text"]["token_embed"]
+    assert {shard.data.shape for shard in table.addressable_shards} == {(49408 // 4, 20)}
+    np.testing.assert_allclose(sharded.embed_text(TEXTS), whole.embed_text(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("open_clip", {"vision_cfg.ls_init_value": 1e-4}, "ls_init_value is 0.0001"),
+        ("open_clip", {"text_cfg.no_causal_mask": True}, "no_causal_mask is True"),
+        ("open_clip", {"text_cfg.hf_tokenizer_name": "bert-base-uncased"}, "hf_tokenizer_name"),
+        ("open_clip", {"vision_cfg.timm_model_name": "vit_x"}, "timm_model_name"),
+        ("open_clip", {"vision_cfg.new_option": 3}, "vision_cfg.new_option is 3: the option is unknown"),
+        ("hugging_face", {"model_type": "blip"}, "'blip'"),
+        ("hugging_face", {"text_config.hidden_act": "swish"}, "'swish'"),
+        ("hugging_face", {"text_config.eos_token_id": 7}, "eos_token_id is 7"),
+        ("open_clip", {"vision_cfg.layers": 3}, "missing visual.transformer.resblocks.2"),
+        ("open_clip", {"vision_cfg.layers": 1}, "unknown visual.transformer.resblocks.1"),
+        ("open_clip", {"embed_dim": 25}, r"visual.proj is \[36, 24\]"),
+    ],
+)
+def test_what_is_not_reproduced_is_refused_by_name(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=message):
+        jclip.load(write_folder(tmp_path / "m", name, **changes))
+
+
+def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises((WeightsError, ConfigError), match="vocab_size 1000"):
+        jclip.load(write_folder(tmp_path / "m", "open_clip", **{"text_cfg.vocab_size": 1000}))
+
+
+def test_a_missing_tensor_a_cut_file_and_no_file_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", "open_clip")
+    file = folder / NAMES["open_clip"][1]
+    weights = arrays("open_clip")
+    del weights["ln_final.bias"]
+    save_file(weights, file)
+    with pytest.raises(WeightsError, match=r"missing ln_final.bias$"):
+        jclip.load(folder)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="cut short"):
+        jclip.load(folder)
+    file.write_bytes(b"not weights at all, whatever the name says")
+    with pytest.raises(WeightsError, match="no safetensors file"):
+        jclip.load(folder)
+    file.unlink()
+    with pytest.raises(WeightsError, match=r"none of open_clip_model\.safetensors"):
+        jclip.load(folder)
+
+
+def test_a_weight_file_alone_needs_the_name_of_its_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(arrays("open_clip"), path)
+    with pytest.raises(WeightsError, match="name one of ViT-tiny-test"):
+        jclip.load(path)
+    with pytest.raises(WeightsError, match="do not fit the architecture"):
+        jclip.load(path, architecture_name="ViT-B-32-quickgelu")
+    assert exit_status(["convert", str(path), str(tmp_path / "out"), "--architecture", "ViT-B-32"]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "m", "hugging_face", **{"vision_config.hidden_act": "gelu"})
+    (tmp_path / "taken").mkdir()
+    assert exit_status(["convert", str(source), str(tmp_path / "taken")]) == 1
+    assert exit_status(["convert", str(source), str(tmp_path / "out"), "--to", "open_clip"]) == 1  # two activations
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "taken"}
+
+
+class Bomb:
+    """A pickle that runs a program."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def archive(path: Path, root: Any, storages: dict[str, bytes]) -> Path:
+    """A zip as torch.save writes it."""
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("archive/data.pkl", root if isinstance(root, bytes) else pickle.dumps(root, protocol=2))
+        for key, data in storages.items():
+            out.writestr(f"archive/data/{key}", data)
+        out.writestr("archive/version", "3\n")
+    return path
+
+
+@pytest.mark.parametrize(("file", "dtype"), [("state_dict", np.float32), ("torchscript", np.float16)])
+def test_archives_of_torch_are_read_without_torch(file: str, dtype: Any) -> None:
+    tensors = open_torch_archive(GOLDEN / f"{file}.pt")
+    for name, shape in (("weight", (3, 4)), ("bias", (4,)), ("scalar", ()), ("inner.weight", (3, 4)), ("inner.scalar", ())):
+        expected = number(name if "." in name else f"outer.{name}", shape).astype(dtype)
+        np.testing.assert_array_equal(tensors[name], expected, strict=True)
+    assert tensors["steps"] == 7
+    if file == "state_dict":
+        np.testing.assert_array_equal(tensors["turned"], tensors["weight"].T)
+        np.testing.assert_allclose(tensors["brain"].astype(np.float32), tensors["weight"], rtol=2**-8)
+
+
+def test_a_tensor_beyond_its_numbers_is_refused(tmp_path: Path) -> None:
+    whole = zipfile.ZipFile(GOLDEN / "state_dict.pt")
+    contents = {info.filename: whole.read(info) for info in whole.infolist()}
+    first = next(name for name in contents if name.endswith("/data/0"))
+    for change, message in ((b"", "cut short"), (contents[first][:-4], "cut short")):
+        with zipfile.ZipFile(tmp_path / "bad.pt", "w") as out:
+            for name, data in contents.items():
+                out.writestr(name, change if name == first else data)
+        with pytest.raises(WeightsError, match=message):
+            open_torch_archive(tmp_path / "bad.pt")
+    whole.close()
+
+
+def test_files_of_openai_tell_their_architecture_by_their_shapes(tmp_path: Path) -> None:
+    model = replace(architecture("ViT-B-32"), "embed_dim", 24)
+    for tower, sizes in (("image", {"width": 128, "depth": 2, "heads": 2}), ("text", {"width": 64, "depth": 1, "heads": 1})):
+        for field, value in {**sizes, "activation": "quick_gelu"}.items():
+            model = replace(model, f"towers.{tower}.{field}", value)
+    shapes = dict(jclip.weights.tower_shapes(model)) | {"image_text/logit_scale": ()}
+    theirs = to_theirs(open_clip.rules(model, bias=False), {path: number(path, shape) for path, shape in shapes.items()})
+    theirs |= {
+        name: np.asarray(value) for name, value in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408))
+    }
+    save_file(theirs, tmp_path / "published.safetensors")
+    assert read_weights(tmp_path / "published.safetensors").model == model
+
+
+def test_pickles_run_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Bomb(mark)))
+    archive(tmp_path / "zip.pt", {"a": Bomb(mark)}, {})
+    for name, message in (("bare.pt", "a bare pickle"), ("zip.pt", "not to be trusted")):
+        with pytest.raises(WeightsError, match=message):
+            jclip.load(tmp_path / name, architecture_name="ViT-tiny-test")
+    assert not mark.exists()
+
+
+def test_archives_that_are_none_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as out:
+        out.writestr("readme.txt", "hello")
+    for root, message in (({"a": 1}, "holds no tensor"), (b"\x80\x02garbage", "cannot be read")):
+        archive(tmp_path / "bad.pt", root, {})
+        with pytest.raises(WeightsError, match=message):
+            open_torch_archive(tmp_path / "bad.pt")
+    with pytest.raises(WeightsError, match="no torch checkpoint"):
+        open_torch_archive(tmp_path / "other.pt")
+    whole = (tmp_path / "other.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[:-30])
+    with pytest.raises(WeightsError, match="cut short"):
+        open_torch_archive(tmp_path / "cut.pt")
+
+
+def test_a_trained_run_is_exported(tmp_path: Path) -> None:
+    model = jclip.load("ViT-tiny-test")
+    params = jax.device_get(model.params)
+    write_weights(tmp_path / "ours", "jclip", model.model, params)
+    write_weights(tmp_path / "theirs", "open_clip", model.model, params)
+    for folder in ("ours", "theirs"):
+        np.testing.assert_array_equal(jclip.load(tmp_path / folder).embed_text(TEXTS), model.embed_text(TEXTS))
+    shutil.rmtree(tmp_path / "theirs")
