@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | embed | convert | compile`. Nothing heavy is imported before it is needed."""
+"""The command line: `jclip train | eval | embed | convert | info | compile`. Nothing heavy is imported before it is needed."""
 
 import argparse
 import logging
@@ -40,6 +40,10 @@ its architecture: --architecture does, and "-quickgelu" at the end of a name giv
 weights need.
 """
 
+INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation, tokenizer
+and normalisation. Weights are checked by name and shape, not read.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, or 1 after an error that has been explained."""
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,convert,compile}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,convert,info,compile}")
     raw = argparse.RawDescriptionHelpFormatter
 
     # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
@@ -94,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
     convert.set_defaults(run=_convert)
+
+    info = commands.add_parser("info", help="what a model is", description=INFO, formatter_class=raw)
+    info.add_argument(
+        "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
+    )
+    info.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(run=_info)
 
     compile_ = commands.add_parser(
         "compile", help="does a recipe fit a TPU slice?", description=COMPILE, formatter_class=raw, allow_abbrev=False
@@ -155,6 +167,13 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip import convert
 
     convert.main(options.source, options.folder, to=options.to, name=options.architecture, step=options.step)
+
+
+def _info(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import info
+
+    info.main(options.model, name=options.architecture, as_json=options.json)
 
 
 def _quiet() -> None:

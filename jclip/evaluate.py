@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int,
     Raises:
         CheckpointError: there is none, or not that one.
     """
+    with _open_run(workdir, step) as (checkpoints, config, step):
+        # The machine that evaluates need not have the devices of the one that trained.
+        mesh = make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
+        shapes = param_shapes(config)
+        params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
+    return config, step, params, mesh
+
+
+def run_config(workdir: str | Path, step: int | None = None) -> Config:
+    """The configuration that a run was trained with; raises as `load_run` does."""
+    with _open_run(workdir, step) as (_, config, _):
+        return config
+
+
+@contextmanager
+def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
     if not (Path(workdir) / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -82,8 +99,4 @@ def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int,
             raise CheckpointError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints.steps))}")
         config = checkpoints.config(step)
         check(config)
-        # The machine that evaluates need not have the devices of the one that trained.
-        mesh = make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
-        shapes = param_shapes(config)
-        params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
-    return config, step, params, mesh
+        yield checkpoints, config, step

@@ -10,7 +10,7 @@ LAYERS = (
     {"config", "tree"},
     {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
     {"checkpoint", "weights", "step", "eval"},
-    {"train", "evaluate", "inference", "embed", "convert", "compile"},
+    {"train", "evaluate", "inference", "embed", "convert", "info", "compile"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -19,6 +19,7 @@ SAME_STOREY = {
     ("inference", "evaluate"),
     ("embed", "inference"),
     ("convert", "evaluate"),
+    ("info", "evaluate"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

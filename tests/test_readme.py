@@ -56,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(home)
     found = commands("jclip")
-    assert {command[1] for command in found} == {"train", "eval", "embed", "convert", "compile"}
+    assert {command[1] for command in found} == {"train", "eval", "embed", "convert", "info", "compile"}
     for command in found:
         if command[1] == "compile":
             continue

@@ -1,0 +1,108 @@
+"""`jclip info`: what a model is, by name or by its weights, none of which are read."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jclip.config import Model, TextTower, Tower, VisionTower, architecture, architecture_names
+from jclip.evaluate import run_config
+from jclip.models.flops import tower_flops
+from jclip.weights import read_weights, tower_shapes
+
+
+def list_models() -> tuple[str, ...]:
+    """The names of all architectures that `jclip.load` makes with random weights."""
+    return architecture_names()
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """The facts of a model as plain values, of each tower by its name.
+
+    `parameters` counts numbers, a tower's with its projection; `gflops` are 1e9 floating-point operations (two for a multiply-add)
+    of the matrix products for one example forward, with its projection.
+    """
+    sizes = {path: math.prod(shape) for path, shape in tower_shapes(model).items()}
+
+    def of(name: str, tower: Tower) -> dict[str, Any]:
+        own = (f"{name}/", f"{name}_projection/")
+        whole = dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
+        flops = tower_flops(whole) + 2 * tower.width * model.embed_dim
+        facts = {
+            "kind": type(tower).__name__,
+            "parameters": sum(size for path, size in sizes.items() if path.startswith(own)),
+            "gflops": flops / 1e9,
+            "width": tower.width,
+            "depth": tower.depth,
+            "heads": tower.heads,
+            "activation": tower.activation,
+            "pool": tower.pool,
+        }
+        if isinstance(tower, TextTower):
+            return facts | {"context_length": tower.context_length, "tokenizer": tower.tokenizer, "vocab_size": tower.vocab_size}
+        how = tower.preprocess
+        facts |= {"image_size": tower.image_size, "patch_size": tower.patch_size}
+        return facts | {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
+
+    towers = {name: of(name, tower) for name, tower in model.towers.items()}
+    return {"parameters": sum(sizes.values()), "embed_dim": model.embed_dim, "towers": towers}
+
+
+def find_model(path_or_name: str | Path, name: str | None = None) -> Model:
+    """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name."""
+    path = Path(path_or_name)
+    if (path / "checkpoints").is_dir():
+        return run_config(path).model
+    return read_weights(path, name).model if path.exists() else architecture(str(path_or_name))
+
+
+def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = False) -> None:
+    """Prints what a model is, or, without one, a line for each architecture."""
+    if path_or_name is None:
+        facts = {key: describe(architecture(key)) for key in list_models()}
+        shown = _list(facts)
+    else:
+        facts = describe(find_model(path_or_name, name))
+        shown = _table(path_or_name, facts)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        Console(highlight=False).print(shown)
+
+
+def _list(facts: Mapping[str, Any]) -> Table:
+    table = Table("architecture", "parameters", "pixels", "patch", "image GFLOPs", "tokens", "text GFLOPs", "embedding", box=None)
+    for key, model in facts.items():
+        image, text = model["towers"]["image"], model["towers"]["text"]
+        row = (f"{model['parameters'] / 1e6:,.1f}M", image["image_size"], image["patch_size"], f"{image['gflops']:.2f}")
+        table.add_row(key, *map(str, row), str(text["context_length"]), f"{text['gflops']:.2f}", str(model["embed_dim"]))
+    return table
+
+
+def _table(title: str, facts: Mapping[str, Any]) -> Table:
+    table = Table(
+        "", *facts["towers"], title=f"{title}: {facts['parameters']:,} parameters, embeddings of {facts['embed_dim']}", box=None
+    )
+    rows = list(dict.fromkeys(row for tower in facts["towers"].values() for row in tower))
+    for row in rows:
+        table.add_row(row.replace("_", " "), *(_text(tower.get(row)) for tower in facts["towers"].values()))
+    return table
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.3f}"
+        case int():
+            return f"{value:,}"
+        case tuple() | list():
+            return ", ".join(f"{number:g}" for number in value)
+        case _:
+            return str(value)

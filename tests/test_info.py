@@ -1,0 +1,53 @@
+"""`jclip info` says what is so."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from products import multiply_adds
+from test_cli import exit_status
+
+import jclip
+from jclip.config import architecture
+from jclip.info import describe
+from jclip.models import MultiTower, example_inputs
+from jclip.weights import write_weights
+
+
+def test_sizes_are_the_published_ones() -> None:
+    """Parameters as open_clip counts them; 17.6 G multiply-adds of ViT-B/16 (Touvron et al. 2021, table 5)."""
+    facts = {name: describe(architecture(name)) for name in ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14")}
+    millions = {name: round(model["parameters"] / 1e6, 2) for name, model in facts.items()}
+    assert millions == {"ViT-B-32": 151.28, "ViT-B-16": 149.62, "ViT-L-14": 427.62, "ViT-H-14": 986.11}
+    assert facts["ViT-B-16"]["towers"]["image"]["gflops"] / 2 == pytest.approx(17.6, rel=0.02)
+
+
+def test_operations_are_those_of_the_traced_towers() -> None:
+    model = architecture("ViT-B-32")
+    params = jax.eval_shape(lambda: MultiTower(model).init(jax.random.key(0), zeros(1)))
+    for name, facts in describe(model)["towers"].items():
+        traced = jax.make_jaxpr(lambda params, x, name=name: MultiTower(model).apply(params, {name: x})[name].z)(
+            params, zeros(1)[name]
+        )
+        assert 2 * multiply_adds(traced.jaxpr) / 1e9 == pytest.approx(facts["gflops"], rel=1e-3)
+
+
+def zeros(batch_size: int) -> dict[str, jax.Array]:
+    inputs = example_inputs(architecture("ViT-B-32"), batch_size)
+    return {name: jax.numpy.zeros(shape, dtype) for name, (shape, dtype) in inputs.items()}
+
+
+def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = jclip.load("ViT-tiny-test")
+    write_weights(tmp_path / "w", "jclip", model.model, jax.device_get(model.params))
+    for given in ("ViT-tiny-test", str(tmp_path / "w")):
+        assert exit_status(["info", given, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(describe(architecture("ViT-tiny-test"))))
+    assert exit_status(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in jclip.list_models())
+    assert exit_status(["info", "ViT-tiny-test"]) == 0
+    assert "clip" in capsys.readouterr().out
+    assert exit_status(["info", "ViT-B-31"]) == 1
+    assert "ViT-B-32" in capsys.readouterr().err
