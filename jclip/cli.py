@@ -40,8 +40,8 @@ its architecture: --architecture does, and "-quickgelu" at the end of a name giv
 weights need.
 """
 
-INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation, tokenizer
-and normalisation. Weights are checked by name and shape, not read.
+INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation,
+tokenizer and normalisation. Weights are checked by name and shape, not read.
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jclip.config import Model, TextTower, Tower, VisionTower, architecture, architecture_names
 from jclip.evaluate import run_config
@@ -24,8 +24,8 @@ def list_models() -> tuple[str, ...]:
 def describe(model: Model) -> dict[str, Any]:
     """The facts of a model as plain values, of each tower by its name.
 
-    `parameters` counts numbers, a tower's with its projection; `gflops` are 1e9 floating-point operations (two for a multiply-add)
-    of the matrix products for one example forward, with its projection.
+    `parameters` counts numbers, a tower's with its projection; `gflops` are the 1e9 floating-point operations, two for a
+    multiply-add, of the matrix products for one example forward, with its projection.
     """
     sizes = {path: math.prod(shape) for path, shape in tower_shapes(model).items()}
 
@@ -76,7 +76,17 @@ def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = F
 
 
 def _list(facts: Mapping[str, Any]) -> Table:
-    table = Table("architecture", "parameters", "pixels", "patch", "image GFLOPs", "tokens", "text GFLOPs", "embedding", box=None)
+    table = Table(
+        Column("architecture", no_wrap=True),
+        "parameters",
+        "pixels",
+        "patch",
+        "image GFLOPs",
+        "tokens",
+        "text GFLOPs",
+        "embedding",
+        box=None,
+    )
     for key, model in facts.items():
         image, text = model["towers"]["image"], model["towers"]["text"]
         row = (f"{model['parameters'] / 1e6:,.1f}M", image["image_size"], image["patch_size"], f"{image['gflops']:.2f}")
