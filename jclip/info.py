@@ -76,17 +76,8 @@ def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = F
 
 
 def _list(facts: Mapping[str, Any]) -> Table:
-    table = Table(
-        Column("architecture", no_wrap=True),
-        "parameters",
-        "pixels",
-        "patch",
-        "image GFLOPs",
-        "tokens",
-        "text GFLOPs",
-        "embedding",
-        box=None,
-    )
+    columns = ("parameters", "pixels", "patch", "GFLOPs", "tokens", "GFLOPs", "embed")
+    table = Table(Column("architecture", no_wrap=True), *columns, box=None)
     for key, model in facts.items():
         image, text = model["towers"]["image"], model["towers"]["text"]
         row = (f"{model['parameters'] / 1e6:,.1f}M", image["image_size"], image["patch_size"], f"{image['gflops']:.2f}")
