@@ -138,7 +138,8 @@ def _consumers(program: Program, config: Config, devices: int) -> str:
     parts = {"parameters": program.state.params, "optimizer": program.state.opt_state, "batch": program.batch}
     sizes = [(_share(part), name) for name, part in parts.items()]
     step = jax.make_jaxpr(program.train_step)(program.state, program.batch)
-    kept = _kept(step.jaxpr, config.batch_size // config.accumulate)
+    parameters = {leaf.shape for leaf in jax.tree.leaves(program.state.params)}  # the backward pass stacks their gradients
+    kept = _kept(step.jaxpr, config.batch_size // config.accumulate, parameters)
     sizes += [(size // devices, what) for what, size in kept.most_common(SHOWN)]
     lines = [f"  {size / GIB:8.3f} GiB a device  {what}" for size, what in sizes]
     return "\n".join([*lines, "less: more --accumulate or --mesh.fsdp, --model.remat nothing_saveable, a smaller --batch-size"])
@@ -150,16 +151,19 @@ def _share(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _kept(jaxpr: jex.core.Jaxpr, rows: int) -> Counter[str]:
-    """Bytes of all devices that the blocks of a tower keep of `rows` examples for the backward pass, by tower and shape."""
+def _kept(jaxpr: jex.core.Jaxpr, rows: int, parameters: set[tuple[int, ...]]) -> Counter[str]:
+    """Bytes of all devices that the blocks of a tower keep of `rows` examples for the backward pass, by tower and shape.
+
+    What has the shape of one of the `parameters` is not of examples.
+    """
     sizes: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             tower = str(equation.source_info.name_stack).rpartition("/")[2].removesuffix(".run_blocks")
             for value in equation.outvars[equation.params["num_carry"] :]:
                 kept: Any = value.aval
-                if any(length % rows == 0 for length in kept.shape):
+                if kept.shape not in parameters and any(length % rows == 0 for length in kept.shape):
                     sizes[f"{tower} keeps {kept.str_short()}"] += math.prod(kept.shape) * kept.dtype.itemsize
         for inner in jex.core.jaxprs_in_params(equation.params):
-            sizes.update(_kept(inner, rows))
+            sizes.update(_kept(inner, rows, parameters))
     return sizes

@@ -74,10 +74,21 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
 
 
 def _result_bytes(result: str, kind: str, start: bool) -> int:
-    sizes = [_bytes(dtype, dimensions) for dtype, dimensions in SHAPE.findall(result)]
-    if start and kind != "all-reduce":  # operands and results, and on a TPU semaphores
-        return max(sizes)
-    return sum(sizes)
+    if start and kind != "all-reduce":  # a tuple of operands, results and, on a TPU, semaphores
+        result = _elements(result)[1]
+    return sum(_bytes(dtype, dimensions) for dtype, dimensions in SHAPE.findall(result))
+
+
+def _elements(type_: str) -> list[str]:
+    """Of a tuple type such as "((f32[2], f32[3]), f32[4]{0:T(8)})", one level deep."""
+    elements, depth = [""], 0
+    for letter in type_.strip()[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += letter
+    return elements
 
 
 def _bytes(dtype: str, dimensions: str) -> int:

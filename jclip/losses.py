@@ -11,7 +11,7 @@ the columns or by passing them around a ring. With logits s, weights w, and `pul
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -35,7 +35,7 @@ def contrastive(
     *,
     kind: Kind = "softmax",
     mesh: Mesh | None = None,
-    axes: tuple[str, ...] = ("data",),
+    axes: str | Sequence[str] = ("data",),
     method: Method = "gather",
     block: int = 256,
     label_smoothing: float = 0.0,
@@ -69,8 +69,8 @@ def contrastive(
         ids: i32 [B]; rows of equal id show the same thing, and are not each other's negatives. None: every row its own thing.
         equal: what rows of equal id are to each other: "ignore" leaves the pair out, "positive" makes it as right an answer as
             the row's own partner (softmax: the mean over all right answers, SupCon's L_out, Khosla et al. 2020, equation 2).
-        valid: [B], weight of each row as a question, in both directions; a row of weight 0 is no candidate either, and whatever
-            it holds, NaN included, changes nothing. The sums above are then weighted means. None: all are 1.
+        valid: [B], weight of each row as a question, in both directions; a row of weight 0 (or below, or NaN) is no candidate
+            either, and whatever it holds, NaN included, changes nothing. The sums above are then weighted means. None: all are 1.
 
     Returns:
         The loss, f32 []; 0 where no row is valid.
@@ -81,6 +81,7 @@ def contrastive(
     Why is there no `local_loss`, no `gather_with_grad`? Because there is one loss: those flags of other codebases choose between
     memory and exactness, and tiles need no such choice.
     """
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
     _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, ids, equal, valid)
     plan = Plan(
         kind, method, mesh, axes if mesh is not None else (), block, ids is not None or valid is not None, label_smoothing > 0
@@ -141,6 +142,8 @@ class Tile(NamedTuple):
 
     start: Array
     columns: Side
+    cosines: Array
+    """f32 [b, block]; of a softmax less 1."""
     logits: Array
     """f32 [b, block]; NEGLIGIBLE where the two are no candidates."""
     pull: Array
@@ -154,6 +157,7 @@ def _targets(kind: Kind, batch: int, smoothing: float, ids: Array | None, equal:
     label = thing if equal == "positive" else index
     weight = jnp.ones(batch) if valid is None else lax.stop_gradient(jnp.asarray(valid, jnp.float32))
     present = weight > 0
+    weight = jnp.where(present, weight, 0)
     weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
     if kind == "sigmoid":
         return Rows(label, thing, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
@@ -218,7 +222,7 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: 
 
     nothing = jnp.full(len(za), NEGLIGIBLE)
     found = (jnp.zeros(len(za)), nothing), nothing
-    (total, lse_a), lse_b = _meet(plan, visit, found, join, Side(za, rows), Side(zb, rows), scale, bias)
+    (total, lse_a), lse_b = _meet(plan, visit, found, join, jnp.logaddexp, Side(za, rows), Side(zb, rows), scale, bias)
     if plan.kind == "softmax":
         total = total + rows.weight * (lse_a + lse_b)
     return _sum(plan, total.sum()), lse_a, lse_b
@@ -229,29 +233,31 @@ def _backward(
 ) -> tuple[Array, Array, Array, Array]:
     """On one device: the gradients of its rows of za and zb, of the scale and of the bias.
 
-    With the slope g_ij of the loss in s_ij, dza = scale g zb, dzb = scale g^T za, dscale = sum_ij g_ij <za_i, zb_j> =
-    sum_i <za_i, (g zb)_i> and dbias = sum_ij g_ij (0 for a softmax).
+    With the slope g_ij of the loss in s_ij, dza = scale g zb, dzb = scale g^T za, dscale = sum_ij g_ij <za_i, zb_j> and
+    dbias = sum_ij g_ij (0 for a softmax, whose cosines may therefore be less 1).
     """
 
     def visit(found: Any, tile: Tile) -> Any:
-        (dza, dbias), dzb = found
+        (dza, dscale, dbias), dzb = found
         g = _slope(plan, tile, rows.weight, lse_a)
+        dscale = dscale + (g * tile.cosines).sum(axis=1)  # of g in f32: where all cosines are alike, bf16 leaves no digit
         if plan.kind == "sigmoid":
             dbias = dbias + g.sum(axis=1)
         g = g.astype(za.dtype)  # after the difference is taken: bf16 cannot tell p from 1 where a pair matches
         dza = dza + _dot(g, tile.columns.z, (1, 0))
         old = lax.dynamic_slice_in_dim(dzb, tile.start, g.shape[1])
         dzb = lax.dynamic_update_slice_in_dim(dzb, old + _dot(g, za, (0, 0)), tile.start, axis=0)
-        return (dza, dbias), dzb
+        return (dza, dscale, dbias), dzb
 
     def join(dzb: Array) -> Array:
         return lax.psum_scatter(dzb, plan.axes, tiled=True)
 
-    found = (jnp.zeros(za.shape), jnp.zeros(len(za))), jnp.zeros(zb.shape)
-    (dza, dbias), dzb = _meet(plan, visit, found, join, Side(za, rows), Side(zb, rows, lse_b), scale, bias)
-    dscale = jnp.sum(dza * za.astype(jnp.float32))
+    found = (jnp.zeros(za.shape), jnp.zeros(len(za)), jnp.zeros(len(za))), jnp.zeros(zb.shape)
+    sides = Side(za, rows), Side(zb, rows, lse_b)
+    (dza, dscale, dbias), dzb = _meet(plan, visit, found, join, jnp.add, *sides, scale, bias)
     dza, dzb = (cotangent * scale * d for d in (dza, dzb))
-    return dza.astype(za.dtype), dzb.astype(zb.dtype), cotangent * _sum(plan, dscale), cotangent * _sum(plan, dbias.sum())
+    dscale, dbias = (cotangent * _sum(plan, d.sum()) for d in (dscale, dbias))
+    return dza.astype(za.dtype), dzb.astype(zb.dtype), dscale, dbias
 
 
 def _slope(plan: Plan, tile: Tile, weight: Array, lse_a: Array) -> Array:
@@ -271,6 +277,7 @@ def _meet(
     visit: Callable[[Any, Tile], Any],
     found: Any,
     join: Callable[[Array], Array],
+    merge: Callable[[Array, Array], Array],
     mine: Side,
     other: Side,
     scale: Array,
@@ -281,8 +288,9 @@ def _meet(
     Args:
         plan: how.
         visit: (found, tile) -> found, where found is a pair: what is known of the rows, and of the columns.
-        found: what is known at first, of the rows and of as many columns of this device.
+        found: what is known at first, of the rows and of as many columns of this device: nothing.
         join: from what every device has found of all columns to what is known of this device's own, for "gather".
+        merge: of what two devices have found of the same columns, for "ring".
         mine: the rows of this device.
         other: the columns of this device.
         scale: of the logits.
@@ -303,14 +311,17 @@ def _meet(
         ring = [(device, (device + 1) % devices) for device in range(devices)]
         return jax.tree.map(lambda x: lax.ppermute(x, plan.axes, ring), tree)
 
-    def hop(carry: Any, _: None) -> tuple[Any, None]:
-        found, columns = carry
-        following = pass_on(columns)  # the next columns travel while these are worked on
-        on_rows, on_columns = chunk(found, columns=columns)
-        return ((on_rows, pass_on(on_columns)), following), None
+    nothing = _varying(plan, found)
 
-    (found, _), _ = lax.scan(hop, (_varying(plan, found), other), length=devices)
-    return found
+    def hop(carry: Any, _: None) -> tuple[Any, None]:
+        (on_rows, on_columns), columns = carry
+        # While these columns are worked on, the next ones travel, and what the others have found of these arrives.
+        following, arriving = pass_on(columns), pass_on(on_columns)
+        on_rows, here = chunk((on_rows, nothing[1]), columns=columns)
+        return ((on_rows, merge(arriving, here)), following), None
+
+    ((on_rows, on_columns), _), _ = lax.scan(hop, (nothing, other), length=devices)
+    return on_rows, pass_on(on_columns)
 
 
 def _each_tile(
@@ -335,7 +346,8 @@ def _each_tile(
 def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | None, scale: Array, bias: Array) -> Tile:
     # A softmax is the same less `scale`, and more exact: the cosine of a match is near 1, and f32 is finest near 0.
     cosines = _dot(mine.z, columns.z, (1, 1))
-    logits = scale * (cosines - 1) if plan.kind == "softmax" else scale * cosines + bias
+    cosines = cosines - 1 if plan.kind == "softmax" else cosines
+    logits = scale * cosines if plan.kind == "softmax" else scale * cosines + bias
     a, b = jax.tree.map(lambda x: x[:, None], mine.rows), jax.tree.map(lambda x: x[None], columns.rows)
     positive = a.label == b.label
     candidate = None
@@ -350,7 +362,7 @@ def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | No
     if plan.smooth:
         spread = a.spread + b.spread
         pull = pull + (spread if candidate is None else jnp.where(candidate, spread, 0.0))
-    return Tile(start, columns, logits, pull)
+    return Tile(start, columns, cosines, logits, pull)
 
 
 def _log_sum_exp(x: Array, axis: int) -> Array:
@@ -386,8 +398,8 @@ def _check(
     equal: str,
     valid: Array | None,
 ) -> None:
-    if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype:
-        raise ValueError(f"contrastive: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E]")
+    if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype or za.size == 0:
+        raise ValueError(f"contrastive: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E], and not empty")
     if za.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"contrastive: embeddings are {za.dtype}; use float32 or bfloat16")
     for name, value, allowed in (("kind", kind, Kind), ("method", method, Method), ("equal", equal, Equal)):

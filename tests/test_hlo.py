@@ -85,3 +85,14 @@ ENTRY %main (x: f32[4]) -> f32[4] {
         "all-reduce": Traffic(1, 44),
         "reduce-scatter": Traffic(12, 12 * 64 * 2),
     }
+
+
+def test_results_of_several_arrays_are_added_up() -> None:
+    hlo = """HloModule step
+
+ENTRY %main (a: f32[10], b: f32[20]) -> f32[80] {
+  %s = ((f32[10]{0:T(128)}, f32[20]{0}), (f32[80]{0:T(128)}, f32[160]{0})) all-gather-start(%a, %b), dimensions={0}
+  %d = (f32[80]{0}, f32[160]{0}) all-gather-done(%s)
+}
+"""
+    assert collectives(hlo) == {"all-gather": Traffic(1, 4 * (80 + 160))}

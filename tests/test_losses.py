@@ -198,6 +198,46 @@ def test_bf16_gradients_of_matching_pairs_keep_their_leading_digits() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("alike", [0.0, 3.0, 10.0])
+def test_bf16_gradients_of_scale_and_bias_are_those_of_the_same_numbers_in_f64(kind: str, method: str, alike: float) -> None:
+    """Also where all embeddings lie within a narrow cone, as at the start of training: the cosines nearly cancel."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2, 128, 32)) + alike * rng.normal(size=32)
+    za, zb = jnp.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), jnp.bfloat16)
+    where = {"mesh": make_mesh(4, 2), "axes": ("data", "fsdp"), "method": method, "block": 16}
+    bias = -3.0 if kind == "sigmoid" else 0.0
+    one = partial(contrastive, kind=kind, **where)
+    slopes = jax.jit(jax.grad(lambda s, b: one(za, zb, s, b if kind == "sigmoid" else None), argnums=(0, 1)))(14.3, bias)
+    want = dense(np.asarray(za, np.float64), np.asarray(zb, np.float64), 14.3, bias, kind=kind)
+    assert slopes[0] == pytest.approx(want.scale, rel=1e-4)
+    assert slopes[1] == pytest.approx(want.bias, rel=1e-4, abs=1e-7)
+
+
+def test_the_only_gradient_of_equal_embeddings_is_along_them() -> None:
+    z = jnp.tile(jnp.asarray([[0.6, 0.8]], jnp.float32), (64, 1))
+    slopes = jax.grad(lambda a, b, s: contrastive(a, b, s, block=9), argnums=(0, 1, 2))(z, z, 100.0)
+    for slope in slopes:
+        np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, np.nan])
+def test_a_weight_that_is_none_is_that_of_an_absent_row(weight: float) -> None:
+    za, zb = unit_rows(5, 12, 9)
+    valid = np.where(np.arange(12) % 3 > 0, 1.0, weight).astype(np.float32)
+    want = dense(za[valid > 0], zb[valid > 0], 10.0)
+    assert contrastive(za, zb, 10.0, valid=jnp.asarray(valid), block=5) == pytest.approx(want.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_axes_are_a_name_or_several_in_any_order(method: str) -> None:
+    za, zb = unit_rows(5, 24, 9)
+    mesh, want = make_mesh(4, 2), dense(za, zb, 10.0).loss
+    for axes in ("data", ["data"], ("fsdp", "data"), ["data", "fsdp"]):
+        assert contrastive(za, zb, 10.0, mesh=mesh, axes=axes, method=method, block=5) == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_what_is_not_valid_changes_nothing_not_even_as_nan(kind: str, method: str) -> None:
     za, zb = unit_rows(5, 24, 9)
     valid = (np.arange(24) % 3 > 0).astype(np.float32)
