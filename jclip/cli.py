@@ -31,7 +31,10 @@ configuration is an option, as in `jclip train`. TPU slices need the extra: pip 
 it fits.
 """
 
-EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt."""
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt.
+
+Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Files of an earlier run are replaced.
+"""
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
@@ -83,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_eval)
 
     embed = commands.add_parser("embed", help="write embeddings to .npy", description=EMBED, formatter_class=raw)
-    embed.add_argument("model", metavar="MODEL", help="the --workdir of a training run, or an architecture (random weights)")
+    embed.add_argument(
+        "model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture (random weights)"
+    )
     embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
     embed.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")

@@ -21,7 +21,7 @@ def main(
     something cannot be read, out/problems.txt.
 
     Args:
-        model: a workdir or the name of an architecture.
+        model: a workdir, weights, or the name of an architecture (see `jclip.load`).
         source: a source such as webdataset:PATTERN, or a folder of images.
         out: folder to write to; made where it is missing.
         towers: which towers; each finds its input in the field of its name.
@@ -33,6 +33,8 @@ def main(
     """
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
     encoder = load(model, step=step)
+    if not Path(model).exists():
+        console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:
         if tower not in encoder.model.towers:
             raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
@@ -50,7 +52,7 @@ def main(
             console.print(
                 f"{tower}: {len(problems)} of {len(keys)} examples cannot be read: their rows are NaN, problems.txt says why"
             )
-        console.print(f"wrote {len(keys) - len(problems)} embeddings of {encoder.model.embed_dim} numbers to {out / tower}.npy")
+        console.print(f"wrote {len(keys)} embeddings of {encoder.model.embed_dim} numbers to {out / tower}.npy")
 
 
 def _embed_tower(

@@ -33,6 +33,8 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     if "://" in str(workdir):
         raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
     workdir = Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
     check(config, devices=jax.device_count(), hosts=jax.process_count())
     source = open_source(config.data.source)
     plan = make_plan(config, examples=len(source))
@@ -43,15 +45,22 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
 
     results: dict[str, float] = {}
     with (
-        leave_together((NonFiniteLoss, CheckpointError)),
+        leave_together((NonFiniteLoss, CheckpointError, ConfigError)),
         Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
     ):
         start, state = _restore_or_init(config, program, checkpoints)
+        if start > plan.total:
+            raise ConfigError(
+                f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start:,}; "
+                "use a longer one, or another --workdir"
+            )
         train_step = program.compile()
         terminal = Terminal(plan.total, start=start, quiet=not is_first())
         terminal.say(_greeting(config, plan, mesh, train_step, program, start, workdir))
         if start and (changes := differences(checkpoints.config(start), config)):
-            terminal.say(f"jclip: the checkpoint was trained with another configuration: {'; '.join(changes)}")
+            terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changes]))
+        if start == plan.total:
+            terminal.say(f"jclip: all {start:,} steps are done; `jclip eval {workdir}` evaluates, a longer --duration goes on")
         if is_first():
             (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
         with (

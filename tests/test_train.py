@@ -184,7 +184,20 @@ def test_a_best_metric_that_no_evaluation_gives_is_an_error(tmp_path: Path) -> N
 def test_another_configuration_goes_on_and_is_said(short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     train.main(tiny_config(**SHORT, log_every=2), tmp_path)
-    assert "another configuration: log_every: 1 -> 2" in capsys.readouterr().out
+    assert "another configuration; from here on\n  log_every: 1 -> 2" in capsys.readouterr().out
+
+
+def test_a_run_that_is_done_says_so_and_a_shorter_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = {"evals": {}, "checkpoint.best": None, "duration": "2", "optim.warmup": "1"}
+    train.main(tiny_config(**short), tmp_path)
+    capsys.readouterr()
+    train.main(tiny_config(**short), tmp_path)
+    assert "all 2 steps are done" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"duration 1 is 1 steps, and .* has come to step 2"):
+        train.main(tiny_config(**{**short, "duration": "1"}), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; give a folder"):
+        train.main(tiny_config(**short), tmp_path / "file")
 
 
 def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) -> None:

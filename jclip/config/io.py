@@ -36,7 +36,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     get_config, overrides = recipe["get_config"], list(overrides)
     asks_for_help = bool({"-h", "--help"} & set(overrides))
     arguments, overrides = _recipe_arguments(get_config, overrides, asks_for_help)
-    description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}"
+    description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}\n--workdir (required): folder of the run."
     return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description)
 
 

@@ -324,7 +324,7 @@ class Config:
     accumulate: int = 1
     """Parts in which the towers see a batch, one after the other: their memory falls by it, loss and gradients stay the same."""
     duration: Duration = "30ep"
-    """Length of the run."""
+    """Length of the run, as every duration: "5ep" (epochs), "1500" or "20k" (steps); elsewhere also "3%" (of the run)."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     seed: int = 0

@@ -54,9 +54,9 @@ def open_source(spec: str) -> Source:
         SourceError: no such scheme, split, option or file.
     """
     scheme, colon, rest = spec.partition(":")
-    if not colon or scheme not in SCHEMES:
-        examples = "; ".join(SCHEMES.values())
-        raise SourceError(f"source {spec!r}: the scheme {scheme!r} is unknown; use one of, for example: {examples}")
+    if scheme not in SCHEMES or not colon:
+        what = f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"
+        raise SourceError(f"source {spec!r}: {what}; use one of, for example: {'; '.join(SCHEMES.values())}")
     match scheme:
         case "shapes":
             from jclip.data.shapes import open_shapes

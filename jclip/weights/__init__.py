@@ -1,8 +1,8 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
 import dataclasses
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,8 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
             raise WeightsError(
                 f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}"
             )
+        if name is not None:
+            raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
         key = name_of[found[0]]
         module = FORMATS[key]
         model = module.read_model(path, read_json(path / found[0]))
@@ -81,7 +83,10 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
         elif "input_resolution" in tensors:  # which OpenAI's files hold, and no others
             model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
         else:
-            raise WeightsError(f"{path}: the file does not say its architecture; name one of {', '.join(architecture_names())}")
+            raise WeightsError(
+                f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
+                f"(architecture_name): one of {', '.join(architecture_names())}"
+            )
     tensors = {n: array for n, array in tensors.items() if n not in module.BUFFERS}
     if module is own:  # a model of any towers and objectives
         scales = {n: array.shape for n, array in tensors.items() if n.endswith(("/logit_scale", "/logit_bias"))}
@@ -105,12 +110,13 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
         raise WeightsError(f"{to} has models of an image and a text tower; this one has {', '.join(model.towers)}")
     bias = BIAS in flat
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    draft = folder.parent / f".{folder.name}-{os.getpid()}"
+    draft.mkdir()
     try:
         module.write_config(model, draft, bias=bias)
         rules = own.rules(list(flat)) if module is own else module.rules(model, bias=bias)
         write_safetensors(draft / module.FILES[0], to_theirs(rules, flat))
-        draft.chmod(0o755)
+        shutil.copymode(draft / module.CONFIG, draft / module.FILES[0])
         draft.rename(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

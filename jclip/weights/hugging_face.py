@@ -122,14 +122,18 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     assert isinstance(image, VisionTower)
     assert isinstance(text, TextTower)
     like = {"positions": "learned", "pool": "cls", "pre_norm": True, "causal": True, "mask_padding": False, "tokenizer": "clip"}
-    for name, tower in (("image", image), ("text", text)):
-        for field, value in {**like, **({"pool": "eot"} if name == "text" else {})}.items():
-            if getattr(tower, field, value) != value:
-                raise WeightsError(f"CLIPModel has no tower with {name}.{field}={getattr(tower, field)!r}; it needs {value!r}")
+    obstacles = [
+        f"{name}.{field} is {getattr(tower, field)!r}, not {value!r}"
+        for name, tower in (("image", image), ("text", text))
+        for field, value in {**like, **({"pool": "eot"} if name == "text" else {})}.items()
+        if getattr(tower, field, value) != value
+    ]
     if bias:
-        raise WeightsError("CLIPModel has no bias of the logits; this model has one")
+        obstacles.append("it has a bias of the logits")
     if image.preprocess.resize == "longest":
-        raise WeightsError("CLIPImageProcessor cannot pad; image.preprocess.resize='longest' is not written")
+        obstacles.append("image.preprocess.resize is 'longest', not 'shortest' or 'squash'")
+    if obstacles:
+        raise WeightsError(f"Hugging Face's CLIPModel cannot compute this model: {'; '.join(obstacles)}")
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
     def common(tower: VisionTower | TextTower) -> dict[str, Any]:

@@ -166,17 +166,17 @@ def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
     words = TextTower(
         text.context_length, text.vocab_size, text.width, text.depth, text.heads, text.mlp_ratio, activation=image.activation
     )
-    for name, given, theirs in (("image", image, like), ("text", text, words)):
-        for field in ("activation", "positions", "pool", "pre_norm", "norm_eps", "causal", "mask_padding", "tokenizer"):
-            if getattr(given, field, None) != getattr(theirs, field, None):
-                raise WeightsError(
-                    f"open_clip has no tower with {name}.{field}={getattr(given, field)!r} beside "
-                    f"image.activation={image.activation!r}; it needs {getattr(theirs, field)!r}"
-                )
+    fields = ("activation", "positions", "pool", "pre_norm", "norm_eps", "causal", "mask_padding", "tokenizer")
+    obstacles = [
+        f"{name}.{field} is {getattr(given, field)!r}, not {getattr(theirs, field)!r}"
+        for name, given, theirs in (("image", image, like), ("text", text, words))
+        for field in fields
+        if getattr(given, field, None) != getattr(theirs, field, None)
+    ]
     if image.activation not in ("gelu", "quick_gelu"):
-        raise WeightsError(f"open_clip has no activation {image.activation!r} in both towers; it has gelu and quick_gelu")
-    if image.width % image.heads:
-        raise WeightsError(f"open_clip: heads {image.heads} do not divide width {image.width}")
+        obstacles.append(f"activation is {image.activation!r}, not 'gelu' or 'quick_gelu'")
+    if obstacles:
+        raise WeightsError(f"open_clip's CLIP cannot compute this model: {'; '.join(obstacles)}")
     how = image.preprocess
     return {
         "model_cfg": {

@@ -141,7 +141,7 @@ def test_a_missing_tensor_a_cut_file_and_no_file_are_named(tmp_path: Path) -> No
 def test_a_weight_file_alone_needs_the_name_of_its_architecture(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(arrays("open_clip"), path)
-    with pytest.raises(WeightsError, match="name one of ViT-tiny-test"):
+    with pytest.raises(WeightsError, match="one of ViT-tiny-test"):
         jclip.load(path)
     with pytest.raises(WeightsError, match="do not fit the architecture"):
         jclip.load(path, architecture_name="ViT-B-32-quickgelu")
@@ -155,6 +155,24 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path: Path)
     assert exit_status(["convert", str(source), str(tmp_path / "taken")]) == 1
     assert exit_status(["convert", str(source), str(tmp_path / "out"), "--to", "open_clip"]) == 1  # two activations
     assert {path.name for path in tmp_path.iterdir()} == {"m", "taken"}
+    with pytest.raises(WeightsError, match=r"config\.json says the architecture; leave out ViT-B-32"):
+        jclip.load(source, architecture_name="ViT-B-32")
+
+
+def test_all_that_another_library_cannot_compute_is_named(tmp_path: Path) -> None:
+    model = architecture("ViT-tiny-test")
+    for path, value in (("image.positions", "sincos"), ("image.pool", "avg"), ("text.causal", False)):
+        model = replace(model, f"towers.{path}", value)
+    for to in ("open_clip", "hugging_face"):
+        with pytest.raises(WeightsError, match=r"image.positions is 'sincos'.*image.pool is 'avg'.*text.causal is False"):
+            write_weights(tmp_path / "out", to, model, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_can_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
+    model = jclip.load("ViT-tiny-test")
+    write_weights(tmp_path / "out", "jclip", model.model, jax.device_get(model.params))
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
 
 
 class Bomb:
