@@ -315,7 +315,7 @@ def _meet(
 
     def hop(carry: Any, _: None) -> tuple[Any, None]:
         (on_rows, on_columns), columns = carry
-        # While these columns are worked on, the next ones travel, and what the others have found of these arrives.
+        # While these columns are worked on, the next ones and what the others have found of these may travel.
         following, arriving = pass_on(columns), pass_on(on_columns)
         on_rows, here = chunk((on_rows, nothing[1]), columns=columns)
         return ((on_rows, merge(arriving, here)), following), None
