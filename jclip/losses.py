@@ -51,8 +51,8 @@ def contrastive(
         sigmoid   1/B sum_ij log(1 + exp(-y_ij s_ij)), y_ij = 1 where i = j, else -1          (SigLIP, algorithm 1)
 
     Value and gradients are those of the global batch, whatever the mesh, the method and the block. `gather` holds one whole side
-    and its gradient, 2 B E numbers, on every device; `ring` passes both around the devices and holds 2 B E / devices. Beside
-    that there is one tile of B / devices x `block` logits; the backward pass computes the tiles again.
+    and its gradient, 2 B E numbers, on every device; `ring` passes both around the devices and holds 2 B E / devices, and as much
+    in transit. Beside that there is one tile of B / devices x `block` logits; the backward pass computes the tiles again.
 
     Args:
         za: [B, E] unit vectors, f32 or bf16, sharded on B over `axes` of `mesh`.
