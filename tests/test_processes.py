@@ -96,7 +96,7 @@ def test_two_processes_go_on_where_one_was_and_when_one_is_killed_the_other_stop
     assert_same_curve(tmp_path, one_process)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on(
     tmp_path: Path, one_process: dict[float, float]
 ) -> None:

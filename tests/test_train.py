@@ -200,6 +200,7 @@ def test_a_run_that_is_done_says_so_and_a_shorter_one_is_refused(tmp_path: Path,
         train.main(tiny_config(**short), tmp_path / "file")
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) -> None:
     config = tiny_config(**SHORT, **{"mesh.fsdp": 4})
     train.main(config, tmp_path)
