@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from jclip.checkpoint import CheckpointError
-from jclip.evaluate import load_run
+from jclip.config import ConfigError
+from jclip.evaluate import is_run, load_run
 from jclip.weights import read_weights, write_weights
 
 
@@ -20,12 +20,14 @@ def main(source: str | Path, folder: str | Path, *, to: str = "jclip", name: str
         step: which checkpoint of a workdir; None means the last.
     """
     say = Console(stderr=True, highlight=False)
-    if (Path(source) / "checkpoints").is_dir():
+    if is_run(source):
         if name is not None:
-            raise CheckpointError(f"{source} says its architecture itself; leave out --architecture")
+            raise ConfigError(f"{source} says its architecture itself; leave out --architecture")
         config, step, params, _ = load_run(source, step)
         model, came_from = config.model, f"step {step:,} of a training run"
     else:
+        if step is not None:
+            raise ConfigError(f"{source} is no workdir; leave out --step")
         weights = read_weights(source, name)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format

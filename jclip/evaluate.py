@@ -67,6 +67,11 @@ def main(workdir: str | Path, *, names: Sequence[str] = (), step: int | None = N
     return results
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether it is the workdir of a training run."""
+    return (Path(path) / "checkpoints").is_dir()
+
+
 def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int, Any, DeviceMesh]:
     """The configuration, step and parameters of a checkpoint of a run, on a mesh over the devices of this machine.
 
@@ -89,7 +94,7 @@ def run_config(workdir: str | Path, step: int | None = None) -> Config:
 
 @contextmanager
 def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
-    if not (Path(workdir) / "checkpoints").is_dir():
+    if not is_run(workdir):
         raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if not checkpoints.steps:

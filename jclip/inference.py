@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names, check
+from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
 from jclip.data import eval_transform
-from jclip.evaluate import load_run
+from jclip.evaluate import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
@@ -34,13 +34,18 @@ def load(
 
     Raises:
         CheckpointError: the workdir holds no checkpoint.
+        ConfigError: an argument has no meaning for what is loaded.
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
     path = Path(path_or_name)
-    if (path / "checkpoints").is_dir():
+    if is_run(path):
+        if architecture_name is not None or fsdp != 1:
+            raise ConfigError(f"{path} is a workdir, which says its architecture and sharding itself")
         config, _, params, mesh = load_run(path, step)
         return Encoder(config.model, params, mesh)
+    if step is not None:
+        raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
         return _load_weights(read_weights(path, architecture_name), Mesh(fsdp=fsdp))
     if str(path_or_name) not in architecture_names():
@@ -53,7 +58,6 @@ def load(
 
 def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
     """Array by array onto the devices: no second copy of the whole is ever in memory."""
-    check(Config(model=weights.model, mesh=layout))
     mesh = make_mesh(layout)
     shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
     shardings = flatten(param_shardings(shapes, layout, mesh))

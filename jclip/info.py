@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from jclip.config import Model, TextTower, Tower, VisionTower, architecture, architecture_names
-from jclip.evaluate import run_config
+from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names
+from jclip.evaluate import is_run, run_config
 from jclip.models.flops import tower_flops
 from jclip.weights import read_weights, tower_shapes
 
@@ -56,9 +56,11 @@ def describe(model: Model) -> dict[str, Any]:
 def find_model(path_or_name: str | Path, name: str | None = None) -> Model:
     """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name."""
     path = Path(path_or_name)
-    if (path / "checkpoints").is_dir():
-        return run_config(path).model
-    return read_weights(path, name).model if path.exists() else architecture(str(path_or_name))
+    if path.is_file() or (path.is_dir() and not is_run(path)):
+        return read_weights(path, name).model
+    if name is not None:
+        raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
+    return run_config(path).model if is_run(path) else architecture(str(path_or_name))
 
 
 def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = False) -> None:

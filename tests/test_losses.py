@@ -213,7 +213,7 @@ def test_bf16_gradients_of_scale_and_bias_are_those_of_the_same_numbers_in_f64(k
     assert slopes[1] == pytest.approx(want.bias, rel=1e-4, abs=1e-7)
 
 
-def test_the_only_gradient_of_equal_embeddings_is_along_them() -> None:
+def test_identical_embeddings_have_no_gradient() -> None:
     z = jnp.tile(jnp.asarray([[0.6, 0.8]], jnp.float32), (64, 1))
     slopes = jax.grad(lambda a, b, s: contrastive(a, b, s, block=9), argnums=(0, 1, 2))(z, z, 100.0)
     for slope in slopes:

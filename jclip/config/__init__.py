@@ -1,7 +1,7 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names
-from jclip.config.check import check
+from jclip.config.check import check, check_model
 from jclip.config.durations import Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.io import differences, from_json, load, to_json
@@ -49,6 +49,7 @@ __all__ = [
     "architecture",
     "architecture_names",
     "check",
+    "check_model",
     "differences",
     "from_json",
     "load",

@@ -20,6 +20,12 @@ def check(config: Config, *, devices: int | None = None, hosts: int = 1) -> None
         raise ConfigError(f"config: {problem}")
 
 
+def check_model(model: Model) -> None:
+    """Raises ConfigError on the first contradiction of a model that no run trains."""
+    for problem in _model_problems(model):
+        raise ConfigError(f"config: {problem}")
+
+
 def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
     yield from _model_problems(config.model)
     yield from _data_problems(config)

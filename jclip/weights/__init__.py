@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, architecture, architecture_names
+from jclip.config import Model, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import hugging_face, open_clip, own
@@ -58,6 +58,7 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
 
     Raises:
         WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
+        ConfigError: its architecture contradicts itself.
     """
     path = Path(path)
     if path.is_dir():
@@ -87,6 +88,7 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
                 f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
                 f"(architecture_name): one of {', '.join(architecture_names())}"
             )
+    check_model(model)
     tensors = {n: array for n, array in tensors.items() if n not in module.BUFFERS}
     if module is own:  # a model of any towers and objectives
         scales = {n: array.shape for n, array in tensors.items() if n.endswith(("/logit_scale", "/logit_bias"))}
@@ -114,6 +116,9 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     draft.mkdir()
     try:
         module.write_config(model, draft, bias=bias)
+        others = [path for path in flat if path.endswith(("/logit_scale", "/logit_bias")) and path not in (SCALE, BIAS)]
+        if module is not own and (others or SCALE not in flat):
+            raise WeightsError(f"{to} has one objective, image_text; this model has {', '.join(others) or 'none'}")
         rules = own.rules(list(flat)) if module is own else module.rules(model, bias=bias)
         write_safetensors(draft / module.FILES[0], to_theirs(rules, flat))
         shutil.copymode(draft / module.CONFIG, draft / module.FILES[0])

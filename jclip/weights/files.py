@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # teaches numpy bfloat16
+import ml_dtypes  # noqa: F401  teaches numpy bfloat16
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,6 @@ from safetensors.numpy import save_file
 
 from jclip.weights.errors import WeightsError
 from jclip.weights.torch_archive import open_torch_archive
-
-assert ml_dtypes
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ def _open_one(path: Path) -> dict[str, Lazy]:
         raise WeightsError(f"{path}: no safetensors file, or cut short: {error}") from None
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes arrays by name; the metadata says, as torch's users expect, that they have torch's format."""
-    save_file(dict(arrays), path, {"format": "pt", **(metadata or {})})
+    save_file(dict(arrays), path, {"format": "pt"})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from jclip.config import Model, Preprocess, TextTower, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
-from jclip.weights.layout import LINEAR, SCALAR, Rule, conv_layout
+from jclip.weights.layout import LINEAR, SCALAR, Rule, conv_layout, dense_rules, norm_rules
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -178,29 +178,24 @@ def rules(model: Model, *, bias: bool) -> list[Rule]:
         Rule("image/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", conv_layout(image.patch_size)),
         Rule("image/cls", "vision_model.embeddings.class_embedding"),
         Rule("image/pos_embed", "vision_model.embeddings.position_embedding.weight"),
-        *_norm("image/norm_pre", "vision_model.pre_layrnorm"),  # their spelling
+        *norm_rules("image/norm_pre", "vision_model.pre_layrnorm"),  # their spelling
         *_blocks("image/blocks", "vision_model.encoder.layers.{}"),
-        *_norm("image/norm", "vision_model.post_layernorm"),
+        *norm_rules("image/norm", "vision_model.post_layernorm"),
         Rule("image_projection/kernel", "visual_projection.weight", LINEAR),
         Rule("text/token_embed", "text_model.embeddings.token_embedding.weight"),
         Rule("text/pos_embed", "text_model.embeddings.position_embedding.weight"),
         *_blocks("text/blocks", "text_model.encoder.layers.{}"),
-        *_norm("text/norm", "text_model.final_layer_norm"),
+        *norm_rules("text/norm", "text_model.final_layer_norm"),
         Rule("text_projection/kernel", "text_projection.weight", LINEAR),
         Rule("image_text/logit_scale", "logit_scale", SCALAR),
     ]
-
-
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def _blocks(ours: str, theirs: str) -> list[Rule]:
     dense = [(f"attn/{name}", f"self_attn.{name}_proj") for name in "qkv"]
     dense += [("attn/out", "self_attn.out_proj"), ("mlp/fc1", "mlp.fc1"), ("mlp/fc2", "mlp.fc2")]
     return [
-        *_norm(f"{ours}/norm1", f"{theirs}.layer_norm1"),
-        *_norm(f"{ours}/norm2", f"{theirs}.layer_norm2"),
-        *(Rule(f"{ours}/{a}/kernel", f"{theirs}.{b}.weight", LINEAR) for a, b in dense),
-        *(Rule(f"{ours}/{a}/bias", f"{theirs}.{b}.bias") for a, b in dense),
+        *norm_rules(f"{ours}/norm1", f"{theirs}.layer_norm1"),
+        *norm_rules(f"{ours}/norm2", f"{theirs}.layer_norm2"),
+        *(rule for a, b in dense for rule in dense_rules(f"{ours}/{a}", f"{theirs}.{b}")),
     ]

@@ -69,6 +69,16 @@ class Rule:
         return self.layout.ours(theirs if count == 1 else np.split(theirs, count)[index])
 
 
+def norm_rules(ours: str, theirs: str) -> list[Rule]:
+    """A LayerNorm as torch's."""
+    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def dense_rules(ours: str, theirs: str) -> list[Rule]:
+    """An affine map as torch's Linear."""
+    return [Rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from jclip.config import Model, Preprocess, TextTower, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.layout import LINEAR, SAME, SCALAR, Rule, conv_layout
+from jclip.weights.layout import LINEAR, SAME, SCALAR, Rule, conv_layout, dense_rules, norm_rules
 
 CONFIG = "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
@@ -77,6 +77,8 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
         mlp_ratio=text.get("mlp_ratio", 4.0),
         activation=cast(Any, activation),
     )
+    if not isinstance(cfg.get("embed_dim"), int):
+        raise WeightsError(f"{at}: model_cfg has no embed_dim")
     return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"])
 
 
@@ -218,36 +220,31 @@ def rules(model: Model, *, bias: bool) -> list[Rule]:
         Rule("image/patch_embed/kernel", "visual.conv1.weight", conv_layout(image.patch_size)),
         Rule("image/cls", "visual.class_embedding"),
         Rule("image/pos_embed", "visual.positional_embedding"),
-        *_norm("image/norm_pre", "visual.ln_pre"),
+        *norm_rules("image/norm_pre", "visual.ln_pre"),
         *_blocks("image/blocks", "visual.transformer.resblocks.{}"),
-        *_norm("image/norm", "visual.ln_post"),
+        *norm_rules("image/norm", "visual.ln_post"),
         Rule("image_projection/kernel", "visual.proj"),
         Rule("text/token_embed", "token_embedding.weight"),
         Rule("text/pos_embed", "positional_embedding"),
         *_blocks("text/blocks", "transformer.resblocks.{}"),
-        *_norm("text/norm", "ln_final"),
+        *norm_rules("text/norm", "ln_final"),
         Rule("text_projection/kernel", "text_projection"),
         Rule("image_text/logit_scale", "logit_scale", SCALAR),
         *([Rule("image_text/logit_bias", "logit_bias", SCALAR)] if bias else []),
     ]
 
 
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
-
-
 def _blocks(ours: str, theirs: str) -> list[Rule]:
     dense = (("attn/out", "attn.out_proj"), ("mlp/fc1", "mlp.c_fc"), ("mlp/fc2", "mlp.c_proj"))
     return [
-        *_norm(f"{ours}/norm1", f"{theirs}.ln_1"),
-        *_norm(f"{ours}/norm2", f"{theirs}.ln_2"),
+        *norm_rules(f"{ours}/norm1", f"{theirs}.ln_1"),
+        *norm_rules(f"{ours}/norm2", f"{theirs}.ln_2"),
         *(
             Rule(f"{ours}/attn/{name}/{leaf}", f"{theirs}.attn.in_proj_{kind}", layout, (i, 3))
             for i, name in enumerate("qkv")
             for leaf, kind, layout in (("kernel", "weight", LINEAR), ("bias", "bias", SAME))
         ),
-        *(Rule(f"{ours}/{a}/kernel", f"{theirs}.{b}.weight", LINEAR) for a, b in dense),
-        *(Rule(f"{ours}/{a}/bias", f"{theirs}.{b}.bias") for a, b in dense),
+        *(rule for a, b in dense for rule in dense_rules(f"{ours}/{a}", f"{theirs}.{b}")),
     ]
 
 

@@ -1,5 +1,6 @@
 """Weights of other libraries give the numbers that these libraries compute, go back bit for bit, or are refused."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -167,6 +168,40 @@ def test_all_that_another_library_cannot_compute_is_named(tmp_path: Path) -> Non
         with pytest.raises(WeightsError, match=r"image.positions is 'sincos'.*image.pool is 'avg'.*text.causal is False"):
             write_weights(tmp_path / "out", to, model, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_only_one_objective_is_written_for_others_and_any_for_ourselves(tmp_path: Path) -> None:
+    model = jclip.load("ViT-tiny-test")
+    params = dict(jax.device_get(model.params))
+    params["text_image"] = params.pop("image_text")
+    write_weights(tmp_path / "ours", "jclip", model.model, params)
+    assert "text_image/logit_scale" in read_weights(tmp_path / "ours").shapes
+    for to in ("open_clip", "hugging_face"):
+        with pytest.raises(WeightsError, match="has one objective, image_text; this model has text_image/logit_scale"):
+            write_weights(tmp_path / "theirs", to, model.model, params)
+
+
+def test_a_model_of_other_towers_comes_back(tmp_path: Path) -> None:
+    model = architecture("ViT-tiny-test")
+    model = dataclasses.replace(model, towers={"photo": model.towers["image"], "caption": model.towers["text"]})
+    params = {path: number(path, shape) for path, shape in jclip.weights.tower_shapes(model).items()}
+    write_weights(tmp_path / "w", "jclip", model, params | {"photo_caption/logit_scale": number("logit_scale", ())})
+    assert jclip.load(tmp_path / "w").embed("caption", TEXTS).shape == (3, 16)
+    with pytest.raises(WeightsError, match="image and a text tower; this one has photo, caption"):
+        write_weights(tmp_path / "x", "open_clip", model, params)
+
+
+def test_arguments_without_meaning_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "m", "open_clip")
+    with pytest.raises(ConfigError, match="no step 3"):
+        jclip.load(folder, step=3)
+    assert exit_status(["convert", str(folder), str(tmp_path / "x"), "--step", "3"]) == 1
+    assert "leave out --step" in capsys.readouterr().err
+    assert exit_status(["info", "ViT-B-32", "--architecture", "ViT-B-16"]) == 1
+    assert "leave out --architecture" in capsys.readouterr().err
+    (folder / "open_clip_config.json").write_text('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}')
+    with pytest.raises(WeightsError, match="has no embed_dim"):
+        jclip.load(folder)
 
 
 def test_what_is_written_can_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
