@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, TextTower, VisionTower, architecture, architecture_names
+from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture, architecture_names
 from jclip.data import eval_transform
 from jclip.evaluate import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -85,7 +85,7 @@ class Encoder:
         Raises:
             BadExample: an image cannot be read.
         """
-        return self.embed(self._only(VisionTower), map(_read_image, _as_list(images)), batch_size=batch_size)
+        return self.embed(self._only(VisionTower, ResNetTower), map(_read_image, _as_list(images)), batch_size=batch_size)
 
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of texts, one or many."""
@@ -110,12 +110,11 @@ class Encoder:
         encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
         return {name: z for name, (_, z) in encoded.items()}
 
-    def _only(self, kind: type) -> str:
-        names = [name for name, tower in self.model.towers.items() if isinstance(tower, kind)]
+    def _only(self, *kinds: type) -> str:
+        names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]
         if len(names) != 1:
-            raise ConfigError(
-                f"the model has {len(names)} towers of type {kind.__name__} ({', '.join(names)}); use embed(tower, ...)"
-            )
+            what = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"the model has {len(names)} towers of type {what} ({', '.join(names)}); use embed(tower, ...)")
         return names[0]
 
 

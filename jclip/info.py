@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names
 from jclip.evaluate import is_run, run_config
-from jclip.models.flops import tower_flops
+from jclip.models.flops import projection_flops, tower_flops
 from jclip.weights import read_weights, tower_shapes
 
 
@@ -32,21 +32,16 @@ def describe(model: Model) -> dict[str, Any]:
     def of(name: str, tower: Tower) -> dict[str, Any]:
         own = (f"{name}/", f"{name}_projection/")
         whole = dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
-        flops = tower_flops(whole) + 2 * tower.width * model.embed_dim
         facts = {
             "kind": type(tower).__name__,
             "parameters": sum(size for path, size in sizes.items() if path.startswith(own)),
-            "gflops": flops / 1e9,
-            "width": tower.width,
-            "depth": tower.depth,
-            "heads": tower.heads,
-            "activation": tower.activation,
-            "pool": tower.pool,
+            "gflops": (tower_flops(whole) + projection_flops(tower, model.embed_dim)) / 1e9,
         }
+        shown = ("width", "depth", "layers", "heads", "activation", "pool", "context_length", "vocab_size")
+        facts |= {field: getattr(tower, field) for field in (*shown, "image_size", "patch_size") if hasattr(tower, field)}
         if isinstance(tower, TextTower):
-            return facts | {"context_length": tower.context_length, "tokenizer": tower.tokenizer, "vocab_size": tower.vocab_size}
+            return facts | {"tokenizer": tower.tokenizer.kind}
         how = tower.preprocess
-        facts |= {"image_size": tower.image_size, "patch_size": tower.patch_size}
         return facts | {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
 
     towers = {name: of(name, tower) for name, tower in model.towers.items()}

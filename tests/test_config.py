@@ -84,7 +84,12 @@ def at(data, *path):
         (("evals", "probe"), "L2", 3, r"^config\.evals\.probe: unknown key 'L2'"),
         (("model", "towers", "image"), "width", "768", r"^config\.model\.towers\.image\.width: '768' is not a int"),
         (("model", "towers", "image"), "width", 768.0, r"^config\.model\.towers\.image\.width: 768\.0 is not a int"),
-        (("model", "towers", "image"), "type", "Vision", r"image: type 'Vision' is unknown; use one of VisionTower, TextTower"),
+        (
+            ("model", "towers", "image"),
+            "type",
+            "Vision",
+            r"image: type 'Vision' is unknown; use one of VisionTower, ResNetTower, TextTower",
+        ),
         (("model", "towers", "image", "preprocess"), "mean", [0, 1], r"preprocess\.mean: 2 values where 3 belong"),
         (("model",), "dtype", "f32", r"^config\.model\.dtype: 'f32' is not allowed; use one of 'float32', 'bfloat16'"),
         (("model",), "scan", 1, r"^config\.model\.scan: 1 is not a bool"),

@@ -14,17 +14,13 @@ from jclip.config.schema import (
     Eval,
     LinearProbe,
     Mesh,
-    Model,
     Optim,
     Pair,
-    Preprocess,
     Retrieval,
-    TextTower,
-    Tower,
-    VisionTower,
     ZeroShot,
     replace,
 )
+from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
 
 __all__ = [
     "Augment",
@@ -34,6 +30,7 @@ __all__ = [
     "Data",
     "Duration",
     "Eval",
+    "ImageTower",
     "LinearProbe",
     "Mesh",
     "Model",
@@ -41,8 +38,10 @@ __all__ = [
     "Pair",
     "Plan",
     "Preprocess",
+    "ResNetTower",
     "Retrieval",
     "TextTower",
+    "Tokenizer",
     "Tower",
     "VisionTower",
     "ZeroShot",

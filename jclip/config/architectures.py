@@ -1,7 +1,7 @@
 """The table of named architectures, by the names the field gives them."""
 
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Model, TextTower, Tower, VisionTower
+from jclip.config.towers import Model, TextTower, Tower, VisionTower
 
 
 def _clip(

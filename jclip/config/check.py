@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from jclip.config.durations import to_steps
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Config, LinearProbe, Model, Optim, Preprocess, Retrieval, TextTower, VisionTower, ZeroShot
+from jclip.config.schema import Config, LinearProbe, Optim, Retrieval, ZeroShot
+from jclip.config.towers import Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
 
 
 def check(config: Config, *, devices: int | None = None, hosts: int = 1) -> None:
@@ -66,21 +67,39 @@ def _model_problems(model: Model) -> Iterator[str]:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem"):
             yield f"{at}: {name!r} cannot name a tower; use lower-case letters, other than key and problem"
         for field in ("width", "depth", "heads"):
-            if getattr(tower, field) < 1:
+            if getattr(tower, field, 1) < 1:
                 yield f"{at}.{field} {getattr(tower, field)} must be at least 1"
         if tower.width % tower.heads:
             divisors = [h for h in range(1, tower.width + 1) if tower.width % h == 0]
             near = sorted(divisors, key=lambda h: abs(h - tower.heads))[:2]
             yield f"{at}.heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
-        if not 0 <= tower.dropout < 1:
-            yield f"{at}.dropout {tower.dropout} is a probability; use 0 or more and less than 1"
-        if tower.mlp_ratio <= 0 or tower.norm_eps <= 0:
-            yield f"{at}: mlp_ratio {tower.mlp_ratio} and norm_eps {tower.norm_eps} must be positive"
-        yield from _vision_problems(at, tower) if isinstance(tower, VisionTower) else _text_problems(at, tower)
+        if tower.projection == "none" and tower.width != model.embed_dim:
+            yield f"{at}.projection 'none' needs width {tower.width} to be embed_dim {model.embed_dim}; use 'linear'"
+        yield from _tower_problems(at, tower)
     if len(model.towers) < 2:
         yield f"model.towers has {len(model.towers)} tower; a contrastive model needs at least 2"
     if model.embed_dim < 1:
         yield f"model.embed_dim {model.embed_dim} must be at least 1"
+
+
+def _tower_problems(at: str, tower: Tower) -> Iterator[str]:
+    if isinstance(tower, ResNetTower):
+        yield from _resnet_problems(at, tower)
+        return
+    if not 0 <= tower.dropout < 1:
+        yield f"{at}.dropout {tower.dropout} is a probability; use 0 or more and less than 1"
+    if tower.mlp_ratio <= 0 or tower.norm_eps <= 0:
+        yield f"{at}: mlp_ratio {tower.mlp_ratio} and norm_eps {tower.norm_eps} must be positive"
+    yield from _vision_problems(at, tower) if isinstance(tower, VisionTower) else _text_problems(at, tower)
+
+
+def _resnet_problems(at: str, tower: ResNetTower) -> Iterator[str]:
+    if tower.image_size < 32 or tower.image_size % 32:
+        low = max(1, tower.image_size // 32) * 32
+        yield f"{at}.image_size {tower.image_size} is not divisible by 32; use {low} or {low + 32}"
+    if tower.stem_width < 2 or tower.stem_width % 2 or min(tower.layers) < 1:
+        yield f"{at}: stem_width {tower.stem_width} must be even, and each of layers {tower.layers} at least 1"
+    yield from _preprocess_problems(f"{at}.preprocess", tower.preprocess)
 
 
 def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
@@ -107,10 +126,22 @@ def _preprocess_problems(at: str, preprocess: Preprocess) -> Iterator[str]:
 def _text_problems(at: str, tower: TextTower) -> Iterator[str]:
     if tower.context_length < 2:
         yield f"{at}.context_length {tower.context_length} has no room for the start and end of text; use at least 2"
-    if tower.tokenizer == "clip" and tower.vocab_size != 49408:
+    if tower.tokenizer.kind == "clip" and tower.vocab_size != 49408:
         yield f"{at}.vocab_size {tower.vocab_size} is not that of the clip tokenizer; use 49408"
+    yield from _tokenizer_problems(f"{at}.tokenizer", tower.tokenizer, tower.vocab_size)
     if tower.causal and tower.pool == "first":
         yield f"{at}: pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"
+
+
+def _tokenizer_problems(at: str, tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
+    if tokenizer.kind == "clip" and tokenizer.file:
+        yield f"{at}.file {tokenizer.file!r} is not read by kind 'clip', which brings its own; use kind 'hugging_face'"
+    if tokenizer.kind != "clip" and not tokenizer.file:
+        yield f"{at}.file is empty; kind {tokenizer.kind!r} needs the path of a vocabulary"
+    if tokenizer.kind != "sentencepiece" and (tokenizer.bos_id, tokenizer.eos_id) != (None, None):
+        yield f"{at}: bos_id and eos_id are for kind 'sentencepiece'; {tokenizer.kind!r} has its own"
+    if not 0 <= tokenizer.pad_id < vocab_size:
+        yield f"{at}.pad_id {tokenizer.pad_id} is no id of a vocabulary of {vocab_size}"
 
 
 def _data_problems(config: Config) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from jclip import config
+
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
 
@@ -21,14 +23,10 @@ class Tokenizer(Protocol):
         ...
 
 
-def get_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer called `name`; picklable, and safe to call from several threads.
-
-    Raises:
-        ValueError: there is none of this name.
-    """
-    if name != "clip":
-        raise ValueError(f"tokenizer {name!r} is unknown; use 'clip'")
+def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
+    """The tokenizer of a tower; picklable, and safe to call from several threads."""
+    if config.kind != "clip":
+        raise ValueError(f"tokenizer {config.kind!r} is unknown; use 'clip'")
     return ClipTokenizer()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jclip.config import Augment, TextTower, Tower, VisionTower
+from jclip.config import Augment, TextTower, Tokenizer, Tower
 from jclip.data.sources import BadExample, decode_text
 from jclip.data.tokenizer import get_tokenizer
 
@@ -79,11 +79,11 @@ def train_transform(tower: Tower, augment: Augment) -> Compose:
     """
     if isinstance(tower, TextTower):
         return _text_transform(tower)
-    how: VisionTower = tower
+    how = tower.preprocess
     steps: list[Transform] = [Decode(), ToRgb()]
-    if how.preprocess.resize == "longest":
-        steps.append(PadToSquare(how.preprocess.fill))
-    steps.append(RandomResizedCrop(how.image_size, augment.scale, augment.ratio, how.preprocess.interpolation))
+    if how.resize == "longest":
+        steps.append(PadToSquare(how.fill))
+    steps.append(RandomResizedCrop(tower.image_size, augment.scale, augment.ratio, how.interpolation))
     if augment.flip > 0:
         steps.append(Flip(augment.flip))
     return Compose((*steps, ToArray()))
@@ -283,7 +283,7 @@ class ToArray:
 class Tokenize:
     """A text (str, or UTF-8 bytes) to i32[context_length]; an empty or blank one is a BadExample."""
 
-    tokenizer: str = "clip"
+    tokenizer: Tokenizer = Tokenizer()
     context_length: int = 77
 
     def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """How many floating-point operations the model needs, counted by hand: XLA counts the body of a loop once."""
 
-from jclip.config import Config, TextTower, Tower, VisionTower
-from jclip.models.vit import kept_patches
+from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
+from jclip.models.vit import class_tokens, kept_patches
 
 
 def step_flops(config: Config) -> int:
@@ -11,13 +11,15 @@ def step_flops(config: Config) -> int:
     passes together take 4 B^2 E multiply-adds.
     """
     model = config.model
-    forward = sum(tower_flops(tower) + 2 * tower.width * model.embed_dim for tower in model.towers.values())
+    forward = sum(tower_flops(tower) + projection_flops(tower, model.embed_dim) for tower in model.towers.values())
     loss = 8 * config.batch_size**2 * model.embed_dim
     return 3 * config.batch_size * forward + loss * len(config.pairs)
 
 
 def tower_flops(tower: Tower) -> int:
     """Of one example forward, as in training: patches dropped are not counted."""
+    if isinstance(tower, ResNetTower):
+        return _resnet_flops(tower)
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     length, embed = _length(tower)
     dense = 4 * width * width + 2 * width * hidden
@@ -28,10 +30,31 @@ def tower_flops(tower: Tower) -> int:
     return total
 
 
+def projection_flops(tower: Tower, embed_dim: int) -> int:
+    """Of one example forward, from the tower to the shared space."""
+    return 0 if tower.projection == "none" else 2 * tower.width * embed_dim
+
+
+def _resnet_flops(tower: ResNetTower) -> int:
+    """Stem, blocks and attention pooling; a convolution multiplies its whole kernel at each place of its output."""
+    stem, side = tower.stem_width, tower.image_size // 2
+    total = side**2 * 9 * (3 * stem // 2 + (stem // 2) ** 2 + stem // 2 * stem)
+    side, inputs = side // 2, stem
+    for stage, blocks in enumerate(tower.layers):
+        channels = stem * 2**stage
+        for i in range(blocks):
+            after = side // 2 if stage > 0 and i == 0 else side
+            total += side**2 * (inputs * channels + 9 * channels**2) + after**2 * 4 * channels**2
+            total += after**2 * inputs * 4 * channels if i == 0 else 0
+            side, inputs = after, 4 * channels
+    tokens, width = side**2 + 1, tower.width
+    return 2 * (total + (1 + 2 * tokens) * width**2 + 2 * tokens * width)
+
+
 def _length(tower: Tower) -> tuple[int, int]:
     """Tokens in the blocks, and the operations of what makes them."""
     if isinstance(tower, TextTower):
         return tower.context_length, 0
     assert isinstance(tower, VisionTower)
-    tokens = kept_patches(tower) + (1 if tower.pool == "cls" else 0)
+    tokens = kept_patches(tower) + class_tokens(tower)
     return tokens, 2 * tower.grid**2 * 3 * tower.patch_size**2 * tower.width

@@ -149,6 +149,18 @@ def uniform_of_rows(key: Array, rows: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(rows)
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al. 2021b, CaiT, section 2.1); none where `initial` is None."""
+
+    initial: float | None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.initial is None:
+            return x
+        return x * self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:]).astype(x.dtype)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: attention and MLP, each added to its input."""
 
@@ -159,6 +171,7 @@ class Block(nn.Module):
     residual_scale: float
     causal: bool
     dropout: float
+    layer_scale: float | None
     dtype: Any
 
     @nn.compact
@@ -166,10 +179,10 @@ class Block(nn.Module):
         norm = partial(LayerNorm, self.norm_eps, self.dtype)
         y = norm(name="norm1")(x)
         y = Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, y, mask, self.causal)
-        x = x + Dropout(self.dropout)(y, rows)
+        x = x + Dropout(self.dropout)(LayerScale(self.layer_scale, name="scale1")(y), rows)
         y = norm(name="norm2")(x)
         y = Mlp(self.hidden, self.activation, self.residual_scale, self.dtype, name="mlp")(y)
-        return x + Dropout(self.dropout)(y, rows)
+        return x + Dropout(self.dropout)(LayerScale(self.layer_scale, name="scale2")(y), rows)
 
 
 class MapPool(nn.Module):
@@ -209,7 +222,8 @@ class Transformer(nn.Module):
     def run_blocks(self, x: Array, mask: Array | None, rows: Array | None, *, causal: bool) -> Array:
         """x [b, l, d] -> [b, l, d], with the mask of Attention and the rows of Dropout; parameters stacked on a leading axis."""
         c, (dtype, scan, remat, gather) = self.config, self.how
-        block = Block(**self._fields(), residual_scale=(2 * c.depth) ** -0.5, causal=causal, dropout=c.dropout, parent=None)
+        extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
+        block = Block(**self._fields(), **extra, causal=causal, parent=None)
 
         def init(key: Array) -> Params:
             return jax.vmap(lambda key: block.init(key, x, None, None)["params"])(jax.random.split(key, c.depth))

@@ -8,13 +8,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Model, TextTower, Tower, VisionTower
+from jclip.config import Model, ResNetTower, TextTower, Tower, VisionTower
 from jclip.models.layers import Compute, Dense, Params
 from jclip.models.output import TowerOutput
+from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer
 from jclip.models.vit import VisionTransformer
 
-TOWERS: dict[type, Any] = {VisionTower: VisionTransformer, TextTower: TextTransformer}
+TOWERS: dict[type, Any] = {VisionTower: VisionTransformer, ResNetTower: ModifiedResNet, TextTower: TextTransformer}
 
 
 class Encoded(NamedTuple):
@@ -55,12 +56,16 @@ class MultiTower(nn.Module):
             tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
             inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
             output = tower(*inputs, rows=rows)
-            width = output.pooled.shape[-1]
-            project = Dense(
-                c.embed_dim, nn.initializers.normal(width**-0.5), use_bias=False, dtype=dtype, name=f"{name}_projection"
-            )
-            encoded[name] = Encoded(unit(project(output.pooled)), output)
+            encoded[name] = Encoded(unit(self._project(name, output.pooled)), output)
         return encoded
+
+    def _project(self, name: str, pooled: Array) -> Array:
+        """To the shared space: [b, d] -> [b, E]."""
+        c = self.config
+        kind, init = c.towers[name].projection, nn.initializers.normal(pooled.shape[-1] ** -0.5)
+        if kind == "none":
+            return pooled
+        return Dense(c.embed_dim, init, kind == "affine", jnp.dtype(c.dtype), name=f"{name}_projection")(pooled)
 
 
 def unit(x: Array) -> Array:
@@ -74,8 +79,8 @@ def example_inputs(config: Model, batch_size: int) -> dict[str, tuple[tuple[int,
     """Shape and dtype of each tower's input, by tower name."""
 
     def one(tower: Tower) -> tuple[tuple[int, ...], str]:
-        if isinstance(tower, VisionTower):
-            return (batch_size, tower.image_size, tower.image_size, 3), "uint8"
-        return (batch_size, tower.context_length), "int32"
+        if isinstance(tower, TextTower):
+            return (batch_size, tower.context_length), "int32"
+        return (batch_size, tower.image_size, tower.image_size, 3), "uint8"
 
     return {name: one(tower) for name, tower in config.towers.items()}

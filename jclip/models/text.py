@@ -20,7 +20,7 @@ class TextTransformer(Transformer):
 
         Args:
             text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
-            eot: index of the end of text i32 [b]; needed with embeddings, found in ids (the first largest) otherwise.
+            eot: index of the end of text i32 [b]; needed with embeddings, found in ids by `eot_id` otherwise.
             rows: in training, the index of each text in the global batch, for dropout.
 
         Raises:
@@ -31,7 +31,7 @@ class TextTransformer(Transformer):
             raise ValueError(f"text: length {text.shape[1]} is not context_length {c.context_length}; pad or cut it")
         table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if text.ndim == 2:
-            eot = jnp.argmax(text, axis=1) if eot is None else eot
+            eot = end_of_text(text, c) if eot is None else eot
             text = table[text]
         elif eot is None:
             raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
@@ -42,6 +42,18 @@ class TextTransformer(Transformer):
         tokens = LayerNorm(c.norm_eps, dtype, name="norm")(x)
         pooled = self.map_pool(tokens, mask) if c.pool == "map" else pool_tokens(tokens, mask, eot, c.pool)
         return TowerOutput(pooled, tokens, mask)
+
+
+def end_of_text(ids: Array, config: TextTower) -> Array:
+    """i32 [b] of ids i32 [b, L]: where the first `eot_id` is, or, in texts without, the last that is no padding.
+
+    Without an `eot_id` it is the first of the largest id, as in CLIP.
+    """
+    if config.eot_id is None:
+        return jnp.argmax(ids, axis=1)
+    ends = ids == config.eot_id
+    last = ids.shape[1] - 1 - jnp.argmax(ids[:, ::-1] != config.tokenizer.pad_id, axis=1)
+    return jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1), last)
 
 
 def pool_tokens(tokens: Array, mask: Array, eot: Array, pool: str) -> Array:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jclip.config import Preprocess, VisionTower
+from jclip.config import VisionTower
 from jclip.models.layers import Dense, LayerNorm, Transformer, uniform_of_rows
 from jclip.models.output import TowerOutput
+from jclip.models.pixels import as_pixels
 
 
 class VisionTransformer(Transformer):
@@ -24,11 +25,7 @@ class VisionTransformer(Transformer):
             rows: in training, the index of each image in the global batch, for dropout.
         """
         c, dtype = self.config, self.how.dtype
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(f"image: shape {images.shape} is not [b, {c.image_size}, {c.image_size}, 3]")
-        if images.dtype == jnp.uint8:
-            images = normalise(images, c.preprocess)
-        x = patchify(images.astype(dtype), c.patch_size)
+        x = patchify(as_pixels(images, c.image_size, c.preprocess).astype(dtype), c.patch_size)
         x = Dense(c.width, nn.initializers.lecun_normal(), use_bias=False, dtype=dtype, name="patch_embed")(x)
         cls, positions = self._cls_and_positions()
         x = x + positions[None].astype(dtype)
@@ -39,19 +36,24 @@ class VisionTransformer(Transformer):
         if c.pre_norm:
             x = LayerNorm(c.norm_eps, dtype, name="norm_pre")(x)
         x = self.run_blocks(x, None, rows, causal=False)
-        tokens = LayerNorm(c.norm_eps, dtype, name="norm")(x)
-        if c.pool == "map":
-            pooled = self.map_pool(tokens, None)
-        elif c.pool == "cls":
-            pooled = tokens[:, 0]
-        else:
-            pooled = tokens.mean(axis=1)
+        norm = LayerNorm(c.norm_eps, dtype, name="norm")
+        tokens = norm(x)
+        pooled = norm(self._pool(x)) if c.norm_after_pool else self._pool(tokens)
         return TowerOutput(pooled, tokens, jnp.ones(tokens.shape[:2], bool))
+
+    def _pool(self, tokens: Array) -> Array:
+        match self.config.pool:
+            case "map":
+                return self.map_pool(tokens, None)
+            case "cls":
+                return tokens[:, 0]
+            case "avg":
+                return tokens[:, 1 if self.config.class_token else 0 :].mean(axis=1)
 
     def _cls_and_positions(self) -> tuple[Array | None, Array]:
         """The class token with its position added ([width], or None without one), and the positions of the patches [l, width]."""
         c = self.config
-        extra = 1 if c.pool == "cls" else 0
+        extra = class_tokens(c)
         if c.positions == "learned":
             positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + c.grid**2, c.width))
         else:
@@ -61,10 +63,9 @@ class VisionTransformer(Transformer):
         return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], positions[1:]
 
 
-def normalise(images: Array, preprocess: Preprocess) -> Array:
-    """u8 [b, H, W, 3] -> f32 of mean 0 and standard deviation 1 a channel."""
-    mean, std = jnp.asarray(preprocess.mean), jnp.asarray(preprocess.std)
-    return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+def class_tokens(config: VisionTower) -> int:
+    """How many tokens come before those of the patches: 1 or 0."""
+    return int(config.class_token or config.pool == "cls")
 
 
 def patchify(images: Array, patch_size: int) -> Array:

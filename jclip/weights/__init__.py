@@ -1,6 +1,5 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, architecture, architecture_names, check_model
+from jclip.config import Model, architecture, architecture_names, check_model, replace
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import hugging_face, open_clip, own
@@ -132,8 +131,9 @@ def _named(name: str) -> Model:
     model = architecture(name.removesuffix("-quickgelu"))
     if not name.endswith("-quickgelu"):
         return model
-    towers = {key: dataclasses.replace(tower, activation="quick_gelu") for key, tower in model.towers.items()}
-    return dataclasses.replace(model, towers=towers)
+    for key in model.towers:
+        model = replace(model, f"towers.{key}.activation", "quick_gelu")
+    return model
 
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import Model, Preprocess, TextTower, VisionTower
+from jclip.config import Model, Preprocess, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 from jclip.weights.layout import LINEAR, SCALAR, Rule, conv_layout, dense_rules, norm_rules
@@ -121,7 +121,14 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     image, text = model.towers["image"], model.towers["text"]
     assert isinstance(image, VisionTower)
     assert isinstance(text, TextTower)
-    like = {"positions": "learned", "pool": "cls", "pre_norm": True, "causal": True, "mask_padding": False, "tokenizer": "clip"}
+    like = {
+        "positions": "learned",
+        "pool": "cls",
+        "pre_norm": True,
+        "causal": True,
+        "mask_padding": False,
+        "tokenizer": Tokenizer(),
+    }
     obstacles = [
         f"{name}.{field} is {getattr(tower, field)!r}, not {value!r}"
         for name, tower in (("image", image), ("text", text))

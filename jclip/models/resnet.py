@@ -1,0 +1,122 @@
+"""CLIP's modified ResNet: images to TowerOutput."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jclip.config import ResNetTower
+from jclip.models.layers import Compute, Dense, attend
+from jclip.models.output import TowerOutput
+from jclip.models.pixels import as_pixels
+
+EPSILON = 1e-5
+"""Of batch normalisation, as in torch."""
+
+
+class ModifiedResNet(nn.Module):
+    """A ResNet with three convolutions at first, antialiased strides and attention pooling (Radford et al. 2021, section 2.4)."""
+
+    config: ResNetTower
+    how: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, images: Array, *, rows: Array | None = None) -> TowerOutput:
+        """Encodes images.
+
+        Args:
+            images: u8 [b, H, W, 3], or f32 already normalised.
+            rows: not used: nothing in it is random.
+
+        Returns:
+            The features of the last stage as tokens [b, (H/32)(W/32), width], and what attention pools of them.
+        """
+        c, dtype, remat = self.config, self.how.dtype, self.how.remat
+        x = as_pixels(images, c.image_size, c.preprocess).astype(dtype)
+        for i, (channels, stride) in enumerate(((c.stem_width // 2, 2), (c.stem_width // 2, 1), (c.stem_width, 1)), 1):
+            x = nn.relu(ConvNorm(channels, 3, stride, dtype, name=f"stem{i}")(x))
+        x = average(x, 2)
+        block = Bottleneck if remat == "none" else nn.remat(Bottleneck, policy=getattr(jax.checkpoint_policies, remat))
+        for stage, blocks in enumerate(c.layers):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = block(c.stem_width * 2**stage, stride, dtype, name=f"stage{stage + 1}_{i}")(x)
+        tokens = x.reshape(len(x), -1, c.width)
+        return TowerOutput(AttentionPool(c.heads, dtype, name="pool")(tokens), tokens, jnp.ones(tokens.shape[:2], bool))
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions added to their input (He et al. 2016), [b, h, w, d] -> [b, h/stride, w/stride, 4 channels].
+
+    A stride is an average over squares before the last convolution, and before the one of the shortcut (Zhang 2019).
+    """
+
+    channels: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        conv = partial(ConvNorm, stride=1, dtype=self.dtype)
+        y = nn.relu(conv(self.channels, 1, name="conv1")(x))
+        y = nn.relu(conv(self.channels, 3, name="conv2")(y))
+        y = conv(4 * self.channels, 1, name="conv3")(average(y, self.stride))
+        if self.stride > 1 or x.shape[-1] != y.shape[-1]:
+            x = conv(4 * self.channels, 1, name="shortcut")(average(x, self.stride))
+        return nn.relu(x + y)
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, then batch normalisation (Ioffe and Szegedy 2015) with means and variances that are given."""
+
+    features: int
+    size: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+        padding = 2 * [(self.size // 2, self.size // 2)]
+        y = jax.lax.conv_general_dilated(x, kernel, 2 * (self.stride,), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        def of_channel(name: str, init: Any) -> Array:
+            return self.param(name, init, (self.features,))[None, None, None]
+
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        mean, var = (jax.lax.stop_gradient(of_channel(*part)) for part in (("mean", zeros), ("var", ones)))
+        factor = of_channel("scale", ones) * jax.lax.rsqrt(var + EPSILON)
+        return ((y.astype(jnp.float32) - mean) * factor + of_channel("bias", zeros)).astype(self.dtype)
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention of the mean of the tokens to it and them (Radford et al. 2021, section 2.4): [b, l, d] -> [b, d].
+
+    The affine map that follows the heads is the tower's projection.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        b, length, width = tokens.shape
+        init = nn.initializers.normal(width**-0.5)
+        x = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+        x = x + self.param("pos_embed", init, (length + 1, width))[None].astype(self.dtype)
+        project = partial(Dense, width, init, dtype=self.dtype)
+        q, k, v = project(name="q")(x[:, :1]), project(name="k")(x), project(name="v")(x)
+        return attend(*(y.reshape(b, -1, self.heads, width // self.heads) for y in (q, k, v))).reshape(b, width)
+
+
+def average(x: Array, size: int) -> Array:
+    """The mean of each square of `size`: [b, h, w, d] -> [b, h/size, w/size, d]; an odd row or column at the end is left out."""
+    if size == 1:
+        return x
+    b, h, w, d = x.shape
+    x = x[:, : h // size * size, : w // size * size]
+    return x.reshape(b, h // size, size, w // size, size, d).mean(axis=(2, 4))
