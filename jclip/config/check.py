@@ -103,7 +103,8 @@ def _resnet_problems(at: str, tower: ResNetTower) -> Iterator[str]:
 
 
 def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
-    if tower.patch_size < 1 or tower.image_size < 1 or tower.image_size % tower.patch_size:
+    fits = tower.image_size >= tower.patch_size >= 1 and (tower.crop or tower.image_size % tower.patch_size == 0)
+    if not fits:
         low = max(1, tower.image_size // max(1, tower.patch_size)) * tower.patch_size
         yield (
             f"{at}.image_size {tower.image_size} is not divisible by patch_size {tower.patch_size}; "

@@ -26,7 +26,7 @@ class VisionTransformer(Transformer):
         """
         c, dtype = self.config, self.how.dtype
         x = patchify(as_pixels(images, c.image_size, c.preprocess).astype(dtype), c.patch_size)
-        x = Dense(c.width, nn.initializers.lecun_normal(), use_bias=False, dtype=dtype, name="patch_embed")(x)
+        x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, dtype, name="patch_embed")(x)
         cls, positions = self._cls_and_positions()
         x = x + positions[None].astype(dtype)
         if rows is not None and c.patch_dropout > 0:
@@ -69,10 +69,10 @@ def class_tokens(config: VisionTower) -> int:
 
 
 def patchify(images: Array, patch_size: int) -> Array:
-    """[b, H, W, 3] -> [b, (H/p)(W/p), p*p*3], patches and pixels in row-major order."""
+    """[b, H, W, 3] -> [b, (H/p)(W/p), p*p*3], patches and pixels in row-major order; what fills no patch is left out."""
     b, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
-    x = images.reshape(b, rows, patch_size, columns, patch_size, channels)
+    x = images[:, : rows * patch_size, : columns * patch_size].reshape(b, rows, patch_size, columns, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch_size * patch_size * channels)
 
 
