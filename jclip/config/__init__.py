@@ -1,6 +1,6 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
-from jclip.config.architectures import architecture, architecture_names
+from jclip.config.architectures import architecture, architecture_names, siglip_image
 from jclip.config.check import check, check_model
 from jclip.config.durations import Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "make_plan",
     "replace",
+    "siglip_image",
     "to_json",
     "to_steps",
 ]

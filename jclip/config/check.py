@@ -129,6 +129,8 @@ def _text_problems(at: str, tower: TextTower) -> Iterator[str]:
         yield f"{at}.context_length {tower.context_length} has no room for the start and end of text; use at least 2"
     if tower.tokenizer.kind == "clip" and tower.vocab_size != 49408:
         yield f"{at}.vocab_size {tower.vocab_size} is not that of the clip tokenizer; use 49408"
+    if tower.tokenizer.kind == "clip" and tower.eot_id not in (None, 49407):
+        yield f"{at}.eot_id {tower.eot_id} is not the end of text of the clip tokenizer; use 49407, or None"
     yield from _tokenizer_problems(f"{at}.tokenizer", tower.tokenizer, tower.vocab_size)
     if tower.causal and tower.pool == "first":
         yield f"{at}: pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"

@@ -57,10 +57,6 @@ class VisionTower:
     """Side of the square input, in pixels."""
     patch_size: int = 16
     """Side of a square patch, in pixels; divides image_size."""
-    crop: bool = False
-    """Leave out the pixels right and below that fill no patch, where it does not divide (SigLIP: 384 pixels in patches of 14)."""
-    patch_bias: bool = False
-    """Whether the embedding of a patch has a bias (SigLIP and the original ViT have it, CLIP does not)."""
     width: int = 768
     """Size of a token."""
     depth: int = 12
@@ -81,6 +77,10 @@ class VisionTower:
     """Last LayerNorm after the pooling instead of before (CLIPA)."""
     pre_norm: bool = True
     """LayerNorm before the first block (CLIP has it, SigLIP and the original ViT do not)."""
+    crop: bool = False
+    """Leave out the pixels right and below that fill no patch, where it does not divide (SigLIP: 384 pixels in patches of 14)."""
+    patch_bias: bool = False
+    """Whether the embedding of a patch has a bias (SigLIP and the original ViT have it, CLIP does not)."""
     norm_eps: float = 1e-5
     """Epsilon of every LayerNorm."""
     patch_dropout: float = 0.0

@@ -158,7 +158,8 @@ class LayerScale(nn.Module):
     def __call__(self, x: Array) -> Array:
         if self.initial is None:
             return x
-        return x * self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:]).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:]).astype(x.dtype)
+        return x * scale[(None,) * (x.ndim - 1)]
 
 
 class Block(nn.Module):

@@ -1,6 +1,7 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, architecture, architecture_names, check_model, replace
+from jclip.config import Model, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import hugging_face, open_clip, own
@@ -79,7 +80,7 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     else:
         key, module, tensors = "open_clip", open_clip, open_tensors(path)
         if name is not None:
-            model = _named(name)
+            model = architecture(name)
         elif "input_resolution" in tensors:  # which OpenAI's files hold, and no others
             model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
         else:
@@ -88,14 +89,14 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
                 f"(architecture_name): one of {', '.join(architecture_names())}"
             )
     check_model(model)
-    tensors = {n: array for n, array in tensors.items() if n not in module.BUFFERS}
+    tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
     if module is own:  # a model of any towers and objectives
         scales = {n: array.shape for n, array in tensors.items() if n.endswith(("/logit_scale", "/logit_bias"))}
         shapes = tower_shapes(model) | scales
         return Weights(model, key, shapes, own.rules(list(shapes)), tensors)
     bias = "logit_bias" in tensors
     shapes = tower_shapes(model) | {SCALE: (), **({BIAS: ()} if bias else {})}
-    return Weights(model, key, shapes, module.rules(model, bias=bias), tensors)
+    return Weights(model, key, shapes, module.rules(model, bias=bias, names=tensors), tensors)
 
 
 def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str, Any]) -> None:
@@ -125,15 +126,6 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-def _named(name: str) -> Model:
-    model = architecture(name.removesuffix("-quickgelu"))
-    if not name.endswith("-quickgelu"):
-        return model
-    for key in model.towers:
-        model = replace(model, f"towers.{key}.activation", "quick_gelu")
-    return model
 
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:

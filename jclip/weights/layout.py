@@ -29,8 +29,14 @@ SAME = Layout(lambda x: x, lambda x: x)
 SCALAR = Layout(lambda x: x.reshape(()), lambda x: x)
 """Of shape [] or [1]."""
 
+VECTOR = Layout(lambda x: x.reshape(()), lambda x: x.reshape(1))
+"""A number as an array of one."""
+
 LINEAR = Layout(np.transpose, np.transpose)
 """torch.nn.Linear keeps [out, in], we keep [in, out]."""
+
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""torch.nn.Conv2d keeps [out, in, height, width], we keep [height, width, in, out]."""
 
 
 def conv_layout(patch_size: int) -> Layout:
@@ -77,6 +83,15 @@ def norm_rules(ours: str, theirs: str) -> list[Rule]:
 def dense_rules(ours: str, theirs: str) -> list[Rule]:
     """An affine map as torch's Linear."""
     return [Rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def stacked_rules(ours: str, theirs: str, names: str = "qkv") -> list[Rule]:
+    """The affine maps of an attention, which they keep as one of name `theirs` and "weight" or "bias", one below the other."""
+    return [
+        Rule(f"{ours}/{name}/{leaf}", f"{theirs}{kind}", layout, (i, len(names)))
+        for i, name in enumerate(names)
+        for leaf, kind, layout in (("kernel", "weight", LINEAR), ("bias", "bias", SAME))
+    ]
 
 
 Shapes = Mapping[str, tuple[int, ...]]

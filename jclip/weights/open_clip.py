@@ -1,118 +1,184 @@
-"""Weights as open_clip keeps them: `open_clip_config.json` and its state dict; OpenAI's have the same names."""
+"""Models as open_clip describes them, in and out: `open_clip_config.json`, and the shapes of OpenAI's files, which say all."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import Model, Preprocess, TextTower, VisionTower
+from jclip.config import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.layout import LINEAR, SAME, SCALAR, Rule, conv_layout, dense_rules, norm_rules
+from jclip.weights.open_clip_names import rules
+from jclip.weights.same import require_same
+from jclip.weights.timm import TIMM, timm_name
+from jclip.weights.tokenizer_files import write_open_clip
+from jclip.weights.tokenizers import read_open_clip
+
+__all__ = ["BUFFERS", "CONFIG", "FILES", "config_of", "openai_model", "read_model", "rules", "write_config"]
 
 CONFIG = "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
 """Names of the weights in a folder, the preferred first."""
 
-BUFFERS = (
-    "attn_mask",
-    "text.attn_mask",
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-    "text.transformer.embeddings.position_ids",
-)
-"""What some state dicts hold besides parameters."""
+BUFFERS = r"(text\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
+"""What state dicts hold besides parameters, and no result depends on."""
 
-VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
-TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout", "pool_type", "no_ln_pre"}
+VISION |= {"final_ln_after_pool", "ls_init_value", "act_kwargs", "norm_kwargs", "timm_model_name"}
+TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type", "eos_id", "ls_init_value"}
+TEXT |= {"no_causal_mask", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs"}
+TEXT |= {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id"}
 NEUTRAL: Mapping[str, Any] = {
-    **dict.fromkeys(("ls_init_value", "timm_model_name", "hf_model_name", "act_kwargs", "norm_kwargs", "block_type"), None),
-    **dict.fromkeys(("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"), None),
-    **dict.fromkeys(
-        ("attentional_pool", "no_ln_pre", "final_ln_after_pool", "output_tokens", "embed_cls", "no_causal_mask"), False
-    ),
+    **dict.fromkeys(("hf_model_name", "block_type", "tokenizer_mode", "timm_drop_path"), None),
+    **dict.fromkeys(("attentional_pool", "output_tokens", "embed_cls", "final_ln_after_pool", "timm_proj_bias"), False),
     **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), False),
-    **{"proj_bias": False, "proj_type": "linear", "pos_embed_type": "learnable", "pad_id": 0},
+    **{"pos_embed_type": "learnable", "timm_pool": "map", "timm_proj": "none", "timm_drop": 0.0},
 }
 """Options that change what is computed, with the value that jclip's towers reproduce."""
 
-INERT = {"attn_pooler_queries", "attn_pooler_heads", "eos_id", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
-INERT |= {"timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"}
+INERT = {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained"}
 """Options that mean nothing where the others are neutral."""
+
+IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
+TEXT_POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}
+"""Their name of a pooling, and ours."""
+
+SIGLIP_END = 1
+"""Id that ends a text in the vocabularies of all SigLIP models."""
 
 
 def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
-    """The architecture and preprocessing of an `open_clip_config.json`.
+    """The architecture, preprocessing and tokenizer of an `open_clip_config.json`.
 
     Raises:
         WeightsError: an option has a value that is not reproduced, or is unknown.
     """
     at = str(folder / CONFIG)
     cfg = dict(_section(at, config, "model_cfg"))
-    vision, text = dict(_section(at, cfg, "vision_cfg")), dict(_section(at, cfg, "text_cfg"))
+    vision, text = _section(at, cfg, "vision_cfg"), _section(at, cfg, "text_cfg")
     known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"}
-    _refuse_others(f"{at}: model_cfg", cfg, known | {"nonscalar_logit_scale", "cast_dtype", "output_dict"}, {})
-    _refuse_others(f"{at}: vision_cfg", vision, VISION, {"pool_type": "tok"})
-    _refuse_others(f"{at}: text_cfg", text, TEXT, {"pool_type": "argmax"})
-    activation = "quick_gelu" if cfg.get("quick_gelu", False) else "gelu"
-    width = vision.get("width", 768)
-    image = VisionTower(
-        image_size=vision.get("image_size", 224),
-        patch_size=vision.get("patch_size", 16),
-        width=width,
-        depth=vision.get("layers", 12),
-        heads=width // vision.get("head_width", 64),
-        mlp_ratio=vision.get("mlp_ratio", 4.0),
-        activation=cast(Any, activation),
-        patch_dropout=vision.get("patch_dropout", 0.0),
-        preprocess=_preprocess(at, config.get("preprocess_cfg", {}), vision.get("image_size", 224)),
-    )
-    words = TextTower(
-        context_length=text.get("context_length", 77),
-        vocab_size=text.get("vocab_size", 49408),
-        width=text.get("width", 512),
-        depth=text.get("layers", 12),
-        heads=text.get("heads", 8),
-        mlp_ratio=text.get("mlp_ratio", 4.0),
-        activation=cast(Any, activation),
-    )
+    _refuse_others(f"{at}: model_cfg", cfg, known | {"nonscalar_logit_scale", "cast_dtype", "output_dict"})
+    timm, hf = vision.get("timm_model_name"), text.get("hf_model_name")
+    _refuse_others(f"{at}: vision_cfg", vision, VISION | ({name for name in vision if name.startswith("timm_") and not timm}))
+    _refuse_others(f"{at}: text_cfg", text, TEXT | ({name for name in text if name.startswith("hf_") and not hf}))
     if not isinstance(cfg.get("embed_dim"), int):
         raise WeightsError(f"{at}: model_cfg has no embed_dim")
+    quick = bool(cfg.get("quick_gelu", False))
+    image = _image_tower(at, vision, quick, config.get("preprocess_cfg") or {})
+    words = _text_tower(at, text, quick, read_open_clip(folder, text))
     return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"])
+
+
+def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: Mapping[str, Any]) -> ImageTower:
+    timm = cfg.get("timm_model_name")
+    if timm:
+        if timm not in TIMM or cfg.get("timm_pool") != "map" or cfg.get("timm_proj") != "none":
+            raise WeightsError(
+                f"{at}: vision_cfg.timm_model_name is {timm!r}; of timm's models those of SigLIP are reproduced, with timm_pool "
+                f"'map' and timm_proj 'none': {', '.join(TIMM)}"
+            )
+        tower = TIMM[timm]
+        return _with_preprocess(at, tower, preprocess, cfg.get("image_size", tower.image_size))
+    layers, width, image_size = cfg.get("layers", 12), cfg.get("width", 768), cfg.get("image_size", 224)
+    if isinstance(layers, list):
+        heads = width * 32 // cfg.get("head_width", 64)
+        resnet = ResNetTower(image_size, cast(Any, tuple(layers)), stem_width=width, heads=heads)
+        return _with_preprocess(at, resnet, preprocess, image_size)
+    pool = cfg.get("pool_type", "tok")
+    if pool not in IMAGE_POOLS:
+        raise WeightsError(f"{at}: vision_cfg.pool_type is {pool!r}; reproduced are {', '.join(IMAGE_POOLS)}")
+    vit = VisionTower(
+        image_size=image_size,
+        patch_size=cfg.get("patch_size", 16),
+        width=width,
+        depth=layers,
+        heads=width // cfg.get("head_width", 64),
+        patch_dropout=cfg.get("patch_dropout", 0.0),
+        pool=cast(Any, IMAGE_POOLS[pool]),
+        class_token=pool != "tok",
+        pre_norm=not cfg.get("no_ln_pre", False),
+        norm_after_pool=cfg.get("final_ln_after_pool", False),
+        **_common(f"{at}: vision_cfg", cfg, width, quick_gelu),
+    )
+    return _with_preprocess(at, vit, preprocess, image_size)
+
+
+def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: Tokenizer) -> TextTower:
+    width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
+    if pool not in TEXT_POOLS:
+        raise WeightsError(f"{at}: text_cfg.pool_type is {pool!r}; reproduced are {', '.join(TEXT_POOLS)}")
+    ends = {"argmax": None, "eos": cfg.get("eos_id", 2)}
+    end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none: their padding tells
+    projection = "none" if cfg.get("proj_type", "linear") == "none" else "affine" if cfg.get("proj_bias") else "linear"
+    return TextTower(
+        context_length=cfg.get("context_length", 77),
+        vocab_size=cfg.get("vocab_size", 49408),
+        width=width,
+        depth=cfg.get("layers", 12),
+        heads=cfg.get("heads", 8),
+        causal=not cfg.get("no_causal_mask", False),
+        pool=cast(Any, TEXT_POOLS[pool]),
+        eot_id=ends.get(pool, end),
+        projection=cast(Any, projection),
+        tokenizer=tokenizer,
+        **_common(f"{at}: text_cfg", cfg, width, quick_gelu),
+    )
+
+
+def _common(at: str, cfg: Mapping[str, Any], width: int, quick_gelu: bool) -> dict[str, Any]:
+    """What both kinds of transformer have."""
+    act, norm, ratio = cfg.get("act_kwargs") or {}, cfg.get("norm_kwargs") or {}, cfg.get("mlp_ratio", 4.0)
+    if act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}) or (act and quick_gelu):
+        raise WeightsError(f"{at}.act_kwargs is {act}; reproduced is {{'approximate': 'tanh'}} without quick_gelu, or none")
+    if norm.keys() - {"eps"}:
+        raise WeightsError(f"{at}.norm_kwargs is {norm}; reproduced is eps alone")
+    hidden = int(width * ratio)  # where ours is rounded
+    return {
+        "mlp_ratio": ratio if round(width * ratio) == hidden else hidden / width,
+        "activation": "quick_gelu" if quick_gelu else "gelu_tanh" if act.get("approximate") == "tanh" else "gelu",
+        "norm_eps": norm.get("eps", 1e-5),
+        "layer_scale": cfg.get("ls_init_value"),
+    }
 
 
 def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """The architecture of weights that OpenAI published, which only their shapes tell; it has heads of 64 and QuickGELU always.
 
     Raises:
-        WeightsError: they are no vision transformer's.
+        WeightsError: they are of none.
     """
-    if "visual.conv1.weight" not in shapes or "visual.proj" not in shapes:
-        raise WeightsError("the weights have OpenAI's names, but not those of a vision transformer; others are not reproduced")
+    if "visual.proj" not in shapes and "visual.attnpool.positional_embedding" not in shapes:
+        raise WeightsError("the weights have OpenAI's names, but neither those of a vision transformer nor of a ResNet")
 
-    def depth(prefix: str) -> int:
-        return sum(name.startswith(prefix) and name.endswith(".attn.in_proj_weight") for name in shapes)
+    def count(prefix: str, suffix: str) -> int:
+        return sum(name.startswith(prefix) and name.endswith(suffix) for name in shapes)
 
-    width, _, _, patch_size = shapes["visual.conv1.weight"]
-    grid = math.isqrt(shapes["visual.positional_embedding"][0] - 1)
     vocab_size, text_width = shapes["token_embedding.weight"]
-    image = VisionTower(
-        image_size=grid * patch_size,
-        patch_size=patch_size,
-        width=width,
-        depth=depth("visual.transformer."),
-        heads=width // 64,
-        activation="quick_gelu",
-    )
     text = TextTower(
         context_length=shapes["positional_embedding"][0],
         vocab_size=vocab_size,
         width=text_width,
-        depth=depth("transformer."),
+        depth=count("transformer.", ".attn.in_proj_weight"),
         heads=text_width // 64,
         activation="quick_gelu",
     )
+    image: ImageTower
+    if "visual.proj" in shapes:
+        width, _, _, patch_size = shapes["visual.conv1.weight"]
+        image = VisionTower(
+            image_size=math.isqrt(shapes["visual.positional_embedding"][0] - 1) * patch_size,
+            patch_size=patch_size,
+            width=width,
+            depth=count("visual.transformer.", ".attn.in_proj_weight"),
+            heads=width // 64,
+            activation="quick_gelu",
+        )
+    else:
+        stem = shapes["visual.layer1.0.conv1.weight"][0]
+        layers = tuple(count(f"visual.layer{stage}.", ".conv1.weight") for stage in (1, 2, 3, 4))
+        grid = math.isqrt(shapes["visual.attnpool.positional_embedding"][0] - 1)
+        image = ResNetTower(grid * 32, cast(Any, layers), stem_width=stem, heads=stem * 32 // 64)
     return Model({"image": image, "text": text}, embed_dim=shapes["text_projection"][1])
 
 
@@ -122,35 +188,34 @@ def _section(at: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]
     return cast(Mapping[str, Any], config[name])
 
 
-def _refuse_others(at: str, given: Mapping[str, Any], known: set[str], neutral: Mapping[str, Any]) -> None:
-    neutral = {**NEUTRAL, **neutral}
+def _refuse_others(at: str, given: Mapping[str, Any], known: set[str]) -> None:
     for name, value in given.items():
-        if name in known or name in INERT or (name in neutral and (value == neutral[name] or value is None)):
+        if name in known or name in INERT or (name in NEUTRAL and (value == NEUTRAL[name] or value is None)):
             continue
-        what = f"only {neutral[name]!r} is reproduced" if name in neutral else "the option is unknown"
+        what = f"only {NEUTRAL[name]!r} is reproduced" if name in NEUTRAL else "the option is unknown"
         raise WeightsError(f"{at}.{name} is {value!r}: {what}, and without it the features would be wrong")
 
 
-def _preprocess(at: str, cfg: Mapping[str, Any], image_size: int) -> Preprocess:
+def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_size: int) -> ImageTower:
+    """The tower with the preprocessing of a `preprocess_cfg`; what it does not say is as CLIP has it."""
     default = Preprocess()
     known = {"mean", "std", "interpolation", "resize_mode", "size", "mode", "fill_color"}
     if set(cfg) - known:
         raise WeightsError(f"{at}: preprocess_cfg.{', '.join(sorted(set(cfg) - known))} is unknown")
-    size = cfg.get("size", image_size)
-    if size not in (image_size, [image_size, image_size]) or cfg.get("mode", "RGB") != "RGB":
-        raise WeightsError(
-            f"{at}: preprocess_cfg is of {cfg.get('mode', 'RGB')} images of size {size}, the tower of {image_size}"
-        )
+    size, mode = cfg.get("size", image_size), cfg.get("mode", "RGB")
+    if {*size} if isinstance(size, list) else {size} != {tower.image_size} or image_size != tower.image_size or mode != "RGB":
+        raise WeightsError(f"{at}: preprocess_cfg is of {mode} images of size {size}, the tower of {tower.image_size}")
     for name, allowed in (("interpolation", ("bicubic", "bilinear")), ("resize_mode", ("shortest", "longest", "squash"))):
         if cfg.get(name, allowed[0]) not in allowed:
             raise WeightsError(f"{at}: preprocess_cfg.{name} is {cfg[name]!r}; reproduced are {', '.join(allowed)}")
-    return Preprocess(
+    how = Preprocess(
         mean=tuple(cfg.get("mean", default.mean)),
         std=tuple(cfg.get("std", default.std)),
         interpolation=cfg.get("interpolation", "bicubic"),
         resize=cfg.get("resize_mode", "shortest"),
         fill=cfg.get("fill_color", 0),
     )
+    return dataclasses.replace(tower, preprocess=how)
 
 
 def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
@@ -160,94 +225,81 @@ def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
         WeightsError: open_clip has no such model.
     """
     image, text = model.towers["image"], model.towers["text"]
-    assert isinstance(image, VisionTower)
+    assert not isinstance(image, TextTower)
     assert isinstance(text, TextTower)
-    like = VisionTower(
-        image.image_size, image.patch_size, image.width, image.depth, image.heads, image.mlp_ratio, image.activation
+    timm = timm_name(image)
+    quick = "quick_gelu" in (text.activation, getattr(image, "activation", None))
+    vision: dict[str, Any] = (
+        {"timm_model_name": timm, "timm_pool": "map", "timm_proj": "none"} if timm else _vision_cfg(image, quick)
     )
-    words = TextTower(
-        text.context_length, text.vocab_size, text.width, text.depth, text.heads, text.mlp_ratio, activation=image.activation
-    )
-    fields = ("activation", "positions", "pool", "pre_norm", "norm_eps", "causal", "mask_padding", "tokenizer")
-    obstacles = [
-        f"{name}.{field} is {getattr(given, field)!r}, not {getattr(theirs, field)!r}"
-        for name, given, theirs in (("image", image, like), ("text", text, words))
-        for field in fields
-        if getattr(given, field, None) != getattr(theirs, field, None)
-    ]
-    if image.activation not in ("gelu", "quick_gelu"):
-        obstacles.append(f"activation is {image.activation!r}, not 'gelu' or 'quick_gelu'")
-    if obstacles:
-        raise WeightsError(f"open_clip's CLIP cannot compute this model: {'; '.join(obstacles)}")
-    how = image.preprocess
+    words, how = _text_cfg(text, quick), image.preprocess
+    preprocess: dict[str, Any] = {"mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation}
+    preprocess |= {"resize_mode": how.resize, "fill_color": how.fill}
+    vision["image_size"] = image.image_size
+    towers = {"image": _image_tower(CONFIG, vision, quick, preprocess), "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
+    require_same("open_clip", model, Model(towers, model.embed_dim))
     return {
         "model_cfg": {
             "embed_dim": model.embed_dim,
-            "quick_gelu": image.activation == "quick_gelu",
+            "quick_gelu": quick,
+            **({"custom_text": True} if timm else {}),
             **({"init_logit_bias": -10.0} if bias else {}),
-            "vision_cfg": {
-                "image_size": image.image_size,
-                "layers": image.depth,
-                "width": image.width,
-                "head_width": image.width // image.heads,
-                "mlp_ratio": image.mlp_ratio,
-                "patch_size": image.patch_size,
-            },
-            "text_cfg": {
-                "context_length": text.context_length,
-                "vocab_size": text.vocab_size,
-                "width": text.width,
-                "heads": text.heads,
-                "layers": text.depth,
-                "mlp_ratio": text.mlp_ratio,
-            },
+            "vision_cfg": vision,
+            "text_cfg": words,
         },
-        "preprocess_cfg": {
-            "mean": list(how.mean),
-            "std": list(how.std),
-            "interpolation": how.interpolation,
-            "resize_mode": how.resize,
-            "fill_color": how.fill,
-        },
+        "preprocess_cfg": preprocess,
     }
 
 
-def rules(model: Model, *, bias: bool) -> list[Rule]:
-    """Where open_clip's `CLIP` keeps each parameter; `bias`: of the logits, as SigLIP's objective has it."""
-    image = model.towers["image"]
-    assert isinstance(image, VisionTower)
-    return [
-        Rule("image/patch_embed/kernel", "visual.conv1.weight", conv_layout(image.patch_size)),
-        Rule("image/cls", "visual.class_embedding"),
-        Rule("image/pos_embed", "visual.positional_embedding"),
-        *norm_rules("image/norm_pre", "visual.ln_pre"),
-        *_blocks("image/blocks", "visual.transformer.resblocks.{}"),
-        *norm_rules("image/norm", "visual.ln_post"),
-        Rule("image_projection/kernel", "visual.proj"),
-        Rule("text/token_embed", "token_embedding.weight"),
-        Rule("text/pos_embed", "positional_embedding"),
-        *_blocks("text/blocks", "transformer.resblocks.{}"),
-        *norm_rules("text/norm", "ln_final"),
-        Rule("text_projection/kernel", "text_projection"),
-        Rule("image_text/logit_scale", "logit_scale", SCALAR),
-        *([Rule("image_text/logit_bias", "logit_bias", SCALAR)] if bias else []),
-    ]
+def _vision_cfg(image: ImageTower, quick_gelu: bool) -> dict[str, Any]:
+    if isinstance(image, ResNetTower):
+        return {"layers": list(image.layers), "width": image.stem_width, "head_width": image.width // image.heads}
+    pools = {ours: theirs for theirs, ours in IMAGE_POOLS.items()}
+    return {
+        "layers": image.depth,
+        "width": image.width,
+        "head_width": image.width // image.heads,
+        "patch_size": image.patch_size,
+        **({} if image.pool == "cls" else {"pool_type": pools.get(image.pool, "tok")}),
+        **({} if image.pre_norm else {"no_ln_pre": True}),
+        **({"final_ln_after_pool": True} if image.norm_after_pool else {}),
+        **_common_cfg(image, quick_gelu),
+    }
 
 
-def _blocks(ours: str, theirs: str) -> list[Rule]:
-    dense = (("attn/out", "attn.out_proj"), ("mlp/fc1", "mlp.c_fc"), ("mlp/fc2", "mlp.c_proj"))
-    return [
-        *norm_rules(f"{ours}/norm1", f"{theirs}.ln_1"),
-        *norm_rules(f"{ours}/norm2", f"{theirs}.ln_2"),
-        *(
-            Rule(f"{ours}/attn/{name}/{leaf}", f"{theirs}.attn.in_proj_{kind}", layout, (i, 3))
-            for i, name in enumerate("qkv")
-            for leaf, kind, layout in (("kernel", "weight", LINEAR), ("bias", "bias", SAME))
-        ),
-        *(rule for a, b in dense for rule in dense_rules(f"{ours}/{a}", f"{theirs}.{b}")),
-    ]
+def _text_cfg(text: TextTower, quick_gelu: bool) -> dict[str, Any]:
+    pools = {"eot": "argmax" if text.eot_id is None else "eos", "last": "last", "first": "first"}
+    pool = pools.get(text.pool, "argmax")
+    return {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.depth,
+        **({} if text.causal else {"no_causal_mask": True}),
+        **({} if pool == "argmax" else {"pool_type": pool}),
+        **({"eos_id": text.eot_id} if pool == "eos" else {}),
+        **({"proj_type": "none"} if text.projection == "none" else {}),
+        **({"proj_bias": True} if text.projection == "affine" else {}),
+        **_common_cfg(text, quick_gelu),
+    }
+
+
+def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, Any]:
+    """What differs from CLIP's is written, so that versions of open_clip without an option read all others."""
+    tanh = tower.activation == "gelu_tanh" and not quick_gelu
+    return {
+        "mlp_ratio": tower.mlp_ratio,
+        **({"act_kwargs": {"approximate": "tanh"}} if tanh else {}),
+        **({} if tower.norm_eps == 1e-5 else {"norm_kwargs": {"eps": tower.norm_eps}}),
+        **({} if tower.layer_scale is None else {"ls_init_value": tower.layer_scale}),
+    }
 
 
 def write_config(model: Model, folder: Path, *, bias: bool) -> None:
-    """Writes `open_clip_config.json`."""
-    (folder / CONFIG).write_text(json.dumps(config_of(model, bias=bias), indent=2) + "\n")
+    """Writes `open_clip_config.json` and the tokenizer."""
+    config = config_of(model, bias=bias)
+    text = model.towers["text"]
+    assert isinstance(text, TextTower)
+    config["model_cfg"]["text_cfg"] |= write_open_clip(text.tokenizer, folder)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

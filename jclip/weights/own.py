@@ -12,7 +12,7 @@ from jclip.weights.layout import Rule
 
 CONFIG = "jclip.json"
 FILES = ("jclip.safetensors",)
-BUFFERS = ()
+BUFFERS = ""
 
 
 def read_model(folder: Path, config: Mapping[str, Any]) -> Model:

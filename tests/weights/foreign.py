@@ -39,12 +39,73 @@ HUGGING_FACE: dict[str, Any] = {
     },
 }
 
+VISION, TEXT = OPEN_CLIP["vision_cfg"], OPEN_CLIP["text_cfg"]
+
+WORDS: dict[str, Any] = {**TEXT, "vocab_size": 300, "hf_tokenizer_name": "words"}
+
+TINY_TIMM = "vit_tiny_patch8_siglip_24"
+"""A vision transformer of 24 pixels, width 36, depth 2, 3 heads, mlp_ratio 3.25, which make_golden.py tells timm about."""
+
+SIGLIP: dict[str, Any] = {
+    "model_type": "siglip",
+    "vision_config": {**HUGGING_FACE["vision_config"], "hidden_size": 36, "hidden_act": "gelu_pytorch_tanh"},
+    "text_config": {**HUGGING_FACE["text_config"], "projection_size": 36, "vocab_size": 300},
+}
+
 MODELS: dict[str, dict[str, Any]] = {
     "open_clip": OPEN_CLIP,
     "open_clip_quickgelu": {**OPEN_CLIP, "quick_gelu": True},
+    "open_clip_resnet": {
+        **OPEN_CLIP,
+        "vision_cfg": {"image_size": 64, "layers": [2, 1, 1, 1], "width": 4, "head_width": 32},
+    },
+    "open_clip_layer_scale": {**OPEN_CLIP, "vision_cfg": {**VISION, "ls_init_value": 0.1}},
+    "open_clip_clipa": {
+        **OPEN_CLIP,
+        "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+        "text_cfg": {**WORDS, "pool_type": "last", "no_causal_mask": True, "tokenizer_kwargs": {"strip_sep_token": True}},
+    },
+    "open_clip_worldwide": {**OPEN_CLIP, "text_cfg": {**WORDS, "pool_type": "eos", "eos_id": 2}},
+    "open_clip_siglip": {
+        "embed_dim": 36,
+        "init_logit_bias": -10.0,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 24, "timm_model_name": TINY_TIMM, "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {
+            **WORDS,
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+            **{"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}},
+        },
+    },
     "hugging_face": HUGGING_FACE,
+    "hugging_face_siglip": SIGLIP,
+    "hugging_face_siglip2": {
+        **SIGLIP,
+        "model_type": "siglip2",
+        "vision_config": {**SIGLIP["vision_config"], "num_patches": 9},
+    },
 }
 """The configuration of each golden file."""
+
+
+def image_size(name: str) -> int:
+    """Of the images of model `name`."""
+    return 64 if name == "open_clip_resnet" else 24
+
+
+def end_id(name: str) -> int | None:
+    """The id that ends a text of model `name`; None: the tokenizer is CLIP's, and `TEXTS` are the texts."""
+    ends = {"open_clip_clipa": 102, "open_clip_worldwide": 2, "open_clip_siglip": 1, "hugging_face_siglip": 1}
+    return (ends | {"hugging_face_siglip2": 1}).get(name)
+
+
+def ids(name: str) -> np.ndarray:
+    """Three texts i32 [3, 20] of model `name`, one of which fills the context, where the tokenizer is none of CLIP's."""
+    rows = np.random.default_rng(8).integers(103, 300, (3, 20)).astype(np.int32)
+    for row, end in zip(rows, (19, 6, 1), strict=True):
+        row[end], row[end + 1 :] = (0 if name == "open_clip_clipa" else end_id(name)), 0
+    return rows
 
 
 def number(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -54,7 +115,7 @@ def number(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, 3.0, np.float32)
     if len(shape) > 1:
         return uniform * np.float32(2 / np.sqrt(np.prod(shape[1:])))
-    is_norm = name.endswith("weight") and len(shape) == 1
+    is_norm = name.endswith(("weight", "running_var")) and len(shape) == 1
     return np.asarray((1.0 if is_norm else 0.0) + np.float32(0.3) * uniform, np.float32)
 
 

@@ -1,0 +1,98 @@
+"""Where open_clip keeps each parameter; OpenAI's files have the same names."""
+
+from collections.abc import Container
+
+from jclip.config import Model, ResNetTower, TextTower, VisionTower
+from jclip.weights.layout import CONV, SCALAR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.weights.timm import timm_name, timm_rules
+
+
+def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> list[Rule]:
+    """A rule for every parameter.
+
+    Args:
+        model: the architecture.
+        bias: whether the logits have one, as SigLIP's objective has it.
+        names: of the arrays of a file, which tell whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
+    """
+    image, text = model.towers["image"], model.towers["text"]
+    assert isinstance(text, TextTower)
+    apart = timm_name(image) is not None if names is None else "text.token_embedding.weight" in names
+    if isinstance(image, ResNetTower):
+        visual = _resnet_rules(image)
+    else:
+        assert isinstance(image, VisionTower)
+        visual = timm_rules(image) if image.pool == "map" else _vit_rules(image)
+    return [
+        *visual,
+        *_text_rules(text, "text." if apart else ""),
+        Rule("image_text/logit_scale", "logit_scale", SCALAR),
+        *([Rule("image_text/logit_bias", "logit_bias", SCALAR)] if bias else []),
+    ]
+
+
+def _vit_rules(image: VisionTower) -> list[Rule]:
+    return [
+        Rule("image/patch_embed/kernel", "visual.conv1.weight", conv_layout(image.patch_size)),
+        Rule("image/cls", "visual.class_embedding"),
+        Rule("image/pos_embed", "visual.positional_embedding"),
+        *(norm_rules("image/norm_pre", "visual.ln_pre") if image.pre_norm else []),
+        *_block_rules(image, "image/blocks", "visual.transformer.resblocks.{}"),
+        *norm_rules("image/norm", "visual.ln_post"),
+        Rule("image_projection/kernel", "visual.proj"),
+    ]
+
+
+def _text_rules(text: TextTower, prefix: str) -> list[Rule]:
+    projection = {
+        "none": [],
+        "linear": [Rule("text_projection/kernel", f"{prefix}text_projection")],
+        "affine": dense_rules("text_projection", f"{prefix}text_projection"),
+    }
+    return [
+        Rule("text/token_embed", f"{prefix}token_embedding.weight"),
+        Rule("text/pos_embed", f"{prefix}positional_embedding"),
+        *_block_rules(text, "text/blocks", f"{prefix}transformer.resblocks.{{}}"),
+        *norm_rules("text/norm", f"{prefix}ln_final"),
+        *projection[text.projection],
+    ]
+
+
+def _block_rules(tower: VisionTower | TextTower, ours: str, theirs: str) -> list[Rule]:
+    dense = (("attn/out", "attn.out_proj"), ("mlp/fc1", "mlp.c_fc"), ("mlp/fc2", "mlp.c_proj"))
+    scales = [Rule(f"{ours}/scale{i}/scale", f"{theirs}.ls_{i}.gamma") for i in (1, 2)]
+    return [
+        *norm_rules(f"{ours}/norm1", f"{theirs}.ln_1"),
+        *norm_rules(f"{ours}/norm2", f"{theirs}.ln_2"),
+        *stacked_rules(f"{ours}/attn", f"{theirs}.attn.in_proj_"),
+        *(rule for a, b in dense for rule in dense_rules(f"{ours}/{a}", f"{theirs}.{b}")),
+        *(scales if tower.layer_scale is not None else []),
+    ]
+
+
+def _resnet_rules(image: ResNetTower) -> list[Rule]:
+    stem = [rule for i in (1, 2, 3) for rule in _conv_rules(f"image/stem{i}", f"visual.conv{i}", f"visual.bn{i}")]
+    blocks = []
+    for stage, count in enumerate(image.layers, 1):
+        for i in range(count):
+            ours, theirs = f"image/stage{stage}_{i}", f"visual.layer{stage}.{i}"
+            blocks += [r for j in (1, 2, 3) for r in _conv_rules(f"{ours}/conv{j}", f"{theirs}.conv{j}", f"{theirs}.bn{j}")]
+            if i == 0:
+                blocks += _conv_rules(f"{ours}/shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+    return [
+        *stem,
+        *blocks,
+        Rule("image/pool/pos_embed", "visual.attnpool.positional_embedding"),
+        *(rule for name in "qkv" for rule in dense_rules(f"image/pool/{name}", f"visual.attnpool.{name}_proj")),
+        *dense_rules("image_projection", "visual.attnpool.c_proj"),
+    ]
+
+
+def _conv_rules(ours: str, conv: str, norm: str) -> list[Rule]:
+    """A convolution and its batch normalisation."""
+    return [
+        Rule(f"{ours}/kernel", f"{conv}.weight", CONV),
+        *norm_rules(ours, norm),
+        Rule(f"{ours}/mean", f"{norm}.running_mean"),
+        Rule(f"{ours}/var", f"{norm}.running_var"),
+    ]
