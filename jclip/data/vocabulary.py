@@ -85,6 +85,12 @@ class SentencePiece:
         return ids[self.skipped :][:room] if len(ids) >= self.skipped else ids[:room]
 
 
+def read_pieces(file: str) -> list[str]:
+    """The pieces of a sentencepiece model; the place of each is its id. Raises ConfigError as `load_vocabulary` does."""
+    processor = _open_sentencepiece(file, read_vocabulary(file), siglip=False).processor
+    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+
+
 def _open_sentencepiece(file: str, data: bytes, *, siglip: bool) -> SentencePiece:
     try:
         import sentencepiece
