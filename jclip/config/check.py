@@ -137,14 +137,23 @@ def _text_problems(at: str, tower: TextTower) -> Iterator[str]:
 
 
 def _tokenizer_problems(at: str, tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
-    if tokenizer.kind == "clip" and tokenizer.file:
-        yield f"{at}.file {tokenizer.file!r} is not read by kind 'clip', which brings its own; use kind 'hugging_face'"
+    ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "last_id", "strip_id", "pad_id")}
+    given = [name for name in ("bos_id", "eos_id", "last_id", "strip_id") if ids[name] is not None]
+    if tokenizer.kind == "clip" and (tokenizer.file or given or tokenizer.pad_id):
+        what = ", ".join([*(["file"] if tokenizer.file else []), *given, *(["pad_id"] if tokenizer.pad_id else [])])
+        yield f"{at}: kind 'clip' brings its own vocabulary and ids; leave out {what}, or use kind 'hugging_face'"
     if tokenizer.kind != "clip" and not tokenizer.file:
         yield f"{at}.file is empty; kind {tokenizer.kind!r} needs the path of a vocabulary"
-    if tokenizer.kind != "sentencepiece" and (tokenizer.bos_id, tokenizer.eos_id) != (None, None):
-        yield f"{at}: bos_id and eos_id are for kind 'sentencepiece'; {tokenizer.kind!r} has its own"
-    if not 0 <= tokenizer.pad_id < vocab_size:
-        yield f"{at}.pad_id {tokenizer.pad_id} is no id of a vocabulary of {vocab_size}"
+    if tokenizer.kind == "clip" and tokenizer.clean not in ("lower", "canonicalize"):
+        yield f"{at}.clean {tokenizer.clean!r}: kind 'clip' knows lower case only; use 'lower' or 'canonicalize'"
+    owner = {"siglip": "sentencepiece", "siglip2": "hugging_face"}.get(tokenizer.clean, tokenizer.kind)
+    if tokenizer.kind not in ("clip", owner):
+        yield f"{at}.clean {tokenizer.clean!r} is for kind {owner!r}; with {tokenizer.kind!r} use 'none' to 'canonicalize'"
+    if tokenizer.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", tokenizer.sha256):
+        yield f"{at}.sha256 {tokenizer.sha256!r} is not 64 hexadecimal digits; take those of `sha256sum`"
+    for name, value in ids.items():
+        if value is not None and not 0 <= value < vocab_size:
+            yield f"{at}.{name} {value} is no id of a vocabulary of {vocab_size}"
 
 
 def _data_problems(config: Config) -> Iterator[str]:

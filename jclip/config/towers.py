@@ -37,12 +37,15 @@ class Tokenizer:
     """A sentencepiece model, or a tokenizer.json."""
     sha256: str = ""
     """Of that file, hexadecimal; another file is refused. Empty: any."""
-    clean: Literal["none", "whitespace", "lower", "canonicalize"] = "lower"
-    """whitespace: mend mojibake and HTML, single spaces; lower: also lower case; canonicalize: also no punctuation."""
+    clean: Literal["none", "whitespace", "lower", "canonicalize", "siglip", "siglip2"] = "lower"
+    """whitespace: mend mojibake and HTML, single spaces; lower: also lower case; canonicalize: also no punctuation (open_clip).
+    siglip, siglip2: as transformers' tokenizers of these names."""
     bos_id: int | None = None
-    """Put before the ids of sentencepiece."""
+    """Put before the ids."""
     eos_id: int | None = None
-    """Put after the ids of sentencepiece."""
+    """Put after the ids."""
+    last_id: int | None = None
+    """Put at the last position, behind the padding (CLIPS). With one of these three, a tokenizer.json puts nothing itself."""
     pad_id: int = 0
     """Fills what is left of context_length."""
     strip_id: int | None = None

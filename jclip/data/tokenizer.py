@@ -1,7 +1,6 @@
-"""Text to token ids: CLIP's byte-pair encoding, with exactly the ids of OpenAI's and open_clip's tokenizers."""
+"""Text to token ids: CLIP's byte-pair encoding with exactly the ids of open_clip's, and vocabularies from files."""
 
 import functools
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip import config
+from jclip.config import ConfigError, TextTower
+from jclip.data.clean import RULES
+from jclip.data.vocabulary import load_vocabulary
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
 
 
 class Tokenizer(Protocol):
-    """Makes token ids of one text or several."""
+    """Makes token ids of one text or several; picklable, and safe to call from several threads."""
 
     def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:
         """i32[L] of a str, i32[n,L] of n texts, where L is `context_length`; cut to L, or padded."""
@@ -24,10 +26,21 @@ class Tokenizer(Protocol):
 
 
 def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
-    """The tokenizer of a tower; picklable, and safe to call from several threads."""
-    if config.kind != "clip":
-        raise ValueError(f"tokenizer {config.kind!r} is unknown; use 'clip'")
-    return ClipTokenizer()
+    """The tokenizer of a tower. A vocabulary file is read at the first call in a process, and once."""
+    return ClipTokenizer(config.clean) if config.kind == "clip" else FileTokenizer(config)
+
+
+def check_vocabulary(tower: TextTower) -> None:
+    """Raises ConfigError where the vocabulary file of `tower` is missing, damaged, another one, or has too many ids."""
+    tokenizer = tower.tokenizer
+    if tokenizer.kind == "clip":
+        return
+    size = load_vocabulary(tokenizer).size
+    if size > tower.vocab_size:
+        raise ConfigError(
+            f"tokenizer: {tokenizer.file} has {size} ids, more than vocab_size {tower.vocab_size}; "
+            "use the file that the model was trained with"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,33 +52,70 @@ class ClipTokenizer:
     than Unicode 15, which are also other ids from one version of its regular expressions to the next.
     """
 
+    clean: str = "lower"
+    """Which of RULES; all of them but those that make lower case are refused by config.check."""
+
     def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:
         """See Tokenizer. Raises ValueError if context_length is below 2, where start and end have no room."""
-        if context_length < 2:
-            raise ValueError(f"context_length {context_length} has no room for the start and end of text; use at least 2")
-        if isinstance(text, str):
-            return self._row(text, context_length)
-        rows = np.zeros((len(text), context_length), np.int32)
-        for row, one in zip(rows, text, strict=True):
-            row[:] = self._row(one, context_length)
-        return rows
+        return _rows(text, context_length, self._row)
 
     def _row(self, text: str, length: int) -> NDArray[np.int32]:
+        if length < 2:
+            raise ValueError(f"context_length {length} has no room for the start and end of text; use at least 2")
         # Every word has at least one id, so the ids that fit lie within the first `length` words: a caption of 100 kB
         # costs no more than its beginning.
-        words = clean(text).split(" ", length)[:length]
+        words = RULES[self.clean](text).split(" ", length)[:length]
         ids = _byte_pair_encoder()(" ".join(words))[: length - 2]
         row = np.zeros(length, np.int32)
         row[: len(ids) + 2] = [START_OF_TEXT, *ids, END_OF_TEXT]
         return row
 
 
-def clean(text: str) -> str:
-    """What CLIP does to a text before encoding it: mend mojibake and HTML entities, one space for white space, lower case."""
-    import ftfy
+@dataclass(frozen=True)
+class FileTokenizer:
+    """A tokenizer whose vocabulary is a file: sentencepiece, or Hugging Face's tokenizer.json.
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    Ids that do not fit into L are cut off at the end; those that config (bos_id, eos_id, last_id), or else the tokenizer.json,
+    puts around every text are kept. The rest of L is filled with pad_id; last_id comes behind that.
+    """
+
+    config: config.Tokenizer
+
+    def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:
+        """See Tokenizer.
+
+        Raises:
+            ConfigError: the vocabulary file is missing, damaged or another one, or its library is not installed.
+            ValueError: context_length has no room for what is put around every text.
+        """
+        return _rows(text, context_length, self._row)
+
+    def _row(self, text: str, length: int) -> NDArray[np.int32]:
+        config, vocabulary = self.config, load_vocabulary(self.config)
+        clean = RULES[config.clean](text.encode("utf-8", "replace").decode())  # no library takes half a surrogate pair
+        before = [] if config.bos_id is None else [config.bos_id]
+        after = [] if config.eos_id is None else [config.eos_id]
+        last = [] if config.last_id is None else [config.last_id]
+        room = length - len(before) - len(after) - len(last)
+        if room < 0:
+            raise ValueError(f"context_length {length} has no room for what is put around a text; use at least {length - room}")
+        ids = [*before, *vocabulary.encode(clean, room, bare=bool(before or after or last)), *after]
+        row = np.full(length, config.pad_id, np.int32)
+        row[: len(ids)] = ids
+        if last:
+            row[-1] = last[0]
+        if config.strip_id is not None:
+            row[row == config.strip_id] = 0
+        return row
+
+
+def _rows(text: str | Sequence[str], length: int, row: Callable[[str, int], NDArray[np.int32]]) -> NDArray[np.int32]:
+    if isinstance(text, str):
+        return row(text, length)
+    rows = np.zeros((len(text), length), np.int32)
+    for target, one in zip(rows, text, strict=True):
+        target[:] = row(one, length)
+    return rows
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jclip.config import Augment, TextTower, Tokenizer, Tower
 from jclip.data.sources import BadExample, decode_text
-from jclip.data.tokenizer import get_tokenizer
+from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 
 Generator = np.random.Generator
 
@@ -54,7 +54,8 @@ class Compose:
 def eval_transform(tower: Tower) -> Compose:
     """How an example's value becomes the input of `tower`, nothing random: u8[S,S,3] of an image, i32[L] of a text.
 
-    The pixels are those of open_clip's evaluation transform, bit for bit.
+    The pixels are those of open_clip's evaluation transform, bit for bit. Raises ConfigError if the tower has a vocabulary file
+    that cannot be used.
     """
     if isinstance(tower, TextTower):
         return _text_transform(tower)
@@ -90,6 +91,7 @@ def train_transform(tower: Tower, augment: Augment) -> Compose:
 
 
 def _text_transform(tower: TextTower) -> Compose:
+    check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
     return Compose((Tokenize(tower.tokenizer, tower.context_length),))
 
 

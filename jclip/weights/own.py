@@ -9,6 +9,7 @@ from jclip import __version__
 from jclip.config import ConfigError, Model, from_json, to_json
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import Rule
+from jclip.weights.tokenizer_files import copy_vocabularies, find_vocabularies
 
 CONFIG = "jclip.json"
 FILES = ("jclip.safetensors",)
@@ -16,17 +17,19 @@ BUFFERS = ""
 
 
 def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
-    """The architecture of a `jclip.json`, with its preprocessing and tokenizer."""
+    """The architecture of a `jclip.json`, with its preprocessing, and with tokenizers whose vocabularies lie beside it."""
     if "model" not in config:
         raise WeightsError(f"{folder / CONFIG}: has no model")
     try:
-        return from_json(config["model"], Model, f"{folder / CONFIG}: model")
+        model = from_json(config["model"], Model, f"{folder / CONFIG}: model")
     except ConfigError as error:
         raise WeightsError(str(error)) from None
+    return find_vocabularies(model, folder)
 
 
 def write_config(model: Model, folder: Path, *, bias: bool) -> None:
-    """Writes `jclip.json`."""
+    """Writes `jclip.json`, and the vocabularies of the tokenizers beside it."""
+    model = copy_vocabularies(model, folder)
     (folder / CONFIG).write_text(json.dumps({"jclip": __version__, "model": to_json(model)}, indent=2) + "\n")
 
 

@@ -1,25 +1,30 @@
 """The tokenizer: ids against open_clip's."""
 
+import dataclasses
+import hashlib
 import json
 import pickle
-import random
 import sys
-import tarfile
+import threading
 import time
-import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from vocabularies import strings
 
-from jclip.config import Tokenizer
-from jclip.data import get_tokenizer
+from jclip.config import ConfigError, TextTower, Tokenizer
+from jclip.data import eval_transform, get_tokenizer
 from jclip.data import tokenizer as module
+from jclip.data.clean import RULES
+from jclip.data.vocabulary import load_vocabulary
 
 pytest.importorskip("instant_clip_tokenizer", reason="there is no instant-clip-tokenizer for this Python")
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text())
-CLIPART = Path(__file__).parents[3] / "shared" / "data" / "clipart" / "clipart-val-00000.tar"
+FOLDER = Path(__file__).parent / "golden" / "tokenizers"
+FILES = json.loads((FOLDER / "ids.json").read_text())
 
 
 @pytest.mark.parametrize("length", [77, 16])
@@ -31,22 +36,153 @@ def test_ids_equal_the_fixed_ones_of_open_clip(length: int) -> None:
         assert mine == row[str(length)], row["text"]
 
 
-def test_ids_equal_those_of_the_installed_open_clip() -> None:
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-    theirs = open_clip.tokenizer.SimpleTokenizer()
-    dice = random.Random(0)
-    alphabets = [range(32, 127), range(32, 0x250), range(0x370, 0x700), range(0x2000, 0x2C00), range(0x3000, 0x9FFF)]
-    alphabets += [range(0x1F300, 0x1FAFF), range(0xA000, 0xD7FF), range(1, 0xD7FF)]
-    texts = [
-        "".join(chr(dice.choice(dice.choice(alphabets[: 1 + i % 8]))) for _ in range(dice.randint(0, 60))) for i in range(2000)
-    ]
-    if CLIPART.exists():
-        with tarfile.open(CLIPART) as shard:
-            texts += [shard.extractfile(member).read().decode() for member in shard if member.name.endswith(".txt")]  # type: ignore[union-attr]
-    # Letters of the newest Unicode are other ids with another version of the package regex; the rest are known exceptions.
-    texts = ["".join(c for c in text if c not in "ſ\u0345\ufb05" and unicodedata.category(c) != "Cn") for text in texts]
-    expected = theirs(texts, context_length=64).numpy()
-    np.testing.assert_array_equal(get_tokenizer(Tokenizer())(texts, 64), expected)
+def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
+    return Tokenizer(**fields | ({"file": str(FOLDER / fields["file"])} if "file" in fields else {}))
+
+
+@pytest.mark.parametrize("row", FILES["rows"], ids=lambda row: "-".join(map(str, row["tokenizer"].values())))
+def test_ids_of_every_kind_equal_the_fixed_ones_of_its_library(row: dict[str, Any]) -> None:
+    tokenize = get_tokenizer(tokenizer_of(row["tokenizer"]))
+    length = len(row["ids"][0])
+    ids = tokenize(FILES["texts"], length)
+    assert ids.dtype == np.int32
+    assert sum(map(bool, row["ids"])) > 120
+    for text, mine, theirs in zip(FILES["texts"], ids.tolist(), row["ids"], strict=True):
+        assert not theirs or mine == theirs, text
+    again = pickle.loads(pickle.dumps(tokenize))
+    np.testing.assert_array_equal(again(FILES["texts"][:5], length), ids[:5])
+
+
+@pytest.mark.parametrize(
+    ("text", "whitespace", "lower", "canonicalize", "siglip"),
+    [
+        ("", "", "", "", "▁"),
+        (" A\tb \n", "A b", "a b", "a b", "▁ a b"),
+        ("It's_a cat!", "It's_a cat!", "it's_a cat!", "its a cat", "▁itsa cat"),
+        ("_A", "_A", "_a", "a", "▁a"),
+        ("&amp;lt; SchÃ¶n", "< Schön", "< schön", "schön", "▁amplt schã¶n"),
+        ("&amp;amp;", "&", "&", "", "▁ampamp"),
+        ("! ▁X \u3000 y", "! ▁X y", "! ▁x y", "▁x y", "▁ x y"),
+        ("¿“Ünï” – …?", '¿"Ünï" – …?', '¿"ünï" – …?', "¿ünï – …", "▁¿“ünï” – …"),
+    ],
+)
+def test_texts_are_cleaned_by_rule(text: str, whitespace: str, lower: str, canonicalize: str, siglip: str) -> None:
+    rules = ("whitespace", "lower", "canonicalize", "siglip", "none", "siglip2")
+    assert [RULES[rule](text) for rule in rules] == [whitespace, lower, canonicalize, siglip, text, text]
+
+
+KINDS = {
+    "sentencepiece": Tokenizer("sentencepiece", str(FOLDER / "t5.model"), eos_id=1, pad_id=7),
+    "bert": Tokenizer("hugging_face", str(FOLDER / "bert.json"), pad_id=7),
+    "gemma": Tokenizer("hugging_face", str(FOLDER / "gemma.json"), pad_id=7),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_around_a_text_is_kept_when_it_is_cut(kind: str) -> None:
+    tokenize = get_tokenizer(KINDS[kind])
+    whole = tokenize("a red circle", 64).tolist()
+    assert whole[-1] == 7
+    ids = whole[: whole.index(7)]
+    for length in range(2, len(ids)):
+        assert tokenize("a red circle", length).tolist() == [*ids[: length - 1], ids[-1]]
+    assert tokenize("a red circle", len(ids) + 1).tolist() == [*ids, 7]
+    np.testing.assert_array_equal(tokenize(["a red circle"], 8), tokenize("a red circle", 8)[None])
+    assert tokenize([], 8).shape == (0, 8)
+
+
+def test_ids_around_a_text_are_those_of_the_configuration() -> None:
+    plain = get_tokenizer(Tokenizer("sentencepiece", str(FOLDER / "t5.model")))("a cat", 16).tolist()
+    ids = plain[: plain.index(0)]
+    framed = dataclasses.replace(KINDS["sentencepiece"], bos_id=5, eos_id=6, last_id=9)
+    assert get_tokenizer(framed)("a cat", len(ids) + 5).tolist() == [5, *ids, 6, 7, 7, 9]
+    assert get_tokenizer(framed)("a cat", 4).tolist() == [5, ids[0], 6, 9]
+    assert get_tokenizer(framed)("a cat", 3).tolist() == [5, 6, 9]
+    with pytest.raises(ValueError, match="at least 3"):
+        get_tokenizer(framed)("a cat", 2)
+    with pytest.raises(ValueError, match="at least 2"):
+        get_tokenizer(KINDS["bert"])("a cat", 1)
+    stripped = get_tokenizer(dataclasses.replace(KINDS["bert"], strip_id=3))("a cat", 16).tolist()
+    assert [0 if i == 3 else i for i in get_tokenizer(KINDS["bert"])("a cat", 16).tolist()] == stripped
+
+
+def test_truncation_and_padding_in_the_file_change_nothing(tmp_path: Path) -> None:
+    import tokenizers
+
+    texts = FILES["texts"]
+    stored = tokenizers.Tokenizer.from_file(str(FOLDER / "bert.json"))
+    stored.enable_truncation(4, direction="left")
+    stored.enable_padding(direction="left", pad_id=3, length=9)
+    stored.save(str(tmp_path / "tokenizer.json"))
+    other = dataclasses.replace(KINDS["bert"], file=str(tmp_path / "tokenizer.json"))
+    np.testing.assert_array_equal(get_tokenizer(other)(texts, 16), get_tokenizer(KINDS["bert"])(texts, 16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_threads_get_the_ids_of_one(kind: str) -> None:
+    texts = strings(200)
+    tokenize = get_tokenizer(KINDS[kind])
+    expected = {length: tokenize(texts, length) for length in (8, 16)}
+    wrong: list[int] = []
+
+    def work(length: int) -> None:
+        for _ in range(5):
+            if (tokenize(texts, length) != expected[length]).any():
+                wrong.append(length)
+
+    threads = [threading.Thread(target=work, args=(8 + 8 * (i % 2),)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_vocabulary_is_read_once_and_only_if_it_is_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "bert.json"
+    file.write_bytes((FOLDER / "bert.json").read_bytes())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    right = Tokenizer("hugging_face", str(file), digest.upper())
+    expected = get_tokenizer(right)("a cat", 8)
+    assert load_vocabulary(right) is load_vocabulary(right)
+    with pytest.raises(ConfigError, match=f"another vocabulary.*{digest}, not {'0' * 64}"):
+        get_tokenizer(dataclasses.replace(right, sha256="0" * 64))("a cat", 8)
+    file.unlink()
+    np.testing.assert_array_equal(get_tokenizer(right)("a cat", 8), expected)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "hugging_face"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", bytes(100), b"[1, 2", b"\n\x0ax"])
+def test_a_damaged_vocabulary_is_found_when_the_transform_is_made(kind: Any, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(ConfigError, match=r"file' cannot be read \(No such file"):
+        eval_transform(TextTower(tokenizer=Tokenizer(kind, str(path))))
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="or damaged"):
+        eval_transform(TextTower(tokenizer=Tokenizer(kind, str(path))))
+
+
+def test_a_cut_vocabulary_is_damaged(tmp_path: Path) -> None:
+    for kind, name in (("sentencepiece", "t5.model"), ("hugging_face", "bert.json")):
+        data = (FOLDER / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+        with pytest.raises(ConfigError, match="or damaged"):
+            eval_transform(TextTower(tokenizer=Tokenizer(kind, str(tmp_path / name))))  # type: ignore[arg-type]
+
+
+def test_a_vocabulary_larger_than_the_tower_is_refused() -> None:
+    eval_transform(TextTower(vocab_size=400, tokenizer=KINDS["bert"]))
+    with pytest.raises(ConfigError, match="more than vocab_size 99"):
+        eval_transform(TextTower(vocab_size=99, tokenizer=KINDS["bert"]))
+
+
+@pytest.mark.parametrize(("kind", "package"), [("sentencepiece", "sentencepiece"), ("bert", "tokenizers")])
+def test_a_missing_package_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.write_bytes(Path(KINDS[kind].file).read_bytes())
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r"pip install 'jclip\[tokenizers\]'"):
+        get_tokenizer(dataclasses.replace(KINDS[kind], file=str(copy)))("a", 8)
 
 
 def test_one_text_gives_the_row_that_a_list_gives() -> None:
@@ -66,9 +202,10 @@ def test_a_text_too_long_ends_in_end_of_text() -> None:
         tokenize("cat", 1)
 
 
+@pytest.mark.parametrize("tokenizer", [Tokenizer(), *KINDS.values()], ids=lambda tokenizer: Path(tokenizer.file).name)
 @pytest.mark.parametrize("unit", ["a cat ", "a", "!", "Ã©", "&amp;", "\x00", "\n", "<end_of_text>", "'s"])
-def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str) -> None:
-    tokenize = get_tokenizer(Tokenizer())
+def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str, tokenizer: Tokenizer) -> None:
+    tokenize = get_tokenizer(tokenizer)
     text = unit * (100_000 // len(unit))
     began = time.perf_counter()
     tokenize(text, 77)
@@ -77,6 +214,8 @@ def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str) -> None:
 
 def test_lone_surrogates_do_not_raise() -> None:
     assert get_tokenizer(Tokenizer())("a \ud800 b \udfff", 16)[-1] == 0
+    for tokenizer in KINDS.values():
+        assert get_tokenizer(tokenizer)("a \ud800 b \udfff", 32)[-1] == 7
 
 
 def test_tokenizers_can_be_pickled() -> None:
@@ -85,8 +224,6 @@ def test_tokenizers_can_be_pickled() -> None:
 
 
 def test_errors_say_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="use 'clip'"):
-        get_tokenizer(Tokenizer("sentencepiece"))
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
     module._byte_pair_encoder.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"3\.11 and 3\.12"):

@@ -1,0 +1,57 @@
+"""What is done to a text before it is encoded: the rules of open_clip, and of transformers' SiglipTokenizer."""
+
+import html
+import string
+from collections.abc import Callable, Mapping
+
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+"""Deletes the 32 punctuation marks of ASCII, and no others."""
+
+META_SPACE = "\u2581"
+"""Stands for a space in sentencepiece's vocabularies."""
+
+
+def whitespace(text: str) -> str:
+    """Mends mojibake and HTML entities (written twice over, too), and makes white space single spaces."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def lower(text: str) -> str:
+    """As `whitespace`, in lower case."""
+    return whitespace(text).lower()
+
+
+def canonicalize(text: str) -> str:
+    """As `lower`, with spaces for underscores and without the rest of ASCII's punctuation (SigLIP's training)."""
+    text = whitespace(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
+    return " ".join(text.split())
+
+
+def siglip(text: str) -> str:
+    """As transformers' SiglipTokenizer: `META_SPACE`, then the text in lower case, no punctuation, single spaces.
+
+    Nothing is mended, and underscores leave no space. A space that the text begins with, be it only once a punctuation mark
+    has been deleted, stays behind the `META_SPACE`, and is a token of its own.
+    """
+    text = META_SPACE + text.replace(META_SPACE, " ")
+    text = text.lower().translate(NO_PUNCTUATION)
+    behind = " " if text[1:2].isspace() else ""
+    words = text[1:].split()
+    return META_SPACE + (behind + " ".join(words) if words else "")
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+RULES: Mapping[str, Callable[[str], str]] = {
+    "none": _unchanged,
+    "whitespace": whitespace,
+    "lower": lower,
+    "canonicalize": canonicalize,
+    "siglip": siglip,
+    "siglip2": _unchanged,  # the vocabulary does it, for each letter by itself, where no special token is spelt
+}
+"""By the name of Tokenizer.clean."""

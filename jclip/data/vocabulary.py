@@ -1,0 +1,141 @@
+"""Vocabularies from files: sentencepiece's models and Hugging Face's tokenizer.json, by the libraries of their owners."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from jclip import config
+from jclip.config import ConfigError
+
+INSTALL = "pip install 'jclip[tokenizers]'"
+
+UNKNOWN = "<unk>"
+
+
+class Vocabulary(Protocol):
+    """Makes ids of cleaned text; safe to call from several threads."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids, without tokens that were added to the file later."""
+        ...
+
+    def encode(self, text: str, room: int, *, bare: bool) -> list[int]:
+        """At most `room` ids of `text`; not bare: with what the file puts around a text, which is kept when it is cut.
+
+        Raises ValueError if that alone is more than `room`.
+        """
+        ...
+
+
+def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
+    """The vocabulary of a tokenizer that has a file; it is read once a process.
+
+    Raises:
+        ConfigError: the file is missing or damaged, is not the one that `sha256` names, or its library is not installed.
+    """
+    return _load(tokenizer.kind, tokenizer.file, tokenizer.sha256, tokenizer.clean)
+
+
+@functools.cache
+def _load(kind: str, file: str, sha256: str, clean: str) -> Vocabulary:
+    data = read_vocabulary(file, sha256)
+    match kind:
+        case "sentencepiece":
+            return _open_sentencepiece(file, data, siglip=clean == "siglip")
+        case "hugging_face":
+            return _open_tokenizer_json(file, data, lower=clean == "siglip2")
+        case _:
+            raise ConfigError(f"tokenizer: kind {kind!r} has no vocabulary file; use 'sentencepiece' or 'hugging_face'")
+
+
+def read_vocabulary(file: str, sha256: str = "") -> bytes:
+    """The bytes of a vocabulary file. Raises ConfigError if it is missing, or is not the one that `sha256` names."""
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"tokenizer: the vocabulary {file!r} cannot be read ({error.strerror}); put the file there") from None
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise ConfigError(
+            f"tokenizer: {file} is another vocabulary than the model was made with: its sha256 is {found}, not {sha256}"
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class SentencePiece:
+    """A sentencepiece model; it puts nothing around a text."""
+
+    processor: Any
+    size: int
+    siglip: bool
+    """Whether texts begin with META_SPACE, as the rules "siglip" make them, in place of the space that the model puts first."""
+    skipped: int
+    """Ids of UNKNOWN, spelt out."""
+
+    def encode(self, text: str, room: int, *, bare: bool) -> list[int]:
+        if not self.siglip:
+            ids: list[int] = self.processor.encode(text)
+            return ids[:room]
+        # transformers' way: behind these few letters, the model takes no META_SPACE for white space to be removed.
+        ids = self.processor.encode(UNKNOWN + text)
+        return ids[self.skipped :][:room] if len(ids) >= self.skipped else ids[:room]
+
+
+def read_pieces(file: str) -> list[str]:
+    """The pieces of a sentencepiece model; the place of each is its id. Raises ConfigError as `load_vocabulary` does."""
+    processor = _open_sentencepiece(file, read_vocabulary(file), siglip=False).processor
+    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+
+
+def _open_sentencepiece(file: str, data: bytes, *, siglip: bool) -> SentencePiece:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise ConfigError(f"tokenizer: kind 'sentencepiece' needs a package that is not installed: {INSTALL}") from None
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(data)
+        size = processor.get_piece_size()
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"tokenizer: {file} is no sentencepiece model, or damaged: {error}") from None
+    return SentencePiece(processor, size, siglip, len(processor.encode(UNKNOWN)) if siglip else 0)
+
+
+@dataclass(frozen=True)
+class TokenizerJson:
+    """A tokenizer.json. What it says about truncation and padding is left out: the tower decides."""
+
+    tokenizer: Any
+    size: int
+
+    def encode(self, text: str, room: int, *, bare: bool) -> list[int]:
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if not bare:
+            around = self.tokenizer.num_special_tokens_to_add(False)
+            if around > room:
+                raise ValueError(f"context_length {room} has no room for what is put around a text; use at least {around}")
+            encoding.truncate(room - around)
+            encoding = self.tokenizer.post_process(encoding)
+        ids: list[int] = encoding.ids
+        return ids[:room]
+
+
+def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJson:
+    try:
+        import tokenizers
+    except ImportError:
+        raise ConfigError(f"tokenizer: kind 'hugging_face' needs a package that is not installed: {INSTALL}") from None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(data.decode())
+    except Exception as error:  # the library raises nothing more special
+        raise ConfigError(f"tokenizer: {file} is no tokenizer.json, or damaged: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if lower:  # within the tokenizer, because special tokens are looked for in the text as it came
+        rules = [tokenizers.normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
+        tokenizer.normalizer = tokenizers.normalizers.Sequence(rules)
+    return TokenizerJson(tokenizer, tokenizer.get_vocab_size(with_added_tokens=False))
