@@ -49,7 +49,7 @@ def _open_one(path: Path) -> dict[str, Lazy]:
         start = file.read(16)
     if start[:4] == b"PK\x03\x04":
         return {name: Lazy(array.shape, partial(np.asarray, array)) for name, array in open_torch_archive(path).items()}
-    if start[:1] == b"\x80":
+    if start[:1] == b"\x80" and start[8:9] != b"{":  # the length of a safetensors header may begin so, too
         raise WeightsError(
             f"{path}: a bare pickle, which may run any program when it is opened; ask its owner for safetensors, or load it "
             "with torch.load(..., weights_only=True) and save it again"

@@ -9,7 +9,7 @@ from typing import Any, cast
 from jclip.config import Model, Preprocess, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
-from jclip.weights.hugging_face_names import rules
+from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
@@ -149,7 +149,7 @@ def _preprocess(kind: str, path: str, given: Mapping[str, Any] | None, image_siz
 def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
-    A tower with pooling by attention makes a `SiglipModel`, any other a `CLIPModel`.
+    A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; any other a `CLIPModel`.
 
     Raises:
         WeightsError: the library has no such model.
@@ -158,11 +158,11 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     if not isinstance(image, VisionTower):
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
     assert isinstance(text, TextTower)
-    kind = "siglip" if image.pool == "map" else "clip"
+    kind = model_type(model)
     config, processor = _config(kind, model, image, text), _processor(kind, image)
     require_same(f"Hugging Face's {KINDS[kind]}", model, _model(CONFIG, config, (PREPROCESSOR, processor), text.tokenizer))
-    if bias != (kind == "siglip"):
-        raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'a' if kind == 'siglip' else 'no'} bias of the logits")
+    if bias != (kind != "clip"):
+        raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
     write_hugging_face(text.tokenizer, folder, kind)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
@@ -184,7 +184,9 @@ def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dic
     vision = {**common(image), "image_size": image.image_size, "patch_size": image.patch_size}
     words = {**common(text), "max_position_embeddings": text.context_length, "vocab_size": text.vocab_size}
     config: dict[str, Any] = {"architectures": [KINDS[kind]], "model_type": kind}
-    if kind == "siglip":
+    if kind == "siglip2":
+        vision |= {"num_patches": image.grid**2}
+    if kind != "clip":
         words |= {"projection_size": model.embed_dim, "pad_token_id": text.tokenizer.pad_id}
         words |= {"bos_token_id": None, "eos_token_id": SIGLIP_END}
     else:

@@ -1,9 +1,18 @@
-"""Where Hugging Face keeps each parameter of CLIP and SigLIP."""
+"""Which of Hugging Face's models ours is, and where that keeps each parameter."""
 
 from collections.abc import Container
 
-from jclip.config import Model, VisionTower
-from jclip.weights.layout import LINEAR, SCALAR, VECTOR, Layout, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.config import Model, TextTower, VisionTower
+from jclip.weights.layout import LINEAR, SCALAR, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+
+
+def model_type(model: Model) -> str:
+    """Which type of model is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded."""
+    image, text = model.towers["image"], model.towers["text"]
+    assert isinstance(text, TextTower)
+    if not isinstance(image, VisionTower) or image.pool != "map":
+        return "clip"
+    return "siglip2" if text.tokenizer.clean == "siglip2" else "siglip"
 
 
 def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> list[Rule]:
@@ -16,10 +25,10 @@ def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> l
     """
     image = model.towers["image"]
     assert isinstance(image, VisionTower)
-    siglip = image.pool == "map"
-    scalar = VECTOR if siglip else SCALAR
+    kind = model_type(model)
+    scalar = SCALAR if kind == "clip" else VECTOR
     return [
-        *(_siglip_rules(image) if siglip else _clip_rules(image)),
+        *(_clip_rules(image) if kind == "clip" else _siglip_rules(image, kind)),
         Rule("image/pos_embed", "vision_model.embeddings.position_embedding.weight"),
         *_block_rules("image/blocks", "vision_model.encoder.layers.{}"),
         *norm_rules("image/norm", "vision_model.post_layernorm"),
@@ -42,12 +51,12 @@ def _clip_rules(image: VisionTower) -> list[Rule]:
     ]
 
 
-def _siglip_rules(image: VisionTower) -> list[Rule]:
+def _siglip_rules(image: VisionTower, kind: str) -> list[Rule]:
     """SigLIP's own; SigLIP 2 keeps the embedding of patches as a matrix, in the order of our pixels."""
-    head, convolution = "vision_model.head", conv_layout(image.patch_size)
-    either = Layout(lambda x: convolution.ours(x) if x.ndim == 4 else x.T, convolution.theirs)
+    head = "vision_model.head"
+    patches = LINEAR if kind == "siglip2" else conv_layout(image.patch_size)
     return [
-        Rule("image/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", either),
+        Rule("image/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", patches),
         Rule("image/patch_embed/bias", "vision_model.embeddings.patch_embedding.bias"),
         Rule("image/map/probe", f"{head}.probe"),
         *stacked_rules("image/map/attn", f"{head}.attention.in_proj_"),

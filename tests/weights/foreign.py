@@ -84,6 +84,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **SIGLIP,
         "model_type": "siglip2",
         "vision_config": {**SIGLIP["vision_config"], "num_patches": 9},
+        "text_config": {**SIGLIP["text_config"], "vocab_size": 700},
     },
 }
 """The configuration of each golden file."""
@@ -106,6 +107,17 @@ def ids(name: str) -> np.ndarray:
     for row, end in zip(rows, (19, 6, 1), strict=True):
         row[end], row[end + 1 :] = (0 if name == "open_clip_clipa" else end_id(name)), 0
     return rows
+
+
+def write_vocabulary(folder: Path, size: int = 300) -> None:
+    """A tokenizer of `size` words beside weights, as open_clip and transformers put it there; it adds no token to a text."""
+    words = {"<pad>": 0, "</s>": 1, "[SEP]": 102} | {f"word{i}": i for i in range(2, size) if i != 102}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "<pad>"}
+    rest = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], **rest, "model": model}))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "[SEP]"}
+    config |= {"padding_side": "right"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def number(name: str, shape: tuple[int, ...]) -> np.ndarray:
