@@ -126,7 +126,7 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array
         blocks = whole if rule.stacked else whole[None]
         for block, name in zip(blocks, rule.names(len(blocks)), strict=True):
             parts.setdefault(name, []).append(rule.layout.theirs(block))
-    return {name: np.ascontiguousarray(p[0] if len(p) == 1 else np.concatenate(p)) for name, p in parts.items()}
+    return {name: np.asarray(p[0] if len(p) == 1 else np.concatenate(p), order="C") for name, p in parts.items()}
 
 
 def _check(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> None:

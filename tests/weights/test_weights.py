@@ -45,6 +45,15 @@ def owner(name: str) -> str:
     return "open_clip" if name.startswith("open_clip") else "hugging_face"
 
 
+def write_tokenizer(name: str, folder: Path) -> None:
+    """Beside the weights of model `name`, where it has another than CLIP's."""
+    if name == "hugging_face_siglip2":
+        shutil.copy(GOLDEN.parents[1] / "data" / "golden" / "tokenizers" / "gemma.json", folder / "tokenizer.json")
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right"}')
+    elif end_id(name) is not None:
+        write_vocabulary(folder)
+
+
 @pytest.fixture(autouse=True)
 def _tiny_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's name of the tiny model with SigLIP's towers, as make_golden.py tells it to timm."""
@@ -63,11 +72,7 @@ def write_folder(folder: Path, name: str, **changes: Any) -> Path:
         inner[last] = value
     config_file, weight_file = NAMES[owner(name)]
     folder.mkdir(parents=True)
-    if name == "hugging_face_siglip2":
-        shutil.copy(GOLDEN.parents[1] / "data" / "golden" / "tokenizers" / "gemma.json", folder / "tokenizer.json")
-        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right"}')
-    elif end_id(name) is not None:
-        write_vocabulary(folder)
+    write_tokenizer(name, folder)
     (folder / config_file).write_text(json.dumps({"model_cfg": config} if name.startswith("open_clip") else config))
     save_file(arrays(name), folder / weight_file)
     return folder
@@ -96,7 +101,7 @@ def test_weights_go_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     before, after = arrays(name), load_file(tmp_path / "back" / NAMES[to][1])
     assert before.keys() == after.keys()
     for key, array in before.items():
-        np.testing.assert_array_equal(after[key], array, err_msg=key)
+        np.testing.assert_array_equal(after[key], array, err_msg=key, strict=True)  # of the same shape and type as well
     models = [read_weights(tmp_path / folder).model for folder in ("back", "theirs", "ours")]
     assert without_paths(models[0]) == without_paths(models[1]) == without_paths(models[2])
 
