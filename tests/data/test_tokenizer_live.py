@@ -114,8 +114,9 @@ def test_word_pieces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
 def test_xlm(clean: Any, tmp_path: Path) -> None:
-    vocabularies.train_xlm(tmp_path / "xlm.json")
-    folder = saved(tmp_path, "xlm", tmp_path / "xlm.json")
+    # A fixed vocabulary: training differs from run to run, and where two divisions of a text are equally good, the last
+    # digit of a score decides, which the libraries read differently from JSON.
+    folder = saved(tmp_path, "xlm", vocabularies.GOLDEN / "tokenizers" / "xlm.json")
     expected = HFTokenizer(str(folder), context_length=LENGTH, clean=clean)(TEXTS)
     same(Tokenizer("hugging_face", str(folder / "tokenizer.json"), clean=clean, pad_id=1), expected)
 
