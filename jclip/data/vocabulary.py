@@ -67,7 +67,11 @@ def read_vocabulary(file: str, sha256: str = "") -> bytes:
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """A sentencepiece model; it puts nothing around a text."""
+    """A sentencepiece model; it puts nothing around a text.
+
+    A model like Gemma's gives the ids of transformers' GemmaTokenizer. One like T5's gives those of T5Tokenizer but for a few
+    texts: those that spell META_SPACE, combine marks with letters, or have two equally good divisions.
+    """
 
     processor: Any
     size: int
@@ -107,7 +111,11 @@ def _open_sentencepiece(file: str, data: bytes, *, siglip: bool) -> SentencePiec
 
 @dataclass(frozen=True)
 class TokenizerJson:
-    """A tokenizer.json. What it says about truncation and padding is left out: the tower decides."""
+    """A tokenizer.json. What it says about truncation and padding is left out: the tower decides.
+
+    Where a unigram model has two equally good divisions of a text, transformers 5 may take the other one: it reads the scores
+    from JSON by itself, and their last digits decide.
+    """
 
     tokenizer: Any
     size: int

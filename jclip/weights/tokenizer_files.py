@@ -10,7 +10,7 @@ from typing import Any
 from jclip.config import ConfigError, Model, TextTower, Tokenizer
 from jclip.data.vocabulary import read_pieces, read_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.tokenizers import CLEANS, CONFIG, JSON, PIECES, TokenizerFile, template
+from jclip.weights.tokenizers import CLEANS, CONFIG, JSON, PIECES, TokenizerFile
 
 OWN = "jclip"
 """What `hf_tokenizer_name` is in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
@@ -75,7 +75,7 @@ def _write_json_tokenizer(tokenizer: Tokenizer, folder: Path, ids: Mapping[str, 
 def _write_siglip2(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / JSON).write_bytes(_bytes(tokenizer))
     file = TokenizerFile(folder)
-    model, around = file.content["model"], template(file.content)
+    model, around = file.content["model"], file.around
     normalizer = file.content.get("normalizer") or {}
     last = (normalizer.get("normalizers") or [normalizer])[-1]
     gemma = model.get("type") == "BPE" and model.get("byte_fallback") and model.get("fuse_unk")

@@ -133,20 +133,22 @@ def _read_siglip(folder: Path) -> Tokenizer:
 
 
 class TokenizerFile:
-    """A tokenizer.json with its tokenizer_config.json."""
+    """A tokenizer.json with its tokenizer_config.json: `ids` by token, and the tokens that it puts `around` a text, if known."""
 
     def __init__(self, folder: Path, kind: str | None = None) -> None:
         self.folder, self.path = folder, folder / JSON
         self.config = _config(folder)
         self.kind = _class(folder) if kind is None else kind
         self.content = read_json(self.path)
-        vocabulary = (self.content.get("model") or {}).get("vocab")
-        if not isinstance(vocabulary, (Mapping, list)):
-            raise WeightsError(f"{self.path}: no tokenizer.json, or damaged: it has no model.vocab")
-        if isinstance(vocabulary, list):  # of sentencepiece, with scores
-            vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
-        added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
-        self.ids: dict[str, int] = {**vocabulary, **added}
+        try:
+            vocabulary = self.content["model"]["vocab"]
+            if isinstance(vocabulary, list):  # of sentencepiece, with scores
+                vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+            added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
+            self.ids: dict[str, int] = {**vocabulary, **added}
+            self.around = _template(self.content.get("post_processor"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise WeightsError(f"{self.path}: no {JSON}, or damaged: {type(error).__name__}: {error}") from None
 
     def tokenizer(self) -> Tokenizer:
         """Of this file, with the padding; its rules of cleaning are still to be said."""
@@ -176,10 +178,9 @@ class TokenizerFile:
 
     def _check_around(self) -> None:
         """That the file puts around a text what the configuration says, which is stronger in transformers."""
-        around = template(self.content)
-        if self.kind in FIXED or around is None:
+        if self.kind in FIXED or self.around is None:
             return
-        for name, tokens in zip(("bos", "eos"), around, strict=True):
+        for name, tokens in zip(("bos", "eos"), self.around, strict=True):
             wanted = self.config.get(f"add_{name}_token")
             if wanted is not None and bool(wanted and self.token(name)) != bool(tokens):
                 raise WeightsError(
@@ -199,15 +200,14 @@ class TokenizerFile:
                 )
 
 
-def template(content: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
-    """The tokens that a tokenizer.json puts before and after a text; None where it does so in another way than by a template."""
-    processor = content.get("post_processor")
+def _template(processor: Any) -> tuple[list[str], list[str]] | None:
+    """The tokens that a post-processor puts before and after a text; None where it does so in another way than by a template."""
     if processor is None:
         return [], []
-    if processor.get("type") != "TemplateProcessing":
+    if processor["type"] != "TemplateProcessing":
         return None
-    parts = [part.get("SpecialToken", {}).get("id") for part in processor["single"]]
-    middle = parts.index(None)  # the text
+    parts: list[str] = [part["SpecialToken"]["id"] if "SpecialToken" in part else "" for part in processor["single"]]
+    middle = parts.index("")  # the text
     return parts[:middle], parts[middle + 1 :]
 
 

@@ -1,5 +1,6 @@
 """Transforms: pixels against open_clip's, crops against torchvision's, and images that should never be decoded."""
 
+import itertools
 import json
 import pickle
 import struct
@@ -57,19 +58,30 @@ def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
     from open_clip.transform import image_transform
 
     rng = np.random.default_rng(0)
-    for i in range(60):
-        width, height = (int(n) for n in rng.integers(1, 200, 2))
-        mode = ("RGB", "L", "P", "CMYK", "RGBA", "1")[i % 6]
-        image = noise(width, height, i).convert(mode)
-        data = encoded(image, "JPEG") if mode in ("CMYK", "L") else encoded(image)
-        for resize in ("shortest", "longest", "squash"):
+    modes = ("RGB", "L", "LA", "P", "RGBA", "CMYK", "I;16", "1")
+    compared = set()
+    for i in range(200):
+        top = (8, 100, 100, 300, 2000)[i % 5]
+        width, height = (int(n) for n in rng.integers(1, top + 1, 2))
+        mode = modes[i % len(modes)]
+        if mode == "I;16":
+            image = Image.fromarray(rng.integers(0, 2**16, (height, width), np.uint16))
+        else:
+            image = noise(width, height, i).convert(mode)
+        data = encoded(image, "JPEG") if mode == "CMYK" or (mode == "L" and i % 2) else encoded(image)
+        assert Image.open(BytesIO(data)).mode == mode
+        for resize, interpolation in itertools.product(("shortest", "longest", "squash"), ("bicubic", "bilinear")):
             if resize == "longest" and round(32 * min(width, height) / max(width, height)) == 0:
                 continue  # open_clip fails on these
+            how = {"interpolation": interpolation, "fill_color": 7}
             expected = Image.open(BytesIO(data))
-            for step in image_transform(32, is_train=False, resize_mode=resize, fill_color=7).transforms[:-2]:
+            for step in image_transform(32, is_train=False, resize_mode=resize, **how).transforms[:-2]:
                 expected = step(expected)
-            pixels = eval_transform(tower(32, resize=resize, fill=7))(data)
-            np.testing.assert_array_equal(pixels, np.asarray(expected), err_msg=f"{mode} {width}x{height} {resize}")
+            pixels = eval_transform(tower(32, resize=resize, interpolation=interpolation, fill=7))(data)
+            name = f"{mode} {width}x{height} {resize} {interpolation}"
+            np.testing.assert_array_equal(pixels, np.asarray(expected), err_msg=name)
+            compared.add((mode, resize, interpolation))
+    assert len(compared) == len(modes) * 6
 
 
 def test_a_crop_of_a_huge_resize_equals_the_crop_after_it_within_rounding() -> None:

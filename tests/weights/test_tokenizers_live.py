@@ -1,0 +1,66 @@
+"""What is written of a tokenizer, opened by open_clip and transformers in the same process: the ids are ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vocabularies import strings
+
+from jclip.config import Tokenizer
+from jclip.data import get_tokenizer
+from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
+
+open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
+TEXTS = ["", *strings(1000, seed=2), "a cat " * 100]
+LENGTH = 24
+
+
+def file(name: str, **fields: Any) -> Tokenizer:
+    return Tokenizer("sentencepiece" if name.endswith(".model") else "hugging_face", str(GOLDEN / name), **fields)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        file("bert.json", clean="whitespace", strip_id=3),
+        file("bert.json", clean="lower", bos_id=1, eos_id=3, last_id=2),
+        file("bert.json", clean="canonicalize", pad_id=4),
+        file("t5.json", clean="canonicalize", pad_id=1),
+        file("gemma.json", clean="canonicalize"),
+        file("xlm.json", clean="whitespace", pad_id=1),
+        file("clip.json", clean="lower", pad_id=1),
+        Tokenizer(clean="canonicalize"),
+    ],
+    ids=lambda tokenizer: f"{Path(tokenizer.file).name}-{tokenizer.clean}",
+)
+def test_open_clip_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    section = {**write_open_clip(tokenizer, tmp_path), "context_length": LENGTH}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": section}}))
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    texts = ["".join(c for c in text if c not in "\u017f\ufb05\u0345") for text in TEXTS]
+    np.testing.assert_array_equal(get_tokenizer(tokenizer)(texts, LENGTH), np.asarray(theirs(texts)))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "model_type"),
+    [
+        (file("clip.json", clean="none", pad_id=1), "clip"),
+        (file("bert.json", clean="none"), "clip"),
+        (file("gemma.json", clean="none"), "siglip"),
+        (file("t5.json", clean="none", pad_id=1), "siglip"),
+        (file("gemma.json", clean="siglip2"), "siglip2"),
+        (file("t5.model", clean="siglip", eos_id=1, pad_id=1), "siglip"),
+        (file("t5.model", clean="siglip", eos_id=1, pad_id=0), "siglip"),
+    ],
+)
+def test_transformers_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer, model_type: str, tmp_path: Path) -> None:
+    write_hugging_face(tokenizer, tmp_path, model_type)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    ids = theirs(TEXTS, max_length=LENGTH, padding="max_length", truncation=True).input_ids
+    np.testing.assert_array_equal(get_tokenizer(tokenizer)(TEXTS, LENGTH), np.asarray(ids))
