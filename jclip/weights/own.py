@@ -8,7 +8,7 @@ from typing import Any
 from jclip import __version__
 from jclip.config import ConfigError, Model, from_json, to_json
 from jclip.weights.errors import WeightsError
-from jclip.weights.layout import Rule
+from jclip.weights.layout import SAME, SCALAR, Rule
 
 CONFIG = "jclip.json"
 FILES = ("jclip.safetensors",)
@@ -32,4 +32,4 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
 
 def rules(paths: list[str]) -> list[Rule]:
     """Every parameter under its own path."""
-    return [Rule(path, path) for path in paths]
+    return [Rule(path, path, SCALAR if path.endswith(("/logit_scale", "/logit_bias")) else SAME) for path in paths]
