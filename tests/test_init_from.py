@@ -1,6 +1,9 @@
 """Runs that start from parameters of others: what is loaded, what is refused, and that it happens once."""
 
+import os
 import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from jclip.step import Program, make_program
 from jclip.tree import flatten
 from jclip.weights import WeightsError, write_weights
 
+ROOT = Path(__file__).parents[1]
 RECIPE = str(Path(__file__).parent / "recipe_tiny.py")
 SHORT: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
 IMAGE = r"(image|image_projection)/.*"
@@ -213,3 +217,18 @@ def test_the_command_line_starts_any_recipe_from_any_weights(tmp_path: Path, cap
     wrong = ["--init-from.path", str(tmp_path / "w"), "--model.towers.image.activation", "quick_gelu"]
     assert cli.main(["train", RECIPE, "--workdir", str(tmp_path / "wrong"), *wrong]) == 1
     assert "activation: 'gelu' -> 'quick_gelu'" in capsys.readouterr().err
+
+
+def test_a_recipe_takes_the_model_of_weights_without_touching_a_device(run: Path, tmp_path: Path) -> None:
+    """Processes join after the recipe has been read, and must not have started a backend before."""
+    write_folder(tmp_path / "w", **{"towers.image.activation": "quick_gelu", "towers.text.activation": "quick_gelu"})
+    code = f"""
+import jax
+from jclip.config import load
+recipes = [load("configs/lit.py", ["--weights", path]) for path in ({str(run)!r}, {str(tmp_path / "w")!r})]
+jax.config.update("jax_num_cpu_devices", 3)
+print(jax.device_count(), *(recipe.model.towers["image"].activation for recipe in recipes))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.stdout == "3 gelu quick_gelu\n", done.stderr
