@@ -236,13 +236,17 @@ def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert grads[1].keys() == {path for path in grads[0] if path.startswith(("text/", "text_projection/"))}
     for path, grad in grads[1].items():
-        np.testing.assert_allclose(grad, grads[0][path], rtol=0, atol=1e-6, err_msg=path)
+        tolerance = 1e-5 * max(1.0, np.abs(grad).max())
+        np.testing.assert_allclose(grad, grads[0][path], rtol=0, atol=tolerance, err_msg=path)
     _, metrics = program.train_step(program.init(), batch)
     norm = np.sqrt(sum(float((grad.astype(np.float64) ** 2).sum()) for grad in grads[1].values()))
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, {"model.scan": True, "model.remat": "nothing_saveable"}], ids=str)
+SCANNED = pytest.param({"model.scan": True, "model.remat": "nothing_saveable"}, marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, SCANNED], ids=str)
 def test_a_locked_tower_costs_less_work_and_memory(how: dict[str, Any]) -> None:
     sizes, operations = [], []
     for rules in ({}, LOCKED):
