@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": "jclip.inference",
     "list_models": "jclip.info",
+    "find_model": "jclip.info",
     "CheckpointError": "jclip.checkpoint",
     "BadExample": "jclip.data",
     "SourceError": "jclip.data",

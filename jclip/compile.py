@@ -16,8 +16,10 @@ from rich.table import Table
 from jclip.config import Config, ConfigError, check
 from jclip.hlo import collectives
 from jclip.models import step_flops
+from jclip.optim import split
 from jclip.sharding import make_mesh
 from jclip.step import Program, make_program, param_shapes
+from jclip.tree import flatten
 
 GIB = 2**30
 SHOWN = 6
@@ -63,8 +65,9 @@ def main(config: Config, topology: str) -> bool:
     devices, limit = _devices(topology)
     check(config, devices=len(devices))
     mesh = make_mesh(config.mesh, devices)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
-    flops = step_flops(config)
+    trained, frozen = (flatten(part) for part in split(config.optim, param_shapes(config)))
+    parameters = sum(leaf.size for leaf in (trained | frozen).values())
+    flops = step_flops(config, [name for name in config.model.towers if not any(_is_of(name, path) for path in trained)])
     console.print(
         f"{parameters / 1e6:,.1f}M parameters, batch {config.batch_size:,}, on {len(devices)} x {devices[0].device_kind}"
     )
@@ -87,6 +90,10 @@ def main(config: Config, topology: str) -> bool:
     if not fits:
         console.print(_consumers(program, config, len(devices)), markup=False)
     return fits
+
+
+def _is_of(tower: str, path: str) -> bool:
+    return path.startswith((f"{tower}/", f"{tower}_projection/"))
 
 
 def _devices(topology: str) -> tuple[list[jax.Device], float]:

@@ -72,15 +72,15 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "checkpoints").is_dir()
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> tuple[Config, int, Any, DeviceMesh]:
-    """The configuration, step and parameters of a checkpoint of a run, on a mesh over the devices of this machine.
+def load_run(workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None) -> tuple[Config, int, Any, DeviceMesh]:
+    """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
 
     Raises:
         CheckpointError: there is none, or not that one.
     """
     with _open_run(workdir, step) as (checkpoints, config, step):
         # The machine that evaluates need not have the devices of the one that trained.
-        mesh = make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
+        mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
         shapes = param_shapes(config)
         params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
     return config, step, params, mesh

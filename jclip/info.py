@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names
-from jclip.evaluate import is_run, run_config
+from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
+from jclip.evaluate import is_run
 from jclip.models.flops import projection_flops, tower_flops
 from jclip.weights import read_weights, tower_shapes
 
@@ -49,13 +49,18 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def find_model(path_or_name: str | Path, name: str | None = None) -> Model:
-    """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name."""
+    """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name.
+
+    Recipes may call it: no parameter is read, and no device is touched, which processes must not do before they have joined.
+    """
     path = Path(path_or_name)
     if path.is_file() or (path.is_dir() and not is_run(path)):
         return read_weights(path, name).model
     if name is not None:
         raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
-    return run_config(path).model if is_run(path) else architecture(str(path_or_name))
+    if not is_run(path):
+        return architecture(str(path_or_name))
+    return from_json(json.loads((path / "config.json").read_text())).model
 
 
 def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = False) -> None:

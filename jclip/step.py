@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,8 +15,9 @@ from jax.sharding import Mesh
 from jclip import losses
 from jclip.config import Config, Model
 from jclip.models import MultiTower, example_inputs
-from jclip.optim import make_optimizer, make_schedule
+from jclip.optim import make_optimizer, make_schedule, split
 from jclip.sharding import BATCH_AXES, Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
+from jclip.tree import merge
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
 """Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     Attributes:
         step: i32 [], completed updates.
         params: parameters, f32.
-        opt_state: of the optimizer.
+        opt_state: of the optimizer, for the parameters that are trained.
     """
 
     step: Array
@@ -93,12 +93,13 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
     def new_state() -> TrainState:
         params = _new_params(config)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(split(config.optim, params)[0]))
 
     params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
-    # The optimizer's moments lie with their parameters.
+    # The optimizer's moments lie with their parameters; what is frozen has none.
+    trained, where = (split(config.optim, tree)[0] for tree in (shapes, params))
     opt_state = optax.tree.map_params(
-        tx, lambda _, s: s, jax.eval_shape(tx.init, shapes), params, transform_non_params=lambda _: everywhere
+        tx, lambda _, s: s, jax.eval_shape(tx.init, trained), where, transform_non_params=lambda _: everywhere
     )
     shardings = TrainState(cast(Any, everywhere), params, opt_state)
     inputs = example_inputs(config.model, config.batch_size)
@@ -134,13 +135,13 @@ def _new_scales(config: Config) -> Params:
 
 
 def _objective(
-    config: Config, mesh: Mesh, scales: Params, z: Mapping[str, Array], batch: Mapping[str, Array]
+    config: Config, mesh: Mesh, params: Params, z: Mapping[str, Array], batch: Mapping[str, Array]
 ) -> tuple[Array, dict[str, Array]]:
     """The weighted sum of the losses of all pairs, and of each the loss, scale and bias."""
     total = jnp.zeros(())
     metrics: dict[str, Array] = {}
     for pair in config.pairs:
-        scale, bias = jnp.exp(scales[pair.name]["logit_scale"]), scales[pair.name].get("logit_bias")
+        scale, bias = jnp.exp(params[pair.name]["logit_scale"]), params[pair.name].get("logit_bias")
         za, zb = (z[tower].astype(pair.dtype) for tower in (pair.a, pair.b))
         same: dict[str, Any] = {}
         if pair.equal != "negative":
@@ -183,18 +184,27 @@ def _make_train_step(config: Config, tx: optax.GradientTransformation, schedule:
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss, metrics, grads = loss_and_grads(state.params, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        for pair in config.pairs:
-            params[pair.name]["logit_scale"] = jnp.clip(params[pair.name]["logit_scale"], *LOG_SCALE_RANGE)
+        trained, frozen = split(config.optim, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        params = merge(_bounded(config, trained, optax.apply_updates(trained, updates)), frozen)
         metrics |= {"loss": loss, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
 
 
+def _bounded(config: Config, old: Params, new: Params) -> Params:
+    """The updated parameters with the scales within their bounds, or, where they came from outside (SigLIP's), no further out."""
+    low, high = LOG_SCALE_RANGE
+    for name in {pair.name for pair in config.pairs} & new.keys():
+        if "logit_scale" in new[name]:
+            before, after = old[name]["logit_scale"], new[name]["logit_scale"]
+            new[name]["logit_scale"] = jnp.clip(after, jnp.minimum(before, low), jnp.maximum(before, high))
+    return new
+
+
 def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
-    """(params, batch, key) -> (loss, metrics, gradients) of the global batch, whatever config.accumulate.
+    """(params, batch, key) -> (loss, metrics, gradients of what is trained) of the global batch, whatever config.accumulate.
 
     In parts: all parts are embedded, nothing of a tower kept; the loss of all embeddings gives their gradients; each part is
     embedded again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative
@@ -202,40 +212,42 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     model, parts = MultiTower(config.model, gather), config.accumulate
-    names = {pair.name for pair in config.pairs}
 
-    def embed(towers: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
-        encoded = model.apply({"params": towers}, batch, rows=rows, rngs={"dropout": key})
+    def embed(params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
+        encoded = model.apply({"params": params}, batch, rows=rows, rngs={"dropout": key})
         return {name: e.z for name, e in encoded.items()}
 
-    def at_once(towers: Params, scales: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
-        def loss_fn(towers: Params, scales: Params) -> tuple[Array, dict[str, Array]]:
-            return _objective(config, mesh, scales, embed(towers, batch, rows, key), batch)
+    def at_once(trained: Params, frozen: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
+        def loss_fn(trained: Params) -> tuple[Array, dict[str, Array]]:
+            params = merge(trained, frozen)
+            return _objective(config, mesh, params, embed(params, batch, rows, key), batch)
 
-        return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(towers, scales)
+        return jax.value_and_grad(loss_fn, has_aux=True)(trained)
 
-    def in_parts(towers: Params, scales: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
+    def in_parts(trained: Params, frozen: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
         inputs, indices = split_rows(batch, parts, mesh), split_rows(rows, parts, mesh)
-        z = jax.lax.map(lambda part: embed(towers, part[0], part[1], key), (inputs, indices))
-        value, (dscales, dz) = jax.value_and_grad(partial(_objective, config, mesh), argnums=(0, 1), has_aux=True)(
-            scales, join_rows(z, mesh), batch
-        )
+        params = merge(trained, frozen)
+        z = jax.lax.map(lambda part: embed(params, part[0], part[1], key), (inputs, indices))
+
+        def loss_fn(trained: Params, z: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+            return _objective(config, mesh, merge(trained, frozen), z, batch)
+
+        value_and_grads = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        value, (of_scales, dz) = value_and_grads(trained, join_rows(z, mesh))
 
         def replay(grads: Params, part: Any) -> tuple[Params, None]:
             batch, rows, dz = part
-            _, back = jax.vjp(lambda towers: embed(towers, batch, rows, key), towers)
+            _, back = jax.vjp(lambda trained: embed(merge(trained, frozen), batch, rows, key), trained)
             return jax.tree.map(jnp.add, grads, *back(dz)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, towers)
-        grads, _ = jax.lax.scan(replay, zeros, (inputs, indices, split_rows(dz, parts, mesh)))
-        return value, (grads, dscales)
+        grads, _ = jax.lax.scan(replay, of_scales, (inputs, indices, split_rows(dz, parts, mesh)))
+        return value, grads
 
     def loss_and_grads(params: Params, batch: Mapping[str, Array], key: Array) -> tuple[Array, dict[str, Array], Params]:
-        towers = {name: part for name, part in params.items() if name not in names}
-        scales = {name: params[name] for name in names}
+        trained, frozen = split(config.optim, params)
         rows = jnp.arange(config.batch_size)
-        (loss, metrics), (grads, dscales) = (at_once if parts == 1 else in_parts)(towers, scales, batch, rows, key)
-        return loss, metrics, {**grads, **dscales}
+        (loss, metrics), grads = (at_once if parts == 1 else in_parts)(trained, frozen, batch, rows, key)
+        return loss, metrics, grads
 
     return loss_and_grads
 

@@ -14,20 +14,27 @@ from jclip.config import Config, ConfigError, Plan, check, differences, make_pla
 from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
+from jclip.init_from import start_from
 from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Writer, tensorboard_writer
+from jclip.optim import split
 from jclip.processes import is_first, leave_together, same_everywhere, stop_signal, sum_over_processes
 from jclip.sharding import make_mesh, to_global
 from jclip.step import Program, TrainState, make_program
+from jclip.tree import flatten
+from jclip.weights import WeightsError
 
 
 def main(config: Config, workdir: str | Path) -> dict[str, float]:
     """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`.
+
+    Where there is none it starts from config.init_from, or else from random parameters.
 
     SIGTERM and Ctrl-C save a checkpoint and return early.
 
     Raises:
         ConfigError: the configuration contradicts itself.
         CheckpointError: the workdir holds another model.
+        WeightsError: what init_from names cannot be read.
         NonFiniteLoss: training has diverged.
     """
     if "://" in str(workdir):
@@ -45,10 +52,10 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
 
     results: dict[str, float] = {}
     with (
-        leave_together((NonFiniteLoss, CheckpointError, ConfigError)),
+        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError)),
         Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
     ):
-        start, state = _restore_or_init(config, program, checkpoints)
+        start, state, origin = _restore_or_init(config, program, checkpoints, mesh)
         if start > plan.total:
             raise ConfigError(
                 f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start:,}; "
@@ -56,7 +63,7 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
             )
         train_step = program.compile()
         terminal = Terminal(plan.total, start=start, quiet=not is_first())
-        terminal.say(_greeting(config, plan, mesh, train_step, program, start, workdir))
+        terminal.say(_greeting(config, plan, mesh, train_step, program, origin, workdir))
         if start and (changes := differences(checkpoints.config(start), config)):
             terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changes]))
         if start == plan.total:
@@ -95,22 +102,32 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     return results
 
 
-def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints) -> tuple[int, TrainState]:
-    """The step to go on from and its state: the workdir's last checkpoint, or a new state at 0."""
+def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState, str]:
+    """The step to go on from, its state, and where that comes from: the workdir's last checkpoint, init_from, or nothing."""
     step = checkpoints.latest
     if not same_everywhere(-1 if step is None else step):
         raise CheckpointError(
             f"process {jax.process_index()} sees {step} as the last checkpoint in {checkpoints.directory}, and another one "
             "does not; give a --workdir that all hosts share"
         )
+    if step is None and config.init_from.path:
+        return 0, *start_from(config, program, mesh)
     if step is None:
-        return 0, program.init()
-    if checkpoints.config(step).model != config.model:
+        return 0, program.init(), "random parameters"
+    saved = checkpoints.config(step)
+    if saved.model != config.model:
         raise CheckpointError(
             f"{checkpoints.directory.parent} holds another model (its config.json says which); "
             "give another --workdir, or the configuration that it was started with"
         )
-    return step, program.restored(step, checkpoints.restore(step, program.state.saved()))
+    before, now = (flatten(split(c.optim, program.state.params)[0]).keys() for c in (saved, config))
+    if before != now:
+        raise CheckpointError(
+            f"{checkpoints.directory.parent} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now "
+            f"train {len(now)}; go on with these rules in another --workdir, with --init-from.path {checkpoints.directory.parent}"
+        )
+    saved_state = checkpoints.restore(step, program.state.saved())
+    return step, program.restored(step, saved_state), f"resuming after step {step:,}"
 
 
 def _check_best(best: str | None, due: Mapping[str, object], results: Mapping[str, float]) -> None:
@@ -140,17 +157,18 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkp
 
 
 def _greeting(
-    config: Config, plan: Plan, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, start: int, workdir: Path
+    config: Config, plan: Plan, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path
 ) -> str:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-    resumed = f", resuming after step {start:,}" if start else ""
+    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(config.optim, program.state.params))
+    how_many = f"{trained / 1e6:.1f}M trained and {frozen / 1e6:.1f}M frozen" if frozen else f"{trained / 1e6:.1f}M"
     memory: Any = train_step.memory_analysis()
     lines = [
-        f"{parameters / 1e6:.1f}M parameters in {', '.join(config.model.towers)} on {mesh.size} x {jax.devices()[0].device_kind} "
+        f"{how_many} parameters in {', '.join(config.model.towers)} on {mesh.size} x {jax.devices()[0].device_kind} "
         f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})",
+        origin,
         f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
         f"and {_mib(memory.temp_size_in_bytes)} more in a step",
-        f"{plan.total:,} steps of {config.batch_size} examples of {config.data.source}{resumed}; all goes to {workdir}",
+        f"{plan.total:,} steps of {config.batch_size} examples of {config.data.source}; all goes to {workdir}",
     ]
     if jax.process_count() > 1:
         lines.append(f"{jax.process_count()} processes: when one is lost all end; start the same command again on all hosts")

@@ -31,6 +31,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of the leaves of two that have none in common."""
+    return unflatten({**flatten(a), **flatten(b)})
+
+
 def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict[str, Any]:
     """The same tree with each leaf replaced by the value of the first rule whose regex matches its whole path.
 
@@ -47,3 +52,8 @@ def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict
         else:
             raise ValueError(f'no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}')
     return unflatten(matched)
+
+
+def idle_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, Any]]) -> list[str]:
+    """The regexes that match no path at all: misspelt, most likely."""
+    return [pattern for pattern, _ in rules if not any(re.fullmatch(pattern, path) for path in flatten(tree))]

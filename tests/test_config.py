@@ -16,12 +16,14 @@ from jclip.config import (
     Config,
     ConfigError,
     Data,
+    InitFrom,
     LinearProbe,
     Mesh,
     Model,
     Optim,
     Pair,
     Preprocess,
+    ResNetTower,
     Retrieval,
     TextTower,
     Tokenizer,
@@ -41,7 +43,10 @@ RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 FULL = Config(
     model=architecture("ViT-tiny-test"),
     data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
-    optim=Optim(clip_norm=1.0, weight_decay_rules=((".*", 1.0),)),
+    optim=Optim(
+        clip_norm=1.0, weight_decay_rules=((".*", 1.0),), lr_rules=(("image/.*", 0.0), (".*", 1.0)), layer_decay={"text": 0.5}
+    ),
+    init_from=InitFrom("runs/x", step=3, rules=(("image/.*", "load"), (".*", "scratch"))),
     pairs=(Pair(weight=2.0), Pair(a="text", b="image", loss="sigmoid", logit_bias="batch", block=4)),
     mesh=Mesh(data=2, fsdp=4),
     checkpoint=Checkpoint(best="zero/top1"),
@@ -196,6 +201,19 @@ CONTRADICTIONS = [
     (Config(optim=Optim(b2=-0.1)), r"optim\.b2 -0\.1 must be at least 0 and less than 1"),
     (Config(optim=Optim(final_lr=1.5)), r"optim\.final_lr 1\.5 .* use 0 to 1"),
     (Config(optim=Optim(clip_norm=0.0)), r"optim\.clip_norm 0\.0 must be positive, or None"),
+    (Config(optim=Optim(lr_rules=(("(", 0.0), (".*", 1.0)))), r"optim\.lr_rules: '\(' is no regular expression"),
+    (Config(optim=Optim(lr_rules=((".*", -1.0),))), r"optim\.lr_rules: the factor -1\.0 of '\.\*' must be 0 \(frozen\) or more"),
+    (Config(optim=Optim(layer_decay={"img": 0.5})), r"optim\.layer_decay: there is no tower 'img'; towers: image, text"),
+    (Config(optim=Optim(layer_decay={"image": 0.0})), r"optim\.layer_decay of 'image' is 0\.0; use more than 0, at most 1"),
+    (Config(optim=Optim(layer_decay={"text": 1.5})), r"optim\.layer_decay of 'text' is 1\.5; use more than 0, at most 1"),
+    (
+        Config(model=Model({"image": ResNetTower(), "text": TextTower()}), optim=Optim(layer_decay={"image": 0.5})),
+        r"optim\.layer_decay: tower 'image' is a ResNet, .* use optim\.lr_rules",
+    ),
+    (Config(init_from=InitFrom("x", rules=((")", "load"),))), r"init_from\.rules: '\)' is no regular expression"),
+    (Config(init_from=InitFrom("x", rules=((".*", "scratch"),))), r"init_from\.rules load nothing of x; leave out the path"),
+    (Config(init_from=InitFrom(step=3)), r"init_from\.path is empty; give the path"),
+    (Config(init_from=InitFrom("x", step=3, architecture="ViT-B-32")), r"leave out init_from\.architecture"),
     (Config(optim=Optim(warmup="3 %")), r'optim\.warmup: duration "3 %" is not understood; write "5ep"'),
     (Config(pairs=()), r"pairs is empty.* use \(Pair"),
     (Config(pairs=(Pair(), Pair(a="audio"))), r"pairs\[1\]: there is no tower 'audio'; towers: image, text"),
@@ -360,7 +378,8 @@ def test_a_recipe_of_the_repository_is_sound_and_imports_the_config_room_alone(p
     command = re.compile(rf"(jclip train|tpu_slice\.sh NAME ZONE) configs/{path.name}")
     assert command.search(ast.get_docstring(tree) or "")
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {getattr(node, "module", None) for node in imports} == {"jclip.config"}
+    names = {(getattr(node, "module", None), alias.name) for node in imports for alias in node.names}
+    assert {module for module, _ in names - {("jclip", "find_model")}} == {"jclip.config"}
     config = load(path)
     for devices in (256,) if "v5e:16x16" in path.read_text() else (1, 8):
         check(config, devices=devices)

@@ -7,7 +7,7 @@ import pytest
 from products import multiply_adds
 from tiny import tiny_config
 
-from jclip.config import Config, Mesh, architecture
+from jclip.config import Config, Mesh, Optim, architecture
 from jclip.models import example_inputs, step_flops
 from jclip.sharding import make_mesh
 from jclip.step import make_loss_and_grads, param_shapes
@@ -24,7 +24,19 @@ def config_of(**vision: object) -> Config:
 @pytest.mark.parametrize("vision", [{}, {"patch_dropout": 0.5}, {"pool": "map"}], ids=str)
 def test_operations_of_a_step_are_those_of_its_program(vision: dict[str, object]) -> None:
     config = config_of(**vision)
+    assert operations(config) == pytest.approx(step_flops(config), rel=0.02)
+
+
+def test_a_locked_tower_goes_forward_only() -> None:
+    config = config_of()
+    locked = dataclasses.replace(config, optim=Optim(lr_rules=(("image.*/.*", 0.0), (".*", 1.0))))
+    assert operations(locked) == pytest.approx(step_flops(config, ["image"]), rel=0.02)
+    assert operations(locked) < 0.8 * operations(config)
+
+
+def operations(config: Config) -> int:
+    """Of loss and gradients as they are traced."""
     batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, config.batch_size).items()}
     loss_and_grads = make_loss_and_grads(config, make_mesh(Mesh()))
     traced = jax.make_jaxpr(loss_and_grads)(param_shapes(config), batch, jax.eval_shape(jax.random.key, 0))
-    assert 2 * multiply_adds(traced.jaxpr) == pytest.approx(step_flops(config), rel=0.02)
+    return 2 * multiply_adds(traced.jaxpr)

@@ -10,12 +10,14 @@ LAYERS = (
     {"config", "tree"},
     {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
     {"checkpoint", "weights", "step", "eval"},
-    {"train", "evaluate", "inference", "embed", "convert", "info", "compile"},
+    {"train", "init_from", "evaluate", "inference", "embed", "convert", "info", "compile"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SAME_STOREY = {
     ("train", "evaluate"),
+    ("train", "init_from"),
+    ("init_from", "evaluate"),
     ("inference", "evaluate"),
     ("embed", "inference"),
     ("convert", "evaluate"),

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jclip.config import Optim
-from jclip.optim import make_optimizer, make_schedule
+from jclip.config import Config, ConfigError, Model, Optim, ResNetTower, TextTower, architecture
+from jclip.optim import lr_factors, make_optimizer, make_schedule, split
+from jclip.step import param_shapes
+from jclip.tree import flatten, match_rules
 
 
 def test_the_schedule_is_linear_then_half_a_cosine() -> None:
@@ -51,13 +53,69 @@ def test_clipping_bounds_the_global_norm() -> None:
 
 
 def test_default_rules_leave_vectors_and_the_scale_undecayed() -> None:
-    from jclip.config import Config, architecture
-    from jclip.step import param_shapes
-    from jclip.tree import flatten, match_rules
-
     factors = flatten(match_rules(param_shapes(Config(model=architecture("ViT-tiny-test"))), Optim().weight_decay_rules))
     undecayed = {path for path, factor in factors.items() if factor == 0}
     ends = ("bias", "scale", "image/cls")
     assert undecayed == {path for path in factors if path.endswith(ends)}
     assert {"image_text/logit_scale", "image/cls", "text/norm/scale"} <= undecayed
     assert "text/token_embed" not in undecayed
+
+
+TINY = param_shapes(Config(model=architecture("ViT-tiny-test")))
+DECAYED = Optim(lr=0.1, b1=0.9, eps=1e-12, weight_decay=0.0, lr_rules=(("text/.*", 3.0), (".*", 1.0)), layer_decay={"image": 0.5})
+
+
+def factor_by_hand(path: str) -> list[float]:
+    """Of the image tower's two blocks, or of another parameter: 0.5^(2 - i), 0.5^3 before the blocks and 1 behind them."""
+    if path.startswith("text/"):
+        return [3.0]
+    if path.startswith("image/blocks/"):
+        return [0.25, 0.5]
+    return [0.125] if path.startswith(("image/patch_embed", "image/norm_pre", "image/cls", "image/pos_embed")) else [1.0]
+
+
+def test_learning_rates_fall_from_block_to_block() -> None:
+    for path, factor in flatten(lr_factors(DECAYED, TINY)).items():
+        assert np.ravel(factor).tolist() == factor_by_hand(path), path
+    assert factor_by_hand("image/norm/scale") == factor_by_hand("image_projection/kernel") == [1.0]
+
+
+def test_the_first_update_is_as_long_as_the_learning_rate_of_its_block() -> None:
+    """Adam's first update is lr times the sign of the gradient, whatever its size (Kingma and Ba 2015, section 2.1)."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), TINY)
+    tx = make_optimizer(DECAYED, lambda step: 0.1, params)
+    updates, _ = tx.update(params, tx.init(params), params)
+    signs = flatten(jax.tree.map(np.sign, params))
+    for path, update in flatten(updates).items():
+        for of_block, sign, factor in zip(*blocks(path, update, signs[path]), factor_by_hand(path), strict=True):
+            np.testing.assert_allclose(of_block, -0.1 * factor * sign, rtol=1e-5, err_msg=path)
+
+
+def blocks(path: str, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [array if path.startswith("image/blocks/") else array[None] for array in arrays]
+
+
+def test_frozen_is_what_a_rule_gives_no_learning_rate() -> None:
+    trained, frozen = split(Optim(lr_rules=(("image/blocks/.*", 1.0), ("image/.*", 0.0), (".*", 0.5))), TINY)
+    assert flatten(trained).keys() | flatten(frozen).keys() == flatten(TINY).keys()
+    assert {path.split("/")[0] for path in flatten(frozen)} == {"image"}
+    assert {"image/cls", "image/norm/scale"} <= flatten(frozen).keys()
+    assert "image/blocks/attn/q/kernel" in flatten(trained)
+
+
+def test_statistics_of_batch_normalisation_are_frozen_without_a_rule() -> None:
+    resnet = ResNetTower(image_size=32, layers=(1, 1, 1, 1), stem_width=4, heads=2)
+    towers = {"image": resnet, "text": TextTower(context_length=8, width=32, depth=1, heads=2)}
+    _, frozen = split(Optim(), param_shapes(Config(model=Model(towers, 16))))
+    assert {path.rpartition("/")[2] for path in flatten(frozen)} == {"mean", "var"}
+    assert len(flatten(frozen)) == 2 * (3 + 4 * 4)  # a stem of three, and in each stage three convolutions and a shortcut
+
+
+def test_rules_that_freeze_all_or_match_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="freeze every parameter"):
+        split(Optim(lr_rules=(("image.*", 0.0), ("text.*", 0.0))), TINY)
+    with pytest.raises(ConfigError, match=r"'img/\.\*' matches no parameter; paths are like \w+/"):
+        split(Optim(lr_rules=(("img/.*", 0.0), (".*", 1.0))), TINY)
+    with pytest.raises(ValueError, match="no rule covers parameter text"):
+        split(Optim(lr_rules=(("image.*", 1.0),)), TINY)

@@ -67,6 +67,8 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
             command = [*command, *SHORT]
             if "configs/clipart.py" in command:
                 command += SHALLOW
+            elif "--weights" in command:
+                command += ["--data.workers", "0", "--model.dtype", "float32"]
             else:
                 command += [part for name, spec in FEW.items() for part in (f"--evals.{name}", spec)]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)

@@ -181,6 +181,85 @@ def test_the_logit_scale_stops_at_its_bounds() -> None:
     assert float(state.params["image_text"]["logit_scale"]) in (0.0, pytest.approx(np.log(100)))
 
 
+@pytest.mark.parametrize("value", [np.log(117.0), -0.5])
+def test_a_scale_from_outside_the_bounds_goes_no_further_out(value: float) -> None:
+    """SigLIP's scales are beyond 100: the first update must not change them by more than lr."""
+    config = tiny_config(**{"optim.lr": 1e-3, "optim.warmup": "0"})
+    mesh, program = start(config, 1, 1)
+    state = program.init()
+    state.params["image_text"]["logit_scale"] = jax.numpy.float32(value)
+    with make_loader(config) as loader:
+        state, _ = program.train_step(state, to_global(next(loader).arrays, mesh))
+    scale = float(state.params["image_text"]["logit_scale"])
+    assert abs(scale) <= abs(np.float32(value))
+    assert scale == pytest.approx(value, abs=1.1e-3)
+
+
+LOCKED = {"optim.lr_rules": (("(image|image_projection|image_text)/.*", 0.0), (".*", 1.0))}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_frozen_stays_bit_identical_and_has_no_optimizer_state(accumulate: int) -> None:
+    config = tiny_config(**LOCKED, accumulate=accumulate)
+    mesh, program = start(config, 2, 4)
+    state = program.init()
+    state.params["image_text"]["logit_scale"] = jax.device_put(
+        np.float32(5.0), state.params["image_text"]["logit_scale"].sharding
+    )
+    before = {path: np.asarray(leaf) for path, leaf in flatten(state.params).items()}
+    with make_loader(config) as loader:
+        for _, batch in zip(range(3), loader, strict=False):
+            state, _ = program.train_step(state, to_global(batch.arrays, mesh))
+    after = flatten(state.params)
+    assert after.keys() == before.keys()
+    for path in before:
+        same = np.array_equal(before[path], after[path])
+        assert same == path.startswith(("image/", "image_projection/", "image_text/")), path
+    trained = {path for path in before if path.startswith(("text/", "text_projection/"))}
+    assert flatten(state.opt_state[1].mu).keys() == flatten(state.opt_state[1].nu).keys() == trained
+    assert len(jax.tree.leaves(state.opt_state)) == 2 * len(trained) + 2  # and the counts of Adam and of the schedule
+    assert flatten(state.opt_state[1].mu)["text/token_embed"].sharding == after["text/token_embed"].sharding
+
+
+def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
+    whole, locked = tiny_config(), tiny_config(**LOCKED)
+    mesh, program = start(locked, 2, 4)
+    params = program.init().params
+    with make_loader(whole) as loader:
+        batch = to_global(next(loader).arrays, mesh)
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    losses, grads = [], []
+    for config in (whole, locked):
+        loss, _, gradients = jax.jit(make_loss_and_grads(config, mesh))(params, batch, key)
+        losses.append(float(loss))
+        grads.append({path: np.asarray(leaf) for path, leaf in flatten(gradients).items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert grads[1].keys() == {path for path in grads[0] if path.startswith(("text/", "text_projection/"))}
+    for path, grad in grads[1].items():
+        tolerance = 1e-5 * max(1.0, np.abs(grad).max())
+        np.testing.assert_allclose(grad, grads[0][path], rtol=0, atol=tolerance, err_msg=path)
+    _, metrics = program.train_step(program.init(), batch)
+    norm = np.sqrt(sum(float((grad.astype(np.float64) ** 2).sum()) for grad in grads[1].values()))
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+
+
+SCANNED = pytest.param({"model.scan": True, "model.remat": "nothing_saveable"}, marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, SCANNED], ids=str)
+def test_a_locked_tower_costs_less_work_and_memory(how: dict[str, Any]) -> None:
+    sizes, operations = [], []
+    for rules in ({}, LOCKED):
+        model = architecture("ViT-mini-test")
+        config = tiny_config(**{"model": model, "batch_size": 256, **how, **rules})
+        _, program = start(config, 1, 1)
+        compiled = program.compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+        operations.append(compiled.cost_analysis()["flops"])
+    assert sizes[1] < 0.8 * sizes[0]
+    assert operations[1] < 0.8 * operations[0]
+
+
 def test_the_state_is_donated() -> None:
     mesh, program = start(tiny_config(), 8, 1)
     state = program.init()

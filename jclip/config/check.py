@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from jclip.config.durations import to_steps
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Config, LinearProbe, Optim, Retrieval, ZeroShot
+from jclip.config.schema import Config, InitFrom, LinearProbe, Retrieval, ZeroShot
 from jclip.config.towers import Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
 
 
@@ -30,7 +30,8 @@ def check_model(model: Model) -> None:
 def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
     yield from _model_problems(config.model)
     yield from _data_problems(config)
-    yield from _optim_problems(config.optim)
+    yield from _optim_problems(config)
+    yield from _init_problems(config.init_from)
     yield from _rule_problems(config)
     yield from _objective_problems(config)
     yield from _eval_problems(config)
@@ -45,8 +46,14 @@ def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
 
 
 def _rule_problems(config: Config) -> Iterator[str]:
-    for at, rules in (("optim.weight_decay_rules", config.optim.weight_decay_rules), ("mesh.rules", config.mesh.rules)):
-        for pattern, _ in rules:
+    rules: dict[str, tuple[tuple[str, object], ...]] = {
+        "optim.weight_decay_rules": config.optim.weight_decay_rules,
+        "optim.lr_rules": config.optim.lr_rules,
+        "init_from.rules": config.init_from.rules,
+        "mesh.rules": config.mesh.rules,
+    }
+    for at in rules:
+        for pattern, _ in rules[at]:
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -171,7 +178,8 @@ def _data_problems(config: Config) -> Iterator[str]:
             yield f"data.fields: there is no tower {field!r}; towers: {', '.join(config.model.towers)}"
 
 
-def _optim_problems(optim: Optim) -> Iterator[str]:
+def _optim_problems(config: Config) -> Iterator[str]:
+    optim = config.optim
     if optim.lr <= 0:
         yield f"optim.lr {optim.lr} must be positive"
     for name in ("b1", "b2"):
@@ -183,6 +191,25 @@ def _optim_problems(optim: Optim) -> Iterator[str]:
         yield f"optim.weight_decay {optim.weight_decay} must be 0 or more"
     if optim.clip_norm is not None and optim.clip_norm <= 0:
         yield f"optim.clip_norm {optim.clip_norm} must be positive, or None"
+    for pattern, factor in optim.lr_rules:
+        if factor < 0:
+            yield f"optim.lr_rules: the factor {factor} of {pattern!r} must be 0 (frozen) or more"
+    for name, factor in optim.layer_decay.items():
+        if name not in config.model.towers:
+            yield f"optim.layer_decay: there is no tower {name!r}; towers: {', '.join(config.model.towers)}"
+        elif isinstance(config.model.towers[name], ResNetTower):
+            yield f"optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
+        if not 0 < factor <= 1:
+            yield f"optim.layer_decay of {name!r} is {factor}; use more than 0, at most 1 (to freeze use optim.lr_rules)"
+
+
+def _init_problems(init: InitFrom) -> Iterator[str]:
+    if not init.path and init != InitFrom(rules=init.rules):
+        yield "init_from.step and init_from.architecture say which weights, but init_from.path is empty; give the path"
+    if init.step is not None and init.architecture is not None:
+        yield "init_from.step is of a workdir, which says its architecture itself; leave out init_from.architecture"
+    if init.path and all(what == "scratch" for _, what in init.rules):
+        yield f"init_from.rules load nothing of {init.path}; leave out the path, or let a rule say 'load'"
 
 
 def _objective_problems(config: Config) -> Iterator[str]:

@@ -62,8 +62,26 @@ class Optim:
         (r".*", 1.0),
     )
     """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts."""
+    lr_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)
+    """(regex on the parameter's path, factor on lr); first match counts. 0 freezes: no gradient, no optimizer state, no decay."""
+    layer_decay: Mapping[str, float] = field(default_factory=dict)
+    """By tower: each block's lr is that of the block after it times this (Bao et al. 2022, BEiT); see `optim.lr_factors`."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient; None never clips."""
+    """Largest global norm of the gradient of what is trained; None never clips."""
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """Fine-tuning: whose parameters a run starts from. A workdir with checkpoints goes on from these, and nothing is loaded."""
+
+    path: str = ""
+    """Workdir of a training run, folder of weights of jclip, open_clip or Hugging Face, or weight file; empty: all is random."""
+    step: int | None = None
+    """Which checkpoint of a workdir; None: the last."""
+    architecture: str | None = None
+    """Of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu"."""
+    rules: tuple[tuple[str, Literal["load", "scratch"]], ...] = ((r".*", "load"),)
+    """(regex on the parameter's path, load it from `path` or let it be random); first match counts."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,8 @@ class Config:
     """What it is trained on."""
     optim: Optim = Optim()
     """How it is trained."""
+    init_from: InitFrom = InitFrom()
+    """What it starts from."""
     pairs: tuple[Pair, ...] = (Pair(),)
     """The objective: a weighted sum of contrastive losses."""
     mesh: Mesh = Mesh()

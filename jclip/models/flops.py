@@ -1,19 +1,24 @@
 """How many floating-point operations the model needs, counted by hand: XLA counts the body of a loop once."""
 
+from collections.abc import Collection
+
 from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
 from jclip.models.vit import class_tokens, kept_patches
 
 
-def step_flops(config: Config) -> int:
+def step_flops(config: Config, locked: Collection[str] = ()) -> int:
     """Of the matrix products of a train step, without what is computed again to save memory ("model FLOPs").
 
     Backward takes twice as many as forward (Kaplan et al. 2020, section 2.1), but in the loss, where both directions and both
-    passes together take 4 B^2 E multiply-adds.
+    passes together take 4 B^2 E multiply-adds. The `locked` towers, which nothing trains, have no backward.
     """
     model = config.model
-    forward = sum(tower_flops(tower) + projection_flops(tower, model.embed_dim) for tower in model.towers.values())
+    passes = {name: 1 if name in locked else 3 for name in model.towers}
+    towers = sum(
+        passes[name] * (tower_flops(tower) + projection_flops(tower, model.embed_dim)) for name, tower in model.towers.items()
+    )
     loss = 8 * config.batch_size**2 * model.embed_dim
-    return 3 * config.batch_size * forward + loss * len(config.pairs)
+    return config.batch_size * towers + loss * len(config.pairs)
 
 
 def tower_flops(tower: Tower) -> int:

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,8 +90,8 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     check_model(model)
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
     if module is own:  # a model of any towers and objectives
-        scales = {n: array.shape for n, array in tensors.items() if n.endswith(("/logit_scale", "/logit_bias"))}
-        shapes = tower_shapes(model) | scales
+        scales = [n for n in tensors if n.endswith(("/logit_scale", "/logit_bias"))]
+        shapes = tower_shapes(model) | dict.fromkeys(scales, ())
         return Weights(model, key, shapes, own.rules(list(shapes)), tensors)
     bias = "logit_bias" in tensors
     shapes = tower_shapes(model) | {SCALE: (), **({BIAS: ()} if bias else {})}
@@ -130,6 +129,6 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Of the parameters of all towers and projections, by path; nothing is allocated."""
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(model, 1).items()}
-    towers = jax.eval_shape(lambda: MultiTower(model).init(jax.random.key(0), batch)["params"])
+    batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(model, 1).items()}
+    towers = jax.eval_shape(lambda batch: MultiTower(model).init(jax.random.key(0), batch)["params"], batch)
     return {path: leaf.shape for path, leaf in flatten(towers).items()}

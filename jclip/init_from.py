@@ -1,0 +1,182 @@
+"""Fine-tuning: a run that starts from the parameters of another run, or of anyone's weights (see `InitFrom`)."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh as DeviceMesh
+
+from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.evaluate import is_run, load_run, run_config
+from jclip.sharding import replicated
+from jclip.step import Program, TrainState, param_shapes
+from jclip.tree import flatten, idle_rules, match_rules, unflatten
+from jclip.weights import read_weights
+
+FREE = ("image_size", "context_length", "dropout", "patch_dropout")
+"""Fields of a tower that may differ: positions are resized, and dropout is not part of what was trained."""
+
+
+class Source(NamedTuple):
+    """Where parameters come from; none of them has been read.
+
+    Attributes:
+        name: path and kind, for messages.
+        model: the model they belong to.
+        shapes: of all that there is, by path.
+        read: mesh -> the parameters one by one, each with its path.
+    """
+
+    name: str
+    model: Model
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[DeviceMesh], Iterable[tuple[str, Any]]]
+
+
+def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[TrainState, str]:
+    """The state at step 0 with the parameters of config.init_from, and a line that says what came from where.
+
+    Each array goes to the devices as it is read, each device its share. All is checked before anything is allocated.
+
+    Raises:
+        ConfigError: there is nothing at the path, it has another model, a parameter is missing or of another shape (all are
+            listed), or a rule matches no parameter.
+        CheckpointError: the workdir holds no such checkpoint.
+        WeightsError: weights are damaged, or have an option that is not reproduced.
+        ValueError: the rules leave a parameter uncovered.
+    """
+    wanted = flatten(program.state.params)
+    loaded = _loaded(config.init_from, program.state.params)
+    source = _open(config.init_from)
+    _check_model(config, source, loaded, set(wanted))
+    _check_shapes(source, {path: wanted[path].shape for path in loaded})
+
+    state = program.init()
+    params = flatten(state.params)
+    state = state._replace(params={})
+    for path in loaded:
+        del params[path]  # what is random leaves the devices before what takes its place is read
+    for path, array in source.read(mesh):
+        if path in loaded:
+            if array.shape != wanted[path].shape:
+                array = _resized(path, _on_host(array, mesh), source.model, config.model)
+            params[path] = _placed(array, wanted[path].sharding)
+    return state._replace(params=unflatten(params)), _summary(source, loaded, wanted)
+
+
+def _loaded(init: InitFrom, params: Mapping[str, Any]) -> set[str]:
+    """The paths that the rules say to load."""
+    if idle := idle_rules(params, init.rules):
+        raise ConfigError(
+            f"config: init_from.rules: {idle[0]!r} matches no parameter; paths are like {next(iter(flatten(params)))}"
+        )
+    return {path for path, what in flatten(match_rules(params, init.rules)).items() if what == "load"}
+
+
+def _open(init: InitFrom) -> Source:
+    path = Path(init.path)
+    if not path.exists():
+        raise ConfigError(
+            f"config: there is nothing at init_from.path {path}; give a workdir, a folder of weights or a weight file"
+        )
+    if not is_run(path):
+        if init.step is not None:
+            raise ConfigError(f"config: init_from.path {path} is no workdir; leave out init_from.step")
+        weights = read_weights(path, init.architecture)
+        return Source(f"{path} ({weights.format})", weights.model, weights.shapes, lambda mesh: weights)
+    if init.architecture is not None:
+        raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.architecture")
+
+    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+        _, _, params, _ = load_run(path, init.step, mesh)
+        yield from flatten(params).items()
+
+    config = run_config(path, init.step)
+    shapes = {path: leaf.shape for path, leaf in flatten(param_shapes(config)).items()}
+    return Source(f"{path} (a training run)", config.model, shapes, read)
+
+
+def _check_model(config: Config, source: Source, loaded: set[str], wanted: set[str]) -> None:
+    """What is loaded must be computed as it was where it comes from."""
+    changes = []
+    for name, tower in config.model.towers.items():
+        there = source.model.towers.get(name)
+        if there is not None and any(path.startswith(f"{name}/") for path in loaded):
+            projection = {path for path in wanted if path.startswith(f"{name}_projection/")}
+            new_projection = bool(projection) and not projection & loaded
+            changes += _changes(f"model.towers.{name}", there, tower, new_projection)
+    if changes:
+        raise ConfigError(
+            f"config: the parameters of {source.name} are not for this model: {'; '.join(changes)} (there -> here); "
+            "give the model what is there, or let init_from.rules say 'scratch' for the whole tower"
+        )
+
+
+def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[str]:
+    """The fields that change what is computed, with the values there and here."""
+    if type(there) is not type(here):
+        return [f"{at}: {type(there).__name__} -> {type(here).__name__}"]
+    equal = {field: getattr(here, field) for field in FREE if hasattr(here, field)}
+    if new_projection:
+        equal["projection"] = here.projection
+    if None not in (getattr(there, "layer_scale", None), getattr(here, "layer_scale", None)):
+        equal["layer_scale"] = here.layer_scale  # type: ignore[union-attr]  # where factors began says nothing of where they are
+    if isinstance(there, TextTower) and isinstance(here, TextTower) and there.tokenizer.sha256 == here.tokenizer.sha256 != "":
+        equal["tokenizer"] = dataclasses.replace(there.tokenizer, file=here.tokenizer.file)  # the same file elsewhere
+    return differences(dataclasses.replace(there, **equal), here, at)
+
+
+def _check_shapes(source: Source, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing {path} {shape}" for path, shape in wanted.items() if path not in source.shapes]
+    problems += [
+        f"{path} is {source.shapes[path]}, not {shape}"
+        for path, shape in wanted.items()
+        if path in source.shapes and source.shapes[path] != shape and not path.endswith("/pos_embed")  # which is resized
+    ]
+    if problems:
+        raise ConfigError(
+            f"config: {source.name} does not have all that init_from.rules say to load: {'; '.join(sorted(problems))}; "
+            "let a rule say 'scratch' for what is to be new"
+        )
+
+
+def _resized(path: str, array: np.ndarray, source: Model, target: Model) -> np.ndarray:
+    """Positions of another image_size or context_length."""
+    shape = tuple(array.shape)
+    raise ConfigError(
+        f"config: {path} is {shape} in init_from.path, for another image_size or context_length: give the model the same"
+    )
+
+
+def _on_host(array: Any, mesh: DeviceMesh) -> np.ndarray:
+    """Whole, on each host."""
+    return np.asarray(jax.device_put(array, replicated(mesh)) if isinstance(array, jax.Array) else array)
+
+
+def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """On the devices, each of which takes its share."""
+    if isinstance(array, jax.Array):
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _summary(source: Source, loaded: set[str], wanted: Mapping[str, Any]) -> str:
+    size = {True: 0, False: 0}
+    for path, leaf in wanted.items():
+        size[path in loaded] += leaf.size
+    line = f"{size[True] / 1e6:.1f}M parameters come from {source.name}"
+    if new := wanted.keys() - loaded:
+        line += f"; {size[False] / 1e6:.1f}M are new ({_by_part(new)})"
+    if unused := source.shapes.keys() - loaded:
+        line += f"; not used of what is there: {_by_part(unused)}"
+    return line
+
+
+def _by_part(paths: Iterable[str]) -> str:
+    """ "text 16, text_projection 1": how many arrays of each part of the model."""
+    counts = Counter(path.partition("/")[0] for path in sorted(paths))
+    return ", ".join(f"{part} {count}" for part, count in counts.items())
