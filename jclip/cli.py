@@ -40,7 +40,8 @@ CONVERT = """Write weights as a folder of another library: of a training run, or
 
 What is written gives the same features there, to the last digit of f32; what cannot, is refused. A weight file alone does not say
 its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
-weights need.
+weights need. --image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are
+resampled as open_clip does.
 """
 
 INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation,
@@ -102,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", choices=("jclip", "open_clip", "hugging_face"), default="jclip", help="whose (default: jclip)")
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
+    convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
     convert.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="what a model is", description=INFO, formatter_class=raw)
@@ -171,7 +174,15 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import convert
 
-    convert.main(options.source, options.folder, to=options.to, name=options.architecture, step=options.step)
+    convert.main(
+        options.source,
+        options.folder,
+        to=options.to,
+        name=options.architecture,
+        step=options.step,
+        image_size=options.image_size,
+        context_length=options.context_length,
+    )
 
 
 def _info(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,18 @@ from jclip.weights import hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import Rule, to_ours, to_theirs
+from jclip.weights.positions import resize_positions, with_sizes
 
-__all__ = ["FORMATS", "Weights", "WeightsError", "read_weights", "tower_shapes", "write_weights"]
+__all__ = [
+    "FORMATS",
+    "Weights",
+    "WeightsError",
+    "read_weights",
+    "resize_positions",
+    "tower_shapes",
+    "with_sizes",
+    "write_weights",
+]
 
 FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
 """The libraries whose folders are read and written, by name."""
@@ -41,10 +52,22 @@ class Weights:
     """Of our parameters, by path."""
     _rules: list[Rule]
     _tensors: Mapping[str, Lazy]
+    _resized_from: "Weights | None" = None
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Our parameters one by one, each with its path: read, and put in our order, when it is asked for."""
-        return to_ours(self._rules, self._tensors, self.shapes)
+        if self._resized_from is None:
+            yield from to_ours(self._rules, self._tensors, self.shapes)
+            return
+        for path, array in self._resized_from:
+            yield from resize_positions({path: array}, self._resized_from.model, self.model).items()
+
+    def resized(self, image_size: int | None = None, context_length: int | None = None) -> "Weights":
+        """The same weights for images and texts of another size; see `resize_positions`. Raises as `with_sizes` does."""
+        model = with_sizes(self.model, image_size, context_length)
+        if model == self.model:
+            return self
+        return dataclasses.replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
 
 
 def read_weights(path: str | Path, name: str | None = None) -> Weights:
