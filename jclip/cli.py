@@ -98,11 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     embed.set_defaults(run=_embed)
 
     convert = commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw)
-    convert.add_argument("source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin or .pt file")
+    convert.add_argument(
+        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
+    )
     convert.add_argument("folder", metavar="DST", help="folder to make")
     convert.add_argument("--to", choices=("jclip", "open_clip", "hugging_face"), default="jclip", help="whose (default: jclip)")
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
     convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
     convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
     convert.set_defaults(run=_convert)
@@ -112,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
     )
     info.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
+    info.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -182,6 +186,7 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
         step=options.step,
         image_size=options.image_size,
         context_length=options.context_length,
+        tokenizer=options.tokenizer,
     )
 
 
@@ -189,7 +194,7 @@ def _info(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import info
 
-    info.main(options.model, name=options.architecture, as_json=options.json)
+    info.main(options.model, name=options.architecture, tokenizer=options.tokenizer, as_json=options.json)
 
 
 def _quiet() -> None:

@@ -26,6 +26,7 @@ def load(
     architecture_name: str | None = None,
     image_size: int | None = None,
     context_length: int | None = None,
+    tokenizer: str | Path | None = None,
     seed: int = 0,
     fsdp: int = 1,
 ) -> "Encoder":
@@ -33,11 +34,12 @@ def load(
 
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
-            file with open_clip's names; or the name of an architecture (random weights).
+            file with open_clip's names; an `.npz` of big_vision; or the name of an architecture (random weights).
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
         image_size: side of the images to embed, where it is not the model's own: its positions are resampled.
         context_length: tokens of the texts to embed, likewise.
+        tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
         seed: of the random weights.
         fsdp: over how many devices weights are sharded; a workdir brings its own.
 
@@ -49,8 +51,8 @@ def load(
     """
     path = Path(path_or_name)
     if is_run(path):
-        if architecture_name is not None or fsdp != 1:
-            raise ConfigError(f"{path} is a workdir, which says its architecture and sharding itself")
+        if architecture_name is not None or tokenizer is not None or fsdp != 1:
+            raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer and sharding itself")
         config, _, params, mesh = load_run(path, step)
         model = with_sizes(config.model, image_size, context_length)
         resized = unflatten(resize_positions(flatten(params), config.model, model))
@@ -58,7 +60,7 @@ def load(
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
-        weights = read_weights(path, architecture_name).resized(image_size, context_length)
+        weights = read_weights(path, architecture_name, tokenizer).resized(image_size, context_length)
         return _load_weights(weights, Mesh(fsdp=fsdp))
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())

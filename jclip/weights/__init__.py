@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jclip.config import Model, architecture, architecture_names, check_model, replace
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
-from jclip.weights import hugging_face, open_clip, own
+from jclip.weights import big_vision, hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import Rule, to_ours, to_theirs
@@ -47,7 +47,7 @@ class Weights:
     model: Model
     """Architecture, with preprocessing and tokenizer."""
     format: str
-    """Which of FORMATS it has."""
+    """Which of FORMATS it has, or big_vision, which is read alone."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of our parameters, by path."""
     _rules: list[Rule]
@@ -70,19 +70,29 @@ class Weights:
         return dataclasses.replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
 
 
-def read_weights(path: str | Path, name: str | None = None) -> Weights:
-    """Opens a folder of one of FORMATS, or a weight file with open_clip's names.
+def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Path | None = None) -> Weights:
+    """Opens a folder of one of FORMATS, a weight file with open_clip's names, or an .npz of big_vision.
 
     Args:
         path: of the folder or file.
         name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
             "-quickgelu" at its end gives both towers that activation.
+        tokenizer: the vocabulary of big_vision's text towers, a sentencepiece model, which their files leave out.
 
     Raises:
         WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
         ConfigError: its architecture contradicts itself.
     """
     path = Path(path)
+    if path.suffix == ".npz":
+        if name is not None:
+            raise WeightsError(f"{path}: its shapes say the architecture; leave out {name}")
+        model, rules, tensors = big_vision.open_model(path, tokenizer)
+        check_model(model)
+        shapes = tower_shapes(model) | {rule.ours: () for rule in rules if rule.ours in (SCALE, BIAS)}
+        return Weights(model, "big_vision", shapes, rules, tensors)
+    if tokenizer is not None:
+        raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
     if path.is_dir():
         name_of = {module.CONFIG: key for key, module in FORMATS.items()}
         found = [file for file in name_of if (path / file).is_file()]

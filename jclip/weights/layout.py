@@ -42,6 +42,37 @@ def conv_layout(patch_size: int) -> Layout:
     return Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)), theirs)
 
 
+FLAT = Layout(lambda x: x.reshape(-1), lambda x: x[None, None])
+"""Of shape [1, 1, n], which we keep as [n]."""
+
+LEADING = Layout(lambda x: x.reshape(x.shape[1:]), lambda x: x[None])
+"""A leading axis of size 1 that we leave out."""
+
+
+def patch_layout(patch_size: int) -> Layout:
+    """flax's convolution keeps the embedding of patches as [p, p, 3, width], we keep [p * p * 3, width]."""
+    return Layout(
+        lambda x: x.reshape(patch_size * patch_size * x.shape[2], x.shape[3]),
+        lambda x: x.reshape(patch_size, patch_size, -1, x.shape[-1]),
+    )
+
+
+def heads_layout(heads: int) -> Layout:
+    """flax's attention keeps what comes out of the maps to q, k and v as [..., heads, width / heads], we keep [..., width]."""
+    return Layout(
+        lambda x: x.reshape(*x.shape[:-2], heads * x.shape[-1]),  # no -1: another number of heads is an error
+        lambda x: x.reshape(*x.shape[:-1], heads, -1),
+    )
+
+
+def merge_layout(heads: int) -> Layout:
+    """flax's attention keeps the last map as [..., heads, width / heads, width], we keep [..., width, width]."""
+    return Layout(
+        lambda x: x.reshape(*x.shape[:-3], heads * x.shape[-2], x.shape[-1]),
+        lambda x: x.reshape(*x.shape[:-2], heads, -1, x.shape[-1]),
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """One parameter of ours, and where they keep it."""
