@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -171,6 +170,6 @@ def _named(name: str) -> Model:
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Of the parameters of all towers and projections, by path; nothing is allocated."""
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(model, 1).items()}
-    towers = jax.eval_shape(lambda: MultiTower(model).init(jax.random.key(0), batch)["params"])
+    batch = {name: jax.ShapeDtypeStruct(*input_) for name, input_ in example_inputs(model, 1).items()}
+    towers = jax.eval_shape(lambda batch: MultiTower(model).init(jax.random.key(0), batch)["params"], batch)
     return {path: leaf.shape for path, leaf in flatten(towers).items()}
