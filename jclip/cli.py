@@ -38,7 +38,8 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. F
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
-What is written gives the same features there, to the last digit of f32; what cannot, is refused. A weight file alone does not say
+What is written gives the same features there, to the last digit of f32; what cannot, is refused. SRC may be
+hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does not say
 its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
 weights need. --image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are
 resampled as open_clip does.

@@ -8,7 +8,7 @@ from rich.progress import track
 from jclip.config import ConfigError
 from jclip.evaluate import is_run, load_run
 from jclip.tree import flatten
-from jclip.weights import read_weights, resize_positions, with_sizes, write_weights
+from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     """Writes `folder` in the format `to` (see `weights.FORMATS`).
 
     Args:
-        source: the workdir of a training run, or what `weights.read_weights` opens.
+        source: the workdir of a training run, or what `weights.read_weights` opens, also as hf://ORG/NAME[@REVISION].
         folder: is made; must not exist.
         name: of the architecture, where the source does not say it.
         step: which checkpoint of a workdir; None means the last.
@@ -43,7 +43,7 @@ def main(
     else:
         if step is not None:
             raise ConfigError(f"{source} is no workdir; leave out --step")
-        weights = read_weights(source, name, tokenizer).resized(image_size, context_length)
+        weights = read_weights(local_path(source), name, tokenizer).resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format
     write_weights(folder, to, model, params)

@@ -16,7 +16,7 @@ from jclip.evaluate import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, read_weights, resize_positions, with_sizes
+from jclip.weights import Weights, local_path, read_weights, resize_positions, with_sizes
 
 
 def load(
@@ -34,7 +34,8 @@ def load(
 
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
-            file with open_clip's names; an `.npz` of big_vision; or the name of an architecture (random weights).
+            file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; or the name of an architecture (random
+            weights).
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
         image_size: side of the images to embed, where it is not the model's own: its positions are resampled.
@@ -49,7 +50,7 @@ def load(
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
-    path = Path(path_or_name)
+    path = Path(local_path(path_or_name))
     if is_run(path):
         if architecture_name is not None or tokenizer is not None or fsdp != 1:
             raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer and sharding itself")

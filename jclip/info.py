@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names
 from jclip.evaluate import is_run, run_config
 from jclip.models.flops import projection_flops, tower_flops
-from jclip.weights import read_weights, tower_shapes
+from jclip.weights import local_path, read_weights, tower_shapes
 
 
 def list_models() -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str | None = None) -> Model:
     """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name."""
-    path = Path(path_or_name)
+    path = Path(local_path(path_or_name))
     if path.is_file() or (path.is_dir() and not is_run(path)):
         return read_weights(path, name, tokenizer).model
     if name is not None or tokenizer is not None:

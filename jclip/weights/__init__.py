@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jclip.config import Model, architecture, architecture_names, check_model, replace
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
-from jclip.weights import big_vision, hugging_face, open_clip, own
+from jclip.weights import big_vision, hub, hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import Rule, to_ours, to_theirs
@@ -26,6 +26,7 @@ __all__ = [
     "FORMATS",
     "Weights",
     "WeightsError",
+    "local_path",
     "read_weights",
     "resize_positions",
     "tower_shapes",
@@ -37,6 +38,17 @@ FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugg
 """The libraries whose folders are read and written, by name."""
 
 SCALE, BIAS = "image_text/logit_scale", "image_text/logit_bias"
+
+
+def local_path(path: str | Path) -> str | Path:
+    """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; anything else as it is.
+
+    Raises:
+        WeightsError: the repository is neither cached nor within reach, or huggingface_hub is not installed.
+    """
+    if not hub.is_address(path):
+        return path
+    return hub.fetch(str(path), {module.CONFIG: module.FILES for module in FORMATS.values()})
 
 
 @dataclass(frozen=True)
