@@ -38,9 +38,11 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. F
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
-What is written gives the same features there, to the last digit of f32; what cannot, is refused. A weight file alone does not say
+What is written gives the same features there, to the last digit of f32; what cannot, is refused. SRC may be
+hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does not say
 its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
-weights need.
+weights need. --image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are
+resampled as open_clip does.
 """
 
 INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation,
@@ -97,11 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     embed.set_defaults(run=_embed)
 
     convert = commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw)
-    convert.add_argument("source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin or .pt file")
+    convert.add_argument(
+        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
+    )
     convert.add_argument("folder", metavar="DST", help="folder to make")
     convert.add_argument("--to", choices=("jclip", "open_clip", "hugging_face"), default="jclip", help="whose (default: jclip)")
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
+    convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
+    convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
     convert.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="what a model is", description=INFO, formatter_class=raw)
@@ -109,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
     )
     info.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
+    info.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -171,14 +179,23 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import convert
 
-    convert.main(options.source, options.folder, to=options.to, name=options.architecture, step=options.step)
+    convert.main(
+        options.source,
+        options.folder,
+        to=options.to,
+        name=options.architecture,
+        step=options.step,
+        image_size=options.image_size,
+        context_length=options.context_length,
+        tokenizer=options.tokenizer,
+    )
 
 
 def _info(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import info
 
-    info.main(options.model, name=options.architecture, as_json=options.json)
+    info.main(options.model, name=options.architecture, tokenizer=options.tokenizer, as_json=options.json)
 
 
 def _quiet() -> None:

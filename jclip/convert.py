@@ -7,28 +7,43 @@ from rich.progress import track
 
 from jclip.config import ConfigError
 from jclip.evaluate import is_run, load_run
-from jclip.weights import read_weights, write_weights
+from jclip.tree import flatten
+from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
 
 
-def main(source: str | Path, folder: str | Path, *, to: str = "jclip", name: str | None = None, step: int | None = None) -> None:
+def main(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    to: str = "jclip",
+    name: str | None = None,
+    step: int | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    tokenizer: str | Path | None = None,
+) -> None:
     """Writes `folder` in the format `to` (see `weights.FORMATS`).
 
     Args:
-        source: the workdir of a training run, or what `weights.read_weights` opens.
+        source: the workdir of a training run, or what `weights.read_weights` opens, also as hf://ORG/NAME[@REVISION].
         folder: is made; must not exist.
         name: of the architecture, where the source does not say it.
         step: which checkpoint of a workdir; None means the last.
+        image_size: side of the images that the written model takes; None: the same. Its positions are resampled.
+        context_length: tokens of the texts that it takes, likewise.
+        tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
     """
     say = Console(stderr=True, highlight=False)
     if is_run(source):
-        if name is not None:
-            raise ConfigError(f"{source} says its architecture itself; leave out --architecture")
+        if name is not None or tokenizer is not None:
+            raise ConfigError(f"{source} says its architecture and tokenizer itself; leave out --architecture and --tokenizer")
         config, step, params, _ = load_run(source, step)
-        model, came_from = config.model, f"step {step:,} of a training run"
+        model, came_from = with_sizes(config.model, image_size, context_length), f"step {step:,} of a training run"
+        params = resize_positions(flatten(params), config.model, model)
     else:
         if step is not None:
             raise ConfigError(f"{source} is no workdir; leave out --step")
-        weights = read_weights(source, name)
+        weights = read_weights(local_path(source), name, tokenizer).resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format
     write_weights(folder, to, model, params)

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError
+from jclip.config import ConfigError, architecture_names
 from jclip.data import Source, eval_transform, open_source, read_once
 from jclip.inference import Encoder, load
 
@@ -33,7 +33,7 @@ def main(
     """
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
     encoder = load(model, step=step)
-    if not Path(model).exists():
+    if model in architecture_names() and not Path(model).exists():
         console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:
         if tower not in encoder.model.towers:

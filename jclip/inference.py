@@ -16,19 +16,31 @@ from jclip.evaluate import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, read_weights
+from jclip.weights import Weights, local_path, read_weights, resize_positions, with_sizes
 
 
 def load(
-    path_or_name: str | Path, *, step: int | None = None, architecture_name: str | None = None, seed: int = 0, fsdp: int = 1
+    path_or_name: str | Path,
+    *,
+    step: int | None = None,
+    architecture_name: str | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    tokenizer: str | Path | None = None,
+    seed: int = 0,
+    fsdp: int = 1,
 ) -> "Encoder":
     """A model ready to embed images and texts.
 
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
-            file with open_clip's names; or the name of an architecture (random weights).
+            file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; or the name of an architecture (random
+            weights).
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
+        image_size: side of the images to embed, where it is not the model's own: its positions are resampled.
+        context_length: tokens of the texts to embed, likewise.
+        tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
         seed: of the random weights.
         fsdp: over how many devices weights are sharded; a workdir brings its own.
 
@@ -38,20 +50,24 @@ def load(
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
-    path = Path(path_or_name)
+    path = Path(local_path(path_or_name))
     if is_run(path):
-        if architecture_name is not None or fsdp != 1:
-            raise ConfigError(f"{path} is a workdir, which says its architecture and sharding itself")
+        if architecture_name is not None or tokenizer is not None or fsdp != 1:
+            raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer and sharding itself")
         config, _, params, mesh = load_run(path, step)
-        return Encoder(config.model, params, mesh)
+        model = with_sizes(config.model, image_size, context_length)
+        resized = unflatten(resize_positions(flatten(params), config.model, model))
+        return Encoder(model, jax.device_put(resized, param_shardings(resized, config.mesh, mesh)), mesh)
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
-        return _load_weights(read_weights(path, architecture_name), Mesh(fsdp=fsdp))
+        weights = read_weights(path, architecture_name, tokenizer).resized(image_size, context_length)
+        return _load_weights(weights, Mesh(fsdp=fsdp))
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
-    config, mesh = Config(model=architecture(str(path_or_name)), seed=seed), make_mesh(Mesh(fsdp=fsdp))
+    model = with_sizes(architecture(str(path_or_name)), image_size, context_length)
+    config, mesh = Config(model=model, seed=seed), make_mesh(Mesh(fsdp=fsdp))
     shardings = param_shardings(param_shapes(config), config.mesh, mesh)
     return Encoder(config.model, init_params(config, shardings), mesh)
 

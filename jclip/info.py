@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
 from jclip.evaluate import is_run
 from jclip.models.flops import projection_flops, tower_flops
-from jclip.weights import read_weights, tower_shapes
+from jclip.weights import local_path, read_weights, tower_shapes
 
 
 def list_models() -> tuple[str, ...]:
@@ -48,28 +48,28 @@ def describe(model: Model) -> dict[str, Any]:
     return {"parameters": sum(sizes.values()), "embed_dim": model.embed_dim, "towers": towers}
 
 
-def find_model(path_or_name: str | Path, name: str | None = None) -> Model:
+def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str | None = None) -> Model:
     """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name.
 
     Recipes may call it: no parameter is read, and no device is touched, which processes must not do before they have joined.
     """
-    path = Path(path_or_name)
+    path = Path(local_path(path_or_name))
     if path.is_file() or (path.is_dir() and not is_run(path)):
-        return read_weights(path, name).model
-    if name is not None:
-        raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
+        return read_weights(path, name, tokenizer).model
+    if name is not None or tokenizer is not None:
+        raise ConfigError(f"{path_or_name} says its architecture and tokenizer itself; leave out --architecture and --tokenizer")
     if not is_run(path):
         return architecture(str(path_or_name))
     return from_json(json.loads((path / "config.json").read_text())).model
 
 
-def main(path_or_name: str | None, *, name: str | None = None, as_json: bool = False) -> None:
+def main(path_or_name: str | None, *, name: str | None = None, tokenizer: str | None = None, as_json: bool = False) -> None:
     """Prints what a model is, or, without one, a line for each architecture."""
     if path_or_name is None:
         facts = {key: describe(architecture(key)) for key in list_models()}
         shown = _list(facts)
     else:
-        facts = describe(find_model(path_or_name, name))
+        facts = describe(find_model(path_or_name, name, tokenizer))
         shown = _table(path_or_name, facts)
     if as_json:
         print(json.dumps(facts))

@@ -50,6 +50,10 @@ def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path
     assert last.model == tiny_config().model
     np.testing.assert_array_equal(last.embed_text("a star"), jclip.load(tmp_path, step=12).embed_text("a star"))
     assert not np.allclose(last.embed_text("a star"), earlier.embed_text("a star"))
+    larger = jclip.load(tmp_path, image_size=32)
+    assert larger.params["image"]["pos_embed"].shape == (1 + 4**2, 32)
+    assert larger.embed_image(picture(0)).shape == (1, 16)
+    np.testing.assert_array_equal(larger.embed_text("a star"), last.embed_text("a star"))
 
 
 def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:

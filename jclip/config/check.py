@@ -83,8 +83,6 @@ def _model_problems(model: Model) -> Iterator[str]:
         if tower.projection == "none" and tower.width != model.embed_dim:
             yield f"{at}.projection 'none' needs width {tower.width} to be embed_dim {model.embed_dim}; use 'linear'"
         yield from _tower_problems(at, tower)
-    if len(model.towers) < 2:
-        yield f"model.towers has {len(model.towers)} tower; a contrastive model needs at least 2"
     if model.embed_dim < 1:
         yield f"model.embed_dim {model.embed_dim} must be at least 1"
 
@@ -213,6 +211,8 @@ def _init_problems(init: InitFrom) -> Iterator[str]:
 
 
 def _objective_problems(config: Config) -> Iterator[str]:
+    if len(config.model.towers) < 2:
+        yield f"model.towers has {len(config.model.towers)} tower; a contrastive model needs at least 2"
     if not config.pairs:
         yield "pairs is empty: there is nothing to learn; use (Pair(a='image', b='text'),)"
     for i, pair in enumerate(config.pairs):

@@ -1,5 +1,6 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -16,17 +17,39 @@ from numpy.typing import NDArray
 from jclip.config import Model, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
-from jclip.weights import hugging_face, open_clip, own
+from jclip.weights import big_vision, hub, hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import Rule, to_ours, to_theirs
+from jclip.weights.positions import resize_positions, with_sizes
 
-__all__ = ["FORMATS", "Weights", "WeightsError", "read_weights", "tower_shapes", "write_weights"]
+__all__ = [
+    "FORMATS",
+    "Weights",
+    "WeightsError",
+    "local_path",
+    "read_weights",
+    "resize_positions",
+    "tower_shapes",
+    "with_sizes",
+    "write_weights",
+]
 
 FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
 """The libraries whose folders are read and written, by name."""
 
 SCALE, BIAS = "image_text/logit_scale", "image_text/logit_bias"
+
+
+def local_path(path: str | Path) -> str | Path:
+    """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; anything else as it is.
+
+    Raises:
+        WeightsError: the repository is neither cached nor within reach, or huggingface_hub is not installed.
+    """
+    if not hub.is_address(path):
+        return path
+    return hub.fetch(str(path), {module.CONFIG: module.FILES for module in FORMATS.values()})
 
 
 @dataclass(frozen=True)
@@ -36,58 +59,50 @@ class Weights:
     model: Model
     """Architecture, with preprocessing and tokenizer."""
     format: str
-    """Which of FORMATS it has."""
+    """Which of FORMATS it has, or big_vision, which is read alone."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of our parameters, by path."""
     _rules: list[Rule]
     _tensors: Mapping[str, Lazy]
+    _resized_from: "Weights | None" = None
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Our parameters one by one, each with its path: read, and put in our order, when it is asked for."""
-        return to_ours(self._rules, self._tensors, self.shapes)
+        if self._resized_from is None:
+            yield from to_ours(self._rules, self._tensors, self.shapes)
+            return
+        for path, array in self._resized_from:
+            yield from resize_positions({path: array}, self._resized_from.model, self.model).items()
+
+    def resized(self, image_size: int | None = None, context_length: int | None = None) -> "Weights":
+        """The same weights for images and texts of another size; see `resize_positions`. Raises as `with_sizes` does."""
+        model = with_sizes(self.model, image_size, context_length)
+        if model == self.model:
+            return self
+        return dataclasses.replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
 
 
-def read_weights(path: str | Path, name: str | None = None) -> Weights:
-    """Opens a folder of one of FORMATS, or a weight file with open_clip's names.
+def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Path | None = None) -> Weights:
+    """Opens a folder of one of FORMATS, a weight file with open_clip's names, or an .npz of big_vision.
 
     Args:
         path: of the folder or file.
         name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
             "-quickgelu" at its end gives both towers that activation.
+        tokenizer: the vocabulary of big_vision's text towers, a sentencepiece model, which their files leave out.
 
     Raises:
         WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
         ConfigError: its architecture contradicts itself.
     """
     path = Path(path)
-    if path.is_dir():
-        name_of = {module.CONFIG: key for key, module in FORMATS.items()}
-        found = [file for file in name_of if (path / file).is_file()]
-        if not found:
-            raise WeightsError(
-                f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}"
-            )
-        if name is not None:
-            raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
-        key = name_of[found[0]]
-        module = FORMATS[key]
-        model = module.read_model(path, read_json(path / found[0]))
-        files = [file for file in module.FILES if (path / file).is_file()]
-        if not files:
-            raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
-        tensors = open_tensors(path / files[0])
-    else:
-        key, module, tensors = "open_clip", open_clip, open_tensors(path)
-        if name is not None:
-            model = architecture(name)
-        elif "input_resolution" in tensors:  # which OpenAI's files hold, and no others
-            model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
-        else:
-            raise WeightsError(
-                f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
-                f"(architecture_name): one of {', '.join(architecture_names())}"
-            )
+    if path.suffix == ".npz":
+        return _read_big_vision(path, name, tokenizer)
+    if tokenizer is not None:
+        raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
+    key, model, tensors = _open_folder(path, name) if path.is_dir() else _open_file(path, name)
     check_model(model)
+    module = FORMATS[key]
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
     if module is own:  # a model of any towers and objectives
         scales = [n for n in tensors if n.endswith(("/logit_scale", "/logit_bias"))]
@@ -96,6 +111,46 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     bias = "logit_bias" in tensors
     shapes = tower_shapes(model) | {SCALE: (), **({BIAS: ()} if bias else {})}
     return Weights(model, key, shapes, module.rules(model, bias=bias, names=tensors), tensors)
+
+
+def _open_folder(path: Path, name: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
+    """Which of FORMATS a folder has, its model, and the arrays."""
+    name_of = {module.CONFIG: key for key, module in FORMATS.items()}
+    found = [file for file in name_of if (path / file).is_file()]
+    if not found:
+        raise WeightsError(
+            f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}"
+        )
+    if name is not None:
+        raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
+    module = FORMATS[name_of[found[0]]]
+    model = module.read_model(path, read_json(path / found[0]))
+    files = [file for file in module.FILES if (path / file).is_file()]
+    if not files:
+        raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
+    return name_of[found[0]], model, open_tensors(path / files[0])
+
+
+def _open_file(path: Path, name: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
+    """The same of a file alone, whose names must be open_clip's."""
+    tensors = open_tensors(path)
+    if name is not None:
+        return "open_clip", architecture(name), tensors
+    if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
+        return "open_clip", open_clip.openai_model({n: array.shape for n, array in tensors.items()}), tensors
+    raise WeightsError(
+        f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
+        f"(architecture_name): one of {', '.join(architecture_names())}"
+    )
+
+
+def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None) -> Weights:
+    if name is not None:
+        raise WeightsError(f"{path}: its shapes say the architecture; leave out {name}")
+    model, rules, tensors = big_vision.open_model(path, tokenizer)
+    check_model(model)
+    shapes = tower_shapes(model) | {rule.ours: () for rule in rules if rule.ours in (SCALE, BIAS)}
+    return Weights(model, "big_vision", shapes, rules, tensors)
 
 
 def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  teaches numpy bfloat16
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,20 @@ from safetensors.numpy import save_file
 
 from jclip.weights.errors import WeightsError
 from jclip.weights.torch_archive import open_torch_archive
+
+DTYPES: Mapping[str, Any] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+"""What safetensors calls the types that are read."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +70,31 @@ def _open_one(path: Path) -> dict[str, Lazy]:
         )
     if path.suffix != ".safetensors" and start[8:9] != b"{":
         raise WeightsError(f"{path}: neither safetensors nor a torch archive; its first bytes are {start[:8]!r}")
+    return _open_safetensors(path)
+
+
+def _open_safetensors(path: Path) -> dict[str, Lazy]:
     try:
-        tensors = safe_open(path, framework="numpy")
-        names = tensors.keys()
-        return {n: Lazy(tuple(tensors.get_slice(n).get_shape()), partial(tensors.get_tensor, n)) for n in names}
+        with safe_open(path, framework="numpy"):  # which checks that names, types, shapes and lengths fit the file
+            pass
     except SafetensorError as error:
         raise WeightsError(f"{path}: no safetensors file, or cut short: {error}") from None
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        tensors = json.loads(file.read(start - 8))
+    tensors.pop("__metadata__", None)
+    return {name: Lazy(tuple(info["shape"]), partial(_map, path, start, name, info)) for name, info in tensors.items()}
+
+
+def _map(path: Path, start: int, name: str, info: Mapping[str, Any]) -> NDArray[Any]:
+    """A tensor as a view of the file, mapped for itself alone: its pages leave the memory with it."""
+    if info["dtype"] not in DTYPES:
+        raise WeightsError(f"{path}: {name} is of type {info['dtype']}; types that are read: {', '.join(DTYPES)}")
+    first, last = info["data_offsets"]
+    if first == last:
+        return np.zeros(info["shape"], DTYPES[info["dtype"]])
+    data = np.memmap(path, np.uint8, "r", start + first, (last - first,))
+    return np.asarray(data).view(DTYPES[info["dtype"]]).reshape(info["shape"])
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

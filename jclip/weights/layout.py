@@ -1,6 +1,9 @@
 """How another library keeps our parameters: rules from its names to ours, applied in either direction."""
 
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +13,12 @@ from numpy.typing import NDArray
 from jclip.weights.errors import WeightsError
 
 Array = NDArray[Any]
+
+MAX_THREADS = 8
+"""That bring the blocks of a parameter into our order; more have nothing to gain, as memory is what they wait for."""
+
+STRIP = 256
+"""Columns of a matrix that are transposed at a time."""
 
 
 class Layout(NamedTuple):
@@ -46,6 +55,37 @@ def conv_layout(patch_size: int) -> Layout:
         return x.reshape(patch_size, patch_size, -1, x.shape[1]).transpose(3, 2, 0, 1)
 
     return Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)), theirs)
+
+
+FLAT = Layout(lambda x: x.reshape(-1), lambda x: x[None, None])
+"""Of shape [1, 1, n], which we keep as [n]."""
+
+LEADING = Layout(lambda x: x.reshape(x.shape[1:]), lambda x: x[None])
+"""A leading axis of size 1 that we leave out."""
+
+
+def patch_layout(patch_size: int) -> Layout:
+    """flax's convolution keeps the embedding of patches as [p, p, 3, width], we keep [p * p * 3, width]."""
+    return Layout(
+        lambda x: x.reshape(patch_size * patch_size * x.shape[2], x.shape[3]),
+        lambda x: x.reshape(patch_size, patch_size, -1, x.shape[-1]),
+    )
+
+
+def heads_layout(heads: int) -> Layout:
+    """flax's attention keeps what comes out of the maps to q, k and v as [..., heads, width / heads], we keep [..., width]."""
+    return Layout(
+        lambda x: x.reshape(*x.shape[:-2], heads * x.shape[-1]),  # no -1: another number of heads is an error
+        lambda x: x.reshape(*x.shape[:-1], heads, -1),
+    )
+
+
+def merge_layout(heads: int) -> Layout:
+    """flax's attention keeps the last map as [..., heads, width / heads, width], we keep [..., width, width]."""
+    return Layout(
+        lambda x: x.reshape(*x.shape[:-3], heads * x.shape[-2], x.shape[-1]),
+        lambda x: x.reshape(*x.shape[:-2], heads, -1, x.shape[-1]),
+    )
 
 
 @dataclass(frozen=True)
@@ -109,13 +149,38 @@ def to_ours(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) ->
         WeightsError: arrays are missing, unknown, or of another shape; all are listed, before any is read.
     """
     _check(rules, theirs, shapes)
-    for rule in rules:
-        shape = shapes[rule.ours]
-        whole = np.empty(shape, np.float32)
-        blocks = whole if rule.stacked else whole[None]
-        for i, name in enumerate(rule.names(len(blocks))):
-            blocks[i] = rule.read(np.asarray(theirs[name]))
-        yield rule.ours, whole
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for rule in rules:
+            whole = _aligned_empty(shapes[rule.ours])
+            blocks = whole if rule.stacked else whole[None]
+
+            def fill(i: int, name: str, rule: Rule = rule, blocks: Array = blocks) -> None:
+                _copy(blocks[i, ...], rule.read(np.asarray(theirs[name])))
+
+            for _ in pool.map(fill, *zip(*enumerate(rule.names(len(blocks))), strict=True)):
+                pass
+            yield rule.ours, whole
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> Array:
+    """f32 of any numbers, at a multiple of 64 bytes: then JAX on a CPU uses the memory as it is, instead of copying it."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def _copy(target: Array, source: Array) -> None:
+    """target[...] = source, of a large transposed matrix in a fourth of the time: in strips that fit into the cache of a core."""
+    if source.ndim != 2 or source.flags.c_contiguous or source.size < STRIP**2:
+        target[...] = source
+        return
+    # 16 numbers more: columns of rows a power of two apart would all fall into the same few lines of the cache.
+    strip = np.empty((STRIP, len(source) + 16), source.dtype)[:, :-16]
+    for start in range(0, source.shape[1], STRIP):
+        columns = source[:, start : start + STRIP].T
+        strip[: len(columns)] = columns
+        target[:, start : start + STRIP] = strip[: len(columns)].T
 
 
 def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array]:

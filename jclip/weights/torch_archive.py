@@ -7,7 +7,6 @@ pickle is a program; this reader lets it call nothing but the functions below, a
 import collections
 import io
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.weights.errors import WeightsError
+from jclip.weights.zip_views import stored_bytes
 
 Array = NDArray[Any]
 
@@ -79,15 +79,12 @@ class _Storages:
 
     def __call__(self, key: str, dtype: np.dtype[Any], count: int) -> Array:
         info = self._members.get(f"data/{key}")
-        if info is None or info.compress_type != zipfile.ZIP_STORED:
-            raise WeightsError(f"{self._path}: the numbers of tensor {key} are missing or compressed")
-        # The lengths of name and extra field may differ between a file's own header and the directory of the archive.
-        header = bytes(self._bytes[info.header_offset : info.header_offset + 30])
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        size = count * dtype.itemsize
-        if count < 0 or size > info.file_size or start + size > len(self._bytes):
-            raise WeightsError(f"{self._path}: cut short: tensor {key} has {info.file_size} bytes, not {size}")
-        return self._bytes[start : start + size].view(dtype)
+        if info is None:
+            raise WeightsError(f"{self._path}: the numbers of tensor {key} are missing")
+        data, size = stored_bytes(self._path, self._bytes, info), count * dtype.itemsize
+        if count < 0 or size > len(data):
+            raise WeightsError(f"{self._path}: cut short: tensor {key} has {len(data)} bytes, not {size}")
+        return data[:size].view(dtype)
 
 
 class _Object:

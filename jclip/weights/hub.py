@@ -1,0 +1,61 @@
+"""Weights by an address on the Hugging Face hub, hf://ORG/NAME: fetched into its cache, or found there without a network."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jclip.weights.errors import WeightsError
+from jclip.weights.files import read_json
+
+PREFIX = "hf://"
+
+SMALL = ("jclip.json", "*config.json", "tokenizer.json", "*.model", "*.index.json")
+"""Of a repository, what says of which architecture, preprocessing and tokenizer its weights are, and in which files."""
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether it is an address on the hub."""
+    return str(path).startswith(PREFIX)
+
+
+def fetch(address: str, files: Mapping[str, Sequence[str]]) -> Path:
+    """The folder of the cache that holds a repository's configuration and weights, and nothing else that is large.
+
+    Args:
+        address: hf://ORG/NAME, or hf://ORG/NAME@REVISION: a branch, a tag or a commit.
+        files: by the name of each configuration that is understood, the files that its weights may be in, the preferred first; a
+            later one is fetched only where none before it is there.
+
+    Raises:
+        WeightsError: the address is none, huggingface_hub is not installed, or the repository is neither cached nor within reach.
+    """
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", address)
+    if match is None:
+        raise WeightsError(f"{address}: no address on the hub; use hf://ORG/NAME, or hf://ORG/NAME@REVISION")
+    folder = _snapshot(address, match[1], match[2], SMALL)
+    commit = folder.name  # so that all files are of one, should a branch move meanwhile
+    for name in (name for config, names in files.items() if (folder / config).is_file() for name in names):
+        if not name.endswith(".index.json"):
+            _snapshot(address, match[1], commit, [name])
+        elif (folder / name).is_file():
+            _snapshot(address, match[1], commit, sorted(set(read_json(folder / name).get("weight_map", {}).values())))
+        if (folder / name).is_file():
+            break
+    return folder
+
+
+def _snapshot(address: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Fetches the files of a repository that match."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise WeightsError(f"{address}: needs the package huggingface_hub; pip install 'jclip[hub]'") from None
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise WeightsError(
+            f"{address}: neither in the cache nor within reach ({type(error).__name__}: {reason}); check the name, the network "
+            "and HF_HUB_OFFLINE, or give a folder that you have fetched yourself"
+        ) from None

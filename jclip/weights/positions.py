@@ -1,0 +1,94 @@
+"""Learned positions of one size made those of another, so that a tower takes larger images or longer texts, as open_clip does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jclip.config import ConfigError, Model, ResNetTower, TextTower, Tower, VisionTower, check_model, replace
+from jclip.models.vit import class_tokens
+from jclip.weights.errors import WeightsError
+
+
+def with_sizes(model: Model, image_size: int | None = None, context_length: int | None = None) -> Model:
+    """The same model for images and texts of another size; None leaves a size as it is.
+
+    Raises:
+        ConfigError: it has no tower of that kind, or the tower cannot have that size.
+    """
+    for size, field, kinds in (
+        (image_size, "image_size", (VisionTower, ResNetTower)),
+        (context_length, "context_length", (TextTower,)),
+    ):
+        names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
+        if size is not None and not names:
+            raise ConfigError(f"{field} {size}: the model has no tower with one; towers: {', '.join(model.towers)}")
+        for name in names if size is not None else ():
+            model = replace(model, f"towers.{name}.{field}", size)
+    check_model(model)
+    return model
+
+
+def resize_positions(params: Mapping[str, Any], source: Model, target: Model) -> dict[str, Any]:
+    """Parameters of `source`, by path, with the positions that `target` needs; all others are passed on as they are.
+
+    The positions of patches are resampled as an image: cubic (a = -0.5), antialiased, and that of a class token stays. The
+    positions of a text are interpolated linearly between their centres, without antialiasing. Sincos positions are no parameters.
+
+    Args:
+        params: arrays by path; those of towers that only one of the models has are passed on too.
+        source: the model they are of.
+        target: the model they are for; its towers may differ in image_size and context_length.
+
+    Raises:
+        WeightsError: a tower of that name is of another kind, or its tokens are not comparable.
+    """
+    resized = dict(params)
+    for name in source.towers.keys() & target.towers.keys():
+        before, after = source.towers[name], target.towers[name]
+        _check(name, before, after)
+        path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
+        if path not in params:
+            continue
+        if isinstance(after, TextTower):
+            shape = (after.context_length, after.width)
+            resized[path] = _resample(params[path], shape, "linear", antialias=False)
+        else:
+            resized[path] = _resize_grid(params[path], class_tokens(after) if isinstance(after, VisionTower) else 1, after.grid)
+    return resized
+
+
+def _resize_grid(positions: Any, extra: int, grid: int) -> Any:
+    """[extra + n * n, width] -> [extra + grid * grid, width]."""
+    side, width = round((len(positions) - extra) ** 0.5), positions.shape[1]
+    if side == grid:
+        return positions
+    square = np.reshape(positions[extra:], (side, side, width))
+    resized = _resample(square, (grid, grid, width), "cubic", antialias=True)
+    return np.concatenate([positions[:extra], resized.reshape(-1, width)])
+
+
+def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -> Any:
+    """f32 `x` on a grid of another shape; weights that would fall outside are shared among the others."""
+    if x.shape == shape:
+        return x
+    return np.asarray(jax.image.resize(np.asarray(x, np.float32), shape, method, antialias=antialias))
+
+
+def _check(name: str, before: Tower, after: Tower) -> None:
+    fields = ("width", "patch_size", "positions") if type(before) is type(after) else ()
+    other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
+    if isinstance(before, VisionTower) and isinstance(after, VisionTower) and class_tokens(before) != class_tokens(after):
+        other.append("class_token")
+    if type(before) is not type(after):
+        raise WeightsError(f"{name}: the weights are of a {type(before).__name__}, the model has a {type(after).__name__}")
+    if other:
+        raise WeightsError(
+            f"{name}: positions fit towers that differ in image_size and context_length alone; also different: "
+            + ", ".join(f"{f} ({_value(before, f)}, not {_value(after, f)})" for f in other)
+        )
+
+
+def _value(tower: Tower, field: str) -> Any:
+    return class_tokens(tower) if field == "class_token" and isinstance(tower, VisionTower) else getattr(tower, field)

@@ -1,0 +1,33 @@
+"""Writes golden/positions.json. Needs open_clip and torch: python make_golden_positions.py"""
+
+import importlib
+import json
+from types import SimpleNamespace
+
+from foreign import GOLDEN, number
+
+GRIDS = ((7, 12), (12, 7), (4, 9), (9, 4), (5, 6), (3, 1))
+LENGTHS = ((20, 33), (33, 20), (7, 9), (9, 2))
+"""Sizes before and after."""
+
+WIDTH = 3
+
+
+def main() -> None:
+    """What open_clip makes of positions of one size for a model of another."""
+    torch = importlib.import_module("torch")
+    library = importlib.import_module("open_clip.model")
+    made: dict[str, list[list[list[float]]]] = {"image": [], "text": []}
+    for before, after in GRIDS:
+        state = {"visual.positional_embedding": torch.from_numpy(number("positions", (1 + before**2, WIDTH)))}
+        library.resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=(after, after))))
+        made["image"].append(state["visual.positional_embedding"].tolist())
+    for before, after in LENGTHS:
+        state = {"positional_embedding": torch.from_numpy(number("positions", (before, WIDTH)))}
+        library.resize_text_pos_embed(state, SimpleNamespace(positional_embedding=torch.zeros(after, WIDTH)))
+        made["text"].append(state["positional_embedding"].tolist())
+    (GOLDEN / "positions.json").write_text(json.dumps(made) + "\n")
+
+
+if __name__ == "__main__":
+    main()

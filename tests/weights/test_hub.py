@@ -1,0 +1,126 @@
+"""hf://ORG/NAME is loaded from the cache of huggingface_hub without a network; online, only what is needed is fetched."""
+
+import builtins
+import fnmatch
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign import OPEN_CLIP, TEXTS, arrays
+from safetensors.numpy import save_file
+from test_cli import exit_status
+
+import jclip
+from jclip.weights import WeightsError, local_path
+
+hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+constants = pytest.importorskip("huggingface_hub.constants")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+def repository(folder: Path) -> Path:
+    """A tiny model of open_clip."""
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": OPEN_CLIP}))
+    save_file(arrays("open_clip"), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_what_is_cached_is_loaded_converted_and_described_without_a_network(cache: Path, tmp_path: Path) -> None:
+    folder = cache / "models--org--tiny"
+    snapshot = repository(folder / "snapshots" / COMMIT)
+    for name in ("main", "v1"):
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / name).write_text(COMMIT)
+    expected = jclip.load(snapshot).embed_text(TEXTS)
+    for revision in ("", "@v1", f"@{COMMIT}"):
+        np.testing.assert_array_equal(jclip.load(f"hf://org/tiny{revision}").embed_text(TEXTS), expected)
+    assert exit_status(["convert", "hf://org/tiny", str(tmp_path / "ours")]) == 0
+    np.testing.assert_array_equal(jclip.load(tmp_path / "ours").embed_text(TEXTS), expected)
+    assert exit_status(["info", "hf://org/tiny"]) == 0
+    with pytest.raises(WeightsError, match="hf://org/tiny@v2: neither in the cache nor within reach"):
+        jclip.load("hf://org/tiny@v2")
+
+
+def test_what_is_not_cached_says_what_to_do(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        WeightsError, match=r"hf://org/none: neither in the cache nor within reach .*HF_HUB_OFFLINE, or give a folder"
+    ):
+        jclip.load("hf://org/none")
+    assert exit_status(["info", "hf://org/none"]) == 1
+    assert "hf://org/none: neither" in capsys.readouterr().err
+    for address in ("hf://name", "hf://org/name/more", "hf://org/name@", "hf://org/na me"):
+        with pytest.raises(WeightsError, match="use hf://ORG/NAME, or hf://ORG/NAME@REVISION"):
+            jclip.load(address)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("huggingface_hub"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(WeightsError, match=r"pip install 'jclip\[hub\]'"):
+        local_path("hf://org/name")
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str]) -> set[str]:
+    """The files of a repository that are fetched to load it; the network is a folder."""
+    source, target = tmp_path / "network", tmp_path / "fetched" / COMMIT
+    for name, text in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+
+    def snapshot_download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (repository, revision) in (("org/tiny", "v1"), ("org/tiny", COMMIT))
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / name, target / name)
+        return str(target)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    assert local_path("hf://org/tiny@v1") == target
+    return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+
+
+SMALL = {"config.json": "{}", "preprocessor_config.json": "{}", "tokenizer.json": "{}", "spiece.model": ""}
+LARGE = {"pytorch_model.bin": "", "tf_model.h5": "", "flax_model.msgpack": "", "README.md": "", "onnx/model.onnx": ""}
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"model.safetensors": ""}, {"model.safetensors"}),
+        ({}, {"pytorch_model.bin"}),
+        (
+            {"model.safetensors.index.json": '{"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}'}
+            | {"part-1.safetensors": "", "part-2.safetensors": "", "part-3.safetensors": ""},
+            {"model.safetensors.index.json", "part-1.safetensors", "part-2.safetensors"},
+        ),
+    ],
+)
+def test_only_what_is_needed_is_fetched_and_no_pickle_beside_safetensors(
+    weights: dict[str, str], expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fetched(monkeypatch, tmp_path, SMALL | LARGE | weights) == SMALL.keys() | expected
+
+
+def test_of_two_libraries_weights_the_preferred_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"open_clip_config.json": "{}", "open_clip_model.safetensors": "", "model.safetensors": ""}
+    assert "model.safetensors" not in fetched(monkeypatch, tmp_path, SMALL | LARGE | files)
