@@ -36,6 +36,9 @@ PARTS = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 FIRST_PARTS = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 """The same in the first published ViTs (Dosovitskiy et al. 2021; Steiner et al. 2022), which number all parts together."""
 
+SIZES = {(27, 14): 384}
+"""Side of the images, by grid and patch, where it is not their product: SigLIP's so400m leaves out what fills no patch."""
+
 NORM, DENSE = ("scale", "bias"), ("kernel", "bias")
 
 
@@ -56,7 +59,7 @@ def open_model(path: Path, tokenizer: str | Path | None = None) -> tuple[Model, 
     two = "txt/Embed_0/embedding" in file.arrays
     if not two and tokenizer is not None:
         raise WeightsError(f"{path}: has no text tower, and no use for the vocabulary {tokenizer}")
-    _fold_bias(file)
+    _flatten_positions(file)
     image, rules = _image(file, Preprocess((0.5,) * 3, (0.5,) * 3, resize="squash" if two else "shortest"))
     towers: dict[str, Tower] = {"image": image}
     if two:
@@ -102,22 +105,15 @@ def _by_name(path: Path) -> dict[str, Lazy]:
     return {name: Lazy(array.shape, partial(np.asarray, array)) for name, array in found.items()}
 
 
-def _fold_bias(file: _File) -> None:
-    """Adds the bias of the patches' embedding, which ours has not, to their positions: these become [extra + n * n, width].
-
-    A class token has a position in the first ViTs, and none since: then it is given one of zeros.
-    """
+def _flatten_positions(file: _File) -> None:
+    """Makes the positions [extra + n * n, width]: a class token has one in the first ViTs, and none since, which is zeros here."""
     _, length, width = file.shape("img/pos_embedding", 3)
-    if file.shape("img/embedding/bias", 1) != (width,):
-        raise WeightsError(f"{file.path}: img/embedding/bias is not of {width} numbers, as img/pos_embedding is")
-    positions, bias = file.arrays.pop("img/pos_embedding"), file.arrays.pop("img/embedding/bias")
-    extra = int("img/cls" in file.arrays)
-    missing = int(extra and math.isqrt(length) ** 2 == length)
+    positions = file.arrays.pop("img/pos_embedding")
+    missing = int("img/cls" in file.arrays and math.isqrt(length) ** 2 == length)
 
     def read() -> NDArray[Any]:
         table = np.zeros((missing + length, width), np.float32)
         table[missing:] = np.asarray(positions)[0]
-        table[extra:] += np.asarray(bias).astype(np.float32)
         return table
 
     file.arrays["img/pos_embedding"] = Lazy((missing + length, width), read)
@@ -130,8 +126,10 @@ def _image(file: _File, preprocess: Preprocess) -> tuple[VisionTower, list[Rule]
     parts = FIRST_PARTS if f"{name.format(0)}/{FIRST_PARTS[0]}/query/kernel" in file.arrays else PARTS
     heads, hidden = _sizes(file, name, parts)
     pool_by_map, head = "img/MAPHead_0/probe" in file.arrays, "img/head/kernel" in file.arrays
+    grid = math.isqrt(file.shape("img/pos_embedding", 2)[0] - extra)
+    image_size = SIZES.get((grid, patch_size), grid * patch_size)
     tower = VisionTower(
-        image_size=math.isqrt(file.shape("img/pos_embedding", 2)[0] - extra) * patch_size,
+        image_size=image_size,
         patch_size=patch_size,
         width=width,
         depth=depth,
@@ -141,12 +139,15 @@ def _image(file: _File, preprocess: Preprocess) -> tuple[VisionTower, list[Rule]
         pool="map" if pool_by_map else "cls" if extra else "avg",
         class_token=bool(extra),
         pre_norm=False,
+        crop=image_size % patch_size > 0,
+        patch_bias=True,
         norm_eps=1e-6,
         projection="affine" if head else "none",
         preprocess=preprocess,
     )
     rules = [
         Rule("image/patch_embed/kernel", "img/embedding/kernel", patch_layout(patch_size)),
+        Rule("image/patch_embed/bias", "img/embedding/bias"),
         Rule("image/pos_embed", "img/pos_embedding"),
         *([Rule("image/cls", "img/cls", FLAT)] if extra else []),
         *_blocks("image/blocks", name, heads, parts),
