@@ -12,7 +12,7 @@ Neither time nor accuracy has been measured, and the learning rate is a place to
 """
 
 from jclip import find_model
-from jclip.config import Augment, Checkpoint, Config, Data, InitFrom, Optim, Pair, Retrieval, replace
+from jclip.config import Augment, Checkpoint, Config, Data, InitFrom, Optim, Pair, Retrieval, TextTower, replace
 
 IMAGE = r"(image|image_projection)/.*"
 
@@ -24,8 +24,10 @@ def get_config(
 
     A `weights` that is the name of an architecture is good for `jclip compile` and --help.
     """
+    model = find_model(weights, architecture)
+    model = replace(model, "towers", {"text": TextTower(), **model.towers})  # a vision transformer comes without
     return Config(
-        model=replace(find_model(weights, architecture), "dtype", "bfloat16"),
+        model=replace(model, "dtype", "bfloat16"),
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
         init_from=InitFrom(weights, architecture=architecture, rules=((IMAGE, "load"), (r".*", "scratch"))),
         optim=Optim(lr=1e-3, warmup="5%", weight_decay=1e-2, clip_norm=1.0, lr_rules=((IMAGE, 0.0), (r".*", 1.0))),

@@ -15,7 +15,7 @@ from jclip.evaluate import is_run, load_run, run_config
 from jclip.sharding import replicated
 from jclip.step import Program, TrainState, param_shapes
 from jclip.tree import flatten, idle_rules, match_rules, unflatten
-from jclip.weights import read_weights
+from jclip.weights import local_path, read_weights, resize_positions
 
 FREE = ("image_size", "context_length", "dropout", "patch_dropout")
 """Fields of a tower that may differ: positions are resized, and dropout is not part of what was trained."""
@@ -62,8 +62,8 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
         del params[path]  # what is random leaves the devices before what takes its place is read
     for path, array in source.read(mesh):
         if path in loaded:
-            if array.shape != wanted[path].shape:
-                array = _resized(path, _on_host(array, mesh), source.model, config.model)
+            if array.shape != wanted[path].shape:  # positions, for images or texts of another size
+                array = resize_positions({path: _on_host(array, mesh)}, source.model, config.model)[path]
             params[path] = _placed(array, wanted[path].sharding)
     return state._replace(params=unflatten(params)), _summary(source, loaded, wanted)
 
@@ -78,7 +78,7 @@ def _loaded(init: InitFrom, params: Mapping[str, Any]) -> set[str]:
 
 
 def _open(init: InitFrom) -> Source:
-    path = Path(init.path)
+    path = Path(local_path(init.path))
     if not path.exists():
         raise ConfigError(
             f"config: there is nothing at init_from.path {path}; give a workdir, a folder of weights or a weight file"
@@ -142,14 +142,6 @@ def _check_shapes(source: Source, wanted: Mapping[str, tuple[int, ...]]) -> None
             f"config: {source.name} does not have all that init_from.rules say to load: {'; '.join(sorted(problems))}; "
             "let a rule say 'scratch' for what is to be new"
         )
-
-
-def _resized(path: str, array: np.ndarray, source: Model, target: Model) -> np.ndarray:
-    """Positions of another image_size or context_length."""
-    shape = tuple(array.shape)
-    raise ConfigError(
-        f"config: {path} is {shape} in init_from.path, for another image_size or context_length: give the model the same"
-    )
 
 
 def _on_host(array: Any, mesh: DeviceMesh) -> np.ndarray:

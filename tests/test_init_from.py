@@ -120,7 +120,7 @@ def test_weights_of_others_are_loaded_by_rule_and_sharded(to: str, tmp_path: Pat
     [
         ("towers.image.activation", "quick_gelu", r"model\.towers\.image\.activation: 'quick_gelu' -> 'gelu' \(there -> here\)"),
         ("towers.text.norm_eps", 1e-6, r"model\.towers\.text\.norm_eps: 1e-06 -> 1e-05"),
-        ("towers.text.tokenizer.clean", "whitespace", r"model\.towers\.text\.tokenizer\.clean: 'whitespace' -> 'lower'"),
+        ("towers.text.tokenizer.clean", "canonicalize", r"model\.towers\.text\.tokenizer\.clean: 'canonicalize' -> 'lower'"),
         ("towers.image.preprocess.resize", "squash", r"model\.towers\.image\.preprocess\.resize: 'squash' -> 'shortest'"),
         ("towers.image.heads", 4, r"model\.towers\.image\.heads: 4 -> 2 .* give the model what is there, or .*'scratch'"),
         ("towers.text.projection", "affine", r"model\.towers\.text\.projection: 'affine' -> 'linear'"),
@@ -161,10 +161,13 @@ def test_missing_and_misshapen_parameters_are_all_listed(tmp_path: Path) -> None
     assert str(error.value).count(";") == 3
 
 
-def test_another_image_size_needs_positions_of_that_size(tmp_path: Path) -> None:
-    write_folder(tmp_path / "w")
-    with pytest.raises(ConfigError, match=r"image/pos_embed is \(5, 32\) in init_from.path, for another image_size"):
-        started(tiny_config(**{"init_from.path": str(tmp_path / "w"), "model.towers.image.image_size": 24}))
+def test_positions_are_resampled_for_another_image_size(tmp_path: Path) -> None:
+    there = write_folder(tmp_path / "w")
+    state, _ = started(tiny_config(**{"init_from.path": str(tmp_path / "w"), "model.towers.image.image_size": 24}))
+    expected = jclip.load(tmp_path / "w", image_size=24).params
+    np.testing.assert_allclose(state.params["image"]["pos_embed"], expected["image"]["pos_embed"], atol=1e-6)
+    assert state.params["image"]["pos_embed"].shape == (10, 32)
+    np.testing.assert_array_equal(state.params["image"]["cls"], there["image/cls"])
 
 
 def test_what_is_no_source_is_refused(run: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def _by_name(path: Path) -> dict[str, Lazy]:
 
 
 def _flatten_positions(file: _File) -> None:
-    """Makes the positions [extra + n * n, width]: a class token has one in the first ViTs, and none since, which is zeros here."""
+    """Makes the positions [extra + n * n, width]; a class token has one in the first ViTs, and in later ones none: zeros here."""
     _, length, width = file.shape("img/pos_embedding", 3)
     positions = file.arrays.pop("img/pos_embedding")
     missing = int("img/cls" in file.arrays and math.isqrt(length) ** 2 == length)

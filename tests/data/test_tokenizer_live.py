@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import vocabularies
 from numpy.typing import NDArray
+from peers import peer
 
 from jclip.config import Tokenizer
 from jclip.data import get_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-pytest.importorskip("transformers", reason="transformers is not installed")
-
-from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer, basic_clean, canonicalize_text
-from transformers import AutoTokenizer
+theirs = peer("open_clip").tokenizer
+HFTokenizer, SigLipTokenizer, SimpleTokenizer = theirs.HFTokenizer, theirs.SigLipTokenizer, theirs.SimpleTokenizer
+basic_clean, canonicalize_text = theirs.basic_clean, theirs.canonicalize_text
+AutoTokenizer = peer("transformers").AutoTokenizer
 
 CLIPART = Path(__file__).parents[3] / "shared" / "data" / "clipart" / "clipart-val-00000.tar"
 TEXTS = ["", " ", "\x00", *vocabularies.strings(9_990, seed=1), "a cat " * 500, "é" * 3000]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peers import peer
 from PIL import Image
 
 from jclip.config import Augment, Preprocess, TextTower, VisionTower
@@ -54,7 +55,7 @@ def test_eval_pixels_equal_the_fixed_ones_of_open_clip_bit_for_bit() -> None:
 
 
 def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
-    pytest.importorskip("open_clip", reason="open_clip is not installed")
+    peer("open_clip")
     from open_clip.transform import image_transform
 
     rng = np.random.default_rng(0)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from foreign import GOLDEN, images
 from make_golden_big_vision import DEPTH, GRID, HEADS, HIDDEN, LENGTH, PATCH, WIDTH, classifier, features, ids, siglip, theirs
+from peers import peer
 from test_cli import exit_status
 
 import jclip
-from jclip.config import ConfigError, Pair, TextTower, VisionTower, check
+from jclip.config import ConfigError, Pair, TextTower, VisionTower, check, replace
 from jclip.models import MultiTower
 from jclip.tree import unflatten
 from jclip.weights import Weights, WeightsError, read_weights
@@ -218,9 +219,7 @@ def test_archives_of_anything_but_plain_arrays_are_refused(tmp_path: Path) -> No
 
 
 def test_features_are_those_of_open_clips_importer_in_this_process(tmp_path: Path, vocabulary: Path) -> None:
-    open_clip, timm, torch = (
-        pytest.importorskip(name, reason=f"{name} is not installed") for name in ("open_clip", "timm", "torch")
-    )
+    open_clip, timm, torch = (peer(name) for name in ("open_clip", "timm", "torch"))
     importlib.import_module("open_clip.convert")
     rng = np.random.default_rng(1)
     arrays = {name: (array + 0.1 * rng.normal(size=array.shape)).astype(np.float32) for name, array in siglip().items()}

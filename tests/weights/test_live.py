@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from foreign import write_vocabulary
+from peers import peer
 from safetensors.numpy import save_file
 
 from jclip import losses
@@ -18,10 +20,7 @@ from jclip.weights import read_weights, write_weights
 from jclip.weights.layout import to_ours
 from jclip.weights.timm import TIMM
 
-open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-torch = pytest.importorskip("torch", reason="torch is not installed")
-timm = pytest.importorskip("timm", reason="timm is not installed")
-tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+open_clip, timm, torch = peer("open_clip"), peer("timm"), peer("torch")
 
 CONFIGS = sorted(Path(open_clip.__file__).parent.glob("model_configs/*.json"))
 
@@ -91,14 +90,6 @@ def make(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Both:
 def build(config: dict[str, Any]) -> Any:
     kind = open_clip.model.CustomTextCLIP if config.get("custom_text") else open_clip.model.CLIP
     return kind(**{key: value for key, value in config.items() if key != "custom_text"}).eval()
-
-
-def write_vocabulary(folder: Path, size: int) -> None:
-    """A tokenizer of `size` words, as open_clip puts one beside its weights."""
-    words = {f"word{i}": i for i in range(size)} | {"[UNK]": 0, "</s>": 1, "[SEP]": 102}
-    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]")).save(str(folder / "tokenizer.json"))
-    special = {"pad_token": "[UNK]", "eos_token": "</s>", "sep_token": "[SEP]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
 def some_ids(text: dict[str, Any], rng: np.random.Generator) -> np.ndarray:

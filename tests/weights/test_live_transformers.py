@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 from foreign import HUGGING_FACE, MODELS
+from peers import peer
 from test_weights import write_tokenizer
 
 from jclip.models import MultiTower
 from jclip.tree import unflatten
 from jclip.weights import read_weights, write_weights
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+torch, transformers = peer("torch"), peer("transformers")
 
 KINDS = {"hugging_face": "CLIP", "hugging_face_siglip": "Siglip", "hugging_face_siglip2": "Siglip2"}
 DEPTH = 3

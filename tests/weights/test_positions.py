@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from foreign import GOLDEN, OPEN_CLIP, TEXTS, images, number
 from make_golden_positions import GRIDS, LENGTHS, WIDTH
+from peers import peer
 from safetensors.numpy import save_file
 from test_cli import exit_status
 
@@ -122,8 +123,7 @@ def test_an_architecture_and_a_size_that_it_cannot_have(tmp_path: Path) -> None:
 
 
 def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None:
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    open_clip, torch = peer("open_clip"), peer("torch")
     source = write_folder(tmp_path / "m")
     config = json.loads(json.dumps(OPEN_CLIP))
     for size, length in ((56, 33), (16, 7)):

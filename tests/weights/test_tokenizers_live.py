@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peers import peer
 from vocabularies import strings
 
 from jclip.config import Tokenizer
 from jclip.data import get_tokenizer
 from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
 
-open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+open_clip, transformers = peer("open_clip"), peer("transformers")
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
 TEXTS = ["", *strings(1000, seed=2), "a cat " * 100]
