@@ -64,9 +64,9 @@ def test_an_architecture_survives_json_and_the_check(name):
     model = architecture(name)
     assert from_json(json.loads(json.dumps(to_json(model))), Model) == model
     if model.towers["text"].tokenizer.kind != "clip":
-        with pytest.raises(ConfigError, match="tokenizer.file is empty; kind .* needs the path of a vocabulary"):
+        with pytest.raises(ConfigError, match=r"tokenizer.file is empty; kind .* needs the path of a vocabulary"):
             check(Config(model=model), devices=8)
-        model = replace(model, "towers.text.tokenizer.file", "/a/vocabulary")
+        model = room.replace(model, "towers.text.tokenizer.file", "/a/vocabulary")
     check(Config(model=model), devices=8)
 
 

@@ -18,6 +18,7 @@ from jclip.config import Tokenizer
 from jclip.data import get_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+pytestmark = pytest.mark.parity
 theirs = peer("open_clip").tokenizer
 HFTokenizer, SigLipTokenizer, SimpleTokenizer = theirs.HFTokenizer, theirs.SigLipTokenizer, theirs.SimpleTokenizer
 basic_clean, canonicalize_text = theirs.basic_clean, theirs.canonicalize_text

@@ -54,6 +54,7 @@ def test_eval_pixels_equal_the_fixed_ones_of_open_clip_bit_for_bit() -> None:
         np.testing.assert_array_equal(transform(golden[f"{name}/png"].tobytes()), golden[case], err_msg=case)
 
 
+@pytest.mark.parity
 def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
     peer("open_clip")
     from open_clip.transform import image_transform

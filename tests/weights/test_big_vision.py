@@ -218,6 +218,7 @@ def test_archives_of_anything_but_plain_arrays_are_refused(tmp_path: Path) -> No
         jclip.load(tmp_path / "empty.npz")
 
 
+@pytest.mark.parity
 def test_features_are_those_of_open_clips_importer_in_this_process(tmp_path: Path, vocabulary: Path) -> None:
     open_clip, timm, torch = (peer(name) for name in ("open_clip", "timm", "torch"))
     importlib.import_module("open_clip.convert")

@@ -122,6 +122,7 @@ def test_an_architecture_and_a_size_that_it_cannot_have(tmp_path: Path) -> None:
         with_sizes(of_texts, image_size=36)
 
 
+@pytest.mark.parity
 def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None:
     open_clip, torch = peer("open_clip"), peer("torch")
     source = write_folder(tmp_path / "m")

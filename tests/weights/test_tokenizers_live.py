@@ -13,6 +13,7 @@ from jclip.config import Tokenizer
 from jclip.data import get_tokenizer
 from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
 
+pytestmark = pytest.mark.parity
 open_clip, transformers = peer("open_clip"), peer("transformers")
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"

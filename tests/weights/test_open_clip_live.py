@@ -13,13 +13,16 @@ from peers import peer
 from safetensors.numpy import save_file
 
 from jclip import losses
-from jclip.config import ResNetTower, VisionTower
+from jclip.config import ResNetTower, VisionTower, architecture, replace
 from jclip.models import MultiTower
 from jclip.tree import flatten, unflatten
 from jclip.weights import read_weights, write_weights
 from jclip.weights.layout import to_ours
+from jclip.weights.open_clip import read_model
+from jclip.weights.same import require_same
 from jclip.weights.timm import TIMM
 
+pytestmark = pytest.mark.parity
 open_clip, timm, torch = peer("open_clip"), peer("timm"), peer("torch")
 
 CONFIGS = sorted(Path(open_clip.__file__).parent.glob("model_configs/*.json"))
@@ -102,7 +105,7 @@ def some_ids(text: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
     return ids
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.exhaustive) for n in ALL])
 def test_features_and_logits_are_those_of_open_clip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = make(name, tmp_path, monkeypatch)
     image, text = both.inputs
@@ -126,6 +129,18 @@ def test_features_and_logits_are_those_of_open_clip(name: str, tmp_path: Path, m
     for key, value in again.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(value.numpy(), both.state[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_architecture_of_that_name_is_the_same(name: str, tmp_path: Path) -> None:
+    config = json.loads(json.dumps(ALL[name]))
+    for key in ("hf_tokenizer_name", "tokenizer_kwargs"):
+        config["text_cfg"].pop(key, None)
+    theirs, ours = read_model(tmp_path, {"model_cfg": config}), architecture(name)
+    for field, tower in (("preprocess", "image"), ("tokenizer", "text")):  # which these files leave to others
+        theirs = replace(theirs, f"towers.{tower}.{field}", getattr(ours.towers[tower], field))
+    require_same(name, ours, theirs)
+    assert ours.embed_dim == theirs.embed_dim
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -16,6 +16,7 @@ from jclip.models import MultiTower
 from jclip.tree import unflatten
 from jclip.weights import read_weights, write_weights
 
+pytestmark = pytest.mark.parity
 torch, transformers = peer("torch"), peer("transformers")
 
 KINDS = {"hugging_face": "CLIP", "hugging_face_siglip": "Siglip", "hugging_face_siglip2": "Siglip2"}
