@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
     )
     convert.add_argument("folder", metavar="DST", help="folder to make")
-    convert.add_argument("--to", choices=("jclip", "open_clip", "hugging_face"), default="jclip", help="whose (default: jclip)")
+    owners = ("jclip", "open_clip", "hugging_face")
+    convert.add_argument("--to", choices=owners, default="jclip", help="whose (default: jclip)")
+    convert.add_argument("--from", dest="kind", choices=owners, help="as whose SRC is read, if it has the files of several")
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
     convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
@@ -188,6 +190,7 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
         image_size=options.image_size,
         context_length=options.context_length,
         tokenizer=options.tokenizer,
+        kind=options.kind,
     )
 
 

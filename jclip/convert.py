@@ -21,6 +21,7 @@ def main(
     image_size: int | None = None,
     context_length: int | None = None,
     tokenizer: str | Path | None = None,
+    kind: str | None = None,
 ) -> None:
     """Writes `folder` in the format `to` (see `weights.FORMATS`).
 
@@ -32,18 +33,19 @@ def main(
         image_size: side of the images that the written model takes; None: the same. Its positions are resampled.
         context_length: tokens of the texts that it takes, likewise.
         tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
+        kind: which of `weights.FORMATS` a folder is read as; None: the first that it has.
     """
     say = Console(stderr=True, highlight=False)
     if is_run(source):
-        if name is not None or tokenizer is not None:
-            raise ConfigError(f"{source} says its architecture and tokenizer itself; leave out --architecture and --tokenizer")
+        if (name, tokenizer, kind) != (None, None, None):
+            raise ConfigError(f"{source} is a workdir, which says all itself; leave out --architecture, --tokenizer and --from")
         config, step, params, _ = load_run(source, step)
         model, came_from = with_sizes(config.model, image_size, context_length), f"step {step:,} of a training run"
         params = resize_positions(flatten(params), config.model, model)
     else:
         if step is not None:
             raise ConfigError(f"{source} is no workdir; leave out --step")
-        weights = read_weights(local_path(source), name, tokenizer).resized(image_size, context_length)
+        weights = read_weights(local_path(source), name, tokenizer, kind=kind).resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format
     write_weights(folder, to, model, params)

@@ -1,4 +1,4 @@
-"""Matrix products of a traced program, counted."""
+"""Matrix products and convolutions of a traced program, counted."""
 
 import math
 
@@ -6,7 +6,7 @@ from jax import extend as jex
 
 
 def multiply_adds(jaxpr: jex.core.Jaxpr, times: int = 1) -> int:
-    """Multiply-adds of all matrix products, those of a loop as often as it runs, those of a device for all 8 devices."""
+    """Multiply-adds of all matrix products and convolutions, of a loop as often as it runs, of a device for all 8 devices."""
     total = 0
     for equation in jaxpr.eqns:
         often = times
@@ -14,6 +14,8 @@ def multiply_adds(jaxpr: jex.core.Jaxpr, times: int = 1) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        if equation.primitive.name == "conv_general_dilated":  # kernel [height, width, in, out]
+            total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:3])
         if equation.primitive.name == "scan":
             often *= equation.params["length"]
         if equation.primitive.name == "shard_map":

@@ -23,19 +23,16 @@ def test_sizes_are_the_published_ones() -> None:
     assert facts["ViT-B-16"]["towers"]["image"]["gflops"] / 2 == pytest.approx(17.6, rel=0.02)
 
 
-def test_operations_are_those_of_the_traced_towers() -> None:
-    model = architecture("ViT-B-32")
-    params = jax.eval_shape(lambda: MultiTower(model).init(jax.random.key(0), zeros(1)))
+@pytest.mark.parametrize("architecture_name", ["ViT-B-32", "RN50", "ViT-B-16-SigLIP"])
+def test_operations_are_those_of_the_traced_towers(architecture_name: str) -> None:
+    model = architecture(architecture_name)
+    inputs = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(model, 1).items()}
+    params = jax.eval_shape(lambda x: MultiTower(model).init(jax.random.key(0), x), inputs)
     for name, facts in describe(model)["towers"].items():
         traced = jax.make_jaxpr(lambda params, x, name=name: MultiTower(model).apply(params, {name: x})[name].z)(
-            params, zeros(1)[name]
+            params, inputs[name]
         )
         assert 2 * multiply_adds(traced.jaxpr) / 1e9 == pytest.approx(facts["gflops"], rel=1e-3)
-
-
-def zeros(batch_size: int) -> dict[str, jax.Array]:
-    inputs = example_inputs(architecture("ViT-B-32"), batch_size)
-    return {name: jax.numpy.zeros(shape, dtype) for name, (shape, dtype) in inputs.items()}
 
 
 def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import Rule, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
+from jclip.weights.same import require_same
 
 __all__ = [
     "FORMATS",
@@ -82,7 +83,9 @@ class Weights:
         return dataclasses.replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
 
 
-def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Path | None = None) -> Weights:
+def read_weights(
+    path: str | Path, name: str | None = None, tokenizer: str | Path | None = None, *, kind: str | None = None
+) -> Weights:
     """Opens a folder of one of FORMATS, a weight file with open_clip's names, or an .npz of big_vision.
 
     Args:
@@ -90,6 +93,7 @@ def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Pat
         name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
             "-quickgelu" at its end gives both towers that activation.
         tokenizer: the vocabulary of big_vision's text towers, a sentencepiece model, which their files leave out.
+        kind: which of FORMATS a folder is read as; None: the first of them that it has.
 
     Raises:
         WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
@@ -100,7 +104,9 @@ def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Pat
         return _read_big_vision(path, name, tokenizer)
     if tokenizer is not None:
         raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
-    key, model, tensors = _open_folder(path, name) if path.is_dir() else _open_file(path, name)
+    if kind is not None and not path.is_dir():
+        raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
+    key, model, tensors = _open_folder(path, name, kind) if path.is_dir() else _open_file(path, name)
     check_model(model)
     module = FORMATS[key]
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
@@ -113,9 +119,9 @@ def read_weights(path: str | Path, name: str | None = None, tokenizer: str | Pat
     return Weights(model, key, shapes, module.rules(model, bias=bias, names=tensors), tensors)
 
 
-def _open_folder(path: Path, name: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
+def _open_folder(path: Path, name: str | None, kind: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
     """Which of FORMATS a folder has, its model, and the arrays."""
-    name_of = {module.CONFIG: key for key, module in FORMATS.items()}
+    name_of = {module.CONFIG: key for key, module in FORMATS.items() if kind in (None, key)}
     found = [file for file in name_of if (path / file).is_file()]
     if not found:
         raise WeightsError(
@@ -134,10 +140,13 @@ def _open_folder(path: Path, name: str | None) -> tuple[str, Model, Mapping[str,
 def _open_file(path: Path, name: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
     """The same of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
+    if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
+        model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
+        if name is not None:
+            require_same(f"{path} holds OpenAI's weights, of another model than {name}", architecture(name), model)
+        return "open_clip", model, tensors
     if name is not None:
         return "open_clip", architecture(name), tensors
-    if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
-        return "open_clip", open_clip.openai_model({n: array.shape for n, array in tensors.items()}), tensors
     raise WeightsError(
         f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
         f"(architecture_name): one of {', '.join(architecture_names())}"

@@ -160,7 +160,8 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     assert isinstance(text, TextTower)
     kind = model_type(model)
     config, processor = _config(kind, model, image, text), _processor(kind, image)
-    require_same(f"Hugging Face's {KINDS[kind]}", model, _model(CONFIG, config, (PREPROCESSOR, processor), text.tokenizer))
+    again = _model(CONFIG, config, (PREPROCESSOR, processor), text.tokenizer)
+    require_same(f"Hugging Face's {KINDS[kind]} cannot compute this model", model, again)
     if bias != (kind != "clip"):
         raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
     write_hugging_face(text.tokenizer, folder, kind)

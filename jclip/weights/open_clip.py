@@ -237,7 +237,7 @@ def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
     preprocess |= {"resize_mode": how.resize, "fill_color": how.fill}
     vision["image_size"] = image.image_size
     towers = {"image": _image_tower(CONFIG, vision, quick, preprocess), "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
-    require_same("open_clip", model, Model(towers, model.embed_dim))
+    require_same("open_clip cannot compute this model", model, Model(towers, model.embed_dim))
     return {
         "model_cfg": {
             "embed_dim": model.embed_dim,

@@ -9,11 +9,11 @@ TRAINING = {"dropout", "patch_dropout"}
 """Fields that change training alone."""
 
 
-def require_same(owner: str, ours: Model, theirs: Model) -> None:
-    """Raises WeightsError, with every field that differs, where `theirs`, the nearest that `owner` has, computes otherwise."""
+def require_same(problem: str, ours: Model, theirs: Model) -> None:
+    """Raises WeightsError, `problem` and every field that differs, where `theirs` computes otherwise than `ours`."""
     obstacles = [problem for name, tower in ours.towers.items() for problem in differences(name, tower, theirs.towers[name])]
     if obstacles:
-        raise WeightsError(f"{owner} cannot compute this model: {'; '.join(obstacles)}")
+        raise WeightsError(f"{problem}: {'; '.join(obstacles)}")
 
 
 def differences(name: str, ours: Tower, theirs: Tower) -> list[str]:

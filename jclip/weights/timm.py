@@ -4,11 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from jclip.config import Tower, VisionTower, siglip_image
-from jclip.weights.layout import Layout, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
-
-ROW = Layout(lambda x: x[0], lambda x: x[None])
-"""Kept with a first axis of one."""
-
+from jclip.weights.layout import LEADING, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 _TANH: dict[str, Any] = {"activation": "gelu_tanh"}
 TIMM = {
@@ -37,7 +33,7 @@ def timm_rules(tower: VisionTower, ours: str = "image", theirs: str = "visual.tr
     return [
         Rule(f"{ours}/patch_embed/kernel", f"{theirs}.patch_embed.proj.weight", conv_layout(tower.patch_size)),
         Rule(f"{ours}/patch_embed/bias", f"{theirs}.patch_embed.proj.bias"),
-        Rule(f"{ours}/pos_embed", f"{theirs}.pos_embed", ROW),
+        Rule(f"{ours}/pos_embed", f"{theirs}.pos_embed", LEADING),
         *_block_rules(f"{ours}/blocks", f"{theirs}.blocks.{{}}"),
         *norm_rules(f"{ours}/norm", f"{theirs}.norm"),
         Rule(f"{pool}/probe", f"{latent}.latent"),

@@ -33,7 +33,8 @@ def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     if tokenizer.kind != "hugging_face" or tokenizer.clean not in CLEANS or (given and (not clips or tokenizer.strip_id)):
         raise WeightsError(
             f"open_clip cannot make the ids of this model: it reads a {JSON} (kind 'hugging_face'), cleans the texts "
-            f"({', '.join(CLEANS)}), and puts all of bos_id, eos_id and last_id around a text or none; here is {tokenizer}"
+            f"({', '.join(CLEANS)}), and puts all of bos_id, eos_id and last_id around a text or none; here is {tokenizer}. "
+            f"Where the vocabulary is CLIP's own, take {JSON} out of the folder it comes from: then it is read as open_clip does"
         )
     names = around if clips else {"sep": tokenizer.strip_id}
     _write_json_tokenizer(tokenizer, folder, {**names, "pad": tokenizer.pad_id})

@@ -35,7 +35,7 @@ def reproduced(config: dict[str, Any]) -> bool:
 
 
 ALL = {path.stem: config for path in CONFIGS if reproduced(config := json.loads(path.read_text()))}
-FAMILIES = ("ViT-B-32-quickgelu", "RN50", "ViT-B-16-SigLIP2", "ViT-L-14-CLIPA", "ViT-M-16-alt", "ViT-L-14-worldwide")
+FAMILIES = ("ViT-B-32-quickgelu", "ViT-B-16-SigLIP2", "RN50", "ViT-L-14-CLIPA", "ViT-M-16-alt", "ViT-L-14-worldwide")
 
 
 @dataclasses.dataclass
@@ -143,7 +143,7 @@ def test_an_architecture_of_that_name_is_the_same(name: str, tmp_path: Path) -> 
     assert ours.embed_dim == theirs.embed_dim
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if i < 2 else pytest.mark.exhaustive) for i, n in enumerate(FAMILIES)])
 def test_gradients_are_those_of_open_clip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = make(name, tmp_path, monkeypatch)
     sigmoid = "logit_bias" in both.state

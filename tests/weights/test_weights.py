@@ -312,6 +312,20 @@ def test_files_of_openai_tell_their_architecture_by_their_shapes(tmp_path: Path)
     }
     save_file(theirs, tmp_path / "published.safetensors")
     assert read_weights(tmp_path / "published.safetensors").model == model
+    with pytest.raises(WeightsError, match=r"of another model than ViT-B-32: .*image.activation is 'gelu', not 'quick_gelu'"):
+        read_weights(tmp_path / "published.safetensors", "ViT-B-32")
+
+
+def test_a_folder_with_the_files_of_two_libraries_is_read_as_either(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "both", "hugging_face", **SAME_ACTIVATION["hugging_face"])
+    shutil.copytree(write_folder(tmp_path / "other", "open_clip"), folder, dirs_exist_ok=True)
+    for kind in ("open_clip", "hugging_face"):
+        assert read_weights(folder, kind=kind).format == kind
+        assert exit_status(["convert", str(folder), str(tmp_path / kind), "--from", kind]) == 0
+    with pytest.raises(WeightsError, match=r"holds none of checkpoints/, jclip\.json$"):
+        read_weights(folder, kind="jclip")
+    with pytest.raises(WeightsError, match="no folder, so there is nothing to choose; leave out open_clip"):
+        read_weights(folder / "model.safetensors", kind="open_clip")
 
 
 def test_pickles_run_nothing(tmp_path: Path) -> None:
