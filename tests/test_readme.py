@@ -65,11 +65,11 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
             command += ["--mesh.fsdp", "8"]
         elif command[1] == "train" and "--help" not in command:
             command = [*command, *SHORT]
-            if "configs/clipart.py" in command:
-                command += SHALLOW
-            elif "--weights" in command:
+            if "--weights" in command:
                 command += ["--data.workers", "0", "--model.dtype", "float32"]
             else:
+                command += SHALLOW
+            if "configs/quickstart.py" in command:
                 command += [part for name, spec in FEW.items() for part in (f"--evals.{name}", spec)]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)
     for code in blocks("python"):

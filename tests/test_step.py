@@ -181,7 +181,7 @@ def test_the_logit_scale_stops_at_its_bounds() -> None:
     assert float(state.params["image_text"]["logit_scale"]) in (0.0, pytest.approx(np.log(100)))
 
 
-@pytest.mark.parametrize("value", [np.log(117.0), -0.5])
+@pytest.mark.parametrize("value", [np.log(117.0), pytest.param(-0.5, marks=pytest.mark.exhaustive)])
 def test_a_scale_from_outside_the_bounds_goes_no_further_out(value: float) -> None:
     """SigLIP's scales are beyond 100: the first update must not change them by more than lr."""
     config = tiny_config(**{"optim.lr": 1e-3, "optim.warmup": "0"})
@@ -198,7 +198,7 @@ def test_a_scale_from_outside_the_bounds_goes_no_further_out(value: float) -> No
 LOCKED = {"optim.lr_rules": (("(image|image_projection|image_text)/.*", 0.0), (".*", 1.0))}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_what_is_frozen_stays_bit_identical_and_has_no_optimizer_state(accumulate: int) -> None:
     config = tiny_config(**LOCKED, accumulate=accumulate)
     mesh, program = start(config, 2, 4)
@@ -243,10 +243,11 @@ def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
 
 
+IN_PARTS = pytest.param({"accumulate": 2}, marks=pytest.mark.exhaustive)
 SCANNED = pytest.param({"model.scan": True, "model.remat": "nothing_saveable"}, marks=pytest.mark.exhaustive)
 
 
-@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, SCANNED], ids=str)
+@pytest.mark.parametrize("how", [{}, IN_PARTS, SCANNED], ids=str)
 def test_a_locked_tower_costs_less_work_and_memory(how: dict[str, Any]) -> None:
     sizes, operations = [], []
     for rules in ({}, LOCKED):

@@ -232,7 +232,7 @@ def test_training_goes_on_from_one_device_on_eight_and_back(tmp_path: Path) -> N
     assert list(got.values()) == pytest.approx(list(want.values()), rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_stop_signal_saves_and_exits_cleanly(tmp_path: Path, number: int) -> None:
     process = start_jclip(tmp_path, "--duration", "100000", "--checkpoint.every", "100000", "--evals.seen.every", "100000")
     wait_for_step(tmp_path, 4, process)

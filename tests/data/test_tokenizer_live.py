@@ -61,7 +61,7 @@ def test_clip(clean: Any) -> None:
     same(Tokenizer(clean=clean), SimpleTokenizer(clean=clean)(texts, context_length=LENGTH), texts)
 
 
-@pytest.mark.parametrize("rules", ["custom", "nmt_nfkc"])
+@pytest.mark.parametrize("rules", ["custom", pytest.param("nmt_nfkc", marks=pytest.mark.exhaustive)])
 def test_unigrams_of_sentencepiece(rules: str, tmp_path: Path) -> None:
     vocabularies.train_unigram(tmp_path / "t5.model", rules)
     folder = saved(tmp_path, "t5", tmp_path / "t5.model")
@@ -85,6 +85,7 @@ def test_unigrams_of_sentencepiece(rules: str, tmp_path: Path) -> None:
     same(tokenizer, transformers_ids(siglip, "siglip"))
 
 
+@pytest.mark.exhaustive
 def test_gemma(tmp_path: Path) -> None:
     vocabularies.train_gemma(tmp_path / "gemma.model")
     folder = saved(tmp_path, "gemma", tmp_path / "gemma.model")
@@ -101,6 +102,7 @@ def test_gemma(tmp_path: Path) -> None:
     same(Tokenizer("hugging_face", file, clean="none"), transformers_ids(folder, "siglip"))
 
 
+@pytest.mark.exhaustive
 def test_word_pieces(tmp_path: Path) -> None:
     vocabularies.train_bert(tmp_path / "bert.json")
     folder = saved(tmp_path, "bert", tmp_path / "bert.json")
@@ -113,6 +115,7 @@ def test_word_pieces(tmp_path: Path) -> None:
     same(Tokenizer(**bert, bos_id=1, eos_id=3, last_id=2), clips)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
 def test_xlm(clean: Any, tmp_path: Path) -> None:
     # A fixed vocabulary: training differs from run to run, and where two divisions of a text are equally good, the last
