@@ -30,6 +30,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands(program: str) -> list[list[str]]:
+    """All that it shows, in order, as lists of arguments."""
     joined = "\n".join(blocks("bash")).replace("\\\n", " ")
     parts = [part.strip() for line in joined.splitlines() for part in line.split("&&")]
     return [shlex.split(part, comments=True) for part in parts if part.startswith(f"{program} ")]
@@ -57,9 +58,26 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(home)
     found = commands("jclip")
     assert {command[1] for command in found} == {"train", "eval", "embed", "convert", "info", "compile"}
+    run([command for command in found if command[1] != "compile" and not is_fine_tuning(command)], capsys)
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.exhaustive
+def test_its_fine_tuning_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the commands that make what it starts from; test_init_from.py runs the same recipes on tiny models."""
+    monkeypatch.chdir(home)
+    makes = [command for command in commands("jclip") if {"runs/quickstart", "runs/clipart"} & {*command[2:]}]
+    run([command for command in makes if command[1] in ("train", "convert") and not is_fine_tuning(command)], capsys)
+    run([command for command in commands("jclip") if is_fine_tuning(command)], capsys)
+
+
+def is_fine_tuning(command: list[str]) -> bool:
+    return bool({"--weights", "--init-from.path"} & {*command})
+
+
+def run(found: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     for command in found:
-        if command[1] == "compile":
-            continue
         if "configs/vit_b16.py" in command:
             command = [*command, *SHALLOW, "--duration", "1", "--optim.warmup", "0", "--batch-size", "8", "--data.workers", "0"]
             command += ["--mesh.fsdp", "8"]
@@ -72,8 +90,6 @@ def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyP
             if "configs/quickstart.py" in command:
                 command += [part for name, spec in FEW.items() for part in (f"--evals.{name}", spec)]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)
-    for code in blocks("python"):
-        exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.mark.slow
