@@ -36,10 +36,11 @@ def commands(program: str) -> list[list[str]]:
     return [shlex.split(part, comments=True) for part in parts if part.startswith(f"{program} ")]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
     """A folder with what a reader of the README would have: the recipes, shards and photos."""
-    home = tmp_path_factory.mktemp("home")
+    home = tmp_path / "home"
+    home.mkdir()
     (home / "configs").symlink_to(ROOT / "configs")
     for folder in ("data/clipart", "data/mine", "photos"):
         (home / folder).mkdir(parents=True)
