@@ -11,7 +11,9 @@ Measured on two cores: on one kind of Xeon jclip took 3.3 s and open_clip 5.3 s 
 at batch 16. On a virtual machine where a page fault costs 2 to 3 microseconds the clipart model took jclip 8.8 s and open_clip
 7.1 s (median of the ratios 1.31): XLA gives its temporary memory, 3.7 GB, back after every step and takes it anew. The allocator
 can be told to keep it, which there made a step of jclip a quarter faster and took twice the memory:
-MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000.
+MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000. Or to take it in huge pages, at no cost in memory:
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 took a step of jclip from 10.9 to 6.7 s there, and one of open_clip from 9.0 to 6.2 s
+(median of the ratios 1.18).
 """
 
 import argparse
