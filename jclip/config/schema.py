@@ -75,7 +75,8 @@ class InitFrom:
     """Fine-tuning: whose parameters a run starts from. A workdir with checkpoints goes on from these, and nothing is loaded."""
 
     path: str = ""
-    """Workdir of a training run, folder of weights of jclip, open_clip or Hugging Face, or weight file; empty: all is random."""
+    """Workdir of a training run, folder of weights of jclip, open_clip or Hugging Face, hf://ORG/NAME, or weight file; empty: all
+    is random."""
     step: int | None = None
     """Which checkpoint of a workdir; None: the last."""
     architecture: str | None = None

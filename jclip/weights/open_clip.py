@@ -30,7 +30,7 @@ TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio",
 TEXT |= {"no_causal_mask", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs"}
 TEXT |= {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id"}
 NEUTRAL: Mapping[str, Any] = {
-    **dict.fromkeys(("hf_model_name", "block_type", "tokenizer_mode", "timm_drop_path"), None),
+    **dict.fromkeys(("hf_model_name", "block_type", "timm_drop_path"), None),
     **dict.fromkeys(("attentional_pool", "output_tokens", "embed_cls", "final_ln_after_pool", "timm_proj_bias"), False),
     **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), False),
     **{"pos_embed_type": "learnable", "timm_pool": "map", "timm_proj": "none", "timm_drop": 0.0},
