@@ -140,10 +140,16 @@ def test_what_would_be_computed_differently_is_refused(field: str, value: object
 
 
 def test_dropout_and_a_new_projection_are_no_obstacle(tmp_path: Path) -> None:
-    write_folder(tmp_path / "w", "jclip", **{"towers.image.patch_dropout": 0.5})
+    there = write_folder(tmp_path / "w", "jclip", **{"towers.image.patch_dropout": 0.5})
     rules = ((r".*_projection/.*", "scratch"), (".*", "load"))
     changes = {"model.towers.text.dropout": 0.1, "model.embed_dim": 24, "model.towers.text.projection": "affine"}
-    started(tiny_config(**changes, **{"init_from.path": str(tmp_path / "w"), "init_from.rules": rules}))
+    state, _ = started(tiny_config(**changes, **{"init_from.path": str(tmp_path / "w"), "init_from.rules": rules}))
+    here = arrays(state.params)
+    for path in here.keys() & there.keys():
+        if "_projection/" not in path:
+            np.testing.assert_array_equal(here[path], there[path], err_msg=path)
+    assert here["text_projection/kernel"].shape == (32, 24)
+    assert here["text_projection/bias"].shape == (24,)
 
 
 def test_missing_and_misshapen_parameters_are_all_listed(tmp_path: Path) -> None:

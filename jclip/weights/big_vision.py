@@ -22,7 +22,10 @@ VOCABULARIES: Mapping[int, tuple[str, Tokenizer]] = {
     250_000: ("mc4", Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
     256_000: ("gemma", Tokenizer("sentencepiece", clean="lower", eos_id=1, pad_id=0)),
 }
-"""What big_vision calls a vocabulary, and how SigLIP's towers were trained to read it, by the number of its ids."""
+"""What big_vision calls a vocabulary, and how SigLIP's towers were trained to read it, by the number of its ids.
+
+SigLIP 2's texts were lower case, with their punctuation (Tschannen et al. 2025); open_clip deletes that, too.
+"""
 
 ROOTS = ("params/", "opt/target/", "")
 """What may come before the names of all parameters; what an optimizer keeps lies elsewhere."""
