@@ -14,6 +14,10 @@ from safetensors.numpy import save_file
 from test_cli import exit_status
 
 import jclip
+from jclip.config import Config, InitFrom
+from jclip.init_from import start_from
+from jclip.sharding import make_mesh
+from jclip.step import make_program
 from jclip.weights import WeightsError, local_path
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -52,6 +56,18 @@ def test_what_is_cached_is_loaded_converted_and_described_without_a_network(cach
     assert exit_status(["info", "hf://org/tiny"]) == 0
     with pytest.raises(WeightsError, match="hf://org/tiny@v2: neither in the cache nor within reach"):
         jclip.load("hf://org/tiny@v2")
+
+
+def test_a_run_starts_from_an_address(cache: Path) -> None:
+    folder = cache / "models--org--tiny"
+    repository(folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    config = Config(jclip.find_model("hf://org/tiny"), init_from=InitFrom("hf://org/tiny"), batch_size=8)
+    mesh = make_mesh(config.mesh)
+    state, said = start_from(config, make_program(config, mesh, warmup_steps=1, total_steps=2), mesh)
+    np.testing.assert_array_equal(state.params["text"]["token_embed"], arrays("open_clip")["token_embedding.weight"])
+    assert "(open_clip)" in said
 
 
 def test_what_is_not_cached_says_what_to_do(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
