@@ -38,7 +38,7 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. F
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
-What is written gives the same features there, to the last digit of f32; what cannot, is refused. SRC may be
+What is written gives the same features there, to 1e-5 in f32; what cannot, is refused. SRC may be
 hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does not say
 its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
 weights need. --image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are
@@ -98,20 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     embed.set_defaults(run=_embed)
 
-    convert = commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw)
-    convert.add_argument(
-        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
-    )
-    convert.add_argument("folder", metavar="DST", help="folder to make")
-    owners = ("jclip", "open_clip", "hugging_face")
-    convert.add_argument("--to", choices=owners, default="jclip", help="whose (default: jclip)")
-    convert.add_argument("--from", dest="kind", choices=owners, help="as whose SRC is read, if it has the files of several")
-    convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
-    convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
-    convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
-    convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
-    convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
-    convert.set_defaults(run=_convert)
+    _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
 
     info = commands.add_parser("info", help="what a model is", description=INFO, formatter_class=raw)
     info.add_argument(
@@ -129,6 +116,22 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--topology", required=True, metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ...")
     compile_.set_defaults(run=_compile)
     return parser
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument(
+        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
+    )
+    convert.add_argument("folder", metavar="DST", help="folder to make")
+    owners = ("jclip", "open_clip", "hugging_face")
+    convert.add_argument("--to", choices=owners, default="jclip", help="whose (default: jclip)")
+    convert.add_argument("--from", dest="kind", choices=owners, help="as whose SRC is read, if it has the files of several")
+    convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
+    convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
+    convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
+    convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
+    convert.set_defaults(run=_convert)
 
 
 def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
