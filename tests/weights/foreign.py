@@ -106,6 +106,8 @@ def ids(name: str) -> np.ndarray:
     rows = np.random.default_rng(8).integers(103, 300, (3, 20)).astype(np.int32)
     for row, end in zip(rows, (19, 6, 1), strict=True):
         row[end], row[end + 1 :] = (0 if name == "open_clip_clipa" else end_id(name)), 0
+        if name == "open_clip_worldwide":
+            row[end + 1 :] = 2  # so that the end is the first of its id, and no last token before padding
     return rows
 
 
