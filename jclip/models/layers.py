@@ -243,6 +243,8 @@ class Transformer(nn.Module):
             keep = getattr(jax.checkpoint_policies, "everything_saveable" if remat == "none" else remat)
             one = jax.checkpoint(one, policy=keep if gather is None else _all_but_gathered(keep), prevent_cse=not scan)
         layers = jnp.arange(c.depth), self.param("blocks", init)
+        if self.is_initializing():  # of a pass that makes parameters only their shapes are asked, and blocks keep the shape
+            return x
         return jax.lax.scan(one, x, layers, unroll=1 if scan else c.depth)[0]
 
     def map_pool(self, tokens: Array, mask: Array | None) -> Array:

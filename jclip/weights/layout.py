@@ -1,6 +1,7 @@
 """How another library keeps our parameters: rules from its names to ours, applied in either direction."""
 
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +152,7 @@ def to_ours(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) ->
     _check(rules, theirs, shapes)
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for rule in rules:
-            whole = _aligned_empty(shapes[rule.ours])
+            whole = _empty(shapes[rule.ours])
             blocks = whole if rule.stacked else whole[None]
 
             def fill(i: int, name: str, rule: Rule = rule, blocks: Array = blocks) -> None:
@@ -162,12 +163,14 @@ def to_ours(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) ->
             yield rule.ours, whole
 
 
-def _aligned_empty(shape: tuple[int, ...]) -> Array:
-    """f32 of any numbers, at a multiple of 64 bytes: then JAX on a CPU uses the memory as it is, instead of copying it."""
-    size = 4 * math.prod(shape)
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float32).reshape(shape)
+def _empty(shape: tuple[int, ...]) -> Array:
+    """f32 in pages of its own, which JAX on a CPU uses as they are, instead of copying them.
+
+    Not np.empty: that asks for huge pages, and where the memory is in pieces a kernel may take a second per GB to make them.
+    """
+    count = math.prod(shape)
+    pages = mmap.mmap(-1, 4 * max(count, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.float32, count).reshape(shape)
 
 
 def _copy(target: Array, source: Array) -> None:
