@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
-from jclip.weights.layout import Rule, to_ours, to_theirs
+from jclip.weights.layout import BIAS, SCALE, Rule, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
 from jclip.weights.same import require_same
 
@@ -38,8 +38,6 @@ __all__ = [
 
 FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
 """The libraries whose folders are read and written, by name."""
-
-SCALE, BIAS = "image_text/logit_scale", "image_text/logit_bias"
 
 
 def local_path(path: str | Path) -> str | Path:
@@ -106,21 +104,24 @@ def read_weights(
         raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
     if kind is not None and not path.is_dir():
         raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
-    key, model, tensors = _open_folder(path, name, kind) if path.is_dir() else _open_file(path, name)
+    key, model, scales, tensors = _open_folder(path, name, kind) if path.is_dir() else _open_file(path, name)
     check_model(model)
     module = FORMATS[key]
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
-    if module is own:  # a model of any towers and objectives
-        scales = [n for n in tensors if n.endswith(("/logit_scale", "/logit_bias"))]
-        shapes = tower_shapes(model) | dict.fromkeys(scales, ())
-        return Weights(model, key, shapes, own.rules(list(shapes)), tensors)
-    bias = "logit_bias" in tensors
-    shapes = tower_shapes(model) | {SCALE: (), **({BIAS: ()} if bias else {})}
-    return Weights(model, key, shapes, module.rules(model, bias=bias, names=tensors), tensors)
+    shapes = tower_shapes(model) | dict.fromkeys(scales, ())
+    return Weights(model, key, shapes, module.rules(model, shapes, names=tensors), tensors)
 
 
-def _open_folder(path: Path, name: str | None, kind: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
-    """Which of FORMATS a folder has, its model, and the arrays."""
+class _Opened(NamedTuple):
+    """Which of FORMATS it has, its model, the paths of its objectives' parameters, and the arrays."""
+
+    key: str
+    model: Model
+    scales: tuple[str, ...]
+    tensors: Mapping[str, Lazy]
+
+
+def _open_folder(path: Path, name: str | None, kind: str | None) -> _Opened:
     name_of = {module.CONFIG: key for key, module in FORMATS.items() if kind in (None, key)}
     found = [file for file in name_of if (path / file).is_file()]
     if not found:
@@ -130,23 +131,24 @@ def _open_folder(path: Path, name: str | None, kind: str | None) -> tuple[str, M
     if name is not None:
         raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
     module = FORMATS[name_of[found[0]]]
-    model = module.read_model(path, read_json(path / found[0]))
+    model, scales = module.read_model(path, read_json(path / found[0]))
     files = [file for file in module.FILES if (path / file).is_file()]
     if not files:
         raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
-    return name_of[found[0]], model, open_tensors(path / files[0])
+    return _Opened(name_of[found[0]], model, scales, open_tensors(path / files[0]))
 
 
-def _open_file(path: Path, name: str | None) -> tuple[str, Model, Mapping[str, Lazy]]:
-    """The same of a file alone, whose names must be open_clip's."""
+def _open_file(path: Path, name: str | None) -> _Opened:
+    """Of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
         model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
         if name is not None:
             require_same(f"{path} holds OpenAI's weights, of another model than {name}", architecture(name), model)
-        return "open_clip", model, tensors
+        return _Opened("open_clip", model, (SCALE,), tensors)
     if name is not None:
-        return "open_clip", architecture(name), tensors
+        model = architecture(name)
+        return _Opened("open_clip", model, open_clip.scales(model), tensors)
     raise WeightsError(
         f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
         f"(architecture_name): one of {', '.join(architecture_names())}"
@@ -158,7 +160,7 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
         raise WeightsError(f"{path}: its shapes say the architecture; leave out {name}")
     model, rules, tensors = big_vision.open_model(path, tokenizer)
     check_model(model)
-    shapes = tower_shapes(model) | {rule.ours: () for rule in rules if rule.ours in (SCALE, BIAS)}
+    shapes = tower_shapes(model) | dict.fromkeys((SCALE, BIAS) if "text" in model.towers else (), ())
     return Weights(model, "big_vision", shapes, rules, tensors)
 
 
@@ -173,17 +175,16 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
         raise WeightsError(f"{folder} exists already; give a folder that does not")
     if set(model.towers) != {"image", "text"} and module is not own:
         raise WeightsError(f"{to} has models of an image and a text tower; this one has {', '.join(model.towers)}")
-    bias = BIAS in flat
+    scales = tuple(path for path in flat if path.endswith(("/logit_scale", "/logit_bias")))
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}-{os.getpid()}"
     draft.mkdir()
     try:
-        module.write_config(model, draft, bias=bias)
-        others = [path for path in flat if path.endswith(("/logit_scale", "/logit_bias")) and path not in (SCALE, BIAS)]
-        if module is not own and (others or SCALE not in flat):
-            raise WeightsError(f"{to} has one objective, image_text; this model has {', '.join(others) or 'none'}")
-        rules = own.rules(list(flat)) if module is own else module.rules(model, bias=bias)
-        write_safetensors(draft / module.FILES[0], to_theirs(rules, flat))
+        module.write_config(model, draft, scales)
+        if module is not own and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
+            others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
+            raise WeightsError(f"{to} has one objective, image_text; this model has {others or 'none'}")
+        write_safetensors(draft / module.FILES[0], to_theirs(module.rules(model, flat), flat))
         shutil.copymode(draft / module.CONFIG, draft / module.FILES[0])
         draft.rename(folder)
     except BaseException:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jclip.config import Model, Preprocess, TextTower, Tokenizer, Tower, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy
-from jclip.weights.layout import FLAT, LEADING, SCALAR, Rule, heads_layout, merge_layout, patch_layout
+from jclip.weights.layout import BIAS, FLAT, LEADING, SCALAR, SCALE, Rule, heads_layout, merge_layout, patch_layout
 from jclip.weights.npz import open_npz
 
 VOCABULARIES: Mapping[int, tuple[str, Tokenizer]] = {
@@ -67,8 +67,7 @@ def open_model(path: Path, tokenizer: str | Path | None = None) -> tuple[Model, 
     towers: dict[str, Tower] = {"image": image}
     if two:
         towers["text"], of_text = _text(file, _vocabulary(file, tokenizer))
-        rules += [*of_text, Rule("image_text/logit_scale", "t", SCALAR)]
-        rules += [Rule("image_text/logit_bias", "b", SCALAR)] if "b" in file.arrays else []
+        rules += [*of_text, Rule(SCALE, "t", SCALAR), Rule(BIAS, "b", SCALAR)]
     heads = (file.arrays[f"{name}/head/kernel"].shape[-1] for name in ("txt", "img") if f"{name}/head/kernel" in file.arrays)
     return Model(towers, embed_dim=next(heads, image.width)), rules, file.arrays
 

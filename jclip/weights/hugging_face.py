@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from jclip.config import Model, Preprocess, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 from jclip.weights.hugging_face_names import model_type, rules
+from jclip.weights.layout import BIAS, SCALE
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
@@ -33,6 +34,9 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 """Their types of models, and the classes."""
 
+SCALES = {"clip": (SCALE,), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
+"""The parameters of the objective of a type of model."""
+
 SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models, whatever `eos_token_id` says."""
 
@@ -54,8 +58,8 @@ def _defaults(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return vision | {"vision_use_head": True}, base | {"vocab_size": 32000, "max_position_embeddings": 64}
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
-    """The architecture, preprocessing and tokenizer of a `CLIPModel`, `SiglipModel` or `Siglip2Model`.
+def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+    """The architecture, preprocessing and tokenizer of a `CLIPModel`, `SiglipModel` or `Siglip2Model`, and its SCALES.
 
     Raises:
         WeightsError: it is another kind of model, or an option has a value that is not reproduced.
@@ -65,7 +69,7 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join(KINDS)}")
     path = folder / PREPROCESSOR
     given = read_json(path) if path.is_file() else None
-    return _model(at, config, (str(path), given), read_hugging_face(folder, kind))
+    return _model(at, config, (str(path), given), read_hugging_face(folder, kind)), SCALES[kind]
 
 
 def _model(at: str, config: Mapping[str, Any], processor: tuple[str, Mapping[str, Any] | None], tokenizer: Tokenizer) -> Model:
@@ -146,7 +150,7 @@ def _preprocess(kind: str, path: str, given: Mapping[str, Any] | None, image_siz
     )
 
 
-def write_config(model: Model, folder: Path, *, bias: bool) -> None:
+def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
     A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; any other a `CLIPModel`.
@@ -162,7 +166,7 @@ def write_config(model: Model, folder: Path, *, bias: bool) -> None:
     config, processor = _config(kind, model, image, text), _processor(kind, image)
     again = _model(CONFIG, config, (PREPROCESSOR, processor), text.tokenizer)
     require_same(f"Hugging Face's {KINDS[kind]} cannot compute this model", model, again)
-    if bias != (kind != "clip"):
+    if (BIAS in scales) != (BIAS in SCALES[kind]):
         raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
     write_hugging_face(text.tokenizer, folder, kind)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

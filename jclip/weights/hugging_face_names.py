@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from jclip.config import Model, TextTower, VisionTower
-from jclip.weights.layout import LINEAR, SCALAR, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 
 def model_type(model: Model) -> str:
@@ -15,12 +15,12 @@ def model_type(model: Model) -> str:
     return "siglip2" if text.tokenizer.clean == "siglip2" else "siglip"
 
 
-def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> list[Rule]:
+def rules(model: Model, paths: Container[str], names: Container[str] | None = None) -> list[Rule]:
     """A rule for every parameter.
 
     Args:
         model: the architecture.
-        bias: whether the logits have one.
+        paths: of our parameters, which tell whether the logits have a bias.
         names: of the arrays of a file; not needed, their shapes tell the kinds apart.
     """
     image = model.towers["image"]
@@ -36,8 +36,8 @@ def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> l
         Rule("text/pos_embed", "text_model.embeddings.position_embedding.weight"),
         *_block_rules("text/blocks", "text_model.encoder.layers.{}"),
         *norm_rules("text/norm", "text_model.final_layer_norm"),
-        Rule("image_text/logit_scale", "logit_scale", scalar),
-        *([Rule("image_text/logit_bias", "logit_bias", scalar)] if bias else []),
+        Rule(SCALE, "logit_scale", scalar),
+        *([Rule(BIAS, "logit_bias", scalar)] if BIAS in paths else []),
     ]
 
 

@@ -22,6 +22,10 @@ STRIP = 256
 """Columns of a matrix that are transposed at a time."""
 
 
+SCALE, BIAS = "image_text/logit_scale", "image_text/logit_bias"
+"""Our parameters of the one objective that other libraries have."""
+
+
 class Layout(NamedTuple):
     """The order of an array's numbers elsewhere.
 

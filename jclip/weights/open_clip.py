@@ -3,19 +3,20 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from jclip.config import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
+from jclip.weights.layout import BIAS, SCALE
 from jclip.weights.open_clip_names import rules
 from jclip.weights.same import require_same
 from jclip.weights.timm import TIMM, timm_name
 from jclip.weights.tokenizer_files import write_open_clip
 from jclip.weights.tokenizers import read_open_clip
 
-__all__ = ["BUFFERS", "CONFIG", "FILES", "config_of", "openai_model", "read_model", "rules", "write_config"]
+__all__ = ["BUFFERS", "CONFIG", "FILES", "config_of", "openai_model", "read_model", "rules", "scales", "write_config"]
 
 CONFIG = "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
@@ -48,8 +49,8 @@ SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
-    """The architecture, preprocessing and tokenizer of an `open_clip_config.json`.
+def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+    """The architecture, preprocessing and tokenizer of an `open_clip_config.json`, and the parameters of its objective.
 
     Raises:
         WeightsError: an option has a value that is not reproduced, or is unknown.
@@ -67,7 +68,13 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     quick = bool(cfg.get("quick_gelu", False))
     image = _image_tower(at, vision, quick, config.get("preprocess_cfg") or {})
     words = _text_tower(at, text, quick, read_open_clip(folder, text))
-    return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"])
+    scales = (SCALE,) if cfg.get("init_logit_bias") is None else (SCALE, BIAS)
+    return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"]), scales
+
+
+def scales(model: Model) -> tuple[str, ...]:
+    """The parameters of the objective that its named architectures come with: SigLIP's has a bias, and no other."""
+    return (SCALE, BIAS) if timm_name(model.towers["image"]) else (SCALE,)
 
 
 def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: Mapping[str, Any]) -> ImageTower:
@@ -218,7 +225,7 @@ def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_s
     return dataclasses.replace(tower, preprocess=how)
 
 
-def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
+def config_of(model: Model, scales: Container[str]) -> dict[str, Any]:
     """What goes into `open_clip_config.json`, so that open_clip builds the same model.
 
     Raises:
@@ -243,7 +250,7 @@ def config_of(model: Model, *, bias: bool) -> dict[str, Any]:
             "embed_dim": model.embed_dim,
             "quick_gelu": quick,
             **({"custom_text": True} if timm else {}),
-            **({"init_logit_bias": -10.0} if bias else {}),
+            **({"init_logit_bias": -10.0} if BIAS in scales else {}),
             "vision_cfg": vision,
             "text_cfg": words,
         },
@@ -296,9 +303,9 @@ def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, A
     }
 
 
-def write_config(model: Model, folder: Path, *, bias: bool) -> None:
+def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
     """Writes `open_clip_config.json` and the tokenizer."""
-    config = config_of(model, bias=bias)
+    config = config_of(model, scales)
     text = model.towers["text"]
     assert isinstance(text, TextTower)
     config["model_cfg"]["text_cfg"] |= write_open_clip(text.tokenizer, folder)

@@ -3,16 +3,16 @@
 from collections.abc import Container
 
 from jclip.config import Model, ResNetTower, TextTower, VisionTower
-from jclip.weights.layout import CONV, SCALAR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.weights.layout import BIAS, CONV, SCALAR, SCALE, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 from jclip.weights.timm import timm_name, timm_rules
 
 
-def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> list[Rule]:
+def rules(model: Model, paths: Container[str], names: Container[str] | None = None) -> list[Rule]:
     """A rule for every parameter.
 
     Args:
         model: the architecture.
-        bias: whether the logits have one, as SigLIP's objective has it.
+        paths: of our parameters, which tell whether the logits have a bias, as SigLIP's objective has it.
         names: of the arrays of a file, which tell whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
     """
     image, text = model.towers["image"], model.towers["text"]
@@ -26,8 +26,8 @@ def rules(model: Model, *, bias: bool, names: Container[str] | None = None) -> l
     return [
         *visual,
         *_text_rules(text, "text." if apart else ""),
-        Rule("image_text/logit_scale", "logit_scale", SCALAR),
-        *([Rule("image_text/logit_bias", "logit_bias", SCALAR)] if bias else []),
+        Rule(SCALE, "logit_scale", SCALAR),
+        *([Rule(BIAS, "logit_bias", SCALAR)] if BIAS in paths else []),
     ]
 
 

@@ -1,7 +1,7 @@
 """Weights as jclip keeps them outside of training: `jclip.json` (architecture, preprocessing, tokenizer) and safetensors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,32 @@ FILES = ("jclip.safetensors",)
 BUFFERS = ""
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
-    """The architecture of a `jclip.json`, with its preprocessing, and with tokenizers whose vocabularies lie beside it."""
-    if "model" not in config:
-        raise WeightsError(f"{folder / CONFIG}: has no model")
+def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+    """The architecture of a `jclip.json`, with its preprocessing, and with tokenizers whose vocabularies lie beside it.
+
+    Also the parameters of its objectives, such as "image_text/logit_scale".
+    """
+    if missing := {"model", "scales"} - config.keys():
+        raise WeightsError(f"{folder / CONFIG}: has no {' and no '.join(sorted(missing))}")
     try:
         model = from_json(config["model"], Model, f"{folder / CONFIG}: model")
     except ConfigError as error:
         raise WeightsError(str(error)) from None
-    return find_vocabularies(model, folder)
+    pairs = [f"{a}_{b}" for a in model.towers for b in model.towers]
+    allowed = [f"{pair}/{leaf}" for pair in pairs for leaf in ("logit_scale", "logit_bias")]
+    scales = config["scales"]
+    if not isinstance(scales, list) or any(path not in allowed for path in scales):
+        raise WeightsError(f"{folder / CONFIG}: scales is {scales!r}; allowed is a list of some of {', '.join(allowed)}")
+    return find_vocabularies(model, folder), tuple(scales)
 
 
-def write_config(model: Model, folder: Path, *, bias: bool) -> None:
+def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:
     """Writes `jclip.json`, and the vocabularies of the tokenizers beside it."""
     model = copy_vocabularies(model, folder)
-    (folder / CONFIG).write_text(json.dumps({"jclip": __version__, "model": to_json(model)}, indent=2) + "\n")
+    config = {"jclip": __version__, "model": to_json(model), "scales": scales}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def rules(paths: list[str]) -> list[Rule]:
-    """Every parameter under its own path."""
+def rules(model: Model, paths: Iterable[str], names: Container[str] | None = None) -> list[Rule]:
+    """Every parameter of `paths` under its own; neither the model nor the `names` in a file tell more."""
     return [Rule(path, path) for path in paths]

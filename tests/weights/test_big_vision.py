@@ -136,6 +136,8 @@ def changed(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
     ("changes", "message"),
     [
         ({"img/embedding/kernel": None}, "img/embedding/kernel is missing"),
+        ({"b": None}, "missing b$"),
+        ({"t": None}, "missing t$"),
         ({"img/embedding/bias": None}, "missing img/embedding/bias"),
         ({"img/embedding/bias": np.zeros(3)}, r"img/embedding/bias is \[3\]"),
         ({"img/pos_embedding": None}, "img/pos_embedding is missing"),

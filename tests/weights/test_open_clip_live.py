@@ -18,7 +18,7 @@ from jclip.models import MultiTower
 from jclip.tree import flatten, unflatten
 from jclip.weights import read_weights, write_weights
 from jclip.weights.layout import to_ours
-from jclip.weights.open_clip import read_model
+from jclip.weights.open_clip import read_model, scales
 from jclip.weights.same import require_same
 from jclip.weights.timm import TIMM
 
@@ -136,10 +136,11 @@ def test_an_architecture_of_that_name_is_the_same(name: str, tmp_path: Path) -> 
     config = json.loads(json.dumps(ALL[name]))
     for key in ("hf_tokenizer_name", "tokenizer_kwargs"):
         config["text_cfg"].pop(key, None)
-    theirs, ours = read_model(tmp_path, {"model_cfg": config}), architecture(name)
+    (theirs, objective), ours = read_model(tmp_path, {"model_cfg": config}), architecture(name)
     for field, tower in (("preprocess", "image"), ("tokenizer", "text")):  # which these files leave to others
         theirs = replace(theirs, f"towers.{tower}.{field}", getattr(ours.towers[tower], field))
     require_same(name, ours, theirs)
+    assert objective == scales(ours)
     assert ours.embed_dim == theirs.embed_dim
 
 

@@ -212,11 +212,11 @@ def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path
     second = Tokenizer("hugging_face", str(tmp_path / "other" / "bert.json"), clean="none")
     given = model(first, second, first, Tokenizer(), Tokenizer("sentencepiece", str(GOLDEN / "t5.model"), eos_id=1))
     (tmp_path / "written").mkdir()
-    own.write_config(given, tmp_path / "written", bias=False)
+    own.write_config(given, tmp_path / "written", ())
     shutil.move(tmp_path / "written", tmp_path / "moved")
     names = {path.name for path in (tmp_path / "moved").iterdir()}
     assert names == {"jclip.json", "bert.json", "text1-bert.json", "t5.model"}
-    found = own.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
+    found, _ = own.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
     for name, tower in found.towers.items():
         before = given.towers[name]
         if not isinstance(tower, TextTower) or not isinstance(before, TextTower):
@@ -231,7 +231,7 @@ def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path
 def test_a_vocabulary_outside_of_the_folder_is_refused(file: str, tmp_path: Path) -> None:
     (tmp_path / "written").mkdir()
     shutil.copy(GOLDEN / "bert.json", tmp_path)
-    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", bias=False)
+    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", ())
     config = json.loads((tmp_path / "written" / "jclip.json").read_text())
     config["model"]["towers"]["text0"]["tokenizer"]["file"] = file
     with pytest.raises(WeightsError, match="does not lie in this folder"):
@@ -239,12 +239,12 @@ def test_a_vocabulary_outside_of_the_folder_is_refused(file: str, tmp_path: Path
 
 
 def test_a_vocabulary_that_is_missing_is_named(tmp_path: Path) -> None:
-    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, bias=False)
+    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, ())
     (tmp_path / "bert.json").unlink()
     with pytest.raises(WeightsError, match=r"bert\.json of tower text0 is missing"):
         own.read_model(tmp_path, json.loads((tmp_path / "jclip.json").read_text()))
     with pytest.raises(WeightsError, match="cannot be read"):
-        own.write_config(replace(model(Tokenizer("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, bias=False)
+        own.write_config(replace(model(Tokenizer("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, ())
 
 
 def test_every_small_vocabulary_has_its_configuration() -> None:

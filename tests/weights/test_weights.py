@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import ConfigError, architecture, replace
+from jclip.config import ConfigError, architecture, architecture_names, replace
 from jclip.weights import WeightsError, open_clip, read_weights, write_weights
 from jclip.weights.layout import to_theirs
 from jclip.weights.timm import TIMM
@@ -163,6 +163,64 @@ def test_what_is_not_reproduced_is_refused_by_name(name: str, changes: dict[str,
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises((WeightsError, ConfigError), match="vocab_size 1000"):
         jclip.load(write_folder(tmp_path / "m", "open_clip", **{"text_cfg.vocab_size": 1000}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "scalar", "message"),
+    [
+        ("open_clip", {}, "logit_scale", "missing logit_scale$"),
+        ("open_clip", {}, "logit_bias", "unknown logit_bias$"),
+        ("open_clip", {"init_logit_bias": -10}, "", "missing logit_bias$"),
+        ("open_clip_siglip", {}, "logit_bias", "missing logit_bias$"),
+        ("hugging_face", {}, "logit_bias", "unknown logit_bias$"),
+        ("hugging_face_siglip", {}, "logit_bias", "missing logit_bias$"),
+        ("hugging_face_siglip2", {}, "logit_scale", "missing logit_scale$"),
+    ],
+)
+def test_the_configuration_says_which_scalars_there_are(
+    name: str, changes: dict[str, Any], scalar: str, message: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "m", name, **changes)
+    file = folder / NAMES[owner(name)][1]
+    weights = load_file(file)
+    if weights.pop(scalar, None) is None and scalar:
+        weights[scalar] = np.zeros((), np.float32)
+    save_file(weights, file)
+    with pytest.raises(WeightsError, match=message):
+        next(iter(read_weights(folder)))
+
+
+def test_an_architectures_name_says_whether_a_file_has_a_bias(tmp_path: Path) -> None:
+    model = architecture("ViT-tiny-test")
+    params = {path: number(path, shape) for path, shape in jclip.weights.tower_shapes(model).items()}
+    params |= {path: np.zeros((), np.float32) for path in ("image_text/logit_scale", "image_text/logit_bias")}
+    save_file(to_theirs(open_clip.rules(model, params), params), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"architecture: unknown logit_bias$"):
+        next(iter(read_weights(tmp_path / "w.safetensors", "ViT-tiny-test")))
+    for name in architecture_names():
+        assert ("image_text/logit_bias" in open_clip.scales(architecture(name))) == ("SigLIP" in name)
+
+
+def test_our_own_folder_lists_the_scalars_of_its_objectives(tmp_path: Path) -> None:
+    model = architecture("ViT-tiny-test")
+    scales = {f"image_text/{leaf}": np.zeros((), np.float32) for leaf in ("logit_scale", "logit_bias")}
+    params = {path: number(path, shape) for path, shape in jclip.weights.tower_shapes(model).items()} | scales
+    write_weights(tmp_path / "w", "jclip", model, params)
+    assert dict(read_weights(tmp_path / "w")).keys() == params.keys()
+    file = tmp_path / "w" / "jclip.json"
+    config = json.loads(file.read_text())
+    for given, message in (
+        (["image_text/logit_scale"], "unknown image_text/logit_bias"),
+        ([*scales, "text_image/logit_scale"], "missing text_image/logit_scale"),
+        (["bogus/logit_bias"], r"scales is \['bogus/logit_bias'\]; allowed .* image_text/logit_scale"),
+        ("image_text/logit_scale", "allowed is a list"),
+    ):
+        file.write_text(json.dumps(config | {"scales": given}))
+        with pytest.raises(WeightsError, match=message):
+            next(iter(read_weights(tmp_path / "w")))
+    file.write_text(json.dumps({"model": config["model"]}))
+    with pytest.raises(WeightsError, match="has no scales"):
+        read_weights(tmp_path / "w")
 
 
 def test_a_missing_tensor_a_cut_file_and_no_file_are_named(tmp_path: Path) -> None:
@@ -306,7 +364,7 @@ def test_files_of_openai_tell_their_architecture_by_their_shapes(tmp_path: Path)
         for field, value in {**sizes, "activation": "quick_gelu"}.items():
             model = replace(model, f"towers.{tower}.{field}", value)
     shapes = dict(jclip.weights.tower_shapes(model)) | {"image_text/logit_scale": ()}
-    theirs = to_theirs(open_clip.rules(model, bias=False), {path: number(path, shape) for path, shape in shapes.items()})
+    theirs = to_theirs(open_clip.rules(model, shapes), {path: number(path, shape) for path, shape in shapes.items()})
     theirs |= {
         name: np.asarray(value) for name, value in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408))
     }
