@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from jclip.config import Model, Preprocess, TextTower, Tokenizer, VisionTower
+from jclip.config import Model, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
 from jclip.weights.hugging_face_names import model_type, rules
+from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
 from jclip.weights.layout import BIAS, SCALE
+from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Kind, check_options, one_of, optional
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
@@ -18,7 +19,6 @@ from jclip.weights.tokenizers import read_hugging_face
 __all__ = ["BUFFERS", "CONFIG", "FILES", "read_model", "rules", "write_config"]
 
 CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 """Names of the weights in a folder, the preferred first."""
 
@@ -27,9 +27,6 @@ BUFFERS = r"(text|vision)_model\.embeddings\.position_ids"
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 """Their name of an activation, and ours."""
-
-RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of filters."""
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 """Their types of models, and the classes."""
@@ -40,9 +37,29 @@ SCALES = {"clip": (SCALE,), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
 SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models, whatever `eos_token_id` says."""
 
-HALF = (0.5, 0.5, 0.5)
-WITHOUT_FILE = {"clip": Preprocess(), "siglip": Preprocess(HALF, HALF, resize="squash")}
-"""Preprocessing where no file tells it: the library's own."""
+SECTIONS = dict.fromkeys(("vision_config", "text_config", "vision_config_dict", "text_config_dict"), optional(SECTION))
+COMMON = {"hidden_size": COUNT, "intermediate_size": COUNT, "num_hidden_layers": COUNT, "num_attention_heads": COUNT}
+COMMON |= {"hidden_act": one_of(ACTIVATIONS), "layer_norm_eps": NUMBER}
+VISION = COMMON | {"image_size": COUNT, "patch_size": COUNT, "num_patches": COUNT}
+TEXT = COMMON | {"vocab_size": COUNT, "max_position_embeddings": COUNT, "projection_size": optional(COUNT)}
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    **{"num_channels": (3,), "vision_use_head": (True,), "pruned_heads": ({}, None), "chunk_size_feed_forward": (0, None)},
+    **dict.fromkeys(("is_decoder", "is_encoder_decoder", "add_cross_attention"), (False, None)),
+}
+"""Options that change what is computed, with the values that are reproduced."""
+
+INERT = {"architectures", "dtype", "torch_dtype", "model_type", "transformers_version", "_name_or_path", "_commit_hash"}
+INERT |= {"attention_dropout", "dropout", "initializer_range", "initializer_factor", "logit_scale_init_value", "projection_dim"}
+INERT |= {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class", "prefix"}
+INERT |= {"id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params", "torchscript", "use_bfloat16"}
+INERT |= {"output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate", "use_cache"}
+INERT |= {"tie_word_embeddings", "tie_encoder_decoder", "cross_attention_hidden_size", "tf_legacy_loss", "gradient_checkpointing"}
+INERT |= {"max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences"}
+INERT |= {"temperature", "top_k", "top_p", "typical_p", "diversity_penalty", "repetition_penalty", "length_penalty"}
+INERT |= {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "remove_invalid_values"}
+INERT |= {"bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"}
+INERT |= {"_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "return_loss"}
+"""Options on which no feature depends: of training, of generating text, and what any of their models says of itself."""
 
 
 def _defaults(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,10 +69,10 @@ def _defaults(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     common = {"num_hidden_layers": 12, "hidden_act": act, "layer_norm_eps": eps}
     base = common | {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
     small = common | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-    vision = base | {"num_channels": 3, "image_size": 224, "patch_size": 32 if clip else 16, "num_patches": 256}
+    vision = base | {"image_size": 224, "patch_size": 32 if clip else 16, "num_patches": 256}
     if clip:
         return vision, small | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407}
-    return vision | {"vision_use_head": True}, base | {"vocab_size": 32000, "max_position_embeddings": 64}
+    return vision, base | {"vocab_size": 32000, "max_position_embeddings": 64}
 
 
 def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
@@ -67,19 +84,16 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[st
     at, kind = str(folder / CONFIG), config.get("model_type")
     if kind not in KINDS:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join(KINDS)}")
-    path = folder / PREPROCESSOR
-    given = read_json(path) if path.is_file() else None
-    return _model(at, config, (str(path), given), read_hugging_face(folder, kind)), SCALES[kind]
+    return _model(at, config, read_processor(folder), read_hugging_face(folder, kind)), SCALES[kind]
 
 
 def _model(at: str, config: Mapping[str, Any], processor: tuple[str, Mapping[str, Any] | None], tokenizer: Tokenizer) -> Model:
     kind = config["model_type"]
+    clip = {"projection_dim": COUNT} if kind == "clip" else {}
+    check_options(f"{at}: ", config, SECTIONS | clip, NEUTRAL, INERT)
     vision, text = _defaults(kind)
-    vision |= {**(config.get("vision_config") or {}), **(config.get("vision_config_dict") or {})}
-    text |= {**(config.get("text_config") or {}), **(config.get("text_config_dict") or {})}
-    for name, value in (("num_channels", 3), ("vision_use_head", True)):
-        if vision.get(name, value) != value:
-            raise WeightsError(f"{at}: vision_config.{name} is {vision[name]}; {value} is reproduced")
+    vision |= _section(at, config, "vision_config", VISION, vision)
+    text |= _section(at, config, "text_config", TEXT | ({"eos_token_id": ID} if clip else {}), text)
     size, patch_size = vision["image_size"], vision["patch_size"]
     if kind == "siglip2":
         size = math.isqrt(vision["num_patches"]) * patch_size
@@ -88,27 +102,44 @@ def _model(at: str, config: Mapping[str, Any], processor: tuple[str, Mapping[str
         text |= {"causal": False, "pool": "last", "projection": "affine", "eot_id": SIGLIP_END}
     elif text["eos_token_id"] != 2:  # 2 stands for the largest id, as in the first such files
         text["eot_id"] = None if text["eos_token_id"] == text["vocab_size"] - 1 else text["eos_token_id"]
-    image = VisionTower(
-        size, patch_size, **_common(f"{at}: vision_config", vision), preprocess=_preprocess(kind, *processor, size)
-    )
+    image = VisionTower(size, patch_size, **_common(vision), preprocess=preprocess(kind, *processor, size))
     words = TextTower(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         tokenizer=tokenizer,
-        **_common(f"{at}: text_config", text),
+        **_common(text),
     )
-    clip_dim = config.get("projection_dim", 512)
-    return Model({"image": image, "text": words}, clip_dim if kind == "clip" else text.get("projection_size", words.width))
+    embed_dim = config.get("projection_dim", 512) if clip else text.get("projection_size") or words.width
+    return Model({"image": image, "text": words}, embed_dim)
+
+
+def _section(
+    at: str, config: Mapping[str, Any], name: str, read: Mapping[str, Kind], defaults: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The options of a section, which the first files have twice: `text_config_dict` beside `text_config`.
+
+    CLIPConfig completes the former by its defaults and puts all of that over the latter, of which nothing is left then. The
+    others ignore it.
+    """
+    given, again = config.get(name) or {}, config.get(f"{name}_dict")
+    check_options(f"{at}: {name}.", given, read, NEUTRAL, INERT)
+    if again is None:
+        return given
+    check_options(f"{at}: {name}_dict.", again, read, NEUTRAL, INERT)
+    if config["model_type"] == "clip":
+        return again
+    ours, theirs = ({option: {**defaults, **section}.get(option) for option in read} for section in (given, again))
+    if others := [option for option in read if ours[option] != theirs[option]]:
+        raise WeightsError(f"{at}: {name}_dict differs from {name}, which counts, in {', '.join(others)}; leave out {name}_dict")
+    return given
 
 
 OURS = ("crop", "patch_bias", "pool", "pre_norm", "projection", "causal", "eot_id")
 """Fields of our towers that their type of model says."""
 
 
-def _common(at: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _common(config: Mapping[str, Any]) -> dict[str, Any]:
     width, hidden = config["hidden_size"], config["intermediate_size"]
-    if config["hidden_act"] not in ACTIVATIONS:
-        raise WeightsError(f"{at}.hidden_act is {config['hidden_act']!r}; reproduced are {', '.join(ACTIVATIONS)}")
     return {
         "width": width,
         "depth": config["num_hidden_layers"],
@@ -118,36 +149,6 @@ def _common(at: str, config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_eps": config["layer_norm_eps"],
         **{name: config[name] for name in OURS if name in config},
     }
-
-
-def _preprocess(kind: str, path: str, given: Mapping[str, Any] | None, image_size: int) -> Preprocess:
-    """Of `preprocessor_config.json`, or the library's own where there is none."""
-    default = WITHOUT_FILE["clip" if kind == "clip" else "siglip"]
-    if given is None:
-        return default
-    processor = str(given.get("image_processor_type", ""))
-    if processor.startswith("Siglip2"):
-        raise WeightsError(
-            f"{path}: {processor} makes images of several shapes; reproduced are weights for one: where yours are, put the "
-            "preprocessor_config.json of a SiglipImageProcessor there"
-        )
-    crops = given.get("do_center_crop", kind == "clip")
-    sides = [given.get("size", image_size), *([given.get("crop_size", image_size)] if crops else [])]
-    lengths = {n for side in sides for n in (side.values() if isinstance(side, Mapping) else [side])}
-    shortest = crops and not (isinstance(sides[0], Mapping) and "height" in sides[0])
-    resample = given.get("resample", 3)
-    steps = all(given.get(name, True) for name in ("do_resize", "do_normalize", "do_rescale"))
-    if lengths != {image_size} or resample not in RESAMPLE or not steps or (kind != "clip" and crops):
-        raise WeightsError(
-            f"{path}: reproduced is a resize (2: bilinear, 3: bicubic) to {image_size}, a centre crop and a normalisation; "
-            f"this says size {given.get('size')}, crop_size {given.get('crop_size')}, resample {resample}"
-        )
-    return Preprocess(
-        mean=tuple(given.get("image_mean", default.mean)),
-        std=tuple(given.get("image_std", default.std)),
-        interpolation=cast(Any, RESAMPLE[resample]),
-        resize="shortest" if shortest else "squash",
-    )
 
 
 def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
@@ -163,14 +164,14 @@ def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
     assert isinstance(text, TextTower)
     kind = model_type(model)
-    config, processor = _config(kind, model, image, text), _processor(kind, image)
-    again = _model(CONFIG, config, (PREPROCESSOR, processor), text.tokenizer)
+    config, processor = _config(kind, model, image, text), settings(kind, image)
+    again = _model(CONFIG, config, (FILE, processor), text.tokenizer)
     require_same(f"Hugging Face's {KINDS[kind]} cannot compute this model", model, again)
     if (BIAS in scales) != (BIAS in SCALES[kind]):
         raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
     write_hugging_face(text.tokenizer, folder, kind)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
+    (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n")
 
 
 def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dict[str, Any]:
@@ -200,21 +201,3 @@ def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dic
         vision |= {"projection_dim": model.embed_dim}
         config |= {"projection_dim": model.embed_dim}
     return {**config, "text_config": words, "vision_config": vision}
-
-
-def _processor(kind: str, image: VisionTower) -> dict[str, Any]:
-    how, square = image.preprocess, {"height": image.image_size, "width": image.image_size}
-    crop = how.resize == "shortest"
-    crops = {"do_center_crop": crop, "crop_size": square} if kind == "clip" else {}
-    return {
-        "image_processor_type": "CLIPImageProcessor" if kind == "clip" else "SiglipImageProcessor",
-        "image_mean": list(how.mean),
-        "image_std": list(how.std),
-        "resample": {ours: number for number, ours in RESAMPLE.items()}[how.interpolation],
-        "do_resize": True,
-        "size": {"shortest_edge": image.image_size} if crop else square,
-        **crops,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_convert_rgb": True,
-    }
