@@ -65,7 +65,7 @@ class ClipTokenizer:
         # Every word has at least one id, so the ids that fit lie within the first `length` words: a caption of 100 kB
         # costs no more than its beginning.
         words = RULES[self.clean](text).split(" ", length)[:length]
-        ids = _byte_pair_encoder()(" ".join(words))[: length - 2]
+        ids = built_in_tokenizer().encode(" ".join(words))[: length - 2]
         row = np.zeros(length, np.int32)
         row[: len(ids) + 2] = [START_OF_TEXT, *ids, END_OF_TEXT]
         return row
@@ -119,8 +119,8 @@ def _rows(text: str | Sequence[str], length: int, row: Callable[[str, int], NDAr
 
 
 @functools.cache
-def _byte_pair_encoder() -> Callable[[str], list[int]]:
-    """Cleaned text to ids, without start and end. Reading the vocabulary takes 0.1 s, so it happens once a process."""
+def built_in_tokenizer() -> Any:
+    """Its `encode` makes ids of cleaned text, without start and end. It takes 0.1 s to make, which happens once a process."""
     try:
         import instant_clip_tokenizer
     except ImportError:
@@ -128,6 +128,4 @@ def _byte_pair_encoder() -> Callable[[str], list[int]]:
             "tokenizer 'clip' needs the package instant-clip-tokenizer, which has wheels for Python 3.11 and 3.12: "
             "use one of these and `pip install instant-clip-tokenizer`"
         ) from None
-    encoder: Any = instant_clip_tokenizer.Tokenizer()
-    encode: Callable[[str], list[int]] = encoder.encode
-    return encode
+    return instant_clip_tokenizer.Tokenizer()

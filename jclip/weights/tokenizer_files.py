@@ -9,8 +9,9 @@ from typing import Any
 
 from jclip.config import ConfigError, Model, TextTower, Tokenizer
 from jclip.data.vocabulary import read_pieces, read_vocabulary
+from jclip.weights.clip_vocabulary import write_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.tokenizers import CLEANS, CONFIG, JSON, PIECES, TokenizerFile
+from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, TokenizerFile
 
 OWN = "jclip"
 """What `hf_tokenizer_name` is in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
@@ -43,12 +44,17 @@ def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
 
 
 def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str) -> None:
-    """Writes the files from which transformers makes the same ids; none for CLIP's own tokenizer, whose files are OpenAI's.
+    """Writes the files from which transformers makes the same ids.
+
+    Of CLIP's own tokenizer these are OpenAI's: the ids are the same for clean texts, while what RULES of cleaning mend before
+    (entities of HTML, say), and padding, which nothing depends on, have others there.
 
     Raises:
         WeightsError: transformers has no such tokenizer for `model_type`, or the vocabulary file is missing or another one.
     """
     if tokenizer == Tokenizer() and model_type == "clip":
+        write_clip_vocabulary(folder)
+        _write_config(folder, {"tokenizer_class": CLASSES["clip"], **CLIP_TOKENS})
         return
     single = tokenizer.bos_id is None and tokenizer.last_id is None and tokenizer.strip_id is None
     match tokenizer.kind, tokenizer.clean, model_type:

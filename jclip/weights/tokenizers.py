@@ -11,16 +11,21 @@ from typing import Any
 
 from jclip.config import ConfigError, Tokenizer
 from jclip.data.vocabulary import read_pieces
+from jclip.weights.clip_vocabulary import END, START, check_clip_vocabulary
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
+ADDED = "added_tokens.json"
 JSON = "tokenizer.json"
 PIECES = "spiece.model"
 
 CLASSES = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer", "siglip2": "Siglip2Tokenizer"}
 """transformers' class for a model type, where `tokenizer_config.json` names none."""
+
+CLIP_TOKENS = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+"""The special tokens of CLIP's own tokenizer."""
 
 PADS = {"CLIPTokenizer": "<|endoftext|>", "BertTokenizer": "[PAD]", "SiglipTokenizer": "</s>"}
 PADS |= dict.fromkeys(("T5Tokenizer", "XLMRobertaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"), "<pad>")
@@ -77,12 +82,12 @@ def read_open_clip(folder: Path, text: Mapping[str, Any]) -> Tokenizer:
 def read_hugging_face(folder: Path, model_type: str) -> Tokenizer:
     """The tokenizer that transformers makes of a folder.
 
-    A `clip` model without tokenizer.json has CLIP's own, as open_clip has it; with one, it has that one, whose ids differ on
-    some Unicode. GemmaTokenizer keeps capitals, though SigLIP 2 was trained without: transformers' Siglip2Tokenizer, which
-    stands for every `siglip2` model, makes lower case.
+    A `clip` model without tokenizer.json has CLIP's own, as open_clip has it, unless the folder has another; with one, it has
+    that one, whose ids differ on some Unicode. GemmaTokenizer keeps capitals, though SigLIP 2 was trained without:
+    transformers' Siglip2Tokenizer, which stands for every `siglip2` model, makes lower case.
 
     Args:
-        folder: holds tokenizer.json, or spiece.model for SiglipTokenizer.
+        folder: holds tokenizer.json, or spiece.model for SiglipTokenizer, or at most vocab.json and merges.txt for CLIP's own.
         model_type: `model_type` of config.json: clip, siglip or siglip2.
 
     Raises:
@@ -93,10 +98,28 @@ def read_hugging_face(folder: Path, model_type: str) -> Tokenizer:
         return _read_siglip(folder)
     if not (folder / JSON).is_file():
         if model_type == "clip":
-            return Tokenizer()
+            return _read_clip(folder)
         raise WeightsError(f"{folder}: the tokenizer is missing; put its {JSON} and {CONFIG} there")
     tokenizer = TokenizerFile(folder, kind).tokenizer()
     return dataclasses.replace(tokenizer, clean="siglip2" if kind == "Siglip2Tokenizer" else "none")
+
+
+def _read_clip(folder: Path) -> Tokenizer:
+    """CLIP's own, which nothing in the folder may contradict."""
+    config, kind = _config(folder), _class(folder)
+    if kind not in ("", CLASSES["clip"]):
+        raise WeightsError(
+            f"{folder / CONFIG}: the tokenizer is a {kind}, which is read from a {JSON} alone; save it with transformers' "
+            "save_pretrained, which writes one"
+        )
+    _check_sides(folder, config, "right")
+    given = {name: _content(config[name]) for name in CLIP_TOKENS if name in config}
+    added = [*read_json(folder / ADDED)] if (folder / ADDED).is_file() else []
+    added += [_content(token) for token in (config.get("added_tokens_decoder") or {}).values()]
+    if given != {name: CLIP_TOKENS[name] for name in given} or not {*added} <= {*CLIP_TOKENS.values()}:
+        raise WeightsError(f"{folder}: CLIP's own tokenizer has {CLIP_TOKENS}; here are {given} and the added tokens {added}")
+    check_clip_vocabulary(folder)
+    return Tokenizer()
 
 
 def _read_siglip(folder: Path) -> Tokenizer:
@@ -221,7 +244,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _class(folder: Path) -> str:
-    return str(_config(folder).get("tokenizer_class", "")).removesuffix("Fast")
+    """transformers' class of the tokenizer; empty where neither its own configuration nor the model's says it."""
+    path = folder / "config.json"
+    named = _config(folder).get("tokenizer_class") or (read_json(path).get("tokenizer_class") if path.is_file() else None)
+    return str(named or "").removesuffix("Fast")
 
 
 def _check_sides(folder: Path, config: Mapping[str, Any], padding: str) -> None:

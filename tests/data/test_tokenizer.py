@@ -225,6 +225,6 @@ def test_tokenizers_can_be_pickled() -> None:
 
 def test_errors_say_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
-    module._byte_pair_encoder.cache_clear()
+    module.built_in_tokenizer.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"3\.11 and 3\.12"):
         get_tokenizer(Tokenizer())("a", 8)

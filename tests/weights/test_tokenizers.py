@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -74,9 +75,58 @@ def test_clips_own_tokenizer_needs_no_file(tmp_path: Path) -> None:
         section = write_open_clip(tokenizer, tmp_path)
         assert read_open_clip(tmp_path, section) == tokenizer
     assert read_open_clip(tmp_path, {"context_length": 77, "hf_tokenizer_name": None, "tokenizer_kwargs": {}}) == Tokenizer()
-    write_hugging_face(Tokenizer(), tmp_path, "clip")
     assert read_hugging_face(tmp_path, "clip") == Tokenizer()
     assert not list(tmp_path.iterdir())
+
+
+def test_clips_own_tokenizer_is_written_for_transformers_and_comes_back(tmp_path: Path) -> None:
+    write_hugging_face(Tokenizer(), tmp_path, "clip")
+    assert {path.name for path in tmp_path.iterdir()} == {"vocab.json", "merges.txt", "tokenizer_config.json"}
+    assert read_hugging_face(tmp_path, "clip") == Tokenizer()
+    ids = json.loads((tmp_path / "vocab.json").read_text())
+    assert sorted(ids.values()) == list(range(49408))
+    assert (ids["!"], ids["a</w>"], ids["<|startoftext|>"], ids["<|endoftext|>"]) == (0, 320, 49406, 49407)
+    pairs = [tuple(line.split()) for line in (tmp_path / "merges.txt").read_text().splitlines()]
+    assert [ids["".join(pair)] for pair in pairs[1:]] == list(range(512, 49406))
+    for word in (" cat", "photograph", "日本語", "🙂", "\ufffd", "naïve"):  # made of it, and by the tokenizer itself
+        row = get_tokenizer(Tokenizer())(word, 16)
+        assert merged(word.strip(), {(a, b): i for i, (a, b) in enumerate(pairs[1:])}, ids) == list(row[1 : row.argmax()])
+
+
+def merged(word: str, ranks: dict[Any, int], ids: dict[str, int]) -> list[int]:
+    """Byte-pair encoding of a word (Sennrich et al. 2016): the pair of the lowest rank, wherever it is, until there is none."""
+    letters = list(ids)[:256]
+    order = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    order += [byte for byte in range(256) if byte not in order]
+    parts = [letters[order.index(byte)] for byte in word.encode()]
+    parts[-1] += "</w>"
+    while pairs := [pair for pair in itertools.pairwise(parts) if pair in ranks]:
+        first, second = min(pairs, key=lambda pair: ranks[pair])
+        for i in reversed(range(len(parts) - 1)):
+            if parts[i : i + 2] == [first, second]:
+                parts[i : i + 2] = [first + second]
+    return [ids[part] for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}, "vocab.txt": "[PAD]"}, "is a BertTokenizer, which"),
+        ({"tokenizer_config.json": {"tokenizer_class": "XLMRobertaTokenizerFast"}}, r"XLMRobertaTokenizer, .* tokenizer\.json"),
+        ({"config.json": {"tokenizer_class": "BertTokenizer"}}, "is a BertTokenizer"),
+        ({"tokenizer_config.json": {"padding_side": "left"}}, "padding_side is 'left'"),
+        ({"tokenizer_config.json": {"pad_token": {"content": "!"}}}, "here are {'pad_token': '!'}"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"49408": {"content": "<x>"}}}}, r"added tokens \['<x>'\]"),
+        ({"added_tokens.json": {"<x>": 49408}}, r"added tokens \['<x>'\]"),
+        ({"vocab.json": {"a": 0}}, "vocab.json alone"),
+        ({"vocab.json": {"a": 0}, "merges.txt": "#version: 0.2"}, "another vocabulary than CLIP's own"),
+    ],
+)
+def test_a_tokenizer_that_is_not_clips_own_is_never_taken_for_it(files: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(WeightsError, match=reason):
+        read_hugging_face(tmp_path, "clip")
 
 
 @pytest.mark.parametrize(

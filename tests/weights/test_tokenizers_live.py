@@ -1,6 +1,7 @@
 """What is written of a tokenizer, opened by open_clip and transformers in the same process: the ids are ours."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from vocabularies import strings
 
 from jclip.config import Tokenizer
 from jclip.data import get_tokenizer
+from jclip.data.clean import lower
+from jclip.weights.clip_vocabulary import clip_vocabulary
 from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
+from jclip.weights.tokenizers import read_hugging_face
 
 pytestmark = pytest.mark.parity
 open_clip, transformers = peer("open_clip"), peer("transformers")
@@ -65,3 +69,26 @@ def test_transformers_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     ids = theirs(TEXTS, max_length=LENGTH, padding="max_length", truncation=True).input_ids
     np.testing.assert_array_equal(get_tokenizer(tokenizer)(TEXTS, LENGTH), np.asarray(ids))
+
+
+def test_transformers_reads_clips_own_tokenizer_from_what_is_written(tmp_path: Path) -> None:
+    write_hugging_face(Tokenizer(), tmp_path, "clip")
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    clean = [unicodedata.normalize("NFC", lower(text)) for text in TEXTS]  # transformers composes letters and mends nothing
+    clean = [text for text in clean if text == lower(text) and "of_text>" not in text and "oftext|>" not in text]
+    assert len(clean) > 0.9 * len(TEXTS)
+    rows = get_tokenizer(Tokenizer())(clean, LENGTH)
+    ids = np.asarray(theirs(clean, max_length=LENGTH, padding="max_length", truncation=True).input_ids)
+    padding = np.arange(LENGTH) > rows.argmax(axis=1)[:, None]
+    assert (ids[padding] == 49407).all()
+    np.testing.assert_array_equal(np.where(padding, 0, ids), rows)
+    theirs.save_pretrained(tmp_path / "again")  # which writes a tokenizer.json
+    again = get_tokenizer(read_hugging_face(tmp_path / "again", "clip"))(clean, LENGTH)
+    np.testing.assert_array_equal(again, ids)
+
+
+def test_the_vocabulary_is_that_of_open_clip() -> None:
+    theirs = open_clip.SimpleTokenizer()
+    assert list(theirs.bpe_ranks) == clip_vocabulary().merges
+    assert [*theirs.encoder][:-2] == [*clip_vocabulary().ids][:-2]
