@@ -45,7 +45,7 @@ def main(
     else:
         if step is not None:
             raise ConfigError(f"{source} is no workdir; leave out --step")
-        weights = read_weights(local_path(source), name, tokenizer, kind=kind).resized(image_size, context_length)
+        weights = read_weights(local_path(source, kind), name, tokenizer, kind=kind).resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format
     write_weights(folder, to, model, params)

@@ -40,15 +40,20 @@ FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugg
 """The libraries whose folders are read and written, by name."""
 
 
-def local_path(path: str | Path) -> str | Path:
+def local_path(path: str | Path, kind: str | None = None) -> str | Path:
     """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; anything else as it is.
+
+    Args:
+        path: an address, or anything else.
+        kind: whose weights of a repository are fetched, as in `read_weights`.
 
     Raises:
         WeightsError: the repository is neither cached nor within reach, or huggingface_hub is not installed.
     """
     if not hub.is_address(path):
         return path
-    return hub.fetch(str(path), {module.CONFIG: module.FILES for module in FORMATS.values()})
+    files = {module.CONFIG: module.FILES for key, module in FORMATS.items() if kind in (None, key)}
+    return hub.fetch(str(path), files, own.vocabularies)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Weights by an address on the Hugging Face hub, hf://ORG/NAME: fetched into its cache, or found there without a network."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
+from jclip.weights.hugging_face_processor import FILES as PROCESSOR_FILES
+from jclip.weights.tokenizers import FILES as TOKENIZER_FILES
 
 PREFIX = "hf://"
 
-SMALL = ("jclip.json", "*config.json", "tokenizer.json", "*.model", "*.index.json")
+SMALL = ("jclip.json", "open_clip_config.json", "config.json", "*.index.json", *PROCESSOR_FILES, *TOKENIZER_FILES)
 """Of a repository, what says of which architecture, preprocessing and tokenizer its weights are, and in which files."""
 
 
@@ -18,13 +20,14 @@ def is_address(path: str | Path) -> bool:
     return str(path).startswith(PREFIX)
 
 
-def fetch(address: str, files: Mapping[str, Sequence[str]]) -> Path:
+def fetch(address: str, files: Mapping[str, Sequence[str]], beside: Callable[[Path], Sequence[str]]) -> Path:
     """The folder of the cache that holds a repository's configuration and weights, and nothing else that is large.
 
     Args:
         address: hf://ORG/NAME, or hf://ORG/NAME@REVISION: a branch, a tag or a commit.
         files: by the name of each configuration that is understood, the files that its weights may be in, the preferred first; a
             later one is fetched only where none before it is there.
+        beside: names of the other files that the configuration in a folder names.
 
     Raises:
         WeightsError: the address is none, huggingface_hub is not installed, or the repository is neither cached nor within reach.
@@ -34,6 +37,8 @@ def fetch(address: str, files: Mapping[str, Sequence[str]]) -> Path:
         raise WeightsError(f"{address}: no address on the hub; use hf://ORG/NAME, or hf://ORG/NAME@REVISION")
     folder = _snapshot(address, match[1], match[2], SMALL)
     commit = folder.name  # so that all files are of one, should a branch move meanwhile
+    if others := beside(folder):
+        _snapshot(address, match[1], commit, others)
     for name in (name for config, names in files.items() if (folder / config).is_file() for name in names):
         if not name.endswith(".index.json"):
             _snapshot(address, match[1], commit, [name])

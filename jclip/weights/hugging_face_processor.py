@@ -9,7 +9,7 @@ from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 from jclip.weights.options import COLOUR, FLAG, Kind, check_options, one_of, optional
 
-NESTED, FILE = "processor_config.json", "preprocessor_config.json"
+FILES = NESTED, FILE = "processor_config.json", "preprocessor_config.json"
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of filters."""

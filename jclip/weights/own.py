@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jclip import __version__
-from jclip.config import ConfigError, Model, from_json, to_json
+from jclip.config import ConfigError, Model, TextTower, from_json, to_json
 from jclip.weights.errors import WeightsError
+from jclip.weights.files import read_json
 from jclip.weights.layout import Rule
 from jclip.weights.tokenizer_files import copy_vocabularies, find_vocabularies
 
@@ -23,16 +24,28 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[st
     """
     if missing := {"model", "scales"} - config.keys():
         raise WeightsError(f"{folder / CONFIG}: has no {' and no '.join(sorted(missing))}")
-    try:
-        model = from_json(config["model"], Model, f"{folder / CONFIG}: model")
-    except ConfigError as error:
-        raise WeightsError(str(error)) from None
+    model = _model(folder, config["model"])
     pairs = [f"{a}_{b}" for a in model.towers for b in model.towers]
     allowed = [f"{pair}/{leaf}" for pair in pairs for leaf in ("logit_scale", "logit_bias")]
     scales = config["scales"]
     if not isinstance(scales, list) or any(path not in allowed for path in scales):
         raise WeightsError(f"{folder / CONFIG}: scales is {scales!r}; allowed is a list of some of {', '.join(allowed)}")
     return find_vocabularies(model, folder), tuple(scales)
+
+
+def _model(folder: Path, config: Any) -> Model:
+    try:
+        return from_json(config, Model, f"{folder / CONFIG}: model")
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+
+
+def vocabularies(folder: Path) -> list[str]:
+    """The names of the vocabularies that have to lie beside `jclip.json`; none where there is no such file."""
+    path = folder / CONFIG
+    model = _model(folder, read_json(path).get("model")) if path.is_file() else Model()
+    tokenizers = [tower.tokenizer for tower in model.towers.values() if isinstance(tower, TextTower)]
+    return sorted({tokenizer.file for tokenizer in tokenizers if tokenizer.kind != "clip"})
 
 
 def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:

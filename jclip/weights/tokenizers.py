@@ -11,7 +11,7 @@ from typing import Any
 
 from jclip.config import ConfigError, Tokenizer
 from jclip.data.vocabulary import read_pieces
-from jclip.weights.clip_vocabulary import END, START, check_clip_vocabulary
+from jclip.weights.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 
@@ -20,6 +20,8 @@ SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 JSON = "tokenizer.json"
 PIECES = "spiece.model"
+FILES = (CONFIG, SPECIAL, ADDED, JSON, PIECES, VOCABULARY, MERGES)
+"""All that is read."""
 
 CLASSES = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer", "siglip2": "Siglip2Tokenizer"}
 """transformers' class for a model type, where `tokenizer_config.json` names none."""

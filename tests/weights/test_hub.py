@@ -4,6 +4,8 @@ import builtins
 import fnmatch
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,20 @@ import pytest
 from foreign import OPEN_CLIP, TEXTS, arrays
 from safetensors.numpy import save_file
 from test_cli import exit_status
+from test_weights import write_folder
 
 import jclip
-from jclip.config import Config, InitFrom
+from jclip.config import Config, InitFrom, replace
 from jclip.init_from import start_from
 from jclip.sharding import make_mesh
 from jclip.step import make_program
-from jclip.weights import WeightsError, local_path
+from jclip.weights import WeightsError, local_path, read_weights, write_weights
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
 
+TOKENIZERS = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
+FILE = "towers.text.tokenizer.file"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -94,28 +99,45 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         local_path("hf://org/name")
 
 
-def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str]) -> set[str]:
-    """The files of a repository that are fetched to load it; the network is a folder."""
-    source, target = tmp_path / "network", tmp_path / "fetched" / COMMIT
-    for name, text in files.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_text(text)
+def publish(monkeypatch: pytest.MonkeyPatch, source: Path, target: Path) -> None:
+    """Makes a folder the repository org/tiny of the network, and `target` its place in the cache."""
 
     def snapshot_download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         assert (repository, revision) in (("org/tiny", "v1"), ("org/tiny", COMMIT))
         target.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+        for path in [path for path in source.rglob("*") if path.is_file()]:
+            name = path.relative_to(source)
+            if any(fnmatch.fnmatch(str(name), pattern) for pattern in allow_patterns):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source / name, target / name)
+                shutil.copy(path, target / name)
         return str(target)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str]) -> set[str]:
+    """The files of a repository that are fetched to load it."""
+    source, target = tmp_path / "network", tmp_path / "fetched" / COMMIT
+    for name, text in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    publish(monkeypatch, source, target)
     assert local_path("hf://org/tiny@v1") == target
-    return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    return names(target)
 
 
-SMALL = {"config.json": "{}", "preprocessor_config.json": "{}", "tokenizer.json": "{}", "spiece.model": ""}
+SMALL = {
+    "config.json": "{}",
+    "preprocessor_config.json": "{}",
+    "tokenizer.json": "{}",
+    "spiece.model": "",
+    "added_tokens.json": "{}",
+}
+SMALL |= {"vocab.json": "{}", "merges.txt": ""}
 LARGE = {"pytorch_model.bin": "", "tf_model.h5": "", "flax_model.msgpack": "", "README.md": "", "onnx/model.onnx": ""}
 
 
@@ -140,3 +162,69 @@ def test_only_what_is_needed_is_fetched_and_no_pickle_beside_safetensors(
 def test_of_two_libraries_weights_the_preferred_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"open_clip_config.json": "{}", "open_clip_model.safetensors": "", "model.safetensors": ""}
     assert "model.safetensors" not in fetched(monkeypatch, tmp_path, SMALL | LARGE | files)
+
+
+def grey(folder: Path, nested: bool) -> None:
+    """Settings of images, in either file."""
+    settings = {"size": 24, "crop_size": 24, "image_mean": [0.1, 0.2, 0.3]}
+    file = "processor_config.json" if nested else "preprocessor_config.json"
+    (folder / file).write_text(json.dumps({"image_processor": settings} if nested else settings))
+
+
+def special(folder: Path) -> None:
+    """The padding in special_tokens_map.json alone."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": config.pop("pad_token")}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def pieces(folder: Path) -> None:
+    """SigLIP's own tokenizer, a sentencepiece model."""
+    (folder / "tokenizer.json").unlink()
+    shutil.copy(TOKENIZERS / "t5.model", folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("open_clip", None),
+        ("open_clip_clipa", special),
+        ("hugging_face", partial(grey, nested=True)),
+        ("hugging_face", partial(grey, nested=False)),
+        ("hugging_face_siglip", special),
+        ("hugging_face_siglip", pieces),
+        ("hugging_face_siglip2", None),
+    ],
+)
+def test_a_repository_is_the_same_model_as_its_folder(
+    name: str, change: Callable[[Path], None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = write_folder(tmp_path / "here", name), tmp_path / "fetched" / COMMIT
+    if change is not None:
+        change(source)
+    publish(monkeypatch, source, target)
+    model, there = read_weights(source).model, read_weights(local_path("hf://org/tiny@v1")).model
+    assert replace(there, FILE, "") == replace(model, FILE, "")
+    assert names(target) == names(source)
+
+
+def test_vocabularies_of_our_own_are_fetched_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = read_weights(write_folder(tmp_path / "theirs", "open_clip_clipa"))
+    shutil.copy(tmp_path / "theirs" / "tokenizer.json", tmp_path / "words.txt")
+    write_weights(tmp_path / "ours", "jclip", replace(theirs.model, FILE, str(tmp_path / "words.txt")), dict(theirs))
+    publish(monkeypatch, tmp_path / "ours", tmp_path / "fetched" / COMMIT)
+    there = read_weights(local_path("hf://org/tiny@v1")).model
+    assert names(tmp_path / "fetched" / COMMIT) == {"jclip.json", "jclip.safetensors", "words.txt"}
+    assert replace(there, FILE, "") == replace(read_weights(tmp_path / "ours").model, FILE, "")
+
+
+def test_of_two_libraries_weights_those_that_are_asked_for_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gelu = {"vision_config.hidden_act": "gelu", "text_config.hidden_act": "gelu"}
+    source = write_folder(tmp_path / "both", "hugging_face", **gelu)
+    shutil.copytree(write_folder(tmp_path / "other", "open_clip"), source, dirs_exist_ok=True)
+    for kind in ("hugging_face", "open_clip"):
+        publish(monkeypatch, source, tmp_path / kind / COMMIT)
+        assert exit_status(["convert", "hf://org/tiny@v1", str(tmp_path / "out" / kind), "--from", kind]) == 0
+        weights = {"hugging_face": "model.safetensors", "open_clip": "open_clip_model.safetensors"}[kind]
+        assert {name for name in names(tmp_path / kind / COMMIT) if name.endswith(".safetensors")} == {weights}
