@@ -11,6 +11,21 @@ from jclip.config import ImageTower, Model, Preprocess, ResNetTower, TextTower, 
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import BIAS, SCALE
 from jclip.weights.open_clip_names import rules
+from jclip.weights.options import (
+    COLOUR,
+    COUNT,
+    FLAG,
+    ID,
+    LAYERS,
+    NUMBER,
+    SECTION,
+    SQUARE,
+    TEXT,
+    check_options,
+    one_of,
+    optional,
+    side,
+)
 from jclip.weights.same import require_same
 from jclip.weights.timm import TIMM, timm_name
 from jclip.weights.tokenizer_files import write_open_clip
@@ -25,25 +40,36 @@ FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_cli
 BUFFERS = r"(text\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
 """What state dicts hold besides parameters, and no result depends on."""
 
-VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout", "pool_type", "no_ln_pre"}
-VISION |= {"final_ln_after_pool", "ls_init_value", "act_kwargs", "norm_kwargs", "timm_model_name"}
-TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type", "eos_id", "ls_init_value"}
-TEXT |= {"no_causal_mask", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs"}
-TEXT |= {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id"}
-NEUTRAL: Mapping[str, Any] = {
-    **dict.fromkeys(("hf_model_name", "block_type", "timm_drop_path"), None),
-    **dict.fromkeys(("attentional_pool", "output_tokens", "embed_cls", "final_ln_after_pool", "timm_proj_bias"), False),
-    **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), False),
-    **{"pos_embed_type": "learnable", "timm_pool": "map", "timm_proj": "none", "timm_drop": 0.0},
-}
-"""Options that change what is computed, with the value that jclip's towers reproduce."""
-
-INERT = {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained"}
-"""Options that mean nothing where the others are neutral."""
-
 IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
 TEXT_POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}
 """Their name of a pooling, and ours."""
+
+FILE = {"model_cfg": SECTION, "preprocess_cfg": optional(SECTION)}
+SECTIONS = {"vision_cfg": SECTION, "text_cfg": SECTION}
+MODEL = {**SECTIONS, "embed_dim": COUNT, "quick_gelu": optional(FLAG), "init_logit_bias": optional(NUMBER)}
+COMMON = {"width": COUNT, "mlp_ratio": NUMBER, "ls_init_value": optional(NUMBER)}
+COMMON |= {"act_kwargs": optional(SECTION), "norm_kwargs": optional(SECTION)}
+VISION = COMMON | {"image_size": SQUARE, "patch_size": SQUARE, "layers": LAYERS, "head_width": COUNT, "patch_dropout": NUMBER}
+VISION |= {"no_ln_pre": FLAG, "final_ln_after_pool": FLAG, "pool_type": one_of(IMAGE_POOLS), "timm_model_name": optional(TEXT)}
+WORDS = COMMON | {"context_length": COUNT, "vocab_size": COUNT, "heads": COUNT, "layers": COUNT, "pad_id": ID, "eos_id": ID}
+WORDS |= {"pool_type": one_of(TEXT_POOLS), "no_causal_mask": FLAG, "proj_type": one_of(("linear", "none")), "proj_bias": FLAG}
+WORDS |= {"hf_tokenizer_name": optional(TEXT), "tokenizer_mode": optional(TEXT), "tokenizer_kwargs": optional(SECTION)}
+HOW = {"mean": COLOUR, "std": COLOUR, "size": SQUARE, "fill_color": ID, "interpolation": one_of(("bicubic", "bilinear"))}
+HOW |= {"resize_mode": one_of(("shortest", "longest", "squash"))}
+"""The options of each section that our towers have."""
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("hf_model_name", "block_type", "timm_drop_path"), (None,)),
+    **dict.fromkeys(("attentional_pool", "output_tokens", "embed_cls", "final_ln_after_pool", "timm_proj_bias"), (False, None)),
+    **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn"), (False, None)),
+    **{"scale_fc": (False, None), "pos_embed_type": ("learnable", None), "mode": ("RGB", None)},
+    **{"timm_pool": ("map",), "timm_proj": ("none",), "timm_drop": (0.0, None)},
+}
+"""Options that change what is computed, with the values that jclip's towers reproduce."""
+
+INERT = {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained"}
+INERT |= {"custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"}
+"""Options that mean nothing where the others are neutral."""
 
 SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
@@ -56,20 +82,27 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[st
         WeightsError: an option has a value that is not reproduced, or is unknown.
     """
     at = str(folder / CONFIG)
-    cfg = dict(_section(at, config, "model_cfg"))
-    vision, text = _section(at, cfg, "vision_cfg"), _section(at, cfg, "text_cfg")
-    known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"}
-    _refuse_others(f"{at}: model_cfg", cfg, known | {"nonscalar_logit_scale", "cast_dtype", "output_dict"})
-    timm, hf = vision.get("timm_model_name"), text.get("hf_model_name")
-    _refuse_others(f"{at}: vision_cfg", vision, VISION | ({name for name in vision if name.startswith("timm_") and not timm}))
-    _refuse_others(f"{at}: text_cfg", text, TEXT | ({name for name in text if name.startswith("hf_") and not hf}))
-    if not isinstance(cfg.get("embed_dim"), int):
-        raise WeightsError(f"{at}: model_cfg has no embed_dim")
-    quick = bool(cfg.get("quick_gelu", False))
-    image = _image_tower(at, vision, quick, config.get("preprocess_cfg") or {})
+    check_options(f"{at}: ", {"model_cfg": None, **config}, FILE, {}, config)
+    cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg") or {}
+    if missing := [name for name in ("embed_dim", *SECTIONS) if name not in cfg]:
+        raise WeightsError(f"{at}: model_cfg has no {' and no '.join(missing)}")
+    check_options(f"{at}: model_cfg.", cfg, MODEL, {}, INERT)
+    vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), VISION, NEUTRAL, INERT)
+    check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
+    how = {name: value for name, value in preprocess.items() if value is not None}  # which open_clip skips
+    check_options(f"{at}: preprocess_cfg.", how, HOW, {"mode": ("RGB",)})
+    quick = bool(cfg.get("quick_gelu"))
+    image = _image_tower(at, vision, quick, how)
     words = _text_tower(at, text, quick, read_open_clip(folder, text))
     scales = (SCALE,) if cfg.get("init_logit_bias") is None else (SCALE, BIAS)
     return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"]), scales
+
+
+def _without_others(cfg: Mapping[str, Any], prefix: str, read: Container[str]) -> Mapping[str, Any]:
+    """Without the options of another library's tower, which mean nothing where no such tower is named."""
+    named = cfg.get(f"{prefix}model_name") is not None
+    return {name: value for name, value in cfg.items() if named or name in read or not name.startswith(prefix)}
 
 
 def scales(model: Model) -> tuple[str, ...]:
@@ -86,18 +119,16 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
                 f"'map' and timm_proj 'none': {', '.join(TIMM)}"
             )
         tower = TIMM[timm]
-        return _with_preprocess(at, tower, preprocess, cfg.get("image_size", tower.image_size))
-    layers, width, image_size = cfg.get("layers", 12), cfg.get("width", 768), cfg.get("image_size", 224)
+        return _with_preprocess(at, tower, preprocess, side(cfg.get("image_size", tower.image_size)))
+    layers, width, image_size = cfg.get("layers", 12), cfg.get("width", 768), side(cfg.get("image_size", 224))
     if isinstance(layers, list):
         heads = width * 32 // cfg.get("head_width", 64)
         resnet = ResNetTower(image_size, cast(Any, tuple(layers)), stem_width=width, heads=heads)
         return _with_preprocess(at, resnet, preprocess, image_size)
     pool = cfg.get("pool_type", "tok")
-    if pool not in IMAGE_POOLS:
-        raise WeightsError(f"{at}: vision_cfg.pool_type is {pool!r}; reproduced are {', '.join(IMAGE_POOLS)}")
     vit = VisionTower(
         image_size=image_size,
-        patch_size=cfg.get("patch_size", 16),
+        patch_size=side(cfg.get("patch_size", 16)),
         width=width,
         depth=layers,
         heads=width // cfg.get("head_width", 64),
@@ -113,8 +144,6 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
 
 def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: Tokenizer) -> TextTower:
     width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
-    if pool not in TEXT_POOLS:
-        raise WeightsError(f"{at}: text_cfg.pool_type is {pool!r}; reproduced are {', '.join(TEXT_POOLS)}")
     ends = {"argmax": None, "eos": cfg.get("eos_id", 2)}
     end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none: their padding tells
     projection = "none" if cfg.get("proj_type", "linear") == "none" else "affine" if cfg.get("proj_bias") else "linear"
@@ -138,8 +167,7 @@ def _common(at: str, cfg: Mapping[str, Any], width: int, quick_gelu: bool) -> di
     act, norm, ratio = cfg.get("act_kwargs") or {}, cfg.get("norm_kwargs") or {}, cfg.get("mlp_ratio", 4.0)
     if act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}) or (act and quick_gelu):
         raise WeightsError(f"{at}.act_kwargs is {act}; reproduced is {{'approximate': 'tanh'}} without quick_gelu, or none")
-    if norm.keys() - {"eps"}:
-        raise WeightsError(f"{at}.norm_kwargs is {norm}; reproduced is eps alone")
+    check_options(f"{at}.norm_kwargs.", norm, {"eps": NUMBER}, {})
     hidden = int(width * ratio)  # where ours is rounded
     return {
         "mlp_ratio": ratio if round(width * ratio) == hidden else hidden / width,
@@ -189,32 +217,14 @@ def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
     return Model({"image": image, "text": text}, embed_dim=shapes["text_projection"][1])
 
 
-def _section(at: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if not isinstance(config.get(name), Mapping):
-        raise WeightsError(f"{at}: has no {name}")
-    return cast(Mapping[str, Any], config[name])
-
-
-def _refuse_others(at: str, given: Mapping[str, Any], known: set[str]) -> None:
-    for name, value in given.items():
-        if name in known or name in INERT or (name in NEUTRAL and (value == NEUTRAL[name] or value is None)):
-            continue
-        what = f"only {NEUTRAL[name]!r} is reproduced" if name in NEUTRAL else "the option is unknown"
-        raise WeightsError(f"{at}.{name} is {value!r}: {what}, and without it the features would be wrong")
-
-
 def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_size: int) -> ImageTower:
     """The tower with the preprocessing of a `preprocess_cfg`; what it does not say is as CLIP has it."""
-    default = Preprocess()
-    known = {"mean", "std", "interpolation", "resize_mode", "size", "mode", "fill_color"}
-    if set(cfg) - known:
-        raise WeightsError(f"{at}: preprocess_cfg.{', '.join(sorted(set(cfg) - known))} is unknown")
-    size, mode = cfg.get("size", image_size), cfg.get("mode", "RGB")
-    if {*size} if isinstance(size, list) else {size} != {tower.image_size} or image_size != tower.image_size or mode != "RGB":
-        raise WeightsError(f"{at}: preprocess_cfg is of {mode} images of size {size}, the tower of {tower.image_size}")
-    for name, allowed in (("interpolation", ("bicubic", "bilinear")), ("resize_mode", ("shortest", "longest", "squash"))):
-        if cfg.get(name, allowed[0]) not in allowed:
-            raise WeightsError(f"{at}: preprocess_cfg.{name} is {cfg[name]!r}; reproduced are {', '.join(allowed)}")
+    default, size = Preprocess(), side(cfg.get("size", image_size))
+    if {size, image_size} != {tower.image_size}:
+        raise WeightsError(
+            f"{at}: the tower takes images of {tower.image_size} pixels a side; vision_cfg.image_size is {image_size}, and "
+            f"preprocess_cfg.size {size}"
+        )
     how = Preprocess(
         mean=tuple(cfg.get("mean", default.mean)),
         std=tuple(cfg.get("std", default.std)),
