@@ -147,7 +147,10 @@ def _open_file(path: Path, name: str | None) -> _Opened:
     """Of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
-        model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
+        try:
+            model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
         if name is not None:
             require_same(f"{path} holds OpenAI's weights, of another model than {name}", architecture(name), model)
         return _Opened("open_clip", model, (SCALE,), tensors)

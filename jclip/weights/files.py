@@ -50,10 +50,24 @@ def open_tensors(path: Path) -> dict[str, Lazy]:
     """
     if not path.name.endswith(".index.json"):
         return _open_one(path)
-    names = sorted(set(read_json(path).get("weight_map", {}).values()))
-    if not names or any(Path(name).name != name for name in names):
-        raise WeightsError(f"{path}: lists no weight files of its own folder: {', '.join(names[:5])}")
-    return {name: array for part in names for name, array in _open_one(path.parent / part).items()}
+    file_of = read_index(path)
+    parts = {file: _open_one(path.parent / file) for file in sorted(set(file_of.values()))}
+    problems = [f"{file} has no {name}" for name, file in file_of.items() if name not in parts[file]]
+    problems += [f"{file} has {name}, which is not listed" for file in parts for name in parts[file] if file_of.get(name) != file]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise WeightsError(f"{path}: does not list what the files hold: {'; '.join(problems[:5])}{more}")
+    return {name: parts[file][name] for name, file in file_of.items()}
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """In which file of its folder each tensor is, as an index file (`*.index.json`) lists them."""
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise WeightsError(f"{path}: its weight_map is {listed!r}; it must say of each tensor in which file it is")
+    if others := [file for file in listed.values() if not isinstance(file, str) or Path(file).name != file]:
+        raise WeightsError(f"{path}: its weight_map names {others[0]!r}, which is no file of its own folder")
+    return listed
 
 
 def _open_one(path: Path) -> dict[str, Lazy]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.files import read_index
 from jclip.weights.hugging_face_processor import FILES as PROCESSOR_FILES
 from jclip.weights.tokenizers import FILES as TOKENIZER_FILES
 
@@ -43,7 +43,7 @@ def fetch(address: str, files: Mapping[str, Sequence[str]], beside: Callable[[Pa
         if not name.endswith(".index.json"):
             _snapshot(address, match[1], commit, [name])
         elif (folder / name).is_file():
-            _snapshot(address, match[1], commit, sorted(set(read_json(folder / name).get("weight_map", {}).values())))
+            _snapshot(address, match[1], commit, sorted(set(read_index(folder / name).values())))
         if (folder / name).is_file():
             break
     return folder

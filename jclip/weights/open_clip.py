@@ -71,6 +71,11 @@ INERT = {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained"}
 INERT |= {"custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"}
 """Options that mean nothing where the others are neutral."""
 
+OPENAI = {"token_embedding.weight": 2, "positional_embedding": 2, "text_projection": 2}
+OPENAI_VIT = {"visual.conv1.weight": 4, "visual.positional_embedding": 2}
+OPENAI_RESNET = {"visual.layer1.0.conv1.weight": 4, "visual.attnpool.positional_embedding": 2}
+"""The arrays whose shapes tell the architecture of OpenAI's files, with their number of axes."""
+
 SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
 
@@ -181,10 +186,16 @@ def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """The architecture of weights that OpenAI published, which only their shapes tell; it has heads of 64 and QuickGELU always.
 
     Raises:
-        WeightsError: they are of none.
+        WeightsError: an array is missing without which they do not tell it.
     """
-    if "visual.proj" not in shapes and "visual.attnpool.positional_embedding" not in shapes:
-        raise WeightsError("the weights have OpenAI's names, but neither those of a vision transformer nor of a ResNet")
+    resnet = any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in shapes)
+    needed = {**OPENAI, **(OPENAI_RESNET if resnet else OPENAI_VIT)}
+    if problems := [
+        f"{name} is {list(shapes[name])}, not of {axes} axes" if name in shapes else f"missing {name}"
+        for name, axes in needed.items()
+        if len(shapes.get(name, ())) != axes
+    ]:
+        raise WeightsError(f"the weights have OpenAI's names, but do not tell their architecture: {'; '.join(problems)}")
 
     def count(prefix: str, suffix: str) -> int:
         return sum(name.startswith(prefix) and name.endswith(suffix) for name in shapes)
@@ -199,7 +210,7 @@ def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
         activation="quick_gelu",
     )
     image: ImageTower
-    if "visual.proj" in shapes:
+    if not resnet:
         width, _, _, patch_size = shapes["visual.conv1.weight"]
         image = VisionTower(
             image_size=math.isqrt(shapes["visual.positional_embedding"][0] - 1) * patch_size,

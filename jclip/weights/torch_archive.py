@@ -7,6 +7,7 @@ pickle is a program; this reader lets it call nothing but the functions below, a
 import collections
 import io
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,8 +58,12 @@ def open_torch_archive(path: Path) -> dict[str, Array]:
             if pickles[0].file_size > MAX_PICKLE:
                 raise WeightsError(f"{path}: its data.pkl has {pickles[0].file_size} bytes, more than {MAX_PICKLE}")
             folder = pickles[0].filename.removesuffix("data.pkl")
-            storages = _Storages(path, {info.filename.removeprefix(folder): info for info in archive.infolist()})
-            tensors = _by_name(_Reader(io.BytesIO(archive.read(pickles[0])), storages).load())
+            members = {info.filename.removeprefix(folder): info for info in archive.infolist()}
+            if "byteorder" in members and (order := archive.read(members["byteorder"])[:10]) != b"little":
+                raise WeightsError(f"{path}: its numbers are {order!r} endian; save it again on a little-endian machine")
+            data = archive.read(pickles[0])
+            _check_memo(data)
+            tensors = _by_name(_Reader(io.BytesIO(data), _Storages(path, members)).load())
     except zipfile.BadZipFile as error:
         raise WeightsError(f"{path}: no zip archive, or cut short: {error}") from None
     except WeightsError:
@@ -68,6 +73,13 @@ def open_torch_archive(path: Path) -> dict[str, Array]:
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor by name; give the state dict of a model")
     return tensors
+
+
+def _check_memo(data: bytes) -> None:
+    """Refuses a place in the memo that no pickler gives: for place 2^32 of it a few bytes would take 64 GB of memory."""
+    for count, (opcode, place, _) in enumerate(pickletools.genops(data)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(place or 0) > count:
+            raise WeightsError(f"the pickle remembers something at place {place}: this file is not to be trusted")
 
 
 class _Storages:
