@@ -3,7 +3,8 @@
     jclip train configs/finetune.py --weights WEIGHTS --data "/data/mine/{00000..00099}.tar" --workdir /runs/finetune
 
 WEIGHTS is a folder of open_clip or Hugging Face, what `jclip convert` has written, or the workdir of a run; a weight file beside
-which no configuration lies needs --architecture ViT-B-32-quickgelu as well. The model is that of the weights, and all of it is
+which no configuration lies needs --architecture ViT-B-32-quickgelu as well, and --tokenizer FILE where neither says the
+vocabulary (SigLIP, and .npz of big_vision). The model is that of the weights, and all of it is
 trained: the last block of a transformer at 0.75 of the learning rate, each block before it at 0.75 of the one after. For weights
 with a logit bias (SigLIP) give the loss they were made with: --pairs.0.loss sigmoid.
 
@@ -17,6 +18,7 @@ from jclip.config import Augment, Checkpoint, Config, Data, InitFrom, Optim, Pai
 def get_config(
     weights: str = "ViT-B-32",
     architecture: str | None = None,
+    tokenizer: str | None = None,
     data: str = "/data/train-{00000..00099}.tar",
     val: str = "",
     layer_decay: float = 0.75,
@@ -25,12 +27,12 @@ def get_config(
 
     A `weights` that is the name of an architecture is good for `jclip compile` and --help.
     """
-    model = find_model(weights, architecture)
+    model = find_model(weights, architecture, tokenizer)
     stacked = [name for name, tower in model.towers.items() if not isinstance(tower, ResNetTower)]
     return Config(
         model=replace(model, "dtype", "bfloat16"),
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
-        init_from=InitFrom(weights, architecture=architecture),
+        init_from=InitFrom(weights, architecture=architecture, tokenizer=tokenizer),
         optim=Optim(lr=1e-4, warmup="10%", weight_decay=0.05, clip_norm=1.0, layer_decay=dict.fromkeys(stacked, layer_decay)),
         pairs=(Pair(block=512),),
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},

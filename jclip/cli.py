@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
     )
     info.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
-    info.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
+    info.add_argument(
+        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
+    )
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -128,7 +130,9 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--from", dest="kind", choices=owners, help="as whose SRC is read, if it has the files of several")
     convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
     convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
-    convert.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model of a big_vision .npz, which leaves it out")
+    convert.add_argument(
+        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
+    )
     convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
     convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
     convert.set_defaults(run=_convert)

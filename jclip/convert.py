@@ -32,7 +32,7 @@ def main(
         step: which checkpoint of a workdir; None means the last.
         image_size: side of the images that the written model takes; None: the same. Its positions are resampled.
         context_length: tokens of the texts that it takes, likewise.
-        tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
+        tokenizer: the vocabulary that the source leaves out; see `weights.read_weights`.
         kind: which of `weights.FORMATS` a folder is read as; None: the first that it has.
     """
     say = Console(stderr=True, highlight=False)

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture, architecture_names
+from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names
 from jclip.data import eval_transform
 from jclip.evaluate import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, local_path, read_weights, resize_positions, with_sizes
+from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_sizes
 
 
 def load(
@@ -40,7 +40,8 @@ def load(
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
         image_size: side of the images to embed, where it is not the model's own: its positions are resampled.
         context_length: tokens of the texts to embed, likewise.
-        tokenizer: the sentencepiece model of a big_vision text tower, whose file leaves it out.
+        tokenizer: the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out; see
+            `weights.read_weights`.
         seed: of the random weights.
         fsdp: over how many devices weights are sharded; a workdir brings its own.
 
@@ -66,7 +67,9 @@ def load(
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
-    model = with_sizes(architecture(str(path_or_name)), image_size, context_length)
+    if architecture_name is not None:
+        raise ConfigError(f"{path_or_name} is an architecture itself; leave out {architecture_name}")
+    model = with_sizes(named_model(str(path_or_name), tokenizer), image_size, context_length)
     config, mesh = Config(model=model, seed=seed), make_mesh(Mesh(fsdp=fsdp))
     shardings = param_shardings(param_shapes(config), config.mesh, mesh)
     return Encoder(config.model, init_params(config, shardings), mesh)

@@ -13,11 +13,14 @@ from rich.table import Column, Table
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
 from jclip.evaluate import is_run
 from jclip.models.flops import projection_flops, tower_flops
-from jclip.weights import local_path, read_weights, tower_shapes
+from jclip.weights import local_path, named_model, read_weights, tower_shapes
 
 
 def list_models() -> tuple[str, ...]:
-    """The names of all architectures that `jclip.load` makes with random weights."""
+    """The names of all architectures that `jclip.load` makes with random weights.
+
+    Those of SigLIP, CLIPA and many languages need the file of their vocabulary: `jclip.load(name, tokenizer=FILE)`.
+    """
     return architecture_names()
 
 
@@ -68,15 +71,19 @@ def outline(model: Model) -> dict[str, Any]:
 def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str | None = None) -> Model:
     """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name.
 
+    Where no `tokenizer` is given, that of a name is without its vocabulary, which `jclip compile` does not need.
+
     Recipes may call it: no parameter is read, and no device is touched, which processes must not do before they have joined.
     """
     path = Path(local_path(path_or_name))
     if path.is_file() or (path.is_dir() and not is_run(path)):
         return read_weights(path, name, tokenizer).model
-    if name is not None or tokenizer is not None:
-        raise ConfigError(f"{path_or_name} says its architecture and tokenizer itself; leave out --architecture and --tokenizer")
+    if name is not None:
+        raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
     if not is_run(path):
-        return architecture(str(path_or_name))
+        return architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)
+    if tokenizer is not None:
+        raise ConfigError(f"{path_or_name} is a workdir, which says its tokenizer itself; leave out --tokenizer")
     return from_json(json.loads((path / "config.json").read_text())).model
 
 

@@ -86,10 +86,11 @@ def _open(init: InitFrom) -> Source:
     if not is_run(path):
         if init.step is not None:
             raise ConfigError(f"config: init_from.path {path} is no workdir; leave out init_from.step")
-        weights = read_weights(path, init.architecture)
+        weights = read_weights(path, init.architecture, init.tokenizer)
         return Source(f"{path} ({weights.format})", weights.model, weights.shapes, lambda mesh: weights)
-    if init.architecture is not None:
-        raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.architecture")
+    for field in ("architecture", "tokenizer"):
+        if getattr(init, field) is not None:
+            raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.{field}")
 
     def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
         _, _, params, _ = load_run(path, init.step, mesh)

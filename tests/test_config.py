@@ -324,8 +324,9 @@ def recipe(tmp_path):
         '"""A recipe."""\n'
         "from jclip.config import Config, Retrieval, architecture\n"
         "SOURCE = 'shapes:val'\n"
-        "def get_config(name: str = 'ViT-tiny-test', epochs: int = 3) -> Config:\n"
-        "    return Config(model=architecture(name), evals={'pairs': Retrieval(SOURCE)}, duration=f'{epochs}ep')\n"
+        "def get_config(name: str = 'ViT-tiny-test', epochs: int = 3, start: int | None = None) -> Config:\n"
+        "    return Config(model=architecture(name), evals={'pairs': Retrieval(SOURCE)}, duration=f'{epochs}ep',\n"
+        "                  seed=start or 0)\n"
     )
     return path
 
@@ -336,9 +337,9 @@ def test_a_recipe_without_overrides_is_what_it_returns(recipe):
 
 
 def test_overrides_reach_every_depth_and_the_recipe_s_own_arguments(recipe):
-    options = "--optim.lr 3e-4 --epochs 5 --batch-size 64 --evals.pairs.every 1ep --name ViT-mini-test"
+    options = "--optim.lr 3e-4 --epochs 5 --batch-size 64 --start 7 --evals.pairs.every 1ep --name ViT-mini-test"
     config = load(recipe, [*options.split(), "--model.towers.text.context-length", "20"])
-    assert (config.optim.lr, config.duration, config.batch_size) == (3e-4, "5ep", 64)
+    assert (config.optim.lr, config.duration, config.batch_size, config.seed) == (3e-4, "5ep", 64, 7)
     assert config.evals == {"pairs": Retrieval("shapes:val", every="1ep")}
     assert config.model.embed_dim == 32
     assert config.model.towers["text"] == replace(architecture("ViT-mini-test").towers["text"], context_length=20)

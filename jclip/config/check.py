@@ -203,7 +203,7 @@ def _optim_problems(config: Config) -> Iterator[str]:
 
 def _init_problems(init: InitFrom) -> Iterator[str]:
     if not init.path and init != InitFrom(rules=init.rules):
-        yield "init_from.step and init_from.architecture say which weights, but init_from.path is empty; give the path"
+        yield "init_from.step, architecture and tokenizer say which weights, but init_from.path is empty; give the path"
     if init.step is not None and init.architecture is not None:
         yield "init_from.step is of a workdir, which says its architecture itself; leave out init_from.architecture"
     if init.path and all(what == "scratch" for _, what in init.rules):

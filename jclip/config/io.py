@@ -54,6 +54,9 @@ def _recipe_arguments(get_config: Any, overrides: list[str], asks_for_help: bool
         return arguments
 
     collect.__signature__ = inspect.signature(get_config)  # type: ignore[attr-defined]
+    collect.__annotations__ = {  # without these, tyro takes `str | None` for None
+        p.name: p.annotation for p in parameters.values() if p.annotation is not p.empty
+    }
     return tyro.cli(collect, args=overrides, return_unknown_args=True)
 
 

@@ -81,6 +81,8 @@ class InitFrom:
     """Which checkpoint of a workdir; None: the last."""
     architecture: str | None = None
     """Of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu"."""
+    tokenizer: str | None = None
+    """File of the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out."""
     rules: tuple[tuple[str, Literal["load", "scratch"]], ...] = ((r".*", "load"),)
     """(regex on the parameter's path, load it from `path` or let it be random); first match counts."""
 

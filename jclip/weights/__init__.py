@@ -23,12 +23,14 @@ from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
 from jclip.weights.same import require_same
+from jclip.weights.vocabularies import named_model
 
 __all__ = [
     "FORMATS",
     "Weights",
     "WeightsError",
     "local_path",
+    "named_model",
     "read_weights",
     "resize_positions",
     "tower_shapes",
@@ -95,7 +97,8 @@ def read_weights(
         path: of the folder or file.
         name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
             "-quickgelu" at its end gives both towers that activation.
-        tokenizer: the vocabulary of big_vision's text towers, a sentencepiece model, which their files leave out.
+        tokenizer: the vocabulary that the source leaves out: a sentencepiece model of an .npz of big_vision, that or a
+            tokenizer.json of an architecture whose tokenizer is not CLIP's own, such as "ViT-B-16-SigLIP".
         kind: which of FORMATS a folder is read as; None: the first of them that it has.
 
     Raises:
@@ -105,11 +108,11 @@ def read_weights(
     path = Path(path)
     if path.suffix == ".npz":
         return _read_big_vision(path, name, tokenizer)
-    if tokenizer is not None:
-        raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
     if kind is not None and not path.is_dir():
         raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
-    key, model, scales, tensors = _open_folder(path, name, kind) if path.is_dir() else _open_file(path, name)
+    key, model, scales, tensors = (
+        _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, name, tokenizer)
+    )
     check_model(model)
     module = FORMATS[key]
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
@@ -126,7 +129,9 @@ class _Opened(NamedTuple):
     tensors: Mapping[str, Lazy]
 
 
-def _open_folder(path: Path, name: str | None, kind: str | None) -> _Opened:
+def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kind: str | None) -> _Opened:
+    if tokenizer is not None:
+        raise WeightsError(f"{path}: says its tokenizer itself; leave out {tokenizer}")
     name_of = {module.CONFIG: key for key, module in FORMATS.items() if kind in (None, key)}
     found = [file for file in name_of if (path / file).is_file()]
     if not found:
@@ -143,10 +148,12 @@ def _open_folder(path: Path, name: str | None, kind: str | None) -> _Opened:
     return _Opened(name_of[found[0]], model, scales, open_tensors(path / files[0]))
 
 
-def _open_file(path: Path, name: str | None) -> _Opened:
+def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _Opened:
     """Of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
+        if tokenizer is not None:
+            raise WeightsError(f"{path}: holds OpenAI's weights, which have CLIP's own tokenizer; leave out {tokenizer}")
         try:
             model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
         except WeightsError as error:
@@ -155,7 +162,7 @@ def _open_file(path: Path, name: str | None) -> _Opened:
             require_same(f"{path} holds OpenAI's weights, of another model than {name}", architecture(name), model)
         return _Opened("open_clip", model, (SCALE,), tensors)
     if name is not None:
-        model = architecture(name)
+        model = named_model(name, tokenizer)
         return _Opened("open_clip", model, open_clip.scales(model), tensors)
     raise WeightsError(
         f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "

@@ -1,9 +1,8 @@
 """Weights as big_vision keeps them: an `.npz` of SigLIP's two towers, or of one vision transformer; the names tell which."""
 
-import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy
 from jclip.weights.layout import BIAS, FLAT, LEADING, SCALAR, SCALE, Rule, heads_layout, merge_layout, patch_layout
 from jclip.weights.npz import open_npz
+from jclip.weights.vocabularies import with_file
 
 VOCABULARIES: Mapping[int, tuple[str, Tokenizer]] = {
     32_000: ("c4_en", Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
@@ -200,12 +200,7 @@ def _vocabulary(file: _File, path: str | Path | None) -> Tokenizer:
         raise WeightsError(
             f"{file.path}: leaves out its vocabulary {name}; give that sentencepiece model: --tokenizer FILE (tokenizer=FILE)"
         )
-    try:
-        with Path(path).open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"tokenizer {path}: {error.strerror}") from None
-    return replace(tokenizer, file=str(path), sha256=digest)
+    return with_file(tokenizer, path)
 
 
 def _sizes(file: _File, block: str, parts: tuple[str, str, str]) -> tuple[int, int]:

@@ -171,7 +171,7 @@ class TokenizerFile:
                 vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
             added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
             self.ids: dict[str, int] = {**vocabulary, **added}
-            self.around = _template(self.content.get("post_processor"))
+            self.around = template(self.content.get("post_processor"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(f"{self.path}: no {JSON}, or damaged: {type(error).__name__}: {error}") from None
 
@@ -225,7 +225,7 @@ class TokenizerFile:
                 )
 
 
-def _template(processor: Any) -> tuple[list[str], list[str]] | None:
+def template(processor: Any) -> tuple[list[str], list[str]] | None:
     """The tokens that a post-processor puts before and after a text; None where it does so in another way than by a template."""
     if processor is None:
         return [], []
