@@ -38,11 +38,15 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. F
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
-What is written gives the same features there, to 1e-5 in f32; what cannot, is refused. SRC may be
-hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does not say
-its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which OpenAI's
-weights need. --image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are
-resampled as open_clip does.
+What is written gives the same features there of the same pixels and token ids, to 1e-5 in f32; what cannot, is refused. Pixels
+are made as open_clip makes them. transformers cuts the centre out one pixel further to the left or top where the margin is 3,
+7, 11, ... pixels, resizes by torchvision, and converts to RGB before that instead of after.
+
+SRC may be hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does
+not say its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which
+OpenAI's weights need. --tokenizer gives the vocabulary where neither says it: a sentencepiece model or a tokenizer.json.
+--image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are resampled as
+open_clip does.
 """
 
 INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation,

@@ -15,6 +15,9 @@ from jclip.evaluate import is_run
 from jclip.models.flops import projection_flops, tower_flops
 from jclip.weights import local_path, named_model, read_weights, tower_shapes
 
+STATISTICS = ("/mean", "/var")
+"""Ends of the paths of what a ResNet's batch normalisation has measured."""
+
 
 def list_models() -> tuple[str, ...]:
     """The names of all architectures that `jclip.load` makes with random weights.
@@ -27,10 +30,11 @@ def list_models() -> tuple[str, ...]:
 def describe(model: Model) -> dict[str, Any]:
     """The facts of a model as plain values, of each tower by its name.
 
-    `parameters` counts numbers, a tower's with its projection; `gflops` are the 1e9 floating-point operations, two for a
+    `parameters` counts numbers that can be trained, a tower's with its projection: not the means and variances of a ResNet's
+    batch normalisation, nor the scale of an objective; `gflops` are the 1e9 floating-point operations, two for a
     multiply-add, of the matrix products for one example forward, with its projection.
     """
-    sizes = {path: math.prod(shape) for path, shape in tower_shapes(model).items()}
+    sizes = {path: math.prod(shape) for path, shape in tower_shapes(model).items() if not path.endswith(STATISTICS)}
 
     def count(name: str) -> int:
         return sum(size for path, size in sizes.items() if path.startswith((f"{name}/", f"{name}_projection/")))

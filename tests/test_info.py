@@ -23,6 +23,11 @@ def test_sizes_are_the_published_ones() -> None:
     assert facts["ViT-B-16"]["towers"]["image"]["gflops"] / 2 == pytest.approx(17.6, rel=0.02)
 
 
+def test_statistics_of_batch_normalisation_are_no_parameters() -> None:
+    """102,007,137 as open_clip counts them, with the logit scale."""
+    assert describe(architecture("RN50"))["parameters"] == 102_007_136
+
+
 @pytest.mark.parametrize("architecture_name", ["ViT-B-32", "RN50", "ViT-B-16-SigLIP"])
 def test_operations_are_those_of_the_traced_towers(architecture_name: str) -> None:
     model = architecture(architecture_name)

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from foreign import MODELS
 from peers import peer
+from PIL import Image
 
+from jclip import cli
 from jclip.config import Preprocess, TextTower, VisionTower
+from jclip.data import eval_transform
 from jclip.weights import WeightsError
 from jclip.weights.hugging_face import read_model
 from jclip.weights.hugging_face_processor import FILE, NESTED, preprocess, read_processor
@@ -206,3 +210,25 @@ def test_transformers_takes_the_same_settings(tmp_path: Path) -> None:
             theirs = transformers.AutoImageProcessor.from_pretrained(folder)
             how = preprocess(kind.lower(), *read_processor(folder), 24)
             assert [list(how.mean), list(how.std)] == [list(theirs.image_mean), list(theirs.image_std)] == list(GREY.values())
+
+
+def test_the_help_and_the_readme_name_where_pixels_are_not_those_of_transformers() -> None:
+    for said in (cli.CONVERT, (Path(__file__).parents[2] / "README.md").read_text()):
+        assert "same pixels and token ids" in said
+        assert "where the margin is 3, 7, 11, ... pixels" in said.replace("\n", " ")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("margin", range(9))
+def test_pixels_are_those_of_transformers_but_for_the_place_of_some_margins(margin: int, tmp_path: Path) -> None:
+    """It rounds half of a margin down, and open_clip to even: README and `jclip convert --help` say so."""
+    transformers = peer("transformers")
+    made = transformers.CLIPImageProcessor(**CROP, do_normalize=False, do_rescale=False)
+    tower, _ = towers(tmp_path, config())
+    picture = np.random.default_rng(0).integers(0, 256, (24, 24 + margin, 3), np.uint8)
+    theirs = np.asarray(made(Image.fromarray(picture), return_tensors="np").pixel_values[0]).transpose(1, 2, 0)
+    ours = eval_transform(tower)(picture)
+    start = margin // 2
+    np.testing.assert_array_equal(theirs, picture[:, start : start + 24])
+    shift = int(margin % 4 == 3)
+    np.testing.assert_array_equal(ours, picture[:, start + shift : start + shift + 24])
