@@ -51,6 +51,7 @@ COMMON = {"width": COUNT, "mlp_ratio": NUMBER, "ls_init_value": optional(NUMBER)
 COMMON |= {"act_kwargs": optional(SECTION), "norm_kwargs": optional(SECTION)}
 VISION = COMMON | {"image_size": SQUARE, "patch_size": SQUARE, "layers": LAYERS, "head_width": COUNT, "patch_dropout": NUMBER}
 VISION |= {"no_ln_pre": FLAG, "final_ln_after_pool": FLAG, "pool_type": one_of(IMAGE_POOLS), "timm_model_name": optional(TEXT)}
+RESNET = {"patch_size": optional(SQUARE)}  # which has none
 WORDS = COMMON | {"context_length": COUNT, "vocab_size": COUNT, "heads": COUNT, "layers": COUNT, "pad_id": ID, "eos_id": ID}
 WORDS |= {"pool_type": one_of(TEXT_POOLS), "no_causal_mask": FLAG, "proj_type": one_of(("linear", "none")), "proj_bias": FLAG}
 WORDS |= {"hf_tokenizer_name": optional(TEXT), "tokenizer_mode": optional(TEXT), "tokenizer_kwargs": optional(SECTION)}
@@ -93,7 +94,8 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[st
         raise WeightsError(f"{at}: model_cfg has no {' and no '.join(missing)}")
     check_options(f"{at}: model_cfg.", cfg, MODEL, {}, INERT)
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
-    check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), VISION, NEUTRAL, INERT)
+    read = VISION | (RESNET if isinstance(vision.get("layers"), list) else {})
+    check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), read, NEUTRAL, INERT)
     check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     how = {name: value for name, value in preprocess.items() if value is not None}  # which open_clip skips
     check_options(f"{at}: preprocess_cfg.", how, HOW, {"mode": ("RGB",)})

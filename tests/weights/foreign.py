@@ -57,7 +57,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "open_clip_quickgelu": {**OPEN_CLIP, "quick_gelu": True},
     "open_clip_resnet": {
         **OPEN_CLIP,
-        "vision_cfg": {"image_size": 64, "layers": [2, 1, 1, 1], "width": 4, "head_width": 32},
+        "vision_cfg": {"image_size": 64, "layers": [2, 1, 1, 1], "width": 4, "head_width": 32, "patch_size": None},
     },
     "open_clip_layer_scale": {**OPEN_CLIP, "vision_cfg": {**VISION, "ls_init_value": 0.1}},
     "open_clip_clipa": {

@@ -72,6 +72,7 @@ def test_squares_are_sides(tmp_path: Path) -> None:
     [
         ({"vision_cfg.image_size": [24, 32]}, r"vision_cfg.image_size is \[24, 32\]; it must be"),
         ({"vision_cfg.width": "36"}, "vision_cfg.width is '36'; it must be a whole number from 1"),
+        ({"vision_cfg.patch_size": None}, "vision_cfg.patch_size is None; it must be a whole number from 1"),
         ({"vision_cfg.head_width": 0}, "head_width is 0; it must be a whole number from 1"),
         ({"vision_cfg.layers": [2, 2]}, r"layers is \[2, 2\]; it must be a whole number from 1, or a list of four"),
         ({"vision_cfg.act_kwargs": 3}, "act_kwargs is 3; it must be an object, or null"),
