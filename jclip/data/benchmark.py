@@ -98,7 +98,7 @@ def _array(data: bytes) -> NDArray[Any]:
     """A .npy of numbers; nothing in it is ever run."""
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError, TypeError, SyntaxError) as error:
+    except Exception as error:  # its header is a piece of Python, and a damaged one meets whatever the tokenizer raises
         raise BadExample(f"its .npy cannot be read: {error}") from None
     if array.dtype.kind not in "biuf":
         raise BadExample(f"its .npy is of {array.dtype}, not of numbers")
