@@ -92,7 +92,7 @@ def test_a_changed_byte_of_an_equally_old_and_large_file_changes_it(tmp_path: Pa
     for path in data:
         if kind in (sugarcrepe, winoground) and (path.suffix == ".txt" or (kind is sugarcrepe and path.name == "2.jpg")):
             continue  # neither is an example's
-        time.sleep(0.01)  # the clock of the file system ticks
+        time.sleep(0.02)  # the clock of the file system ticks
         flip(path, 512 if path.suffix == ".tar" else 0)
         value = open_source(spec).fingerprint()
         assert value not in seen, path
@@ -103,7 +103,7 @@ def test_a_changed_byte_of_an_equally_old_and_large_file_changes_it(tmp_path: Pa
     ("kind", "file", "content"),
     [
         (benchmark, "classnames.txt", "dog\ncat"),
-        (benchmark, "dataset_type.txt", "retrieval"),
+        (benchmark, "dataset_type.txt", "multilabel"),
         (labelled, "classnames.txt", "dog\ncat"),
         (sugarcrepe, "swap.json", '{"0": {"filename": "a/1.jpg", "caption": "a dog", "negative_caption": "a cat"}}'),
         (sugarcrepe, "swap.json", '{"1": {"filename": "a/1.jpg", "caption": "a cat", "negative_caption": "a dog"}}'),
@@ -130,6 +130,15 @@ def test_the_order_of_shards_and_the_labels_by_folders_change_it(tmp_path: Path)
     assert open_source(spec).fingerprint() != value
     spec = folder(tmp_path / "y")
     assert open_source(spec).fingerprint() != open_source(spec + "?labels=folders").fingerprint()
+
+
+def test_a_class_without_images_that_shifts_the_labels_changes_it(tmp_path: Path) -> None:
+    spec = labelled(tmp_path)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "classnames.txt").write_text("x\ny\nz")
+    value = open_source(spec).fingerprint()
+    (tmp_path / "c").rename(tmp_path / "0")
+    assert open_source(spec).fingerprint() != value
 
 
 def test_what_is_no_part_of_the_examples_leaves_it_alone(tmp_path: Path) -> None:
@@ -213,6 +222,14 @@ def test_only_the_file_that_changed_is_read_again(tmp_path: Path, reads: list[st
     (tmp_path / "b" / "3.jpg").write_bytes(b"a new image")
     open_source(spec).fingerprint()
     assert reads == ["2.jpg", "3.jpg"]
+
+
+def test_files_of_one_folder_are_remembered_beside_one_another(tmp_path: Path, reads: list[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        file_digests([tmp_path / name])
+    file_digests([tmp_path / "a", tmp_path / "b"])
+    assert reads == ["a", "b"]
 
 
 def test_another_file_under_the_same_name_is_read(tmp_path: Path) -> None:
