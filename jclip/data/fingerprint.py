@@ -23,8 +23,8 @@ SETTLED_NS = 2_000_000_000
 """A file must have been left alone for so long before it was read, for its digest to be remembered. Its times are as coarse as
 the clock of its file system (2 s on FAT, 4 ms and less elsewhere): a change within one tick of the last would not show."""
 
-SHOWN_BYTES = 1 << 30
-"""From so many bytes on, which take about a second, a bar shows how far it is."""
+SHOWN_BYTES = 1 << 29
+"""From so many bytes on, which take a second or two, a bar shows how far it is."""
 
 
 Advance = Callable[[int], object]
