@@ -1,15 +1,17 @@
 """The source `shapes`: drawn scenes of one to three coloured shapes with captions, computed from seed, split and index."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jclip.data.fingerprint import combine, file_digests
 from jclip.data.shapes_captions import caption
 from jclip.data.shapes_drawing import COLOURS, SHAPES, background, draw
-from jclip.data.sources import SourceError, split_options
+from jclip.data.sources import Source, SourceError, split_options
 
 CLASSES = tuple((colour, shape) for shape in SHAPES for colour in COLOURS)
 """All 64 (colour, shape) classes, in the order of the labels."""
@@ -21,10 +23,11 @@ shape and every colour loses exactly one. Naming them is composition: both words
 SEEN = tuple(name for name in CLASSES if name not in HELD_OUT)
 """The other 56 classes."""
 
-LENGTHS = {"train": 50_000, "val": 2_000, "test": 2_000, "heldout": 800}
-"""Default number of examples of each split."""
+LENGTHS = {"train": 50_000, "val": 2_000, "test": 2_000, "heldout": 800, "counting": 900, "left_right": 900}
+"""Default number of examples of each split; the last two are of jclip.data.shapes_selection."""
 
 SPLITS = tuple(LENGTHS)
+"""The place of a split among these is part of its random numbers: a new one goes to the end."""
 
 P_OBJECTS = (0.8, 0.15, 0.05)
 """Probability that a scene of train or val has 1, 2 or 3 objects."""
@@ -52,6 +55,8 @@ class Shapes:
     seen_only: bool = False
     """Whether `classes` are the 56 seen ones and labels index into these."""
 
+    templates: tuple[str, ...] = ()
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names such as "red circle", in the order of the labels."""
@@ -69,7 +74,7 @@ class Shapes:
         text = caption(objects, rng) if self.split in ("train", "val") else f"a {first[0]} {first[1]}"
         return {
             "key": f"shapes:{self.split}:{index}",
-            "image": self._paint(objects, rng),
+            "image": paint(objects, self.size, rng),
             "text": text,
             "label": (SEEN if self.seen_only else CLASSES).index(first),
             "objects": objects,
@@ -79,32 +84,47 @@ class Shapes:
         several = self.split in ("train", "val")
         count = 1 + int(np.searchsorted(np.cumsum(P_OBJECTS)[:-1], rng.random(), side="right")) if several else 1
         pool = HELD_OUT if self.split == "heldout" else SEEN
-        names = [pool[i] for i in _distinct(rng, len(pool), count)]
+        names = [pool[i] for i in distinct(rng, len(pool), count)]
         u = rng.random((count, 3)).tolist()
         low, high = RADIUS[count - 1]
         radii = [low + (high - low) * a for a, _, _ in u]
         centers = _cells(count, rng)
-        placed = []
-        for (colour, shape), r, (_, a, b), (x0, y0, x1, y1) in zip(names, radii, u, centers, strict=True):
-            x = x0 + r + max(0.0, x1 - x0 - 2 * r) * a
-            y = y0 + r + max(0.0, y1 - y0 - 2 * r) * b
-            placed.append({"colour": colour, "shape": shape, "x": round(x, 4), "y": round(y, 4), "r": round(r, 4)})
-        return placed
+        return [place(*row) for row in zip(names, radii, [(a, b) for _, a, b in u], centers, strict=True)]
 
-    def _paint(self, objects: list[dict[str, Any]], rng: np.random.Generator) -> NDArray[np.uint8]:
-        image = background(self.size, rng.random() < P_NOISE, rng)
-        for item in objects:
-            draw(image, item["colour"], item["shape"], item["x"], item["y"], item["r"], rng)
-        pixels: NDArray[np.uint8] = np.clip(image + 0.5, 0, 255).astype(np.uint8)
-        return pixels
+    def fingerprint(self) -> str:
+        """See Source: over the parameters and the code that draws."""
+        return fingerprint_of(*astuple(self))
 
 
-def open_shapes(spec: str) -> Shapes:
+def place(name: tuple[str, str], r: float, at: tuple[float, float], box: tuple[float, float, float, float]) -> dict[str, Any]:
+    """An object of radius r within a box (x0, y0, x1, y1), as far from its left and top as the two numbers in 0 to 1 say."""
+    x0, y0, x1, y1 = box
+    x = x0 + r + max(0.0, x1 - x0 - 2 * r) * at[0]
+    y = y0 + r + max(0.0, y1 - y0 - 2 * r) * at[1]
+    return {"colour": name[0], "shape": name[1], "x": round(x, 4), "y": round(y, 4), "r": round(r, 4)}
+
+
+def paint(objects: list[dict[str, Any]], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """u8[size,size,3]: the objects before a background."""
+    image = background(size, rng.random() < P_NOISE, rng)
+    for item in objects:
+        draw(image, item["colour"], item["shape"], item["x"], item["y"], item["r"], rng)
+    pixels: NDArray[np.uint8] = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def fingerprint_of(*parameters: object) -> str:
+    """The fingerprint of what this code draws with these parameters."""
+    code = sorted(Path(__file__).parent.glob("shapes*.py"))
+    return combine("shapes", repr(parameters), *(path.name for path in code), *file_digests(code))
+
+
+def open_shapes(spec: str) -> Source:
     """Opens "SPLIT[?size=64&length=N&seed=0&classes=seen]".
 
     size: side of the images in pixels, 8 to 1024 (64). length: number of examples (train 50,000, val and test 2,000,
-    heldout 800). seed: another seed is another data set. classes=seen: labels among the 56 seen classes only, for every split
-    but heldout; classes=all is the default.
+    heldout 800, counting and left_right 900). seed: another seed is another data set. classes=seen: labels among the 56 seen
+    classes only, for train, val and test; classes=all is the default.
 
     Raises:
         SourceError: no such split or option, or a value out of range.
@@ -117,13 +137,16 @@ def open_shapes(spec: str) -> Shapes:
         raise SourceError(f"source 'shapes:{spec}': classes={classes} is unknown; use all or seen")
     if classes == "seen" and split == "heldout":
         raise SourceError(f"source 'shapes:{spec}': every object of heldout is of an unseen class; leave out classes=seen")
-    return Shapes(
-        split=split,
-        size=_number(spec, options, "size", 64, 8, 1024),
-        length=_number(spec, options, "length", LENGTHS[split], 1, 2**31),
-        seed=_number(spec, options, "seed", 0, 0, 2**32 - 1),
-        seen_only=classes == "seen",
-    )
+    size = _number(spec, options, "size", 64, 8, 1024)
+    length = _number(spec, options, "length", LENGTHS[split], 1, 2**31)
+    seed = _number(spec, options, "seed", 0, 0, 2**32 - 1)
+    if split in ("counting", "left_right"):
+        from jclip.data.shapes_selection import ShapesSelection
+
+        if "classes" in options:
+            raise SourceError(f"source 'shapes:{spec}': {split} has captions to choose from, no labels; leave out classes")
+        return ShapesSelection(split, size, length, seed)
+    return Shapes(split, size, length, seed, seen_only=classes == "seen")
 
 
 def _number(spec: str, options: dict[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -133,7 +156,7 @@ def _number(spec: str, options: dict[str, str], name: str, default: int, low: in
     return int(text)
 
 
-def _distinct(rng: np.random.Generator, n: int, count: int) -> list[int]:
+def distinct(rng: np.random.Generator, n: int, count: int) -> list[int]:
     """`count` different numbers below n; `rng.choice` without replacement is ten times slower."""
     chosen: list[int] = []
     for i in range(count):
@@ -153,4 +176,4 @@ def _cells(count: int, rng: np.random.Generator) -> list[tuple[float, float, flo
         halves = halves if rng.random() < 0.5 else [(y0, x0, y1, x1) for x0, y0, x1, y1 in halves]
         return halves if rng.random() < 0.5 else halves[::-1]
     quarters = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.5, 0.5, 1.0), (0.5, 0.5, 1.0, 1.0)]
-    return [quarters[i] for i in _distinct(rng, 4, 3)]
+    return [quarters[i] for i in distinct(rng, 4, 3)]

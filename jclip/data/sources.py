@@ -1,18 +1,23 @@
 """What a source of examples is, how one is opened by its name, and how a field of an example is found."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 Example = Mapping[str, Any]
 """One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
-u8[H,W,3], "text" a str, "label" an int or a str, where a source has them."""
+u8[H,W,3], "text" a str, "label" an int or a str, where a source has them; bool[C] in a multi-label set. "captions" (tuple of
+str) are all the captions of an image that has several. A source of selection has "images" and "captions", both tuples, instead:
+image i and caption i belong together, and captions beyond the images are wrong."""
 
 SCHEMES = {
     "shapes": "shapes:train?size=64",
     "webdataset": "webdataset:/data/train-{00000..00099}.tar",
     "tfds": "tfds:cifar10:test",
     "folder": "folder:/data/photos",
+    "sugarcrepe": "sugarcrepe:/data/swap_obj.json?images=/data/val2017",
+    "winoground": "winoground:/data/examples.jsonl?images=/data/images",
 }
 """Every scheme of `open_source`, with an example."""
 
@@ -33,6 +38,11 @@ class Source(Protocol):
         """Names of the labels, in order; () where there are none."""
         ...
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompts that come with the data, with {} for the name of a class; () where there are none."""
+        ...
+
     def __len__(self) -> int:
         """The number of examples."""
         ...
@@ -41,14 +51,30 @@ class Source(Protocol):
         """Example `index`, 0 <= index < len. Raises BadExample, here or when a field is read, if it is broken."""
         ...
 
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that stand for what the examples are: their bytes, their order, and the names of their labels.
+
+        The same for a copy of the data in another place or on another machine; another one as soon as anything of that changes.
+        The first call reads the data, later ones only ask whether it is unchanged: see jclip.data.fingerprint.
+
+        Raises:
+            SourceError: the data cannot be read, or changes meanwhile.
+        """
+        ...
+
 
 def open_source(spec: str) -> Source:
     """Opens the source that `spec` names.
 
-    - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes.
+    - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes; the splits counting and
+      left_right are for selection, see jclip.data.shapes_selection.
     - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.webdataset.
+    - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
     - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
     - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
+    - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.
+    - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
+      jclip.data.selection.
 
     Raises:
         SourceError: no such scheme, split, option or file.
@@ -70,6 +96,14 @@ def open_source(spec: str) -> Source:
             from jclip.data.folder import open_folder
 
             return open_folder(rest)
+        case "sugarcrepe":
+            from jclip.data.selection import open_sugarcrepe
+
+            return open_sugarcrepe(rest)
+        case "winoground":
+            from jclip.data.selection import open_winoground
+
+            return open_winoground(rest)
         case _:
             from jclip.data.tfds import open_tfds
 
@@ -123,6 +157,24 @@ def decode_text(value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadExample(f"text is not UTF-8: {error}") from None
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a text file such as classnames.txt, without the white space around them; blank ones at its end do not count.
+
+    Raises:
+        SourceError: it cannot be read, is not UTF-8, has no line, or a blank one before others.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not UTF-8: {error}; save it as UTF-8") from None
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in lines:
+        raise SourceError(f"{path}: line {lines.index('') + 1} is blank; write something on each line")
+    return tuple(lines)
 
 
 def split_options(spec: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:

@@ -5,7 +5,6 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.sources import SourceError
 from jclip.data.tar_headers import CompressedTar, NotTar, list_members
 
@@ -165,22 +165,17 @@ def _places(path: str) -> Iterator[Path]:
     """Where the index of a shard may lie: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
     shard = Path(path).resolve()
     name = f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:20]}-{shard.name[-60:]}.npy"
-    if cache := os.environ.get("JCLIP_CACHE"):
-        yield Path(cache, "index", name)
-        return
     # The permission bits are asked as well, because a superuser may write even where the owner wanted nothing written.
-    if shard.parent.stat().st_mode & stat.S_IWUSR and os.access(shard.parent, os.W_OK):
+    writable = shard.parent.stat().st_mode & stat.S_IWUSR and os.access(shard.parent, os.W_OK)
+    if writable and not os.environ.get("JCLIP_CACHE"):
         yield shard.with_name(f".{shard.name}.jclip.npy")
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jclip", "index", name)
+    yield cache_folder("index") / name
 
 
 def _save(place: Path, data: NDArray[np.int64]) -> bool:
     """Writes an index in one step, so that no process ever reads half of one; False where nothing can be written."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".jclip-") as folder:
-            np.save(Path(folder, "index.npy"), data)
-            os.replace(Path(folder, "index.npy"), place)
+        write_atomically(place, lambda part: np.save(part, data))
     except OSError as error:
         log.info("index not saved: %s", error)
         return False

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jclip.data.fingerprint import combine, file_digests
 from jclip.data.sources import LazyExample, SourceError, decode_text, split_options
 
 
@@ -15,13 +16,16 @@ class Tfds:
     Images stay encoded, texts become str, whole numbers int. `classes` are the names of the feature "label".
     """
 
-    def __init__(self, spec: str, records: Any, classes: tuple[str, ...], texts: frozenset[str]) -> None:
+    templates: tuple[str, ...] = ()
+
+    def __init__(self, spec: str, records: Any, classes: tuple[str, ...], texts: frozenset[str], files: "Files") -> None:
         name, _, split = spec.partition("?")[0].partition(":")
         self.classes = classes
         self._spec = spec
         self._name = f"{name}:{split}"
         self._records = records
         self._texts = texts
+        self._files = files
 
     def __reduce__(self) -> tuple[Callable[[str], "Tfds"], tuple[str]]:
         """Another process opens the data set itself: its builder cannot always be pickled."""
@@ -38,6 +42,21 @@ class Tfds:
             name: partial(_plain, value, name in self._texts) for name, value in record.items() if name != "key"
         }
         return LazyExample(f"{self._name}:{index}", readers)
+
+    def fingerprint(self) -> str:
+        """See Source: over the split's files and which part of each is used, and the names of the data set, split and classes."""
+        used = [f"{skip} {take}" for _, skip, take in self._files.parts]
+        digests = file_digests([path for path, _, _ in self._files.parts])
+        return combine("tfds", self._files.full_name, self._name, *used, *digests, *sorted(self._texts), "", *self.classes)
+
+
+class Files(NamedTuple):
+    """Where the examples of a split lie."""
+
+    full_name: str
+    """Of the data set, with its version: cifar10/3.0.2."""
+    parts: tuple[tuple[str, int, int], ...]
+    """(path, how many examples to skip, how many to take; -1 for the rest) of each file, in order."""
 
 
 def _plain(value: Any, is_text: bool) -> Any:
@@ -89,4 +108,5 @@ def open_tfds(spec: str) -> Tfds:
     label = dict(features.items()).get("label")
     classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) and label.names else ()
     texts = frozenset(key for key, feature in features.items() if isinstance(feature, tfds.features.Text))
-    return Tfds(spec, records, classes, texts)
+    parts = tuple((str(part.filename), part.skip, part.take) for part in splits[split].file_instructions)
+    return Tfds(spec, records, classes, texts, Files(builder.info.full_name, parts))

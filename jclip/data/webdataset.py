@@ -12,7 +12,8 @@ from functools import partial
 from itertools import accumulate, product
 from typing import Any
 
-from jclip.data.sources import BadExample, LazyExample, SourceError, decode_text
+from jclip.data.fingerprint import combine, file_digests
+from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text
 from jclip.data.tar_index import ShardIndex, load_or_build, read_index
 
 FIELDS = {
@@ -36,6 +37,7 @@ class WebDataset:
     """
 
     classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __init__(self, paths: list[str], names: list[str], counts: list[int], skipped: list[str], cut: list[str]) -> None:
         self.skipped_shards = tuple(skipped)
@@ -70,6 +72,10 @@ class WebDataset:
             if field != "key":
                 readers.setdefault(field, partial(_read, shard, extension, offset, size))
         return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
+
+    def fingerprint(self) -> str:
+        """See Source: over the shards' bytes, in order."""
+        return combine("webdataset", *file_digests(self._paths))
 
     def _shard(self, number: int) -> "_OpenShard":
         """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
@@ -124,17 +130,27 @@ def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     return value
 
 
-def open_webdataset(pattern: str) -> WebDataset:
-    """Opens all shards that `pattern` names.
+def open_webdataset(pattern: str) -> Source:
+    """Opens all shards that `pattern` names, or a folder of CLIP_benchmark's layout (jclip.data.benchmark).
+
+    Nothing that lies beside shards which a pattern names is looked at: their labels have no names.
 
     Args:
         pattern: a path with globs (*, ?, [ab]) and brace ranges ({00000..00099}, zero-padded as its first number is, or
             {a,b}). A path that a brace range names must exist.
 
     Raises:
-        SourceError: no such file; a compressed tar; no sample in any of them.
+        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark.
     """
-    paths = expand(pattern)
+    if os.path.isfile(os.path.join(pattern, "nshards.txt")):
+        from jclip.data.benchmark import open_benchmark
+
+        return open_benchmark(pattern)
+    return open_shards(expand(pattern), pattern)
+
+
+def open_shards(paths: list[str], pattern: str) -> WebDataset:
+    """Opens the shards at `paths`, in that order; `pattern` is what an error names. Raises SourceError as `open_webdataset`."""
     loaded = load_or_build(paths)
     if not any(len(index) for index in loaded.indexes.values()):
         reasons = "; ".join(loaded.skipped[:3]) or "all are empty"
@@ -158,7 +174,10 @@ def expand(pattern: str) -> list[str]:
             )
     folders = [path for path in paths if os.path.isdir(path)]
     if folders:
-        raise SourceError(f"source 'webdataset:{pattern}': {folders[0]!r} is a folder; name its files, as in {folders[0]}/*.tar")
+        raise SourceError(
+            f"source 'webdataset:{pattern}': {folders[0]!r} is a folder; name its files, as in {folders[0]}/*.tar "
+            "(a folder of CLIP_benchmark's layout has nshards.txt in it)"
+        )
     if not paths:
         raise SourceError(f"source 'webdataset:{pattern}': no file matches; check the path, globs and ranges such as {{00..09}}")
     return sorted(paths)

@@ -152,6 +152,7 @@ class Flawed:
     """Twenty examples, of which those in `broken` are broken in different ways."""
 
     classes = ()
+    templates = ()
 
     def __init__(self, broken: set[int], length: int = 20) -> None:
         self.broken = broken
@@ -173,6 +174,9 @@ class Flawed:
                 case 3:
                     example["text"] = " "
         return example
+
+    def fingerprint(self) -> str:
+        return f"{self.length} {sorted(self.broken)}"
 
 
 @pytest.fixture

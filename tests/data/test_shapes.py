@@ -80,6 +80,13 @@ def test_scenes_stay_the_same_from_version_to_version() -> None:
     assert digest.hexdigest()[:16] == "a41e1dff67b4ea50"
 
 
+@pytest.mark.parametrize(("split", "total"), [("train", 10994957), ("val", 9922236), ("test", 11528025), ("heldout", 11257153)])
+def test_pixels_stay_the_same_from_version_to_version(split: str, total: int) -> None:
+    # The sum of 50 images, as they were first drawn. Another machine may round a few pixels otherwise.
+    source = open_source(f"shapes:{split}?size=24")
+    assert abs(sum(int(source[i]["image"].sum(dtype=np.int64)) for i in range(50)) - total) < 100
+
+
 def test_images_are_u8_of_the_size_asked_for() -> None:
     for size in (8, 33, 64):
         image = open_source(f"shapes:train?size={size}")[0]["image"]
@@ -178,7 +185,7 @@ def test_shapes_lie_within_the_unit_circle_and_differ(shape: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("shapes:dev", "use train, val, test, heldout"),
+        ("shapes:dev", "use train, val, test, heldout, counting, left_right"),
         ("shapes:train?sizes=3", "use size, length, seed, classes"),
         ("shapes:train?size=7", "from 8 to 1024"),
         ("shapes:train?size=1e2", "from 8 to 1024"),
@@ -186,6 +193,7 @@ def test_shapes_lie_within_the_unit_circle_and_differ(shape: str) -> None:
         ("shapes:train?seed=-1", "from 0 to"),
         ("shapes:train?classes=some", "use all or seen"),
         ("shapes:heldout?classes=seen", "unseen class"),
+        ("shapes:counting?classes=all", "captions to choose from, no labels; leave out classes"),
     ],
 )
 def test_errors_say_what_is_allowed(spec: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,36 @@ def test_the_source_survives_pickling(folder: Path) -> None:
     source = open_source(f"tfds:greys:test?data_dir={folder}")
     copy = pickle.loads(pickle.dumps(source))
     assert [copy[i]["text"] for i in range(3)] == [source[i]["text"] for i in range(3)]
+
+
+def test_the_fingerprint_is_that_of_the_files_and_the_split(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "cache"))
+    value = open_source(f"tfds:greys:train?data_dir={folder}").fingerprint()
+    assert pickle.loads(pickle.dumps(open_source(f"tfds:greys:train?data_dir={folder}"))).fingerprint() == value
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert open_source(f"tfds:greys:train?data_dir={copy}").fingerprint() == value
+    others = [open_source(f"tfds:greys:{split}?data_dir={copy}").fingerprint() for split in ("test", "train[:3]", "train[1:3]")]
+    assert len({value, *others}) == 4
+
+    files = [path for path in copy.rglob("*array_record*") if "train" in path.name]
+    assert files
+    for path in files:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    assert open_source(f"tfds:greys:train?data_dir={copy}").fingerprint() != value
+    assert open_source(f"tfds:greys:test?data_dir={copy}").fingerprint() == others[0]
+
+
+def test_the_names_of_the_labels_are_in_the_fingerprint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "cache"))
+    source: Any = open_source(f"tfds:greys:train?data_dir={folder}")
+    value = source.fingerprint()
+    source.classes = ("light", "dark")
+    assert source.fingerprint() != value
 
 
 def test_tensorflow_is_not_imported(folder: Path) -> None:

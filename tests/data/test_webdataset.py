@@ -9,12 +9,12 @@ import pickle
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import write_tar as write
 
 from jclip.data import BadExample, SourceError, lookup, open_source
 from jclip.data.tar_headers import CompressedTar, NotTar, list_members
@@ -26,15 +26,6 @@ from jclip.data.webdataset import expand
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("JCLIP_CACHE", str(path))
-    return path
-
-
-def write(path: Path, members: Mapping[str, bytes] | list[tuple[str, bytes]], **options: object) -> Path:
-    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]
-        for name, data in members.items() if isinstance(members, Mapping) else members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
     return path
 
 

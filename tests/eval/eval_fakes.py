@@ -1,5 +1,6 @@
 """What the evaluators' tests share: a tiny model of words, a source in memory, and hosts that are threads."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,12 +41,16 @@ class Listed:
 
     examples: tuple[dict[str, Any], ...]
     classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"key": str(index), **self.examples[index]}
+
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(repr((self.examples, self.classes)).encode(), digest_size=16).hexdigest()
 
 
 class Rendezvous:

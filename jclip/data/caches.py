@@ -1,0 +1,26 @@
+"""Where what jclip can compute again is kept, and how it is written so that no process ever reads half of it."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for one kind of cache, such as "index": in $JCLIP_CACHE if that is set, else in the user's cache."""
+    if cache := os.environ.get("JCLIP_CACHE"):
+        return Path(cache, kind)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jclip", kind)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Puts what `write` writes to the file it is given at `path`, in one step; makes the folders that are missing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".jclip-") as folder:
+        part = Path(folder, f"part{path.suffix}")
+        write(part)
+        os.replace(part, path)

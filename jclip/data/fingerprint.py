@@ -1,0 +1,157 @@
+"""Fingerprints of sources: digests of what is in files, each file read once, and remembered for as long as it is unchanged."""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jclip.data.caches import cache_folder, write_atomically
+from jclip.data.sources import SourceError
+
+log = logging.getLogger("jclip.data")
+
+DIGEST_SIZE = 16
+"""Bytes of a digest (blake2b)."""
+
+SETTLED_NS = 2_000_000_000
+"""A file must have been left alone for so long before it was read, for its digest to be remembered. Its times are as coarse as
+the clock of its file system (2 s on FAT, 4 ms and less elsewhere): a change within one tick of the last would not show."""
+
+SHOWN_BYTES = 1 << 29
+"""From so many bytes on, which take a second or two, a bar shows how far it is."""
+
+
+Advance = Callable[[int], object]
+"""Is told how many bytes more were read."""
+
+
+def combine(*parts: bytes | str) -> str:
+    """The fingerprint of parts in order, in hexadecimal: 32 digits.
+
+    Each part goes in with its kind and its length, so that no two sequences of parts are the same bytes.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        digest.update(b"%c%d:" % (b"t"[0] if isinstance(part, str) else b"b"[0], len(data)))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def file_digests(paths: Sequence[str | Path]) -> list[bytes]:
+    """The digest of each file's bytes, 16 bytes each.
+
+    A file whose size, times of change and inode are those it had when it was last read is not read again: what was found then
+    is kept in the folder "digests" of the caches, a file of JSON for each folder of files. Several processes may do so at once.
+
+    Raises:
+        SourceError: a file cannot be read, or changes while it is.
+    """
+    places = [os.path.split(os.path.abspath(path)) for path in paths]
+    known = {folder: _Memo(folder) for folder in dict.fromkeys(folder for folder, _ in places)}
+    found = [known[folder].find(name) for folder, name in places]
+    missing = [place for place, digest in zip(places, found, strict=True) if digest is None]
+    try:
+        with _bar(missing) as advance:
+            for folder, name in dict.fromkeys(missing):
+                known[folder].read(name, advance)
+    finally:  # what an interrupt has cut short need not begin again
+        for memo in known.values():
+            memo.save()
+    return [known[folder].found[name] if digest is None else digest for (folder, name), digest in zip(places, found, strict=True)]
+
+
+class _Memo:
+    """The digests that are known of the files in one folder: name to [size, mtime, ctime, inode, digest in hexadecimal]."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.found: dict[str, bytes] = {}
+        self.place = cache_folder("digests") / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]}.json"
+        self.rows = self._load()
+        self.new: dict[str, list[Any]] = {}
+
+    def _load(self) -> Mapping[str, Any]:
+        try:
+            content = json.loads(self.place.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        rows = content.get("files") if isinstance(content, dict) and content.get("folder") == self.folder else None
+        return rows if isinstance(rows, dict) else {}
+
+    def find(self, name: str) -> bytes | None:
+        """The digest of a file that has not changed since."""
+        row = self.rows.get(name)
+        if not isinstance(row, list) or len(row) != 5 or row[:4] != _state(os.path.join(self.folder, name)):
+            return None
+        try:
+            digest = bytes.fromhex(row[4])
+        except (TypeError, ValueError):
+            return None
+        return digest if len(digest) == DIGEST_SIZE else None
+
+    def read(self, name: str, advance: Advance) -> None:
+        path = os.path.join(self.folder, name)
+        before, now = _state(path), time.time_ns()
+        digest = _digest(path, advance)
+        if _state(path) != before:
+            raise SourceError(f"{path} was changed while its fingerprint was taken; wait until it is written, and try again")
+        self.found[name] = digest
+        if max(before[1:3]) + SETTLED_NS <= now:
+            self.new[name] = [*before, digest.hex()]
+
+    def save(self) -> None:
+        """Adds the new rows to those that are there by now; where nothing can be written, nothing is kept."""
+        if not self.new:
+            return
+        content = json.dumps({"folder": self.folder, "files": {**self._load(), **self.new}})
+        try:
+            write_atomically(self.place, lambda part: part.write_text(content, encoding="ascii"))
+        except OSError as error:
+            log.info("digests not saved: %s", error)
+
+
+def _state(path: str) -> list[int]:
+    """What changes when a file's bytes do: its size, mtime, ctime (which nobody can set back) and inode."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _digest(path: str, advance: Advance) -> bytes:
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                advance(len(block))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return digest.digest()
+
+
+def _unreadable(path: str, error: OSError) -> SourceError:
+    return SourceError(f"{path} cannot be read: {error.strerror}; mend it or take it out of the source")
+
+
+@contextmanager
+def _bar(places: Iterable[tuple[str, str]]) -> Iterator[Advance]:
+    """A bar of the bytes read, on a terminal and where there are many; else nothing is shown."""
+    total = sum(_state(os.path.join(*place))[0] for place in places)
+    if total < SHOWN_BYTES or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("taking fingerprints", total=total)
+        yield lambda count: progress.update(task, advance=count)
