@@ -3,10 +3,10 @@
     python tools/bench_retrieval.py                     100,000 x 100,000 vectors of 256 numbers
     python tools/bench_retrieval.py --examples 20000
 
-Each row of `b` is its row of `a` with noise, so that the ranks are neither all first nor random. Seconds are those of one direction
-with the positions of mAP@10, compilation included. Memory is the largest resident size of the process (VmHWM), with Python, JAX,
-both matrices and everything else. Brute force has the scores of some queries in f64; a rank may differ there where a wrong
-candidate is within rounding of the margin of a tie, which is counted.
+Each row of `b` is its row of `a` with noise, so that the ranks are neither all first nor random. Seconds are those of one
+direction, compilation included. Memory is the largest resident size of the process (VmHWM), with Python, JAX, both matrices and
+everything else. Brute force has the scores of some queries in f64; a rank may differ where a wrong candidate is within rounding of
+the margin of a tie, which is counted.
 """
 
 import argparse
@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=100_000, help="N (default: 100000)")
     parser.add_argument("--width", type=int, default=256, help="E (default: 256)")
-    parser.add_argument("--noise", type=float, default=4.0, help="length of the noise on b, where vectors have length 1 (default: 4)")
+    parser.add_argument(
+        "--noise", type=float, default=4.0, help="length of the noise on b, where vectors have length 1 (default: 4)"
+    )
     parser.add_argument("--sample", type=int, default=200, help="queries that are compared with brute force (default: 200)")
     options = parser.parse_args()
     n, groups = options.examples, np.arange(options.examples)
@@ -38,10 +40,14 @@ def main() -> None:
     sample = np.random.default_rng(1).choice(n, min(n, options.sample), replace=False)
     low, high = brute_force(za, zb, sample)
     differ = np.count_nonzero((ranking.rank[sample] < low) | (ranking.rank[sample] > high))
-    made = Table("N x N", "E", "seconds", "peak GB", "of it before", "median rank", "map@10", "compared", "uncertain", "wrong")
-    numbers = (f"{seconds:.1f}", f"{memory:.2f}", f"{before:.2f}", f"{np.median(ranking.rank):.0f}")
-    checks = (f"{ranking.average_precision_at(10).mean():.4f}", str(len(sample)), str(np.count_nonzero(low != high)), str(differ))
-    made.add_row(f"{n:,}", str(options.width), *numbers, *checks)
+    made = Table("", f"{n:,} x {n:,}, E={options.width}")
+    made.add_row("seconds", f"{seconds:.1f}")
+    made.add_row("peak memory", f"{memory:.2f} GB, {before:.2f} of it before")
+    made.add_row("median rank, map@10", f"{np.median(ranking.rank):.0f}, {ranking.average_precision_at(10).mean():.4f}")
+    made.add_row(
+        "compared with brute force", f"{len(sample)}, of which {np.count_nonzero(low != high)} are within rounding of a tie"
+    )
+    made.add_row("different", str(differ))
     Console().print(made)
 
 

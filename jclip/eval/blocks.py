@@ -1,4 +1,4 @@
-"""Blocks of rows of a matrix too large to be held whole, such as all scores of queries and candidates, spread over this host's devices."""
+"""Matrices too large to be held whole, such as all scores of queries and candidates: in blocks of rows, on all local devices."""
 
 import functools
 import time

@@ -18,7 +18,7 @@ class Ranking(NamedTuple):
     """Where the right answers of n queries stand."""
 
     positions: np.ndarray
-    """[n, k] int64: of each query's k best right answers, best first. Past the last right answer: 1 + the number of candidates."""
+    """[n, k] int64: of each query's k best right answers, best first; past the last one, 1 + the number of candidates."""
     right: np.ndarray
     """[n] int64: right answers a query has."""
 
