@@ -5,8 +5,8 @@
 
 Each row of `b` is its row of `a` with noise, so that the ranks are neither all first nor random. Seconds are those of one
 direction, compilation included. Memory is the largest resident size of the process (VmHWM), with Python, JAX, both matrices and
-everything else. Brute force has the scores of some queries in f64; a rank may differ where a wrong candidate is within rounding of
-the margin of a tie, which is counted.
+everything else. Brute force has the scores of some queries in f64; a rank may differ where a wrong candidate is within rounding
+of the margin of a tie, which is counted.
 """
 
 import argparse

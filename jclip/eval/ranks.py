@@ -28,6 +28,11 @@ class Ranking(NamedTuple):
         best: np.ndarray = self.positions[:, 0]
         return best
 
+    def found_at(self, k: int) -> np.ndarray:
+        """[n] bool: a right answer is among the first k positions, which takes a right answer even where candidates are few."""
+        found: np.ndarray = (self.rank <= k) & (self.right > 0)
+        return found
+
     def average_precision_at(self, k: int) -> np.ndarray:
         """[n] float64: sum of the precisions at the right answers among the first k positions / min(k, number of right answers).
 

@@ -71,7 +71,7 @@ def retrieval_metrics(
         name = f"{x}_to_{y}"
         bar = name if progress else None
         ranking = rank_answers(queries, candidates, query_groups, candidate_groups, k=10, devices=devices, progress=bar)
-        metrics |= {f"{name}/recall@{k}": float(np.mean(ranking.rank <= k)) for k in KS}
+        metrics |= {f"{name}/recall@{k}": float(np.mean(ranking.found_at(k))) for k in KS}
         metrics[f"{name}/median_rank"] = float(np.median(ranking.rank))
         metrics[f"{name}/mean_rank"] = float(np.mean(ranking.rank))
         metrics[f"{name}/map@10"] = float(np.mean(ranking.average_precision_at(10)))
