@@ -139,7 +139,7 @@ class _Answers:
         self._members = members[np.argsort(groups, kind="stable")]  # candidates, group after group
         self._ends = np.cumsum(np.bincount(groups, minlength=len(names) + 1))  # the last group, of no candidate, is for strangers
         slots = np.searchsorted(names, own)
-        known = (own >= 0) & (np.append(names, -1)[slots] == own)
+        known = np.append(names, -1)[slots] == own
         self._slots = np.where(known, slots, len(names))
         self.most = int(self._sizes(self._slots).sum(axis=1).max(initial=0))
         """An upper bound of the right answers of a query."""

@@ -100,6 +100,7 @@ def test_scores_within_the_margin_are_tied():
     assert average_precisions(np.array([[0.5], [0.5 - TIE / 2]]), labels) == [0.5]
     assert average_precisions(np.array([[0.5], [0.5 - 2 * TIE]]), labels) == [1.0]
     assert average_precisions(np.array([[0.5], [0.5 - 2 * TIE]]), labels, tie=0.1) == [0.5]
+    assert average_precisions(np.array([[0.5], [0.5]]), labels, tie=0.0) == [0.5]
 
 
 def test_classes_without_a_positive_are_left_out_and_one_without_a_negative_is_perfect():

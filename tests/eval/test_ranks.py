@@ -105,8 +105,11 @@ def random_sets(rng, n, groups, size):
     return [rng.integers(0, groups, rng.integers(0, size + 1)).tolist() for _ in range(n)]  # empty ones and repeated members too
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
+few = st.sampled_from((1, 5, 12))  # each shape is compiled
+
+
+@settings(max_examples=30, deadline=None)
+@given(few, few, st.integers(1, 6), st.integers(1, 4), st.sampled_from((1, 5)), st.integers(0, 2**32 - 1))
 def test_positions_of_sets_of_right_answers_equal_brute_force(n, m, groups, size, block, seed):
     rng = np.random.default_rng(seed)
     queries, candidates = (rng.integers(-2, 3, (k, 3)).astype(np.float32) for k in (n, m))
