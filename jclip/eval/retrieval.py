@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jclip.config import Model, Retrieval, TextTower
 from jclip.data import Source, Transform, eval_transform, open_source
 from jclip.eval.embed import Functions, embed_source
-from jclip.eval.ranks import ranks
+from jclip.eval.ranks import count_right, rank_answers, ranks
 
 KS = (1, 5, 10)
 
@@ -24,23 +25,71 @@ def recall_at(za: np.ndarray, zb: np.ndarray, groups: np.ndarray, ks: Sequence[i
     Args:
         za: [n, E] float32 unit vectors.
         zb: [n, E] float32 unit vectors; row i is the pair of za's row i.
-        groups: [n] integers, equal where the contents are.
+        groups: [n] integers from 0 on, equal where the contents are.
         ks: the cut-offs.
     """
     rank = ranks(za, zb, groups, groups)
     return {k: float(np.mean(rank <= k)) for k in ks}
 
 
-def retrieval_metrics(features: dict[str, np.ndarray], a: str, b: str, groups: np.ndarray) -> dict[str, float]:
-    """`{a}_to_{b}/recall@k` and `/median_rank`, the same from b to a, and `mean/recall@k` of the two directions."""
+def retrieval_metrics(
+    za: np.ndarray,
+    zb: np.ndarray,
+    a_groups: np.ndarray,
+    b_groups: np.ndarray,
+    *,
+    a: str,
+    b: str,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Retrieval both ways, with any number of right answers a query (see `rank_answers`).
+
+    Recall@k is the fraction of queries with at least one right answer among the k nearest, as papers report it on COCO and
+    Flickr30k. Recall that divides the right answers found by all right answers is another metric. The rank of a query is that of
+    its best right answer; map@10 is the mean of `Ranking.average_precision_at(10)`. Queries without a right answer are not left
+    out: they are never found, and their rank is 1 + the number of candidates.
+
+    Args:
+        za: [n, E] float32 unit vectors.
+        zb: [m, E] float32 unit vectors.
+        a_groups: [n] or [n, P] integers, the set of groups of each row of `za`; negative ones match nothing.
+        b_groups: [m] or [m, Q] integers. Rows are right for each other when their sets meet: an image has the groups of all its
+            captions, a caption has one, and equal captions have the same.
+        a: what the rows of `za` are called in the metrics.
+        b: what the rows of `zb` are called.
+        devices: where to compute; by default on every device of this process.
+        progress: whether a bar on stderr shows what lasts.
+
+    Returns:
+        `{a}_to_{b}/recall@1`, `@5`, `@10`, `/median_rank`, `/mean_rank`, `/map@10`; the same from b to a; and `mean/recall@k` of
+        the two directions.
+    """
     metrics: dict[str, float] = {}
-    for x, y in ((a, b), (b, a)):
-        rank = ranks(features[x], features[y], groups, groups)
-        metrics |= {f"{x}_to_{y}/recall@{k}": float(np.mean(rank <= k)) for k in KS}
-        metrics[f"{x}_to_{y}/median_rank"] = float(np.median(rank))
+    both = ((a, b, za, zb, a_groups, b_groups), (b, a, zb, za, b_groups, a_groups))
+    for x, y, queries, candidates, query_groups, candidate_groups in both:
+        name = f"{x}_to_{y}"
+        bar = name if progress else None
+        ranking = rank_answers(queries, candidates, query_groups, candidate_groups, k=10, devices=devices, progress=bar)
+        metrics |= {f"{name}/recall@{k}": float(np.mean(ranking.found_at(k))) for k in KS}
+        metrics[f"{name}/median_rank"] = float(np.median(ranking.rank))
+        metrics[f"{name}/mean_rank"] = float(np.mean(ranking.rank))
+        metrics[f"{name}/map@10"] = float(np.mean(ranking.average_precision_at(10)))
     for k in KS:
         metrics[f"mean/recall@{k}"] = (metrics[f"{a}_to_{b}/recall@{k}"] + metrics[f"{b}_to_{a}/recall@{k}"]) / 2
     return metrics
+
+
+def retrieval_counts(a_groups: np.ndarray, b_groups: np.ndarray, *, a: str, b: str) -> dict[str, int]:
+    """What the numbers of `retrieval_metrics` are about.
+
+    Returns:
+        `{a}` and `{b}`, the rows of each side; "right_pairs"; and `{a}_without_answer`, `{b}_without_answer`, the rows to which
+        no row of the other side is right.
+    """
+    of_a, of_b = count_right(a_groups, b_groups), count_right(b_groups, a_groups)
+    without = {f"{a}_without_answer": int(np.sum(of_a == 0)), f"{b}_without_answer": int(np.sum(of_b == 0))}
+    return {a: len(of_a), b: len(of_b), "right_pairs": int(of_a.sum()), **without}
 
 
 def stable_hash(value: Any) -> int:
@@ -65,8 +114,9 @@ class RetrievalEvaluator:
         extra = {} if field is None else {field: stable_hash}
         embedded = embed_source(self.functions, params, self.source, self.transforms, fields=config.fields, extra=extra)
         examples = len(embedded.features[config.a])
-        groups = np.arange(examples) if field is None else embedded.extra[field]
-        yield from retrieval_metrics(embedded.features, config.a, config.b, groups).items()
+        groups = np.arange(examples) if field is None else np.unique(embedded.extra[field], return_inverse=True)[1]
+        za, zb = embedded.features[config.a], embedded.features[config.b]
+        yield from retrieval_metrics(za, zb, groups, groups, a=config.a, b=config.b).items()
         yield "examples", examples
         if embedded.broken:
             yield "broken", embedded.broken

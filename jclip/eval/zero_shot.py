@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jclip.config import Model, ZeroShot
 from jclip.data import Source, Transform, eval_transform, open_source
+from jclip.eval.blocks import map_rows, rows_at_a_time
 from jclip.eval.embed import Functions, embed_source, embed_texts
 from jclip.eval.labels import class_names, label_reader, mean_per_class
-from jclip.eval.ranks import ranks
+from jclip.eval.ranks import TIE, ranks
 
 
 def class_embeddings(z: np.ndarray) -> np.ndarray:
@@ -47,6 +50,32 @@ def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) ->
     if len(classes) >= 5:
         metrics["top5"] = float(np.mean(rank <= 5))
     return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
+
+
+def predict_classes(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class [n] int64 that each example is said to be of: its label exactly where `zero_shot_metrics` counts it right.
+
+    That is its own class where no other is as near, to within the margin of a tie, and otherwise the nearest of the other classes
+    (the first of equal ones; NaN is nearest). So an example tied between its class and another is predicted as the other.
+
+    Args:
+        z: [n, E] float32 unit vectors of the examples.
+        classes: [C, E] float32 unit vectors of the classes.
+        labels: [n] integers, 0 to C - 1.
+    """
+    z, labels = np.asarray(z, np.float32), np.asarray(labels, np.int32)
+    block = rows_at_a_time(len(z), len(classes))
+    (predictions,) = map_rows(_predict, lambda i: (z[i], labels[i]), len(z), (np.asarray(classes, np.float32),), block=block)
+    return predictions.astype(np.int64)
+
+
+def _predict(z: jax.Array, labels: jax.Array, classes: jax.Array) -> tuple[jax.Array]:
+    scores = jnp.matmul(z, classes.T, precision="highest", preferred_element_type=jnp.float32)
+    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
+    others = jnp.arange(len(classes))[None, :] != labels[:, None]
+    ahead = jnp.any(others & ~(scores < own - TIE), axis=1)
+    nearest = jnp.argmax(jnp.where(others, jnp.where(jnp.isnan(scores), jnp.inf, scores), -jnp.inf), axis=1)
+    return (jnp.where(ahead, nearest, labels),)
 
 
 @dataclass(frozen=True)

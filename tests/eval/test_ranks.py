@@ -1,11 +1,13 @@
 """Ranks against brute force in f64, and the cases that must not flatter a model: ties, copies, NaN."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jclip.eval.ranks import TIE, ranks
+from jclip.eval import blocks
+from jclip.eval.ranks import TIE, count_right, pad_groups, rank_answers, ranks
 
 
 def brute_force(queries, candidates, query_groups, candidate_groups):
@@ -85,3 +87,139 @@ def test_groups_that_differ_only_above_32_bits_are_different():
     z = unit(np.random.default_rng(5), 2, 8)
     groups = np.array([7, 7 + 2**32])
     np.testing.assert_array_equal(ranks(z, z[::-1].copy(), groups, groups), 2)
+
+
+def positions_by_hand(queries, candidates, query_sets, candidate_sets):
+    """For each query the positions of all its right answers, best first, pair by pair in f64."""
+    result = []
+    for q, own in zip(queries.astype(float), query_sets, strict=True):
+        right, wrong = [], []
+        for c, theirs in zip(candidates.astype(float), candidate_sets, strict=True):
+            (right if set(own) & set(theirs) else wrong).append(sum(q * c))
+        right.sort(reverse=True)
+        result.append([i + sum(score >= bar for score in wrong) for i, bar in enumerate(right, 1)])
+    return result
+
+
+def random_sets(rng, n, groups, size):
+    return [rng.integers(0, groups, rng.integers(0, size + 1)).tolist() for _ in range(n)]  # empty ones and repeated members too
+
+
+few = st.sampled_from((1, 5, 12))  # each shape is compiled
+
+
+@settings(max_examples=30, deadline=None)
+@given(few, few, st.integers(1, 6), st.integers(1, 4), st.sampled_from((1, 5)), st.integers(0, 2**32 - 1))
+def test_positions_of_sets_of_right_answers_equal_brute_force(n, m, groups, size, block, seed):
+    rng = np.random.default_rng(seed)
+    queries, candidates = (rng.integers(-2, 3, (k, 3)).astype(np.float32) for k in (n, m))
+    query_sets, candidate_sets = random_sets(rng, n, groups, size), random_sets(rng, m, groups, size)
+    ranking = rank_answers(queries, candidates, pad_groups(query_sets), pad_groups(candidate_sets), k=4, block=block)
+    expected = positions_by_hand(queries, candidates, query_sets, candidate_sets)
+    np.testing.assert_array_equal(ranking.right, [len(positions) for positions in expected])
+    np.testing.assert_array_equal(ranking.positions, [(positions + 4 * [m + 1])[:4] for positions in expected])
+    np.testing.assert_array_equal(count_right(pad_groups(query_sets), pad_groups(candidate_sets)), ranking.right)
+
+
+def test_average_precision_of_positions_made_by_hand():
+    candidates = np.eye(6, dtype=np.float32)
+    scores = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]] * 5, np.float32)
+    sets = [[1, 2, 5], [0, 3], [4], [], [0, 1, 2, 3]]  # positions 2 3 6, 1 4, 5, none, 1 2 3 4
+    ranking = rank_answers(scores, candidates, pad_groups(sets), np.arange(6), k=5)
+    np.testing.assert_array_equal(ranking.rank, [2, 1, 5, 7, 1])
+    of_5 = [(1 / 2 + 2 / 3) / 3, (1 + 2 / 4) / 2, 1 / 5, 0, 1]
+    np.testing.assert_allclose(ranking.average_precision_at(5), of_5, rtol=1e-12)
+    np.testing.assert_allclose(ranking.average_precision_at(2), [1 / 2 / 2, 1 / 2, 0, 0, 1], rtol=1e-12)
+    np.testing.assert_allclose(ranking.average_precision_at(1), [0, 1, 0, 0, 1], rtol=1e-12)
+    with pytest.raises(ValueError, match="k is 6, and this ranking has the positions of 5"):
+        ranking.average_precision_at(6)
+
+
+def test_average_precision_over_all_positions_is_that_of_scikit_learn():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(6)
+    queries, candidates = unit(rng, 20, 16), unit(rng, 33, 16)
+    sets = [rng.choice(33, rng.integers(1, 6), replace=False).tolist() for _ in range(20)]
+    truth = np.array([[j in own for j in range(33)] for own in sets])
+    scores = queries.astype(float) @ candidates.T.astype(float)
+    expected = [average_precision_score(right, row) for right, row in zip(truth, scores, strict=True)]
+    ranking = rank_answers(queries, candidates, pad_groups(sets), np.arange(33), k=33)
+    np.testing.assert_allclose(ranking.average_precision_at(33), expected, rtol=1e-12)
+
+
+def test_results_are_identical_on_1_2_and_8_devices():
+    rng = np.random.default_rng(7)
+    queries, candidates = unit(rng, 37, 64), unit(rng, 101, 64)  # neither divides by 2
+    sets = pad_groups(random_sets(rng, 37, 101, 5))
+    candidates[50:80] = candidates[:30] + 1e-6 * unit(rng, 30, 64)  # ties to within rounding
+    found = [
+        rank_answers(queries, candidates, sets, np.arange(101), k=10, block=3, devices=jax.devices()[:count])
+        for count in (1, 2, 8)
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.positions, found[0].positions)
+        np.testing.assert_array_equal(other.right, found[0].right)
+
+
+def test_every_device_takes_rows(monkeypatch):
+    placed = []
+    real = jax.device_put
+
+    def watch(array, sharding):
+        placed.append((array.shape, sharding.num_devices, sharding.is_fully_replicated))
+        return real(array, sharding)
+
+    monkeypatch.setattr(jax, "device_put", watch)
+    z = unit(np.random.default_rng(8), 40, 8)
+    ranks(z, z[:7], np.arange(40), np.arange(7), block=2)
+    assert len(jax.local_devices()) == 8
+    assert placed[0] == ((7, 8), 8, True)
+    assert [(shape, devices, whole) for shape, devices, whole in placed[1:] if shape == (16, 8)] == [((16, 8), 8, False)] * 3
+
+
+def test_a_device_holds_no_more_scores_than_its_share(monkeypatch):
+    monkeypatch.setattr(blocks, "SCORES", 1000)
+    assert blocks.rows_at_a_time(10**6, 100) == 10
+    assert blocks.rows_at_a_time(10**6, 10**6) == 1
+    assert blocks.rows_at_a_time(4, 100) == 4
+    assert blocks.rows_at_a_time(10**6, 0) <= 1024
+
+
+def test_a_right_answer_at_nan_comes_after_all_others_and_a_wrong_one_is_ahead():
+    candidates = np.eye(5, dtype=np.float32)
+    scores = np.array([[0.1, np.nan, 0.3, 0.2, 0.5]], np.float32)
+    candidates = np.where(np.arange(5)[:, None] == np.arange(5)[None, :], scores, 0).astype(np.float32)  # diagonal of the scores
+    ranking = rank_answers(np.ones((1, 5), np.float32), candidates, np.array([[0, 1, 2]]), np.arange(5), k=3)
+    np.testing.assert_array_equal(ranking.positions, [[1 + 1, 2 + 2, 3 + 2]])  # 0.3, 0.1, NaN; 4 is ahead, then 3 as well
+    ranking = rank_answers(np.ones((1, 5), np.float32), candidates, np.array([4]), np.arange(5))
+    np.testing.assert_array_equal(ranking.rank, 2)
+
+
+def test_a_bar_appears_only_when_it_lasts(monkeypatch, capsys):
+    z = unit(np.random.default_rng(9), 40, 8)
+    groups = np.arange(40)
+    rank_answers(z, z, groups, groups, block=1, progress="quick")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(blocks, "_PATIENCE", -1.0)
+    slow = rank_answers(z, z, groups, groups, block=1, progress="image_to_text")
+    assert "image_to_text" in capsys.readouterr().err
+    np.testing.assert_array_equal(slow.rank, 1)
+    rank_answers(z, z, groups, groups, block=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_sets_are_filled_up_with_minus_one():
+    np.testing.assert_array_equal(pad_groups([[3], [], [4, 5]]), [[3, -1], [-1, -1], [4, 5]])
+    np.testing.assert_array_equal(pad_groups([[], []]), [[-1], [-1]])
+
+
+def test_long_lists_of_right_answers_make_the_blocks_smaller(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(blocks, "SCORES", 6000)
+    real = blocks.rows_at_a_time
+    monkeypatch.setattr("jclip.eval.ranks.rows_at_a_time", lambda n, columns: sizes.append(real(n, columns)) or sizes[-1])
+    z = unit(np.random.default_rng(10), 300, 4)
+    same = np.zeros(300, int)
+    np.testing.assert_array_equal(ranks(z, z, same, same), 1)
+    assert sizes == [6000 // (300 + 4 * 300)]

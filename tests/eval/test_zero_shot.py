@@ -5,7 +5,8 @@ import pytest
 
 from jclip.eval import class_embeddings, zero_shot_metrics
 from jclip.eval.labels import class_names, label_reader, mean_per_class
-from jclip.eval.zero_shot import make_zero_shot
+from jclip.eval.ranks import ranks
+from jclip.eval.zero_shot import make_zero_shot, predict_classes
 
 
 def test_class_embeddings_normalise_then_average_then_normalise():
@@ -59,6 +60,39 @@ def test_metrics_equal_argmax_and_argsort_in_f64():
     expected = {"top1": np.mean(order[:, 0] == labels), "top5": np.mean((order[:, :5] == labels[:, None]).any(1))}
     metrics = zero_shot_metrics(z.astype(np.float32), classes.astype(np.float32), labels)
     assert metrics == pytest.approx(expected | {"mean_per_class": np.mean(recall)})
+
+
+def test_predictions_made_by_hand():
+    classes = np.eye(4, dtype=np.float32)
+    scores = np.array(
+        [
+            [0.9, 0.1, 0.0, 0.0],  # label 0: right
+            [0.5, 0.4, 0.3, 0.2],  # label 1: 0 is nearest
+            [0.7, 0.7, 0.0, 0.0],  # label 0: tied with 1, which is said
+            [0.7, 0.7, 0.0, 0.0],  # label 1: tied with 0
+            [0.7, 0.7 - 1e-7, 0.0, 0.0],  # label 0: tied to within rounding
+            [0.7, 0.7, 0.7, 0.0],  # label 3: 0, the first of equal ones
+        ],
+        np.float32,
+    )
+    np.testing.assert_array_equal(predict_classes(scores, classes, np.array([0, 1, 0, 1, 0, 3])), [0, 0, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_prediction_is_the_label_exactly_where_its_rank_is_one(seed):
+    rng = np.random.default_rng(seed)
+    z, classes = rng.integers(-2, 3, (53, 3)).astype(np.float32), rng.integers(-2, 3, (7, 3)).astype(np.float32)
+    z[5], classes[2, 1] = np.nan, np.nan if seed == 2 else 1
+    labels = rng.integers(0, 7, 53)
+    first = ranks(z, classes, labels, np.arange(7)) == 1
+    np.testing.assert_array_equal(predict_classes(z, classes, labels) == labels, first)
+
+
+def test_a_collapsed_model_predicts_another_class_and_the_only_class_is_right():
+    z = np.full((4, 3), 3**-0.5, np.float32)
+    np.testing.assert_array_equal(predict_classes(z, z, np.arange(4)), [1, 0, 0, 0])
+    np.testing.assert_array_equal(predict_classes(z, z[:1], np.zeros(4, int)), 0)
+    assert zero_shot_metrics(z, z[:1], np.zeros(4, int)) == {"top1": 1.0, "mean_per_class": 1.0}
 
 
 def test_mean_per_class_leaves_out_absent_classes():
