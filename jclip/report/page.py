@@ -50,7 +50,7 @@ def render(runs: Sequence[Results]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run.results))
     suites = list(dict.fromkeys(run.suite for run in runs))
     css = (_HERE / "page.css").read_text(encoding="utf-8") + shade_rules()
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         css=Markup(css),  # ours, not a file's
         runs=runs,
         labels=labels,
@@ -60,6 +60,7 @@ def render(runs: Sequence[Results]) -> str:
         evaluations=[_evaluation(name, runs, labels) for name in names],
         described=[_flat({"towers": run.model.get("towers", {}), "versions": run.versions}) for run in runs],
     )
+    return html.lstrip() + "\n"
 
 
 def labels_of(runs: Sequence[Results]) -> list[str]:

@@ -79,9 +79,7 @@ def line_plot(
         if axis == "log2":
             axes.set_xticks(marked)
         # The formatters of logarithmic axes write mathematics, which is off.
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda x, _: f"{x:,.12g}" if 0.001 <= abs(x) < 1e7 or x == 0 else f"{x:.3g}")
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(_clipped(x_name, 60))
@@ -104,6 +102,14 @@ def _draw(axes: Any, one: Series, factor: float, marker: str) -> None:
     if one.best is not None and one.best in one.x:
         best = list(one.x).index(one.best)
         axes.plot(one.x[best], y[best], "o", markersize=11, fillstyle="none", markeredgewidth=1.6, color=color)
+
+
+def _tick(x: float) -> str:
+    """0.01, 1, 1,500; far powers of ten as 10⁻⁶."""
+    exponent = round(math.log10(x)) if x > 0 else 0
+    if not -2 <= exponent <= 4 and math.isclose(x, 10.0**exponent):
+        return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{x:,.12g}"
 
 
 def _thinned(one: Series) -> Series:
