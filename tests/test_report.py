@@ -198,6 +198,16 @@ def test_training_is_drawn_and_its_last_and_best_values_are_written(tmp_path: Pa
     assert "Training" not in page_of(tmp_path, one)[1].text
 
 
+def test_a_long_training_is_drawn_with_few_points_whose_means_are_its_own(tmp_path: Path) -> None:
+    found = results()
+    found["training"] = [{"step": s, "loss": 1.0 if s % 2 else 3.0} for s in range(4000)]
+    (svg,) = svgs(page_of(tmp_path, found)[1])
+    assert len(svg) < 60_000
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg.replace("−", "-"))]
+    assert 2.0 in ticks
+    assert not {1.0, 3.0} & set(ticks)
+
+
 def test_names_from_outside_stay_text(two_models: tuple[str, Page]) -> None:
     html, page = two_models
     assert "script" not in page.tags
@@ -206,7 +216,8 @@ def test_names_from_outside_stay_text(two_models: tuple[str, Page]) -> None:
     assert "<script" not in html.lower()
     drawn = svgs(page)
     assert not any("<script" in svg for svg in drawn)
-    assert any("&lt;script&gt;" in svg and "$\\alpha$" in svg for svg in drawn)
+    written = [text for svg in drawn for text in re.findall(r">([^<>]*)</text>", svg)]
+    assert any("&lt;script&gt;" in text and "$\\alpha$" in text for text in written)
 
 
 def test_the_page_fetches_nothing(two_models: tuple[str, Page]) -> None:
