@@ -98,7 +98,7 @@ def prepare(
     _check(features, labels, classes)
     n, several = len(features), labels.ndim == 2
     mean = features.mean(axis=0, dtype=np.float64)
-    variances, axes = _components(features, mean)
+    variances, axes = components(features, mean)
     present = np.flatnonzero(labels.any(axis=0)) if several else np.unique(labels)
     targets = labels[:, present].astype(np.int8) if several else np.searchsorted(present, labels).astype(np.int32)
     share = -(-n // devices)
@@ -179,7 +179,7 @@ def _check(features: np.ndarray, labels: np.ndarray, classes: int) -> None:
         raise ValueError(f"logistic regression: labels from {labels.min()} to {labels.max()}; use 0 to {classes - 1}")
 
 
-def _components(features: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def components(features: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variances [K] and directions [D, K] of the principal components that have a variance."""
     n, d = features.shape
     if n <= d:
