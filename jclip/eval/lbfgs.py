@@ -16,6 +16,20 @@ _Objective = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Found(NamedTuple):
+    """The optimum, or where the iterations ended."""
+
+    theta: jax.Array
+    loss: jax.Array
+    error: jax.Array
+    """sqrt(g . g / h / weight) of the gradient g and the Hessian's diagonal h: the size of Newton's next step.
+
+    Where the Hessian is a mean over examples of p (1 - p) x x', and `weight` is the mean of p (1 - p), this is the change of the
+    scores, root mean square, in which the examples count that are undecided.
+    """
+    iterations: jax.Array
+
+
+class _Point(NamedTuple):
     """Where L-BFGS is; steps and changes of the gradient are remembered in a ring."""
 
     theta: jax.Array
@@ -35,14 +49,6 @@ class Found(NamedTuple):
     stuck: jax.Array
     """Line searches in turn that found nothing."""
 
-    def error(self) -> jax.Array:
-        """sqrt(g . g / h / weight), h the diagonal of the Hessian: the size of the step of Newton's method that is left.
-
-        Where the Hessian is a mean over examples of p (1 - p) x x', and `weight` is the mean of p (1 - p), this is the change of
-        the scores, root mean square, in which the examples count that are undecided.
-        """
-        return jnp.sqrt(jnp.sum((self.gradient * jnp.sqrt(self.inverse / self.weight)) ** 2))  # in f32, g * g may be zero
-
 
 def minimize(
     objective: _Objective,
@@ -58,16 +64,16 @@ def minimize(
 
     Args:
         objective: from parameters to the loss, convex, and its gradient.
-        diagonal: from parameters to one over the Hessian's diagonal, positive, and a positive number, the `weight` of `Found`.
+        diagonal: from parameters to one over the Hessian's diagonal, positive, and the `weight` of `Found.error`, positive.
         theta: where to begin, of any shape.
         aim: see above.
         iterations: at most.
     """
 
-    def unfinished(p: Found) -> jax.Array:
-        return (p.error() > aim) & (p.iterations < iterations) & (p.stuck < 2)
+    def unfinished(p: _Point) -> jax.Array:
+        return (_error(p) > aim) & (p.iterations < iterations) & (p.stuck < 2)
 
-    def iterate(p: Found) -> Found:
+    def iterate(p: _Point) -> _Point:
         direction = -_two_loops(p)
         direction = jnp.where(_dot(direction, p.gradient) < 0, direction, -p.inverse * p.gradient)
         theta, loss, gradient, found = _line_search(objective, p, direction)
@@ -84,7 +90,7 @@ def minimize(
         here = jnp.where(found, theta, p.theta)
         inverse, weight = jax.lax.cond(due, diagonal, lambda _: (p.inverse, p.weight), here)
         size = product / _dot(inverse * change, change)
-        return Found(
+        return _Point(
             here,
             jnp.where(found, loss, p.loss),
             jnp.where(found, gradient, p.gradient),
@@ -100,10 +106,16 @@ def minimize(
 
     ring, zero = jnp.zeros((_MEMORY, *theta.shape), theta.dtype), jnp.int32(0)
     memory = (ring, ring, jnp.zeros(_MEMORY, theta.dtype), jnp.ones((), theta.dtype))
-    return jax.lax.while_loop(unfinished, iterate, Found(theta, *objective(theta), *diagonal(theta), *memory, zero, zero))
+    end = jax.lax.while_loop(unfinished, iterate, _Point(theta, *objective(theta), *diagonal(theta), *memory, zero, zero))
+    return Found(end.theta, end.loss, _error(end), end.iterations)
 
 
-def _two_loops(p: Found) -> jax.Array:
+def _error(p: _Point) -> jax.Array:
+    """`Found.error`; each number is divided before it is squared, which f32 may round to zero."""
+    return jnp.sqrt(jnp.sum((p.gradient * jnp.sqrt(p.inverse / p.weight)) ** 2))
+
+
+def _two_loops(p: _Point) -> jax.Array:
     """The inverse Hessian, as L-BFGS knows it, times the gradient; empty places of the ring have zeros and do nothing."""
 
     def newest_first(i: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -137,7 +149,7 @@ class _Trial(NamedTuple):
     trials: jax.Array
 
 
-def _line_search(objective: _Objective, p: Found, direction: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _line_search(objective: _Objective, p: _Point, direction: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Where on the way the slope is less than 0.9 of what it was: theta, loss, gradient there, and whether there is such a place.
 
     The objective is convex, so slopes alone lead there. The loss, of whose digits f32 keeps too few near the optimum, only has to
