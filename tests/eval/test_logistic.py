@@ -35,7 +35,8 @@ def gaussians(n=400, d=64, classes=5):
 
 def theirs(x, y, c, **settings):
     linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
-    return linear_model.LogisticRegression(C=c, max_iter=100_000, **settings).fit(x.astype(np.float64), y)
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):  # for arrays this small, threads only wait for each other
+        return linear_model.LogisticRegression(C=c, max_iter=100_000, **settings).fit(x.astype(np.float64), y)
 
 
 def assert_same(fit, reference, x, atol=1e-4):
@@ -82,21 +83,21 @@ def test_f32_is_within_1e4_of_scikit_learn_at_the_strengths_that_searches_choose
         assert_same(fit_prepared(prepared, l2=1 / (c * len(x))), theirs(x, y, c, solver="newton-cholesky", tol=1e-11), unseen)
 
 
-@pytest.mark.parametrize(("n", "precise", "counts"), [(397, False, (1, 2, 8)), (101, True, (1, 8))])
-def test_the_fit_is_the_same_on_1_2_and_8_devices(n, precise, counts):
+@pytest.mark.parametrize(("l2", "precise", "counts"), [(0.1, False, (1, 2, 8)), (0.01, True, (1, 8))])
+def test_the_fit_is_the_same_on_1_2_and_8_devices(l2, precise, counts):
     x, y, unseen, classes = gaussians()
-    how = {"l2": 1e-2, "precise": precise, "block": 16}
-    fits = [fit_logistic(x[:n], y[:n], classes, place=place_on(count), devices=count, **how) for count in counts]
+    how = {"l2": l2, "precise": precise, "block": 16}
+    fits = [fit_logistic(x[:101], y[:101], classes, place=place_on(count), devices=count, **how) for count in counts]
     for other in fits[1:]:
         np.testing.assert_allclose(softmax(other.scores(unseen), axis=1), softmax(fits[0].scores(unseen), axis=1), atol=1e-5)
         np.testing.assert_array_equal(other.predict(unseen), fits[0].predict(unseen))
 
 
-def test_rows_are_spread_over_the_devices_and_parameters_are_not():
+def test_rows_are_spread_over_the_devices():
     x, y, _, classes = gaussians()
-    prepared = prepare(x, y, classes, place=place_on(8), devices=8)
-    assert {shard.data.shape for shard in prepared.x.addressable_shards} == {(1, 50, 64)}
-    assert fit_prepared(prepared, l2=1e-2).converged
+    prepared = prepare(x[:101], y[:101], classes, place=place_on(8), devices=8, block=16)
+    assert {shard.data.shape for shard in prepared.x.addressable_shards} == {(1, 13, 64)}
+    assert {shard.data.shape for shard in prepared.y.addressable_shards} == {(1, 13)}
 
 
 def test_a_warm_start_ends_at_the_same_optimum_after_fewer_iterations():
