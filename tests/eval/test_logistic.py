@@ -83,14 +83,17 @@ def test_f32_is_within_1e4_of_scikit_learn_at_the_strengths_that_searches_choose
         assert_same(fit_prepared(prepared, l2=1 / (c * len(x))), theirs(x, y, c, solver="newton-cholesky", tol=1e-11), unseen)
 
 
-@pytest.mark.parametrize(("l2", "precise", "counts"), [(0.1, False, (1, 2, 8)), (0.01, True, (1, 8))])
-def test_the_fit_is_the_same_on_1_2_and_8_devices(l2, precise, counts):
+@pytest.mark.parametrize(("precise", "counts"), [(False, (1, 2, 8)), (True, (1, 8))])
+def test_the_fit_is_the_same_on_1_2_and_8_devices(precise, counts):
     x, y, unseen, classes = gaussians()
-    how = {"l2": l2, "precise": precise, "block": 16}
-    fits = [fit_logistic(x[:101], y[:101], classes, place=place_on(count), devices=count, **how) for count in counts]
-    for other in fits[1:]:
-        np.testing.assert_allclose(softmax(other.scores(unseen), axis=1), softmax(fits[0].scores(unseen), axis=1), atol=1e-5)
-        np.testing.assert_array_equal(other.predict(unseen), fits[0].predict(unseen))
+    x, y = x[:101], y[:101]
+    how = {"l2": 0.01, "precise": precise, "block": 16}
+    fits = [fit_logistic(x, y, classes, place=place_on(count), devices=count, **how) for count in counts]
+    # In f32, 101 examples of 64 features leave 2e-5 open for examples far from them.
+    for features, atol in ((x, 1e-5), (unseen, 1e-5 if precise else 1e-4)):
+        for other in fits[1:]:
+            np.testing.assert_allclose(softmax(other.scores(features), 1), softmax(fits[0].scores(features), 1), atol=atol)
+            np.testing.assert_array_equal(other.predict(features), fits[0].predict(features))
 
 
 def test_rows_are_spread_over_the_devices():
