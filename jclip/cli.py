@@ -1,4 +1,7 @@
-"""The command line: `jclip train | eval | embed | convert | info | compile`. Nothing heavy is imported before it is needed."""
+"""The command line: `jclip train | eval | report | classify | embed | convert | info | compile`.
+
+Nothing heavy is imported before it is needed.
+"""
 
 import argparse
 import logging
@@ -22,7 +25,37 @@ The data (--data.source) is one of
   folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
 """
 
-EVAL = """Run the evaluations of a trained model's configuration on one of its checkpoints."""
+SOURCES = """The data of a suite may also be
+  webdataset:ROOT/test                  CLIP_benchmark's layout: nshards.txt and {0,1,...}.tar, with ROOT/classnames.txt
+  folder:DIR?labels=folders             images, labelled by the folders right below DIR
+  sugarcrepe:FILE.json?images=DIR       an image, a right and a wrong caption (for Choice)
+  winoground:FILE.jsonl?images=DIR      two images and their two captions (for Choice)
+  shapes:counting, shapes:left_right    drawn scenes with captions of which the first is true (for Choice)
+"""
+
+EVAL = """Run evaluations: those of a run's own configuration on one of its checkpoints, or of a suite on any model.
+
+  jclip eval runs/quickstart                                          the evaluations of its recipe, on the last checkpoint
+  jclip eval MODEL --suite configs/suite_shapes.py --json OUT.json     a suite, with everything that `jclip report` shows
+
+MODEL is a --workdir, weights as in `jclip convert`, or hf://ORG/NAME. A suite is a Python file with get_suite() -> Suite; its
+arguments are options:   jclip eval MODEL --suite FILE.py --root /data     jclip eval MODEL --suite FILE.py --help-suite
+
+With --json OUT.json the results are written to that file after each evaluation, with protocol, settings, fingerprints of weights
+and data, counts and versions. The same command goes on where it stopped; what has changed is computed again. Features are kept
+in --cache by the content they were computed from.
+
+"""
+EVAL += SOURCES
+
+REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
+
+CLASSIFY = """Classify images by the names of classes, or with a linear probe, and print the likeliest.
+
+  jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
+  jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
+  jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+"""
 
 COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
 
@@ -59,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("train", "compile"):
+    if overrides and options.command not in ("train", "compile", "eval"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -72,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,eval,embed,convert,info,compile}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{train,eval,report,classify,embed,convert,info,compile}"
+    )
     raw = argparse.RawDescriptionHelpFormatter
 
     # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
@@ -84,12 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
     train.set_defaults(run=lambda options, overrides: _train(options, overrides, train))
 
-    evaluate = commands.add_parser("eval", help="evaluate a checkpoint", description=EVAL, formatter_class=raw)
-    evaluate.add_argument("workdir", metavar="W", help="the --workdir of a training run")
-    evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
-    evaluate.add_argument("--step", type=int, help="which checkpoint (default: the last)")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.set_defaults(run=_eval)
+    _add_eval(commands.add_parser("eval", help="evaluate a model", description=EVAL, formatter_class=raw, allow_abbrev=False))
+
+    report = commands.add_parser("report", help="results as a page", description=REPORT, formatter_class=raw)
+    report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
+    report.add_argument("--html", metavar="FILE", help="the page (default: report.html beside the first)")
+    report.set_defaults(run=_report)
+
+    _add_classify(commands.add_parser("classify", help="name what is in images", description=CLASSIFY, formatter_class=raw))
 
     embed = commands.add_parser("embed", help="write embeddings to .npy", description=EMBED, formatter_class=raw)
     embed.add_argument(
@@ -122,6 +159,34 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--topology", required=True, metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ...")
     compile_.set_defaults(run=_compile)
     return parser
+
+
+def _add_eval(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture")
+    evaluate.add_argument("--suite", metavar="FILE.py", help="evaluations (default: those of the run's own recipe)")
+    evaluate.add_argument("--help-suite", action="store_true", help="print the options of the suite")
+    evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
+    evaluate.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    evaluate.add_argument(
+        "--json", nargs="?", const=True, metavar="OUT.json", help="write results to a file; without a name: print one JSON object"
+    )
+    evaluate.add_argument("--cache", metavar="DIR", help="where features are kept (default: ~/.cache/jclip/features)")
+    evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
+    evaluate.set_defaults(run=_eval)
+
+
+def _add_classify(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    classify.add_argument("--model", required=True, metavar="MODEL", help="as in `jclip eval`")
+    classify.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="classes; file:PATH: the lines of a file")
+    prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}.")'
+    classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
+    classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
+    classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
+    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
+    classify.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    classify.add_argument("--json", action="store_true", help="print one JSON object an image")
+    classify.set_defaults(run=_classify)
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
@@ -170,13 +235,52 @@ def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0 if compile.main(config, options.topology) else 1
 
 
-def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
+def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
+    from jclip.config import load_suite
+
+    if options.suite is None and (overrides or options.help_suite):
+        print(f"jclip eval: unknown: {' '.join(overrides) or '--help-suite'}; options of a suite need --suite", file=sys.stderr)
+        return 2
+    suite = load_suite(options.suite, ["--help"] if options.help_suite else overrides) if options.suite else None
     _quiet()
     from jclip import evaluate
     from jclip.processes import join_processes
 
     join_processes()
-    evaluate.main(options.workdir, names=options.evals, step=options.step, as_json=options.json)
+    evaluate.main(
+        options.model,
+        suite=suite,
+        names=options.evals,
+        step=options.step,
+        out=options.json if isinstance(options.json, str) else None,
+        as_json=options.json is True,
+        cache=None if options.no_cache or suite is None else options.cache or evaluate.default_cache(),
+        title=options.suite or "",
+    )
+    return 0
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip import report
+
+    report.main(options.results, html=options.html)
+
+
+def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import classify
+
+    classify.main(
+        options.images,
+        options.model,
+        labels=options.labels,
+        templates=options.templates,
+        probe=options.probe,
+        truth=options.truth,
+        top=options.top,
+        step=options.step,
+        as_json=options.json,
+    )
 
 
 def _embed(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -67,7 +67,7 @@ def _embed_tower(
     batches = read_once(examples, {tower: eval_transform(encoder.model.towers[tower])}, batch_size=size)
     for batch in track(batches, f"embed {tower}", total=-(-len(examples) // size), console=console):
         start, count = len(keys), min(size, len(examples) - len(keys))
-        z = encoder.embed_rows(batch.arrays, size)[tower]
+        z = encoder.encode_rows(batch.arrays, size)[tower].z
         array[start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
         keys += batch.keys[:count]
         problems += batch.problems

@@ -1,107 +1,170 @@
-"""Evaluation as the training loop does it, and `jclip eval`: the same evaluators on a checkpoint."""
+"""Evaluation as the training loop does it, and `jclip eval`: the same evaluators on a checkpoint or on weights."""
 
-import dataclasses
+import functools
+import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
-from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Mesh, check
-from jclip.eval import Embedding, Evaluator, Functions, make_evaluator, run_evaluators
+from jclip.config import Config, ConfigError, Model, Suite, check_evals, to_json
+from jclip.data.caches import cache_folder
+from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
+from jclip.eval.cache import digest
+from jclip.inference import load
 from jclip.metrics import results_table
 from jclip.processes import is_first
-from jclip.sharding import by_host, gather_rows, make_gather, make_mesh, param_shardings, to_global
-from jclip.step import abstract, make_encode, param_shapes
+from jclip.results import Results, describe_machine, training_curves
+from jclip.runs import is_run, load_run
+from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, replicated, to_global
+from jclip.step import make_encode, param_shapes
+from jclip.tree import flatten
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name."""
-    encode = make_encode(config.model, mesh, make_gather(param_shapes(config), config.mesh, mesh))
+    gather = make_gather(param_shapes(config), config.mesh, mesh)
+    functions = make_functions(config.model, mesh, config.eval_batch_size, gather=gather)
+    return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
+
+
+def make_functions(
+    model: Model, mesh: DeviceMesh, batch_size: int, *, gather: Gather | None = None, cache: FeatureCache | None = None
+) -> Functions:
+    """How evaluators embed on a mesh.
+
+    Args:
+        model: whose parameters will be given.
+        mesh: the devices, of all hosts.
+        batch_size: rows of a global batch; rounded up to a multiple of the devices.
+        gather: see `make_encode`.
+        cache: of features.
+    """
+    encode = make_encode(model, mesh, gather)
 
     def embed(params: Any, rows: Mapping[str, np.ndarray]) -> dict[str, Embedding]:
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
 
-    batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
-    functions = Functions(embed, batch_size, gather_rows, jax.process_index(), jax.process_count())
-    return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
+
+    return Functions(
+        embed,
+        -(-batch_size // mesh.size) * mesh.size,
+        gather_rows,
+        jax.process_index(),
+        jax.process_count(),
+        cache,
+        place,
+        mesh.size,
+    )
 
 
-def main(workdir: str | Path, *, names: Sequence[str] = (), step: int | None = None, as_json: bool = False) -> dict[str, float]:
-    """Runs the evaluations of a workdir's configuration on one of its checkpoints, and prints the results.
+def main(
+    model: str | Path,
+    *,
+    suite: Suite | None = None,
+    names: Sequence[str] = (),
+    step: int | None = None,
+    out: str | Path | None = None,
+    as_json: bool = False,
+    cache: str | Path | None = None,
+    title: str = "",
+) -> dict[str, float]:
+    """Runs evaluations of a model and prints the results.
 
     Args:
-        workdir: folder of a training run.
-        names: which evaluations; none given means all.
-        step: which checkpoint; None means the last.
+        model: workdir of a training run, or anything else that `jclip.load` takes.
+        suite: the evaluations; None: those of the run's own configuration.
+        names: which of them; none given means all.
+        step: which checkpoint of a workdir; None means the last.
+        out: file of results for `jclip report`, written anew after each evaluation. What it has of the same weights, data and
+            settings is not computed again.
         as_json: print one JSON object instead of a table.
+        cache: folder in which features are kept from run to run; None: they are not.
+        title: of the suite, in the file of results.
 
     Raises:
         CheckpointError: there is no such checkpoint.
-        ConfigError: there is no such evaluation.
+        ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
-    config, step, params, mesh = load_run(workdir, step)
-    if unknown := [name for name in names if name not in config.evals]:
-        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(config.evals) or 'none'}")
-    wanted = {name: evaluation for name, evaluation in config.evals.items() if not names or name in names}
-    evaluators = make_evaluators(dataclasses.replace(config, evals=wanted), mesh)
-    results: dict[str, float] = {}
+    subject = open_subject(model, step)
+    suite = suite or subject.suite
+    if suite is None:
+        raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
+    if unknown := [name for name in names if name not in suite.evals]:
+        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    check_evals(subject.model, suite.evals)
+    evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
+    weights = functools.cache(lambda tower: tower_digest(subject.params, tower, subject.mesh))
+    kept = None if cache is None else FeatureCache(Path(cache), weights)
+    functions = make_functions(subject.model, subject.mesh, suite.batch_size, gather=subject.gather, cache=kept)
+    path = None if out is None else Path(out)
+    results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
+    values: dict[str, float] = {}
     with Console(stderr=True).status("evaluating ...") as status:
-        for name, value in run_evaluators(evaluators, params):
-            results[name] = value
-            status.update(f"evaluating ... {name} {value:.4f}")
-    if not is_first():
-        return results
-    if as_json:
-        print(json.dumps({"step": step, **results}))
-    else:
-        Console(highlight=False).print(results_table(f"{workdir}, step {step:,}", results))
-    return results
+        for i, (name, evaluation) in enumerate(evals.items()):
+            status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
+            found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
+            values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
+    if is_first():
+        if as_json:
+            print(json.dumps({"step": subject.step, **values}))
+        else:
+            at = "" if subject.step is None else f", step {subject.step:,}"
+            Console(highlight=False).print(results_table(f"{model}{at}", values))
+    return values
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether it is the workdir of a training run."""
-    return (Path(path) / "checkpoints").is_dir()
+def default_cache() -> Path:
+    """Where features are kept unless it is said."""
+    return cache_folder("features")
 
 
-def load_run(workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None) -> tuple[Config, int, Any, DeviceMesh]:
-    """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
+class Subject(NamedTuple):
+    """What is measured."""
 
-    Raises:
-        CheckpointError: there is none, or not that one.
-    """
-    with _open_run(workdir, step) as (checkpoints, config, step):
-        # The machine that evaluates need not have the devices of the one that trained.
-        mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
-        shapes = param_shapes(config)
-        params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
-    return config, step, params, mesh
+    name: str
+    model: Model
+    params: Any
+    mesh: DeviceMesh
+    step: int | None = None
+    """Of a checkpoint."""
+    gather: Gather | None = None
+    suite: Suite | None = None
+    """Of a run's own configuration."""
+
+    def header(self, suite: str, weights: Callable[[str], str]) -> dict[str, Any]:
+        """What a file of results says of it."""
+        towers = {name: to_json(tower) for name, tower in self.model.towers.items()}
+        found = digest({name: weights(name) for name in towers})
+        model = {"name": self.name, "step": self.step, "weights": found, "towers": towers}
+        return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
 
 
-def run_config(workdir: str | Path, step: int | None = None) -> Config:
-    """The configuration that a run was trained with; raises as `load_run` does."""
-    with _open_run(workdir, step) as (_, config, _):
-        return config
+def open_subject(model: str | Path, step: int | None = None) -> Subject:
+    """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does."""
+    if not is_run(model):
+        encoder = load(model, step=step)
+        return Subject(str(model), encoder.model, encoder.params, encoder.mesh)
+    config, step, params, mesh = load_run(model, step)
+    gather = make_gather(param_shapes(config), config.mesh, mesh)
+    return Subject(str(model), config.model, params, mesh, step, gather, Suite(config.evals, config.eval_batch_size))
 
 
-@contextmanager
-def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
-    if not is_run(workdir):
-        raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        if not checkpoints.steps:
-            raise CheckpointError(f"{workdir} holds no finished checkpoint; let `jclip train` reach its first one")
-        step = checkpoints.steps[-1] if step is None else step
-        if step not in checkpoints.steps:
-            raise CheckpointError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints.steps))}")
-        config = checkpoints.config(step)
-        check(config)
-        yield checkpoints, config, step
+def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
+    """32 hexadecimal digits of the parameters of a tower and of its projection, bit by bit."""
+    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
+    found = hashlib.blake2b(digest_size=16)
+    for path, leaf in sorted(flatten(params).items()):
+        if path.split("/")[0] in (tower, f"{tower}_projection"):
+            array = np.asarray(leaf if leaf.is_fully_addressable else whole(leaf))
+            found.update(f"{path} {array.dtype} {array.shape};".encode())
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

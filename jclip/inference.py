@@ -12,7 +12,8 @@ from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names
 from jclip.data import eval_transform
-from jclip.evaluate import is_run, load_run
+from jclip.eval import Embedding
+from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
@@ -112,22 +113,29 @@ class Encoder:
 
     def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
+        return self.encode(tower, inputs, batch_size=batch_size).z
+
+    def encode(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> Embedding:
+        """What a tower makes of its inputs: the features `pooled` that linear probes read, and the unit vectors `z`."""
         transform = eval_transform(self.model.towers[tower])
         remaining = iter(inputs)
-        parts = [np.zeros((0, self.model.embed_dim), np.float32)]
+        width = self.model.towers[tower].width
+        parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
         while chunk := list(islice(remaining, batch_size)):
             rows = np.stack([transform(value) for value in chunk])
-            parts.append(self.embed_rows({tower: rows}, batch_size)[tower][: len(chunk)])
-        return np.concatenate(parts)
+            pooled, z = self.encode_rows({tower: rows}, batch_size)[tower]
+            parts.append(Embedding(pooled[: len(chunk)], z[: len(chunk)]))
+        pooled, z = zip(*(parts[1:] or parts), strict=True)
+        return Embedding(np.concatenate(pooled), np.concatenate(z))
 
-    def embed_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
-        """Unit vectors of inputs that are transformed already, at most batch_size of them; the rest is padding."""
+    def encode_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, Embedding]:
+        """What towers make of inputs that are transformed already, at most batch_size of them; the rest is padding."""
         rows_here = max(len(x) for x in rows.values())
         size = min(batch_size, 1 << (rows_here - 1).bit_length())  # few sizes, because each is compiled
         size = -(-size // self.mesh.size) * self.mesh.size
         padded = {name: np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for name, x in rows.items()}
         encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
-        return {name: z for name, (_, z) in encoded.items()}
+        return {name: Embedding(pooled, z) for name, (pooled, z) in encoded.items()}
 
     def _only(self, *kinds: type) -> str:
         names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]

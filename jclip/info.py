@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
-from jclip.evaluate import is_run
 from jclip.models.flops import projection_flops, tower_flops
+from jclip.runs import is_run
 from jclip.weights import local_path, named_model, read_weights, tower_shapes
 
 STATISTICS = ("/mean", "/var")

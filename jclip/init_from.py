@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
-from jclip.evaluate import is_run, load_run, run_config
+from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import replicated
 from jclip.step import Program, TrainState, param_shapes
 from jclip.tree import flatten, idle_rules, match_rules, unflatten

@@ -132,7 +132,8 @@ def results_table(title: str, values: Values) -> Table:
     """Results of evaluations, a line each."""
     table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in values.items():
-        table.add_row(Text(name), f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
+        whole = isinstance(value, int) or (float(value).is_integer() and abs(value) > 1)
+        table.add_row(Text(name), f"{value:,.0f}" if whole else f"{value:.4f}")
     return table
 
 

@@ -63,7 +63,7 @@ def test_a_misspelt_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
         (["train", "none.py", "--workdir", "W"], "ConfigError: config: no recipe at none.py"),
         (["train", RECIPE, "--workdir", "W", "--batch-size", "12"], "batch_size 12 is not divisible by 8 devices; use 8 or 16"),
         (["train", RECIPE, "--workdir", "W", "--data.source", "shapes:trian"], "the split 'trian' is unknown"),
-        (["eval", "nowhere"], "CheckpointError: nowhere holds no checkpoints"),
+        (["eval", "nowhere"], "FileNotFoundError: nowhere is neither a path nor an architecture"),
         (["embed", "ViT-X", "shapes:test", "--out", "O"], "ViT-X is neither a path nor an architecture"),
     ],
 )

@@ -13,18 +13,23 @@ from jclip import config as room
 from jclip.config import (
     Augment,
     Checkpoint,
+    Choice,
     Config,
     ConfigError,
     Data,
+    FewShot,
     InitFrom,
+    Labels,
     LinearProbe,
     Mesh,
     Model,
+    NearestNeighbours,
     Optim,
     Pair,
     Preprocess,
     ResNetTower,
     Retrieval,
+    Robustness,
     TextTower,
     Tokenizer,
     VisionTower,
@@ -32,14 +37,18 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
+    check_evals,
     from_json,
     load,
+    load_suite,
     make_plan,
     to_json,
     to_steps,
 )
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+SUITES = [path for path in CONFIGS if path.name.startswith("suite_")]
+RECIPES = [path for path in CONFIGS if path not in SUITES]
 FULL = Config(
     model=architecture("ViT-tiny-test"),
     data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
@@ -51,7 +60,7 @@ FULL = Config(
     mesh=Mesh(data=2, fsdp=4),
     checkpoint=Checkpoint(best="zero/top1"),
     evals={
-        "zero": ZeroShot("shapes:test", classes=("a", "b"), fields={"image": "png"}),
+        "zero": ZeroShot("shapes:test", Labels(classes=("a", "b")), fields={"image": "png"}),
         "pairs/of": Retrieval("shapes:val", every="1ep"),
         "probe": LinearProbe("shapes:train", "shapes:test", l2=0.1),
     },
@@ -228,7 +237,14 @@ CONTRADICTIONS = [
     (evals(ZeroShot("s", text="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
     (evals(ZeroShot("s", text="image")), r"evals\.e\.text 'image' is not a text tower"),
     (evals(ZeroShot("s", templates=("a photo",))), r"evals\.e\.templates: each needs a \{\} where the class name goes"),
-    (evals(ZeroShot("s", templates=())), r"evals\.e\.templates is empty; use \('\{\}',\)"),
+    (evals(ZeroShot("s", Labels(classes=("a", "b"), names=("c",)))), r"evals\.e\.labels\.names has 1 names for 2 classes"),
+    (evals(Robustness("t", "s", {})), r"evals\.e\.shifted names no set; give at least one"),
+    (evals(FewShot("t", "s", k=(4, 2))), r"evals\.e\.k \(4, 2\) must be rising numbers of examples"),
+    (evals(FewShot("t", "s", seeds=0)), r"evals\.e\.seeds 0 must be at least 1"),
+    (evals(NearestNeighbours("t", "s", k=0)), r"evals\.e\.k 0 must be at least 1"),
+    (evals(NearestNeighbours("t", "s", temperature=0.0)), r"evals\.e\.temperature 0\.0 must be positive, or None"),
+    (evals(LinearProbe("t", "s", "ridge", "v")), r"evals\.e\.validation 'v': protocol ridge searches nothing"),
+    (evals(Choice("s", image="text", text="image")), r"evals\.e\.text 'image' is not a text tower"),
     (evals(ZeroShot("s", every="often")), r'evals\.e\.every: duration "often" is not understood'),
     (evals(Retrieval("s", b="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
     (evals(Retrieval("s", b="image")), r"evals\.e: both sides are 'image'; use two towers"),
@@ -411,3 +427,10 @@ def test_every_field_of_the_schema_is_documented():
                 )
                 assert documented, f"{cls.name}.{ast.unparse(node.target)} has no docstring"
     assert fields > 50
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path) -> None:
+    suite = load_suite(path)
+    check_evals(architecture("ViT-tiny-test"), suite.evals)
+    assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())

@@ -14,7 +14,7 @@ import pytest
 from tiny import tiny_config
 
 import jclip
-from jclip import cli, evaluate, train
+from jclip import cli, runs, train
 from jclip.checkpoint import CheckpointError
 from jclip.config import Config, ConfigError, InitFrom, Pair, architecture, replace
 from jclip.init_from import start_from
@@ -76,7 +76,7 @@ def program_of(config: Config) -> Program:
 def test_a_run_starts_from_another_run(run: Path, fsdp: int) -> None:
     config = tiny_config(**{"init_from.path": str(run), "mesh.fsdp": fsdp})
     state, line = started(config)
-    want = arrays(evaluate.load_run(run)[2])
+    want = arrays(runs.load_run(run)[2])
     assert arrays(state.params).keys() == want.keys()
     for path, array in arrays(state.params).items():
         np.testing.assert_array_equal(array, want[path], err_msg=path)
@@ -90,7 +90,7 @@ def test_a_run_starts_from_another_run(run: Path, fsdp: int) -> None:
 
 def test_a_step_of_a_run_can_be_chosen(run: Path) -> None:
     state, _ = started(tiny_config(**{"init_from.path": str(run), "init_from.step": 4}))
-    want = arrays(evaluate.load_run(run, 4)[2])
+    want = arrays(runs.load_run(run, 4)[2])
     np.testing.assert_array_equal(arrays(state.params)["image/cls"], want["image/cls"])
     with pytest.raises(CheckpointError, match="no checkpoint of step 5"):
         started(tiny_config(**{"init_from.path": str(run), "init_from.step": 5}))
@@ -203,7 +203,7 @@ def test_a_resumed_run_does_not_load_again_and_ends_bit_equal(tmp_path: Path, ca
     shutil.rmtree(tmp_path / "w")
     train.main(config, tmp_path / "again")
     assert "resuming after step 4" in capsys.readouterr().out
-    whole, again = (arrays(evaluate.load_run(tmp_path / name)[2]) for name in ("run", "again"))
+    whole, again = (arrays(runs.load_run(tmp_path / name)[2]) for name in ("run", "again"))
     for path, array in whole.items():
         np.testing.assert_array_equal(again[path], array, err_msg=path)
         frozen = path.startswith(("image/", "image_projection/"))
@@ -220,7 +220,7 @@ def test_the_command_line_starts_any_recipe_from_any_weights(tmp_path: Path, cap
     options = ["--init-from.path", str(tmp_path / "w"), "--optim.lr-rules", IMAGE, "0", ".*", "1", "--duration", "4"]
     few = ["--evals.seen.source", "shapes:test?size=16&length=16", "--evals.pairs.source", "shapes:val?size=16&length=16"]
     assert cli.main(["train", RECIPE, "--workdir", str(tmp_path / "run"), *options, *few]) == 0, capsys.readouterr().err
-    params = arrays(evaluate.load_run(tmp_path / "run")[2])
+    params = arrays(runs.load_run(tmp_path / "run")[2])
     np.testing.assert_array_equal(params["image/blocks/attn/q/kernel"], there["image/blocks/attn/q/kernel"])
     assert not np.array_equal(params["text/blocks/attn/q/kernel"], there["text/blocks/attn/q/kernel"])
     wrong = ["--init-from.path", str(tmp_path / "w"), "--model.towers.image.activation", "quick_gelu"]

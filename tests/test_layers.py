@@ -10,18 +10,17 @@ LAYERS = (
     {"config", "tree"},
     {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
     {"checkpoint", "weights", "step", "eval"},
-    {"train", "init_from", "evaluate", "inference", "embed", "convert", "info", "compile"},
+    {"runs", "results"},
+    {"train", "init_from", "evaluate", "classify", "inference", "embed", "convert", "info", "compile", "report"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SAME_STOREY = {
     ("train", "evaluate"),
     ("train", "init_from"),
-    ("init_from", "evaluate"),
-    ("inference", "evaluate"),
+    ("evaluate", "inference"),
+    ("classify", "inference"),
     ("embed", "inference"),
-    ("convert", "evaluate"),
-    ("info", "evaluate"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

@@ -1,5 +1,6 @@
 """Real processes that train together: one curve, checkpoints that move between them, and what happens when one goes."""
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_train import HERE, finish, lines, losses, start_jclip, wait_for_step
+from test_train import HERE, finish, lines, losses, start_command, start_jclip, wait_for_step
 
 STEPS = ("--duration", "10", "--checkpoint.every", "5", "--evals.seen.every", "5", "--optim.warmup", "3")
 
@@ -22,17 +23,13 @@ def free_port() -> int:
 
 def start_two(workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
     """Two processes of four devices each; the first coordinates."""
-    address = f"localhost:{free_port()}"
-    processes = []
-    for process in range(2):
-        environment = {
-            "JAX_COORDINATOR_ADDRESS": address,
-            "JAX_NUM_PROCESSES": "2",
-            "JAX_PROCESS_ID": str(process),
-            "JCLIP_HEARTBEAT_TIMEOUT": "10",
-        }
-        processes.append(start_jclip(workdir, *overrides, "--mesh.fsdp", "2", devices=4, **environment))
-    return processes
+    return [start_jclip(workdir, *overrides, "--mesh.fsdp", "2", devices=4, **variables) for variables in two_processes()]
+
+
+def two_processes() -> list[dict[str, str]]:
+    """The environment of each."""
+    both = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2", "JCLIP_HEARTBEAT_TIMEOUT": "10"}
+    return [{**both, "JAX_PROCESS_ID": str(process)} for process in range(2)]
 
 
 def finish_all(processes: list[subprocess.Popen[str]]) -> list[tuple[str, str]]:
@@ -65,6 +62,22 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     assert results(tmp_path) == pytest.approx(results(one_workdir), abs=0.041)  # two of 50 examples
     assert "10 steps of 16 examples" in out
     assert "jclip" not in other  # what is left is said by libraries
+
+
+@pytest.mark.slow
+def test_a_suite_gives_identical_numbers_on_1_2_and_8_devices_and_in_two_processes(one_workdir: Path, tmp_path: Path) -> None:
+    def start(name: str, devices: int, **variables: str) -> subprocess.Popen[str]:
+        out = ("--json", str(tmp_path / f"{name}.json"), "--cache", str(tmp_path / name))
+        command = ("eval", str(one_workdir), "--suite", str(HERE / "suite_tiny.py"), "--protocol", "openai", *out)
+        return start_command(*command, devices=devices, **variables)
+
+    for devices in (1, 2, 8):
+        finish(start(str(devices), devices))
+    finish_all([start("two", 4, **variables) for variables in two_processes()])
+    found = [json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("1", "2", "8", "two")]
+    numbers = [{name: (result["metrics"], result["counts"]) for name, result in results.items()} for results in found]
+    assert len(numbers[0]) == 6
+    assert all(other == numbers[0] for other in numbers)
 
 
 @pytest.mark.slow

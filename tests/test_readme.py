@@ -58,7 +58,7 @@ def home(tmp_path: Path) -> Path:
 def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(home)
     found = commands("jclip")
-    assert {command[1] for command in found} == {"train", "eval", "embed", "convert", "info", "compile"}
+    assert {command[1] for command in found} == {"train", "eval", "report", "classify", "embed", "convert", "info", "compile"}
     run([command for command in found if command[1] != "compile" and not is_fine_tuning(command)], capsys)
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
@@ -90,6 +90,8 @@ def run(found: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
                 command += SHALLOW
             if "configs/quickstart.py" in command:
                 command += [part for name, spec in FEW.items() for part in (f"--evals.{name}", spec)]
+        elif "configs/suite_shapes.py" in command:
+            command = [*command, "--length", "1200", "--cache", "runs/cache"]
         assert exit_status(command[1:]) == 0, (command, capsys.readouterr().err)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jclip import evaluate, train
+from jclip import runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
-from jclip.data import SourceError, make_loader
+from jclip.data import make_loader
 from jclip.metrics import NonFiniteLoss
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import abstract, make_encode, make_program, param_shapes
@@ -31,6 +31,11 @@ LONG = ("--duration", str(STEPS), "--evals.seen.every", "20")
 
 
 def start_jclip(workdir: Path, *overrides: str, devices: int = 1, **variables: str) -> subprocess.Popen[str]:
+    arguments = ("train", str(HERE / "recipe_tiny.py"), "--workdir", str(workdir), *overrides)
+    return start_command(*arguments, devices=devices, **variables)
+
+
+def start_command(*arguments: str, devices: int, **variables: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
@@ -38,7 +43,7 @@ def start_jclip(workdir: Path, *overrides: str, devices: int = 1, **variables: s
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
         **variables,
     }
-    command = [sys.executable, "-m", "jclip.cli", "train", str(HERE / "recipe_tiny.py"), "--workdir", str(workdir), *overrides]
+    command = [sys.executable, "-m", "jclip.cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
 
 
@@ -74,7 +79,7 @@ def whole_lines(workdir: Path) -> list[dict[str, float]]:
 
 
 def final_params(workdir: Path) -> dict[str, np.ndarray]:
-    _, step, params, _ = evaluate.load_run(workdir)
+    _, step, params, _ = runs.load_run(workdir)
     assert step == STEPS
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
@@ -164,13 +169,13 @@ def test_a_reader_leaves_an_unfinished_save_alone(short_run: Path, tmp_path: Pat
     shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     unfinished = tmp_path / "checkpoints" / "16.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "12", unfinished)
-    evaluate.load_run(tmp_path)
+    runs.load_run(tmp_path)
     assert unfinished.exists()
 
 
 def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
-    changes = {"evals.seen.label": "nonsense", "evals.seen.every": "5", "checkpoint.best": None}
-    with pytest.raises(SourceError, match="no nonsense: fields are"):
+    changes = {"evals.seen.labels.field": "nonsense", "evals.seen.every": "5", "checkpoint.best": None}
+    with pytest.raises(ConfigError, match="no example has a label: no nonsense: fields are"):
         train.main(tiny_config(**changes), tmp_path)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest == 5

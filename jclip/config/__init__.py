@@ -1,24 +1,33 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.check import check, check_model
+from jclip.config.check import check, check_evals, check_model
+from jclip.config.check_evals import towers_of
 from jclip.config.durations import Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
-from jclip.config.io import differences, from_json, load, to_json
+from jclip.config.evals import (
+    Choice,
+    Duration,
+    Eval,
+    FewShot,
+    Labels,
+    LinearProbe,
+    NearestNeighbours,
+    Retrieval,
+    Robustness,
+    Suite,
+    ZeroShot,
+)
+from jclip.config.io import differences, from_json, load, load_suite, to_json
 from jclip.config.schema import (
     Augment,
     Checkpoint,
     Config,
     Data,
-    Duration,
-    Eval,
     InitFrom,
-    LinearProbe,
     Mesh,
     Optim,
     Pair,
-    Retrieval,
-    ZeroShot,
     replace,
 )
 from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
@@ -26,22 +35,28 @@ from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, Text
 __all__ = [
     "Augment",
     "Checkpoint",
+    "Choice",
     "Config",
     "ConfigError",
     "Data",
     "Duration",
     "Eval",
+    "FewShot",
     "ImageTower",
     "InitFrom",
+    "Labels",
     "LinearProbe",
     "Mesh",
     "Model",
+    "NearestNeighbours",
     "Optim",
     "Pair",
     "Plan",
     "Preprocess",
     "ResNetTower",
     "Retrieval",
+    "Robustness",
+    "Suite",
     "TextTower",
     "Tokenizer",
     "Tower",
@@ -50,13 +65,16 @@ __all__ = [
     "architecture",
     "architecture_names",
     "check",
+    "check_evals",
     "check_model",
     "differences",
     "from_json",
     "load",
+    "load_suite",
     "make_plan",
     "replace",
     "siglip_image",
     "to_json",
     "to_steps",
+    "towers_of",
 ]

@@ -1,11 +1,13 @@
 """The one check: every contradiction of a configuration is found before anything is allocated."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from jclip.config.check_evals import eval_problems
 from jclip.config.durations import to_steps
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Config, InitFrom, LinearProbe, Retrieval, ZeroShot
+from jclip.config.evals import Eval
+from jclip.config.schema import Config, InitFrom
 from jclip.config.towers import Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
 
 
@@ -27,6 +29,12 @@ def check_model(model: Model) -> None:
         raise ConfigError(f"config: {problem}")
 
 
+def check_evals(model: Model, evals: Mapping[str, Eval]) -> None:
+    """Raises ConfigError on the first contradiction of evaluations of a model."""
+    for problem in eval_problems(model, evals):
+        raise ConfigError(f"config: {problem}")
+
+
 def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
     yield from _model_problems(config.model)
     yield from _data_problems(config)
@@ -34,7 +42,10 @@ def _problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:
     yield from _init_problems(config.init_from)
     yield from _rule_problems(config)
     yield from _objective_problems(config)
-    yield from _eval_problems(config)
+    yield from eval_problems(config.model, config.evals)
+    best = config.checkpoint.best
+    if best is not None and not any(best.startswith(f"{name}/") for name in config.evals):
+        yield f"checkpoint.best {best!r} is no metric of an evaluation; it starts with one of {', '.join(config.evals) or 'none'}"
     yield from _size_problems(config, devices, hosts)
     for name, duration in _durations(config):
         try:
@@ -241,33 +252,6 @@ def _objective_problems(config: Config) -> Iterator[str]:
     unused = set(config.model.towers) - {tower for pair in config.pairs for tower in (pair.a, pair.b)}
     if unused:
         yield f"pairs: no pair trains the tower {', '.join(sorted(unused))}"
-
-
-def _eval_problems(config: Config) -> Iterator[str]:
-    for name, evaluation in config.evals.items():
-        at = f"evals.{name}"
-        used: tuple[str, ...] = ()
-        match evaluation:
-            case ZeroShot(image=a, text=b) | Retrieval(a=a, b=b):
-                used = (a, b)
-            case LinearProbe(tower=tower, l2=l2):
-                used = (tower,)
-                if l2 < 0:
-                    yield f"{at}.l2 {l2} must be 0 or more"
-        for tower in (*used, *evaluation.fields):
-            if tower not in config.model.towers:
-                yield f"{at}: there is no tower {tower!r}; towers: {', '.join(config.model.towers)}"
-        if isinstance(evaluation, Retrieval) and evaluation.a == evaluation.b:
-            yield f"{at}: both sides are {evaluation.a!r}; use two towers"
-        if isinstance(evaluation, ZeroShot) and not isinstance(config.model.towers[evaluation.text], TextTower):
-            yield f"{at}.text {evaluation.text!r} is not a text tower; prompts need one"
-        if isinstance(evaluation, ZeroShot) and any("{}" not in t for t in evaluation.templates):
-            yield f"{at}.templates: each needs a {{}} where the class name goes; got {evaluation.templates}"
-        if isinstance(evaluation, ZeroShot) and not evaluation.templates:
-            yield f"{at}.templates is empty; use ('{{}}',) for the bare class names"
-    best = config.checkpoint.best
-    if best is not None and not any(best.startswith(f"{name}/") for name in config.evals):
-        yield f"checkpoint.best {best!r} is no metric of an evaluation; it starts with one of {', '.join(config.evals) or 'none'}"
 
 
 def _size_problems(config: Config, devices: int | None, hosts: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
+from jclip.config.evals import Suite
 from jclip.config.schema import Config
 
 T = TypeVar("T")
@@ -27,17 +28,40 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     import tyro  # here, because reading a saved configuration needs no command line
 
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"config: no recipe at {path}; give a Python file that defines get_config()")
-    recipe = runpy.run_path(str(path))
-    if "get_config" not in recipe:
-        raise ConfigError(f"config: {path} does not define get_config() -> Config")
+    recipe = _run_recipe(path, "get_config", "Config")
     get_config, overrides = recipe["get_config"], list(overrides)
     asks_for_help = bool({"-h", "--help"} & set(overrides))
     arguments, overrides = _recipe_arguments(get_config, overrides, asks_for_help)
     description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}\n--workdir (required): folder of the run."
     return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description)
+
+
+def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+    """The evaluations of a suite: of a Python file with `get_suite() -> Suite`, whose arguments are options by their own names.
+
+    Raises:
+        ConfigError: there is no such file, or it has no `get_suite`, or that returns something else.
+        SystemExit: an option is unknown or missing; the message has been printed, as for `--help`.
+    """
+    import tyro
+
+    recipe = _run_recipe(path, "get_suite", "Suite")
+    suite = tyro.cli(
+        recipe["get_suite"], args=list(overrides), prog=f"jclip eval MODEL --suite {path}", description=recipe.get("__doc__")
+    )
+    if not isinstance(suite, Suite):
+        raise ConfigError(f"config: get_suite() of {path} returns a {type(suite).__name__}, not a Suite")
+    return suite
+
+
+def _run_recipe(path: str | Path, function: str, returns: str) -> dict[str, Any]:
+    """The names that a recipe defines."""
+    if not Path(path).is_file():
+        raise ConfigError(f"config: no recipe at {path}; give a Python file that defines {function}()")
+    recipe = runpy.run_path(str(path))
+    if function not in recipe:
+        raise ConfigError(f"config: {path} does not define {function}() -> {returns}")
+    return recipe
 
 
 def _recipe_arguments(get_config: Any, overrides: list[str], asks_for_help: bool) -> tuple[dict[str, Any], list[str]]:

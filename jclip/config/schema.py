@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+from jclip.config.evals import Duration, Eval
 from jclip.config.towers import Model
 
 T = TypeVar("T")
-
-Duration = str
-"""A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps (see `durations`)."""
 
 
 @dataclass(frozen=True)
@@ -147,69 +145,6 @@ class Checkpoint:
     """How many of the latest are kept."""
     best: str | None = None
     """Metric of an evaluation, such as "clipart/retrieval/mean/recall@10"; the checkpoint where it is highest is kept too."""
-
-
-@dataclass(frozen=True)
-class ZeroShot:
-    """Zero-shot classification: the class whose prompts' mean embedding is nearest (CLIP, section 3.1)."""
-
-    source: str
-    """Labelled images."""
-    classes: tuple[str, ...] = ()
-    """Names in the order of the labels; empty: the source's own."""
-    templates: tuple[str, ...] = ("a photo of a {}.",)
-    """Prompts; {} is the class name. Each class is the normalised mean of its normalised prompt embeddings."""
-    label: str = "label"
-    """Field of an example that holds the label: an index into `classes`, or one of them."""
-    image: str = "image"
-    """Tower that embeds the examples."""
-    text: str = "text"
-    """Tower that embeds the prompts."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Like data.fields, for this source."""
-    every: Duration = "100%"
-    """Time between evaluations. All are run at the end."""
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Retrieval in both directions; equal texts are right answers for each other's images."""
-
-    source: str
-    """Paired examples."""
-    a: str = "image"
-    """Name of one tower."""
-    b: str = "text"
-    """Name of the other."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Like data.fields, for this source."""
-    every: Duration = "100%"
-    """Time between evaluations. All are run at the end."""
-
-
-@dataclass(frozen=True)
-class LinearProbe:
-    """Multinomial logistic regression on `pooled`, fitted by L-BFGS (CLIP, appendix A.3)."""
-
-    train: str
-    """Labelled examples to fit on."""
-    source: str
-    """Labelled examples to test on."""
-    classes: tuple[str, ...] = ()
-    """Names in the order of the labels; empty: the source's own."""
-    label: str = "label"
-    """Field of an example that holds the label: an index into `classes`, or one of them."""
-    tower: str = "image"
-    """Tower whose `pooled` output is probed."""
-    l2: float = 1e-3
-    """Penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Like data.fields, for these sources."""
-    every: Duration = "100%"
-    """Time between evaluations. All are run at the end."""
-
-
-Eval = ZeroShot | Retrieval | LinearProbe
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,6 @@ class EvalBatch:
     """By tower name; zeros where `mask` is False."""
     mask: NDArray[np.bool_]
     """bool[b]: whether the row is an example, neither padding nor broken."""
-    extra: dict[str, list[Any]]
-    """Further fields of the examples by their path; None where `mask` is False."""
     keys: list[str]
     """The example of each row, broken ones included; "" for padding."""
     problems: list[str]
@@ -127,7 +125,6 @@ def read_once(
     host: int = 0,
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
-    extra: Sequence[str] = (),
 ) -> Iterator[EvalBatch]:
     """The whole source once, in its order; the same number of batches on every host, the last one padded.
 
@@ -138,17 +135,35 @@ def read_once(
         host: which host this is.
         hosts: how many there are.
         fields: where a tower finds its input in an example, where that is not its own name.
-        extra: paths of further fields to return as they are, such as "label".
 
     Raises:
         ValueError: `hosts` does not divide batch_size, or host is out of range.
     """
     if not 0 <= host < hosts or batch_size < 1 or batch_size % hosts:
         raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
-    read = _Read(source, transforms, fields or {}, tuple(extra))
+    read = _Read(source, transforms, fields or {})
     rows = batch_size // hosts
     starts = range(host * rows, host * rows + -(-len(source) // batch_size) * batch_size, batch_size)
     return _read_ahead(read, len(source), starts, rows)
+
+
+def read_field(source: Source, field: str) -> Iterator[Any]:
+    """One field of every example, in order; where it cannot be read, the BadExample that says why.
+
+    Args:
+        source: what is read.
+        field: a path, as `lookup` takes it.
+    """
+
+    def read(index: int) -> Any:
+        try:
+            return lookup(source[index], field)
+        except BadExample as problem:
+            return problem
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        for start in range(0, len(source), 1024):  # not all at once: nothing waits in memory
+            yield from pool.map(read, range(start, min(start + 1024, len(source))))
 
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
@@ -162,7 +177,7 @@ def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterato
             if waiting and (start is None or len(waiting) > READ_AHEAD):
                 batch = [future.result() for future in waiting.popleft()]
                 empty = empty or read.empty(batch)
-                yield _fill(batch, rows, empty, read.extra)
+                yield _fill(batch, rows, empty)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -173,7 +188,6 @@ class _Row:
 
     key: str
     arrays: Arrays | None = None
-    extra: tuple[Any, ...] = ()
     problem: str = ""
 
 
@@ -184,15 +198,13 @@ class _Read:
     source: Source
     transforms: Mapping[str, Transform]
     fields: Mapping[str, str]
-    extra: tuple[str, ...]
 
     def __call__(self, index: int) -> _Row:
         key = f"example {index}"
         try:
             example = self.source[index]
             key = example["key"]
-            arrays = _apply(self.transforms, example, self.fields, None)
-            return _Row(key, arrays, tuple(lookup(example, path) for path in self.extra))
+            return _Row(key, _apply(self.transforms, example, self.fields, None))
         except BadExample as error:
             return _Row(key, problem=f"{key}: {error}")
 
@@ -206,18 +218,15 @@ class _Read:
         raise SourceError(f"no example of the source can be read: {problem}")
 
 
-def _fill(batch: Sequence[_Row], rows: int, empty: Arrays, paths: Sequence[str]) -> EvalBatch:
+def _fill(batch: Sequence[_Row], rows: int, empty: Arrays) -> EvalBatch:
     mask = np.zeros(rows, np.bool_)
     mask[: len(batch)] = [row.arrays is not None for row in batch]
     arrays = {name: np.zeros((rows, *zero.shape), zero.dtype) for name, zero in empty.items()}
-    extra: dict[str, list[Any]] = {path: [None] * rows for path in paths}
     for i, row in enumerate(batch):
         for name, value in (row.arrays or {}).items():
             arrays[name][i] = value
-        for path, value in zip(paths, row.extra, strict=False):
-            extra[path][i] = value
     keys = [row.key for row in batch] + [""] * (rows - len(batch))
-    return EvalBatch(arrays, mask, extra, keys, [row.problem for row in batch if row.problem])
+    return EvalBatch(arrays, mask, keys, [row.problem for row in batch if row.problem])
 
 
 @dataclass(frozen=True)

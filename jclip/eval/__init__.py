@@ -1,59 +1,39 @@
-"""Evaluators: built from a config and functions, called with parameters, they yield (name, value)."""
+"""Evaluation: functions of embeddings and labels, and evaluators, built from a config, called with parameters."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
-
-from jclip.config import Eval, LinearProbe, Model, Retrieval, ZeroShot
+from jclip.eval.cache import FeatureCache
 from jclip.eval.embed import Embedding, Functions, embed_source, embed_texts
-from jclip.eval.linear_probe import fit_logistic, make_linear_probe
-from jclip.eval.retrieval import make_retrieval, recall_at
-from jclip.eval.zero_shot import class_embeddings, make_zero_shot, zero_shot_metrics
+from jclip.eval.evaluators import make_evaluator, run_evaluators
+from jclip.eval.labels import read_entries
+from jclip.eval.logistic import fit_logistic
+from jclip.eval.probe_file import Probe, load_probe, save_probe
+from jclip.eval.probes import fit_probe
+from jclip.eval.ranks import rank_answers
+from jclip.eval.result import Evaluator, Result
+from jclip.eval.retrieval import recall_at, retrieval_metrics
+from jclip.eval.templates import read_templates, template_set
+from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
 
 __all__ = [
     "Embedding",
     "Evaluator",
+    "FeatureCache",
     "Functions",
+    "Probe",
+    "Result",
     "class_embeddings",
     "embed_source",
     "embed_texts",
     "fit_logistic",
+    "fit_probe",
+    "load_probe",
     "make_evaluator",
+    "rank_answers",
+    "read_entries",
+    "read_templates",
     "recall_at",
+    "retrieval_metrics",
     "run_evaluators",
+    "save_probe",
+    "template_set",
     "zero_shot_metrics",
 ]
-
-
-class Evaluator(Protocol):
-    """What measures a model; it can be run many times, and opens its sources once."""
-
-    def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        """The metrics of these parameters, the same on every host; every host has to call it."""
-        ...
-
-
-def make_evaluator(config: Eval, model: Model, functions: Functions) -> Evaluator:
-    """The evaluator of a config.
-
-    Args:
-        config: what to measure.
-        model: the towers it names, for their preprocessing.
-        functions: how to embed.
-
-    Raises:
-        ValueError: a source cannot be opened, or has no classes where classes are needed.
-    """
-    match config:
-        case ZeroShot():
-            return make_zero_shot(config, model, functions)
-        case Retrieval():
-            return make_retrieval(config, model, functions)
-        case LinearProbe():
-            return make_linear_probe(config, model, functions)
-
-
-def run_evaluators(evaluators: Mapping[str, Evaluator], params: Any) -> Iterator[tuple[str, float]]:
-    """Runs evaluators one after the other and yields ("clipart/top1", value), ..., prefixed with their names."""
-    for name, evaluator in evaluators.items():
-        for metric, value in evaluator.run(params):
-            yield f"{name}/{metric}", value

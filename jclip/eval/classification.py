@@ -1,7 +1,6 @@
 """What predicted classes are worth: the confusion matrix, recall class by class, masks of classes, and multi-label mAP."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -37,44 +36,6 @@ def per_class_recall(predictions: np.ndarray, labels: np.ndarray, classes: int) 
     examples = np.bincount(labels, minlength=classes).tolist()
     right = np.bincount(labels[np.asarray(predictions) == labels], minlength=classes).tolist()
     return [(n, r / n if n else None) for n, r in zip(examples, right, strict=True)]
-
-
-class Restricted(NamedTuple):
-    """Labels among a part of the classes."""
-
-    kept: np.ndarray
-    """[n] bool: the examples whose class is among them."""
-    labels: np.ndarray
-    """[number kept] int64: labels of these examples, as indices into `only`."""
-    left_out: int
-    """The number of other examples."""
-
-
-def restrict_classes(labels: np.ndarray, only: Sequence[int], classes: int) -> Restricted:
-    """Restricts the candidates to some classes, as ImageNet-A and -R do to 200 of 1000.
-
-    The vectors of the candidates are `classes[only]`, and those of the examples `z[kept]`. An example whose own class is masked
-    cannot be right; it is left out, and counted.
-
-    Args:
-        labels: [n] integers, 0 to C - 1.
-        only: the classes that remain, in the order they get.
-        classes: C.
-
-    Raises:
-        ConfigError: a number is not a class, a class is named twice, or no example is left.
-    """
-    labels, chosen = _checked(labels, classes, "label"), _checked(only, classes, "class of the mask")
-    new = np.full(classes, -1, np.int64)
-    new[chosen] = np.arange(len(chosen))
-    if len(set(chosen.tolist())) < len(chosen):
-        raise ConfigError(
-            f"evaluation: the mask names {len(chosen)} classes, but only {len(set(chosen.tolist()))} different ones"
-        )
-    kept = new[labels] >= 0
-    if not kept.any():
-        raise ConfigError(f"evaluation: the mask leaves {len(chosen)} of {classes} classes, and no example is of these")
-    return Restricted(kept, new[labels[kept]], int(np.sum(~kept)))
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray, *, tie: float = TIE) -> np.ndarray:

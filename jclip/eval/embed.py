@@ -1,14 +1,19 @@
-"""Embedding whole sources and lists of texts: batches in, the rows of every real example out."""
+"""Embedding whole sources and lists of texts: batches in, a row for every example out."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import ConfigError
-from jclip.data import Source, Transform, read_once
+from jclip.config import ConfigError, Tower, to_json
+from jclip.data import BadExample, Source, Transform, eval_transform, read_once
+from jclip.eval.cache import Arrays, FeatureCache
 
 log = logging.getLogger(__name__)
 
@@ -40,28 +45,27 @@ class Functions:
     """Index of this process."""
     hosts: int = 1
     """Number of processes. Each calls `embed` and `gather` equally often."""
+    cache: FeatureCache | None = None
+    """Where features are kept between runs; the same folder, or folders of the same contents, on every host."""
+    place: Callable[[np.ndarray], jax.Array] = jnp.asarray
+    """An array [devices, ...] that is the same on every host -> spread over all devices by its first axis."""
+    devices: int = 1
+    """How many there are."""
 
 
 class Embedded(NamedTuple):
-    """A source as arrays, the same on every host; padding and broken examples are left out."""
+    """A source as features, the same on every host: row i belongs to example i."""
 
-    features: dict[str, np.ndarray]
-    """{tower: [n, D or E] float32}."""
-    extra: dict[str, np.ndarray]
-    """{field: [n] int64}, rows as in `features`."""
-    broken: int
-    """Examples of all hosts that could not be read."""
+    pooled: np.ndarray
+    """[n, D] float32."""
+    z: np.ndarray
+    """[n, E] float32, unit norm."""
+    read: np.ndarray
+    """bool [n]: False where the example is broken; its row means nothing."""
 
 
 def embed_source(
-    functions: Functions,
-    params: Any,
-    source: Source,
-    transforms: Mapping[str, Transform],
-    *,
-    fields: Mapping[str, str],
-    extra: Mapping[str, Callable[[Any], int]],
-    part: Literal["pooled", "z"] = "z",
+    functions: Functions, params: Any, source: Source, name: str, tower: Tower, field: str | None = None
 ) -> Embedded:
     """Embeds every example of a source once.
 
@@ -69,65 +73,125 @@ def embed_source(
         functions: how to embed, and on which hosts.
         params: what `functions.embed` takes first.
         source: the examples; the same on every host.
-        transforms: {tower: what makes its input of an example's field}.
-        fields: {tower: field of an example}, where that is not the tower's name.
-        extra: {field of an example: what makes a 64-bit integer of it}. Integers, because only arrays travel between hosts.
-        part: which half of an `Embedding` is kept.
+        name: of the tower.
+        tower: its configuration, which says how its inputs are made.
+        field: of an example, which holds the input; None: the tower's name.
 
     Raises:
-        ConfigError: the source is empty, or not one example can be read.
+        ConfigError: the source is empty.
+        SourceError: not one example can be read.
     """
     if not len(source):
         raise ConfigError("evaluation: the source has no examples")
-    features: dict[str, list[np.ndarray]] = {tower: [] for tower in transforms}
-    columns: list[np.ndarray] = []
-    problems: list[str] = []
+    field = field or name
+
+    def make() -> Arrays:
+        return _embed_source(functions, params, source, name, tower, field)
+
+    arrays = _cached(functions, name, {"tower": to_json(tower), "field": field}, source.fingerprint, make)
+    return Embedded(arrays["pooled"], arrays["z"], arrays["read"])
+
+
+def _embed_source(functions: Functions, params: Any, source: Source, name: str, tower: Tower, field: str) -> Arrays:
+    pooled, z, read, problems = [], [], [], 0
     batches = read_once(
         source,
-        transforms,
+        {name: eval_transform(tower)},
         batch_size=functions.batch_size,
         host=functions.host,
         hosts=functions.hosts,
-        fields=fields,
-        extra=tuple(extra),
+        fields={name: field},
     )
     for batch in batches:
-        real, values = _gather_columns(functions, batch.mask, batch.extra, extra)
-        for tower, embedding in functions.embed(params, batch.arrays).items():
-            features[tower].append(getattr(embedding, part)[real])
-        columns.append(values)
-        problems += batch.problems
-    broken = int(functions.gather(np.array([len(problems)], np.int32)).sum())
-    for problem in problems[:5]:
-        log.warning("evaluation: an example is left out: %s", problem)
-    values = np.concatenate(columns)
-    stacked = {tower: np.concatenate(rows) for tower, rows in features.items()}
-    return Embedded(stacked, {name: values[:, i] for i, name in enumerate(extra)}, broken)
+        embedding = functions.embed(params, batch.arrays)[name]
+        pooled.append(embedding.pooled)
+        z.append(embedding.z)
+        read.append(functions.gather(batch.mask.astype(np.uint8)) != 0)
+        for problem in batch.problems[: max(0, 5 - problems)]:
+            log.warning("evaluation: an example is left out: %s", problem)
+        problems += len(batch.problems)
+    rows = slice(len(source))  # what follows is padding
+    return {"pooled": np.concatenate(pooled)[rows], "z": np.concatenate(z)[rows], "read": np.concatenate(read)[rows]}
 
 
-def embed_texts(functions: Functions, params: Any, texts: Sequence[str], tokenize: Transform, tower: str) -> np.ndarray:
-    """Unit vectors [n, E] float32 of n >= 1 texts, the same on every host and for every batch size."""
-    rows = np.stack([tokenize(text) for text in texts])
+class EmbeddedTexts(NamedTuple):
+    """Texts as features, the same on every host."""
+
+    z: np.ndarray
+    """[n, E] float32, unit norm."""
+    read: np.ndarray
+    """bool [n]: False where the text is broken, such as one that is far too long; its row means nothing."""
+
+
+def embed_texts(functions: Functions, params: Any, texts: Sequence[str], name: str, tower: Tower) -> EmbeddedTexts:
+    """Embeds n >= 1 texts, equal ones once.
+
+    Args:
+        functions: how to embed, and on which hosts.
+        params: what `functions.embed` takes first.
+        texts: the same on every host.
+        name: of the tower.
+        tower: its configuration, which says how its inputs are made.
+
+    Raises:
+        ConfigError: not one text can be read.
+    """
+    unique = list(dict.fromkeys(texts))
+
+    def make() -> Arrays:
+        return _embed_texts(functions, params, unique, name, tower)
+
+    arrays = _cached(functions, name, {"tower": to_json(tower)}, lambda: _digest(unique), make)
+    place = {text: i for i, text in enumerate(unique)}
+    rows = [place[text] for text in texts]
+    return EmbeddedTexts(arrays["z"][rows], arrays["read"][rows])
+
+
+def _embed_texts(functions: Functions, params: Any, texts: Sequence[str], name: str, tower: Tower) -> Arrays:
+    tokenized = list(map(partial(_tokenize, eval_transform(tower)), texts))
+    read = np.array([tokens is not None for tokens in tokenized])
+    if not read.any():
+        raise ConfigError(f"evaluation: none of {len(texts)} texts can be read; the first is {texts[0][:80]!r}")
+    empty = np.zeros_like(tokenized[int(np.argmax(read))])
     size, local = functions.batch_size, functions.batch_size // functions.hosts
     own = slice(functions.host * local, (functions.host + 1) * local)
     parts = []
-    for start in range(0, len(rows), size):
-        chunk = rows[start : start + size]
+    for start in range(0, len(texts), size):
+        chunk = np.stack([empty if tokens is None else tokens for tokens in tokenized[start : start + size]])
         padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
-        parts.append(functions.embed(params, {tower: padded[own]})[tower].z[: len(chunk)])
-    return np.concatenate(parts)
+        parts.append(functions.embed(params, {name: padded[own]})[name].z[: len(chunk)])
+    return {"z": np.concatenate(parts), "read": read}
 
 
-def _gather_columns(
-    functions: Functions, mask: np.ndarray, extra: Mapping[str, list[Any]], convert: Mapping[str, Callable[[Any], int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mask [B] of all hosts, and [real rows, fields] int64; one collective for both."""
-    values = np.zeros((len(mask), len(convert)), np.int64)
-    for column, (name, to_int) in enumerate(convert.items()):
-        for row in np.flatnonzero(mask):
-            values[row, column] = to_int(extra[name][row])
-    # JAX cuts int64 to int32 unless jax_enable_x64 is set, so each integer travels as two halves.
-    packed = np.concatenate([mask[:, None].astype(np.uint32), values.view(np.uint32)], axis=1)
-    gathered = functions.gather(packed)
-    real = gathered[:, 0] != 0
-    return real, np.ascontiguousarray(gathered[real, 1:]).view(np.int64)
+def _tokenize(tokenize: Transform, text: str) -> np.ndarray | None:
+    try:
+        tokens: np.ndarray = tokenize(text)
+    except BadExample as problem:
+        log.warning("evaluation: a text is left out: %s", problem)
+        return None
+    return tokens
+
+
+def _cached(
+    functions: Functions, tower: str, facts: Mapping[str, Any], inputs: Callable[[], str], make: Callable[[], Arrays]
+) -> Arrays:
+    """What `make` returns, from the cache where it has it. Hosts agree on that, because they make features together."""
+    cache = functions.cache
+    if cache is None:
+        return make()
+    facts = {**facts, "weights": cache.weights(tower), "inputs": inputs(), "dtype": "float32"}
+    found = cache.load(facts)
+    if functions.gather(np.array([found is not None], np.uint8)).all():
+        return found or {}
+    made = make()
+    if functions.host == 0 or found is None:
+        cache.save(facts, made)
+    return made
+
+
+def _digest(texts: Sequence[str]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode(errors="surrogatepass")
+        found.update(len(data).to_bytes(8, "little") + data)
+    return found.hexdigest()

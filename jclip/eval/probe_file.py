@@ -9,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jclip.weights.errors import WeightsError
+from jclip.config import ConfigError
+from jclip.data.caches import write_atomically
 
 _FORMAT = "jclip probe 1"
 _FACTS = ("protocol", "strength", "tried", "converged", "iterations", "normalised")
@@ -66,37 +67,30 @@ def save_probe(path: str | os.PathLike[str], probe: Probe, classes: tuple[str, .
     """
     if len(classes) != probe.weights.shape[1]:
         raise ValueError(f"probe: {len(classes)} names for {probe.weights.shape[1]} classes; give a name for each class")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {name: getattr(probe, name) for name in _FACTS}
     metadata = {"format": _FORMAT, "probe": json.dumps(about), "classes": json.dumps(classes), "facts": json.dumps(facts)}
     arrays = {"weights": np.ascontiguousarray(probe.weights, np.float64), "bias": np.ascontiguousarray(probe.bias, np.float64)}
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(save(arrays, metadata))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(Path(path), lambda draft: draft.write_bytes(save(arrays, metadata)))
 
 
 def load_probe(path: str | os.PathLike[str]) -> tuple[Probe, tuple[str, ...], dict[str, str]]:
     """A probe of `save_probe`, the names of its classes, and the facts.
 
     Raises:
-        WeightsError: there is no such file, or it holds something else.
+        ConfigError: there is no such file, or it holds something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file; give one that save_probe has written")
+        raise ConfigError(f"{path}: there is no such file; give one that save_probe has written")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 given = metadata.get("format", "no format")
-                raise WeightsError(f"{path}: {given!r} in the metadata where {_FORMAT!r} is needed; give a file of save_probe")
+                raise ConfigError(f"{path}: {given!r} in the metadata where {_FORMAT!r} is needed; give a file of save_probe")
             about = json.loads(metadata["probe"])
             about["tried"] = tuple((float(strength), float(score)) for strength, score in about["tried"])
             probe = Probe(file.get_tensor("weights"), file.get_tensor("bias"), **about)
             return probe, tuple(json.loads(metadata["classes"])), json.loads(metadata["facts"])
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: no file of save_probe, or cut short: {error}") from None
+        raise ConfigError(f"{path}: no file of save_probe, or cut short: {error}") from None

@@ -1,16 +1,10 @@
 """Retrieval between two towers, both ways; equal texts are right answers for each other's images."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from jclip.config import Model, Retrieval, TextTower
-from jclip.data import Source, Transform, eval_transform, open_source
-from jclip.eval.embed import Functions, embed_source
 from jclip.eval.ranks import count_right, rank_answers, ranks
 
 KS = (1, 5, 10)
@@ -90,41 +84,3 @@ def retrieval_counts(a_groups: np.ndarray, b_groups: np.ndarray, *, a: str, b: s
     of_a, of_b = count_right(a_groups, b_groups), count_right(b_groups, a_groups)
     without = {f"{a}_without_answer": int(np.sum(of_a == 0)), f"{b}_without_answer": int(np.sum(of_b == 0))}
     return {a: len(of_a), b: len(of_b), "right_pairs": int(of_a.sum()), **without}
-
-
-def stable_hash(value: Any) -> int:
-    """A signed 64-bit integer of a text or of bytes, the same in every process (Python's own `hash` is not)."""
-    data = value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
-
-
-@dataclass(frozen=True)
-class RetrievalEvaluator:
-    """Yields the metrics of `retrieval_metrics`, examples, and broken where there are any."""
-
-    config: Retrieval
-    functions: Functions
-    source: Source
-    transforms: dict[str, Transform]
-    text_field: str | None
-    """Field of an example whose equality makes a right answer; None: an example is right for itself alone."""
-
-    def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        config, field = self.config, self.text_field
-        extra = {} if field is None else {field: stable_hash}
-        embedded = embed_source(self.functions, params, self.source, self.transforms, fields=config.fields, extra=extra)
-        examples = len(embedded.features[config.a])
-        groups = np.arange(examples) if field is None else np.unique(embedded.extra[field], return_inverse=True)[1]
-        za, zb = embedded.features[config.a], embedded.features[config.b]
-        yield from retrieval_metrics(za, zb, groups, groups, a=config.a, b=config.b).items()
-        yield "examples", examples
-        if embedded.broken:
-            yield "broken", embedded.broken
-
-
-def make_retrieval(config: Retrieval, model: Model, functions: Functions) -> RetrievalEvaluator:
-    """Opens the source. Of two text towers, the texts of b are compared."""
-    transforms: dict[str, Transform] = {tower: eval_transform(model.towers[tower]) for tower in (config.a, config.b)}
-    texts = [tower for tower in (config.b, config.a) if isinstance(model.towers[tower], TextTower)]
-    text_field = config.fields.get(texts[0], texts[0]) if texts else None
-    return RetrievalEvaluator(config, functions, open_source(config.source), transforms, text_field)

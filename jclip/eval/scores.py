@@ -1,6 +1,6 @@
 """Metrics of data sets: numbers from scores and labels. Higher is better for all of them, and the best is 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.stats import rankdata
@@ -77,6 +77,15 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     if not values:
         raise ValueError("ROC-AUC: no class has examples both with and without it; give labels that have")
     return float(np.mean(values))
+
+
+SCORES: Mapping[str, Score] = {
+    "accuracy": accuracy,
+    "mean_per_class": mean_per_class,
+    "map11": mean_average_precision_11,
+    "roc_auc": roc_auc,
+}
+"""By the names that configs have for them."""
 
 
 def _by_class(scores: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -3,8 +3,12 @@
 import functools
 import importlib.resources
 import json
+from collections.abc import Sequence
 
 from jclip.config import ConfigError
+from jclip.eval.labels import read_entries
+
+DEFAULT = ("a photo of a {}.",)
 
 
 @functools.cache
@@ -30,3 +34,22 @@ def template_set(name: str) -> tuple[str, ...]:
     if name not in sets:
         raise ConfigError(f"templates: {name!r} is no template set; use one of {', '.join(sorted(sets))}, or list your own")
     return sets[name]
+
+
+def read_templates(given: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The prompts of a config: "set:NAME" stands for a set, "file:PATH" for the lines of a file, in which {c} is the class too.
+
+    Args:
+        given: as in the config.
+        own: those of the source, which are used where none are given; and where it has none, DEFAULT.
+
+    Raises:
+        ConfigError: there is no such set or file, or a template has no {} where the class name goes.
+    """
+    found: list[str] = []
+    for entry in read_entries(given or own or DEFAULT, "templates"):
+        found += template_set(entry.removeprefix("set:")) if entry.startswith("set:") else [entry.replace("{c}", "{}")]
+    for template in found:
+        if "{}" not in template:
+            raise ConfigError(f"evaluation: the template {template!r} has no {{}} where the class name goes")
+    return tuple(found)

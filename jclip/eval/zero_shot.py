@@ -1,19 +1,11 @@
 """Zero-shot classification: an image belongs to the class whose prompts it is nearest to (Radford et al. 2021, section 3.1)."""
 
-import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import Model, ZeroShot
-from jclip.data import Source, Transform, eval_transform, open_source
 from jclip.eval.blocks import map_rows, rows_at_a_time
-from jclip.eval.embed import Functions, embed_source, embed_texts
-from jclip.eval.labels import class_names, label_reader, mean_per_class
+from jclip.eval.labels import mean_per_class
 from jclip.eval.ranks import TIE, ranks
 
 
@@ -76,48 +68,6 @@ def _predict(z: jax.Array, labels: jax.Array, classes: jax.Array) -> tuple[jax.A
     ahead = jnp.any(others & ~(scores < own - TIE), axis=1)
     nearest = jnp.argmax(jnp.where(others, jnp.where(jnp.isnan(scores), jnp.inf, scores), -jnp.inf), axis=1)
     return (jnp.where(ahead, nearest, labels),)
-
-
-@dataclass(frozen=True)
-class ZeroShotEvaluator:
-    """Yields top1, top5 (from 5 classes on), mean_per_class, examples, and broken where there are any."""
-
-    config: ZeroShot
-    functions: Functions
-    source: Source
-    classes: tuple[str, ...]
-    transform: Transform
-    tokenize: Transform
-
-    def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        config, functions = self.config, self.functions
-        prompts = [template.replace("{}", name) for name in self.classes for template in config.templates]
-        z = embed_texts(functions, params, prompts, self.tokenize, config.text)
-        classes = class_embeddings(z.reshape(len(self.classes), len(config.templates), -1))
-        transforms, extra = {config.image: self.transform}, {config.label: label_reader(self.classes)}
-        embedded = embed_source(functions, params, self.source, transforms, fields=config.fields, extra=extra)
-        labels = embedded.extra[config.label]
-        yield from zero_shot_metrics(embedded.features[config.image], classes, labels).items()
-        yield "examples", len(labels)
-        if embedded.broken:
-            yield "broken", embedded.broken
-
-
-def make_zero_shot(config: ZeroShot, model: Model, functions: Functions) -> ZeroShotEvaluator:
-    """Opens the source.
-
-    Raises:
-        ValueError: no class names are given and the source has none.
-    """
-    source = open_source(config.source)
-    return ZeroShotEvaluator(
-        config,
-        functions,
-        source,
-        class_names(config.classes, source, config.source),
-        eval_transform(model.towers[config.image]),
-        functools.cache(eval_transform(model.towers[config.text])),  # prompts are the same in every run
-    )
 
 
 def _normalise(x: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from jclip.config import Augment, Config, Data, Model, TextTower, VisionTower
-from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_once
+from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_field, read_once
 from jclip.data import loader as module
 
 TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=12)}
@@ -162,7 +162,7 @@ class Flawed:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {"key": f"k{index}", "image": np.full((8, 8, 3), index, np.uint8), "text": "a cat", "label": index}
+        example = {"key": f"k{index}", "image": np.full((8, 8, 3), index % 256, np.uint8), "text": "a cat", "label": index}
         if index in self.broken:
             match index % 4:
                 case 0:
@@ -239,7 +239,7 @@ def test_fields_say_where_a_tower_finds_its_input(flawed: Flawed) -> None:
 def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, length: int) -> None:
     source = Flawed(set(), length)
     transforms = {"image": eval_transform(TOWERS["image"])}
-    runs = [list(read_once(source, transforms, batch_size=8, host=h, hosts=hosts, extra=["label", "key"])) for h in range(hosts)]
+    runs = [list(read_once(source, transforms, batch_size=8, host=h, hosts=hosts)) for h in range(hosts)]
     assert {len(run) for run in runs} == {-(-length // 8)}
     rows: list[int] = []
     for parts in zip(*runs, strict=True):
@@ -248,30 +248,28 @@ def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, l
             assert batch.mask.dtype == np.bool_
             assert not batch.arrays["image"][~batch.mask].any()
             assert [key == "" for key in batch.keys] == [not real for real in batch.mask]
-            assert [label is None for label in batch.extra["label"]] == [not real for real in batch.mask]
-            rows += [label for label in batch.extra["label"] if label is not None]
-            assert (
-                batch.arrays["image"][batch.mask][:, 0, 0, 0] == [label for label in batch.extra["label"] if label is not None]
-            ).all()
+            rows += batch.arrays["image"][batch.mask][:, 0, 0, 0].tolist()
     assert rows == list(range(length))
 
 
 def test_broken_examples_are_masked_and_counted_once() -> None:
     source = Flawed({0, 1, 2, 3, 4, 5, 6, 7, 13})
     transforms = {name: eval_transform(tower) for name, tower in TOWERS.items()}
-    run = list(read_once(source, transforms, batch_size=4, extra=["label"]))
+    run = list(read_once(source, transforms, batch_size=4))
     mask = np.concatenate([batch.mask for batch in run])
     assert np.flatnonzero(~mask).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 13]
     assert sum(len(batch.problems) for batch in run) == 9
     assert not run[0].arrays["image"].any()
-    assert [label for batch in run for label in batch.extra["label"] if label is not None] == [8, 9, 10, 11, 12, *range(14, 20)]
     only_images = list(read_once(source, {"image": transforms["image"]}, batch_size=20))
     assert np.flatnonzero(~only_images[0].mask).tolist() == [0, 1, 4, 5, 13]  # a bad caption does not spoil an image
 
 
-def test_a_missing_extra_field_masks_the_example() -> None:
-    (batch,) = read_once(Flawed({2}), {"image": eval_transform(TOWERS["image"])}, batch_size=20, extra=["text"])
-    assert np.flatnonzero(~batch.mask).tolist() == [2]
+def test_a_field_is_read_of_every_example_in_order_and_says_where_it_cannot() -> None:
+    values = list(read_field(Flawed({2}, 2500), "text"))
+    assert len(values) == 2500
+    assert [i for i, value in enumerate(values) if isinstance(value, BadExample)] == [2]
+    assert values[3] == Flawed(set())[3]["text"]
+    assert all(isinstance(value, BadExample) for value in read_field(Flawed(set(), 3), "none"))
 
 
 def test_nothing_readable_is_an_error_not_an_empty_result() -> None:

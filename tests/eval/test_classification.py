@@ -10,7 +10,6 @@ from jclip.eval.classification import (
     confusion_matrix,
     multi_label_metrics,
     per_class_recall,
-    restrict_classes,
 )
 from jclip.eval.labels import mean_per_class
 from jclip.eval.ranks import TIE
@@ -46,30 +45,6 @@ def test_numbers_that_are_no_class_are_refused():
         confusion_matrix(np.array([0, 1]), np.array([0, 3]), 3)
     with pytest.raises(ValueError, match="prediction -1 is not one of 3"):
         confusion_matrix(np.array([0, -1]), np.array([0, 1]), 3)
-
-
-def test_a_mask_keeps_the_examples_of_its_classes_under_new_labels():
-    restricted = restrict_classes(np.array([4, 0, 2, 2, 1]), [2, 4], 5)
-    np.testing.assert_array_equal(restricted.kept, [True, False, True, True, False])
-    np.testing.assert_array_equal(restricted.labels, [1, 0, 0])
-    assert restricted.left_out == 2
-    everything = restrict_classes(np.array([4, 0]), range(5), 5)
-    assert everything.left_out == 0
-    np.testing.assert_array_equal(everything.labels, [4, 0])
-
-
-@pytest.mark.parametrize(
-    ("only", "message"),
-    [
-        ([1, 1], "names 2 classes, but only 1 different"),
-        ([5], "class of the mask 5 is not one of 5"),
-        ([3], "leaves 1 of 5 classes, and no example is of these"),
-        ([], "leaves 0 of 5 classes"),
-    ],
-)
-def test_masks_that_make_no_sense_are_refused(only, message):
-    with pytest.raises(ValueError, match=message):
-        restrict_classes(np.array([0, 1]), only, 5)
 
 
 @pytest.mark.parametrize(("n", "classes", "seed"), [(60, 5, 0), (7, 1, 1), (200, 20, 2)])

@@ -1,11 +1,17 @@
 """The evaluators from config to metrics: known answers for any batch size and number of hosts, and the real data room."""
 
+import io
+import re
+
 import numpy as np
 import pytest
+from archives import write_benchmark
 from eval_fakes import Listed, letters, on_hosts
+from PIL import Image
 
-from jclip.config import LinearProbe, Retrieval, ZeroShot, architecture
-from jclip.eval import Embedding, Functions, make_evaluator, run_evaluators
+from jclip.config import Choice, Labels, LinearProbe, Retrieval, Robustness, ZeroShot, architecture
+from jclip.data import eval_transform
+from jclip.eval import Embedding, Functions, Result, make_evaluator, run_evaluators
 
 WORLDS = [(1, 1), (1, 3), (1, 100), (2, 4), (3, 6), (4, 4)]
 MODEL = architecture("ViT-tiny-test")
@@ -15,9 +21,8 @@ MODEL = architecture("ViT-tiny-test")
 def sources(monkeypatch):
     """Sources in memory by name, in place of `open_source`; every tower reads letters."""
     table: dict[str, Listed] = {}
-    for room in ("zero_shot", "retrieval", "linear_probe"):
-        monkeypatch.setattr(f"jclip.eval.{room}.open_source", table.__getitem__)
-        monkeypatch.setattr(f"jclip.eval.{room}.eval_transform", lambda tower: letters)
+    monkeypatch.setattr("jclip.eval.evaluators.bench.open_source", table.__getitem__)
+    monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower: letters)
     return table
 
 
@@ -37,10 +42,11 @@ def test_zero_shot(sources, hosts, batch_size):
     names = ("cat", "dog", "owl", "fox", "ant", "bee", "elk")
     pictures = [("cat", 0), ("dog", "dog"), ("owl", 2), ("owl", 2), ("fox", 0), ("broken", 1), ("bee", 5)]
     sources["s"] = Listed(tuple({"photo": p, "y": y} for p, y in pictures), names)
-    metrics = run(ZeroShot("s", templates=("{}",), label="y", fields={"image": "photo"}), hosts, batch_size)
+    metrics = run(ZeroShot("s", Labels(field="y"), templates=("{}",), fields={"image": "photo"}), hosts, batch_size)
     top5 = metrics.pop("name/top5")
     assert 5 / 6 <= top5 <= 1
-    expected = {"top1": 5 / 6, "mean_per_class": (1 / 2 + 1 + 1 + 1) / 4, "examples": 6, "broken": 1}
+    expected = {"top1": 5 / 6, "mean_per_class": (1 / 2 + 1 + 1 + 1) / 4}
+    expected |= {"examples": 6, "broken": 1, "classes": 7, "templates": 1}
     assert metrics == pytest.approx({f"name/{name}": value for name, value in expected.items()})
 
 
@@ -72,7 +78,8 @@ def test_linear_probe(sources, hosts, batch_size):
     sources["train"] = Listed((*examples(20, 0), {"image": "broken", "label": 0}))
     sources["test"] = Listed((*examples(9, 1), {"image": "broken", "label": 0}), ("a", "b", "c"))
     metrics = run(LinearProbe("train", "test"), hosts, batch_size)
-    expected = {"top1": 8 / 9, "mean_per_class": (1 + 3 / 4 + 1) / 3, "examples": 9, "broken": 2}
+    expected = {"top1": 8 / 9, "mean_per_class": (1 + 3 / 4 + 1) / 3, "strength": 1e-3, "converged": 1}
+    expected |= {"examples": 9, "broken": 1, "train_examples": 20, "train_broken": 1, "classes": 3}
     assert metrics == pytest.approx({f"name/{name}": value for name, value in expected.items()})
 
 
@@ -82,7 +89,9 @@ def test_a_collapsed_or_diverged_model_scores_zero(sources, collapse):
     sources["s"] = Listed(tuple({"image": name, "text": name, "label": name} for name in names), names)
     for config in (ZeroShot("s"), Retrieval("s")):
         metrics = run(config, 2, 6, collapse)
-        assert {name: v for name, v in metrics.items() if "rank" not in name and "examples" not in name and v} == {}
+        found = {name: v for name, v in metrics.items() if re.search("top|per_class|recall|map", name)}
+        assert found
+        assert not any(found.values())
 
 
 def test_a_label_that_is_no_class_stops_the_evaluation(sources):
@@ -104,10 +113,10 @@ def test_the_metrics_carry_the_names_of_their_evaluators():
             self.value = value
 
         def run(self, params):
-            yield "top1", self.value + params
+            return Result({"top1": self.value + params}, {"examples": 3})
 
     result = list(run_evaluators({"one": Constant(1.0), "two": Constant(2.0)}, 10.0))
-    assert result == [("one/top1", 11.0), ("two/top1", 12.0)]
+    assert result == [("one/top1", 11.0), ("one/examples", 3), ("two/top1", 12.0), ("two/examples", 3)]
 
 
 def test_every_evaluator_runs_on_the_drawn_shapes_with_the_real_transforms():
@@ -134,3 +143,104 @@ def test_every_evaluator_runs_on_the_drawn_shapes_with_the_real_transforms():
     assert small == large
     assert small["zero/examples"] == small["pairs/examples"] == small["probe/examples"] == 21
     assert all(0 <= value <= 1 for name, value in small.items() if "recall" in name or "top" in name)
+
+
+@pytest.mark.parametrize(("hosts", "batch_size"), WORLDS)
+def test_retrieval_with_several_captions_an_image(sources, hosts, batch_size):
+    # Image 0 looks like its second caption; image 1 like a caption that it shares with image 2, which looks like nothing.
+    pictures, captions = ["b", "c", "zzzzzzzz", "broken"], [("a", "b"), ("c",), ("c", "d"), ("e",)]
+    sources["s"] = Listed(tuple({"image": p, "captions": c} for p, c in zip(pictures, captions, strict=True)))
+    metrics = run(Retrieval("s"), hosts, batch_size)
+    counts = {"examples": 3, "broken": 1, "image": 3, "text": 5, "right_pairs": 2 + 2 + 3}
+    assert {name: metrics[f"name/{name}"] for name in counts} == counts
+    # Both "c" of the texts find image 1; of image 2 nothing is sure.
+    assert metrics["name/text_to_image/recall@1"] >= 3 / 5
+    assert metrics["name/image_to_text/recall@1"] >= 2 / 3
+
+
+def test_a_retrieval_whose_examples_have_no_texts_says_so(sources):
+    sources["s"] = Listed(({"image": "a"}, {"image": "b"}))
+    with pytest.raises(ValueError, match="no example of 's' has a text for tower 'text'"):
+        run(Retrieval("s"), 1, 2)
+
+
+@pytest.mark.parametrize(("hosts", "batch_size"), WORLDS)
+def test_a_choice_is_right_when_every_wrong_caption_is_farther(sources, hosts, batch_size):
+    pairs = [("red", "blue"), ("one", "two"), ("up", "up"), ("broken", "x")]  # the third's captions are tied
+    sources["crepe"] = Listed(tuple({"images": (a,), "captions": (a, b)} for a, b in pairs))
+    metrics = run(Choice("crepe"), hosts, batch_size)
+    expected = {"text_score": 2 / 3, "examples": 3, "images": 1, "captions": 2, "broken": 1}
+    assert metrics == pytest.approx({f"name/{name}": value for name, value in expected.items()})
+    both = [(("a", "b"), ("a", "b")), (("a", "b"), ("b", "a")), (("a", "a"), ("a", "b"))]
+    sources["wino"] = Listed(tuple({"images": i, "captions": c} for i, c in both))
+    metrics = run(Choice("wino"), hosts, batch_size)
+    assert metrics["name/text_score"] == metrics["name/group_score"] == metrics["name/image_score"] == pytest.approx(1 / 3)
+
+
+def test_robustness_compares_shifted_sets_with_a_probe(sources):
+    names = ("cat", "dog", "owl")
+
+    def pictures(look):
+        return Listed(tuple({"image": look(name), "label": i} for i, name in enumerate(names)), names)
+
+    sources["train"] = sources["clean"] = pictures(lambda name: name)
+    sources["drawn"] = pictures(lambda name: {"cat": "dog", "dog": "dog", "owl": "owl"}[name])
+    config = Robustness("train", "clean", {"drawings": "drawn"}, templates=("{}",))
+    metrics = run(config, 2, 4)
+    assert metrics["name/clean/zero_shot"] == metrics["name/clean/probe"] == 1
+    assert metrics["name/drawings/zero_shot"] == metrics["name/drawings/probe"] == pytest.approx(2 / 3)
+    assert metrics["name/drawings/difference"] == 0
+    (result,) = on_hosts(1, 3, lambda functions: make_evaluator(config, MODEL, functions).run(1.0))
+    assert [row[0] for row in result.details["table"]["rows"]] == ["clean", "drawings"]
+
+
+def test_clip_benchmarks_layout_gives_the_numbers_computed_by_hand(tmp_path, monkeypatch):
+    """Pictures of one grey and a model whose towers know greys and their names: every score is known."""
+    greys = {"black": 0, "grey": 120, "white": 250}
+
+    def picture(grey):
+        file = io.BytesIO()
+        Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(file, "WEBP", lossless=True)
+        return file.getvalue()
+
+    def vector(grey):  # cosines fall with the distance of greys
+        angle = np.pi / 2 * grey / 255
+        return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+    def embed(params, arrays):
+        found = {}
+        for tower, rows in arrays.items():
+            words = [bytes(row[row > 0].astype(np.uint8)).decode().removeprefix("so ") for row in rows if tower == "text"]
+            means = [greys[word] for word in words] if tower == "text" else rows.mean(axis=(1, 2, 3))
+            z = np.stack([vector(mean) for mean in means])
+            found[tower] = Embedding(z, z)
+        return found
+
+    def transform(tower):
+        return letters if tower == MODEL.towers["text"] else eval_transform(tower)
+
+    monkeypatch.setattr("jclip.eval.embed.eval_transform", transform)
+
+    def measure(config):
+        return on_hosts(1, 4, lambda functions: make_evaluator(config, MODEL, functions).run(None), embed)[0]
+
+    # Multi-class: of black, black, grey, white, and a white that is labelled grey, four are right, and one of two greys.
+    images = [picture(grey) for grey in (0, 10, 130, 240, 250)]
+    spec = write_benchmark(tmp_path / "a", images, [0, 0, 1, 2, 1], classes=list(greys), templates=["so {c}"])
+    result = measure(ZeroShot(spec))
+    assert result.metrics == pytest.approx({"top1": 4 / 5, "mean_per_class": (1 + 1 / 2 + 1) / 3})
+    assert result.counts == {"examples": 5, "classes": 3, "templates": 1}
+    # Several labels: from black on, the first and the third are right, AP (1/1 + 2/3) / 2; from white on the first, AP 1; grey is
+    # in none and counts for nothing.
+    labels = [[1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
+    images = [picture(grey) for grey in (0, 10, 130, 240)]
+    spec = write_benchmark(tmp_path / "b", images, labels, kind="multilabel", classes=list(greys), templates=["so {c}"])
+    assert measure(ZeroShot(spec)).metrics == pytest.approx({"map": ((1 + 2 / 3) / 2 + 1) / 2})
+    # Retrieval: the black picture has the texts black and grey, the grey one white, which is the last it would choose.
+    spec = write_benchmark(tmp_path / "c", [picture(0), picture(120)], [["black", "grey"], ["white"]], kind="retrieval")
+    result = measure(Retrieval(spec))
+    assert {name: result.counts[name] for name in ("image", "text", "right_pairs")} == {"image": 2, "text": 3, "right_pairs": 3}
+    expected = {"recall@1": 1 / 2, "recall@5": 1, "mean_rank": (1 + 3) / 2, "median_rank": 2, "map@10": (1 + 1 / 3) / 2}
+    assert {name: result.metrics[f"image_to_text/{name}"] for name in expected} == pytest.approx(expected)
+    expected = {"recall@1": 2 / 3, "recall@5": 1, "mean_rank": (1 + 2 + 1) / 3, "median_rank": 1, "map@10": (1 + 1 / 2 + 1) / 3}
+    assert {name: result.metrics[f"text_to_image/{name}"] for name in expected} == pytest.approx(expected)

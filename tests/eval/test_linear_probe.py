@@ -1,14 +1,9 @@
 """The linear probe against Newton's method in f64 and against what can be computed by hand."""
 
-import logging
-
 import numpy as np
 import pytest
-from eval_fakes import Listed, letters, on_hosts, word_model
 
-from jclip.config import LinearProbe, architecture
-from jclip.eval import Embedding, fit_logistic
-from jclip.eval.linear_probe import make_linear_probe
+from jclip.eval import fit_logistic
 
 
 def problem(n, d, classes, seed, *, scale=1.0, offset=0.0):
@@ -105,44 +100,3 @@ def test_a_class_without_examples_is_never_predicted_and_one_class_always():
     fit = fit_logistic(features, labels * 4, 6, l2=1e-2)
     assert set(fit.predict(100 * features)) == {0, 4}
     np.testing.assert_array_equal(fit_logistic(features, np.full(60, 5), 7, l2=1e-2).predict(features), 5)
-
-
-def evaluate(monkeypatch, train, test, *, params=1.0, embed=word_model):
-    classes = ("odd", "even")
-    sources = {"t:train": Listed(train), "t:test": Listed(test, classes)}
-    monkeypatch.setattr("jclip.eval.linear_probe.open_source", sources.__getitem__)
-    monkeypatch.setattr("jclip.eval.linear_probe.eval_transform", lambda tower: letters)
-    config = LinearProbe("t:train", "t:test", l2=1e-4)
-    model = architecture("ViT-tiny-test")
-    return dict(on_hosts(1, 8, lambda functions: list(make_linear_probe(config, model, functions).run(params)), embed)[0])
-
-
-def words(n, start=0):
-    return tuple({"image": "even" if i % 2 else "odd", "label": i % 2} for i in range(start, start + n))
-
-
-def test_a_fit_that_did_not_converge_is_reported(monkeypatch, caplog):
-    monkeypatch.setattr("jclip.eval.linear_probe._ITERATIONS", 1)
-    with caplog.at_level(logging.WARNING):
-        evaluate(monkeypatch, words(20), words(6))
-    assert "not converged after 1 iterations, gradient" in caplog.text
-
-
-def test_a_diverged_model_scores_zero_and_says_so(monkeypatch, caplog):
-    with caplog.at_level(logging.WARNING):
-        metrics = evaluate(monkeypatch, words(20), words(6), params=np.nan)
-    assert metrics == {"top1": 0.0, "mean_per_class": 0.0, "examples": 6}
-    assert "features are not finite" in caplog.text
-
-
-def test_the_probe_learns_from_train_and_is_measured_on_test(monkeypatch):
-    wrong = ({"image": "odd", "label": "even"},)  # a name, and a label that no classifier of words gets right
-    metrics = evaluate(monkeypatch, words(20), words(4) + wrong)
-    assert metrics == pytest.approx({"top1": 4 / 5, "mean_per_class": (1 + 2 / 3) / 2, "examples": 5})
-
-
-def test_the_probe_reads_pooled_and_not_the_projection(monkeypatch):
-    def blind(params, arrays):
-        return {name: Embedding(e.pooled, np.ones_like(e.z)) for name, e in word_model(params, arrays).items()}
-
-    assert evaluate(monkeypatch, words(20), words(6), embed=blind)["top1"] == 1.0

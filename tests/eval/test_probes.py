@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jclip.config import ConfigError
 from jclip.eval import probes
 from jclip.eval.probe_file import Probe, load_probe, save_probe
 from jclip.eval.probes import CLIP_BENCHMARK_GRID, OPENAI_GRID, RIDGE_GRID, fit_probe, held_out, search
 from jclip.eval.scores import mean_average_precision_11
-from jclip.weights.errors import WeightsError
 
 
 def problem(n=150, d=6, classes=3, seed=0):
@@ -205,16 +205,16 @@ def test_a_probe_is_loaded_as_it_was_saved(tmp_path, train):
 
 def test_files_that_are_no_probes_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         load_probe(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="cut short"):
+    with pytest.raises(ConfigError, match="cut short"):
         load_probe(path)
     save_file({"weights": np.zeros((2, 2))}, path, {"format": "pt"})
-    with pytest.raises(WeightsError, match="'pt' in the metadata"):
+    with pytest.raises(ConfigError, match="'pt' in the metadata"):
         load_probe(path)
     save_file({"weights": np.zeros((2, 2))}, path, {"format": "jclip probe 1", "probe": json.dumps({"tried": []})})
-    with pytest.raises(WeightsError, match="cut short"):
+    with pytest.raises(ConfigError, match="cut short"):
         load_probe(path)
     with pytest.raises(ValueError, match="1 names for 2 classes"):
         save_probe(path, Probe(np.zeros((3, 2)), np.zeros(2), "ridge", 1.0), ("a",), {})

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jclip.eval import class_embeddings, zero_shot_metrics
-from jclip.eval.labels import class_names, label_reader, mean_per_class
+from jclip.eval.labels import mean_per_class
 from jclip.eval.ranks import ranks
-from jclip.eval.zero_shot import make_zero_shot, predict_classes
+from jclip.eval.zero_shot import predict_classes
 
 
 def test_class_embeddings_normalise_then_average_then_normalise():
@@ -97,60 +97,3 @@ def test_a_collapsed_model_predicts_another_class_and_the_only_class_is_right():
 
 def test_mean_per_class_leaves_out_absent_classes():
     assert mean_per_class(np.array([True, False, False, True]), np.array([2, 2, 2, 900])) == pytest.approx((1 / 3 + 1) / 2)
-
-
-@pytest.mark.parametrize(("label", "index"), [(0, 0), (2, 2), (np.int64(1), 1), (np.array(1), 1), ("dog", 1), (b"owl", 2)])
-def test_a_label_is_an_index_or_a_name(label, index):
-    assert label_reader(("cat", "dog", "owl"))(label) == index
-
-
-@pytest.mark.parametrize("label", [3, -1, "wolf", "0", 1.0, True, None, np.array([1])])
-def test_any_other_label_is_refused_with_the_list_of_classes(label):
-    with pytest.raises(ValueError, match=r"is no label; use 0 to 2 or one of the 3 classes: cat, dog, owl; set `label`"):
-        label_reader(("cat", "dog", "owl"))(label)
-
-
-def test_a_long_list_of_classes_is_cut_in_the_message():
-    with pytest.raises(ValueError, match=r"one of the 100 classes: c0, .*c19, \.\.\.; set"):
-        label_reader(tuple(f"c{i}" for i in range(100)))("x")
-
-
-def test_a_name_that_two_classes_share_labels_neither():
-    read = label_reader(("crane", "dog", "crane"))
-    assert read(2) == 2
-    with pytest.raises(ValueError, match="2 classes are called 'crane'"):
-        read("crane")
-
-
-def test_classes_come_from_the_config_or_else_from_the_source():
-    from eval_fakes import Listed
-
-    assert class_names(("a",), Listed((), ("b",)), "x:y") == ("a",)
-    assert class_names((), Listed((), ("b",)), "x:y") == ("b",)
-    with pytest.raises(ValueError, match="'x:y' has no classes of its own; set `classes`"):
-        class_names((), Listed(()), "x:y")
-
-
-def test_prompts_are_tokenised_once_for_all_runs(monkeypatch):
-    from eval_fakes import Listed, letters, on_hosts
-
-    from jclip.config import ZeroShot, architecture
-
-    asked = []
-
-    def count(value, rng=None):
-        asked.append(value)
-        return letters(value)
-
-    source = Listed(({"image": "a cat", "label": 0},), ("cat", "dog"))
-    monkeypatch.setattr("jclip.eval.zero_shot.open_source", lambda spec: source)
-    monkeypatch.setattr("jclip.eval.zero_shot.eval_transform", lambda tower: count)
-    config = ZeroShot("any:thing", templates=("a {}", "{} {{}}"))
-
-    def twice(functions):
-        evaluator = make_zero_shot(config, architecture("ViT-tiny-test"), functions)
-        return list(evaluator.run(1.0)), list(evaluator.run(1.0))
-
-    first, second = on_hosts(1, 4, twice)[0]
-    assert first == second
-    assert sorted(asked) == sorted(["a cat", "cat {cat}", "a dog", "dog {dog}"] + 2 * ["a cat"])

@@ -84,7 +84,7 @@ def unit(x: Any) -> np.ndarray:
 def test_features_are_those_of_the_library_the_weights_come_from(name: str, tmp_path: Path) -> None:
     model = jclip.load(write_folder(tmp_path / name, name))
     np.testing.assert_allclose(model.embed_image(list(images(image_size(name)))), unit(golden(name)["image"]), atol=1e-6)
-    texts = model.embed_text(TEXTS) if end_id(name) is None else model.embed_rows({"text": ids(name)}, 4)["text"][:3]
+    texts = model.embed_text(TEXTS) if end_id(name) is None else model.encode_rows({"text": ids(name)}, 4)["text"].z[:3]
     np.testing.assert_allclose(texts, unit(golden(name)["text"]), atol=1e-6)
     assert model.params["image_text"]["logit_scale"] == 3.0
 

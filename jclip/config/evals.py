@@ -1,0 +1,202 @@
+"""The dataclasses of evaluations: what is measured, on which data, by which protocol."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Duration = str
+"""A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps (see `durations`)."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where labels are, and what the classes are called.
+
+    In a tuple of names, "file:PATH" stands for the lines of a file.
+    """
+
+    field: str = "label"
+    """Field of an example that holds the label: an index into `classes`, or one of them; for several labels an example, a 0 or 1
+    for each class."""
+    classes: tuple[str, ...] = ()
+    """The classes, in the order of the labels; empty: the source's own."""
+    names: tuple[str, ...] = ()
+    """What prompts and tables call the classes, in the same order; empty: as `classes` does."""
+    only: tuple[str, ...] = ()
+    """Label mask: the classes that are candidates (ImageNet-R: 200 of 1,000); empty: all. Examples of the others are left
+    out, and counted."""
+    others: Literal["error", "leave_out"] = "error"
+    """What becomes of an example whose label is none of `classes`: an error, or left out, and counted."""
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Zero-shot classification: the class whose prompts' mean embedding is nearest (CLIP, section 3.1)."""
+
+    source: str
+    """Labelled images."""
+    labels: Labels = Labels()
+    """Their labels."""
+    templates: tuple[str, ...] = ()
+    """Prompts; {} is the class name. "set:NAME" stands for the published prompts of a data set (`jclip.eval.template_set`),
+    "file:PATH" for the lines of a file. Empty: the source's own, or else "a photo of a {}."."""
+    image: str = "image"
+    """Tower that embeds the examples."""
+    text: str = "text"
+    """Tower that embeds the prompts."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for this source."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Retrieval both ways, with any number of captions an image; equal texts are right answers for each other's images."""
+
+    source: str
+    """Examples with something for either tower."""
+    a: str = "image"
+    """Name of one tower."""
+    b: str = "text"
+    """Name of the other."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for this source. A text tower's field may hold several texts; without an entry it is `captions` where the
+    source has that field."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier on frozen features, fitted by one of the protocols of the literature (`jclip.eval.fit_probe`)."""
+
+    train: str
+    """Labelled examples to fit on."""
+    source: str
+    """Labelled examples to test on."""
+    protocol: Literal["logistic", "openai", "clip_benchmark", "ridge"] = "logistic"
+    """logistic: one L-BFGS fit with `l2`. openai: the same with a strength searched on 97 points (CLIP, appendix A.3).
+    clip_benchmark: AdamW on unit vectors, weight decay searched on 97 points. ridge: least squares in closed form, strength
+    chosen by leaving out one example at a time."""
+    validation: str = ""
+    """Labelled examples that the searches choose by; empty: a fifth of each class of `train`."""
+    labels: Labels = Labels()
+    """Of all these sources."""
+    metric: Literal["accuracy", "mean_per_class", "map11", "roc_auc"] = "accuracy"
+    """The data set's own, which the searches choose by. map11, the mean average precision at 11 recalls (VOC 2007), and roc_auc
+    are for several labels an example too."""
+    tower: str = "image"
+    """Tower whose output is probed: `pooled`, before the projection, or for clip_benchmark the unit vectors."""
+    l2: float = 1e-3
+    """For logistic: penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
+    seed: int = 0
+    """Of the split of `train`, and of the order in which AdamW sees the examples."""
+    save: str = ""
+    """File the probe is written to (safetensors; `jclip.eval.load_probe`, `jclip classify --probe`); empty: none."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for these sources."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Linear probes on k examples a class: a curve with mean and standard deviation over samples of the training set."""
+
+    train: str
+    """Labelled examples to sample from."""
+    source: str
+    """Labelled examples to test on."""
+    k: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Examples a class."""
+    seeds: int = 3
+    """Number of samples for each k; the sample of a smaller k is part of that of a larger one."""
+    l2: float = 1e-3
+    """As in LinearProbe."""
+    labels: Labels = Labels()
+    """Of both sources."""
+    tower: str = "image"
+    """Tower whose `pooled` output is probed."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for these sources."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """k-NN on unit vectors: neighbours vote with weight exp(cosine / temperature) (Wu et al. 2018, section 3.4)."""
+
+    train: str
+    """Labelled examples that vote."""
+    source: str
+    """Labelled examples to test on."""
+    k: int = 20
+    """Number of neighbours."""
+    temperature: float | None = 0.07
+    """Of the votes; None: every neighbour has one vote."""
+    labels: Labels = Labels()
+    """Of both sources."""
+    tower: str = "image"
+    """Tower whose unit vectors are compared."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for these sources."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Zero-shot accuracy on shifted test sets and a clean one, beside a probe of the same tower fitted on clean images."""
+
+    train: str
+    """Labelled examples that the probe is fitted on."""
+    clean: str
+    """Labelled examples of the same kind."""
+    shifted: Mapping[str, str]
+    """Labelled examples of other kinds, by the name they have in the table."""
+    l2: float = 1e-3
+    """Of the probe, as in LinearProbe."""
+    labels: Labels = Labels()
+    """Of all these sources."""
+    templates: tuple[str, ...] = ()
+    """As in ZeroShot, where empty means the clean source's own."""
+    image: str = "image"
+    """Tower that embeds the examples."""
+    text: str = "text"
+    """Tower that embeds the prompts."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for these sources."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which caption belongs to which image of an example, where the others differ by a word or by their order (SugarCrepe,
+    Winoground): a right pair has to be strictly nearer than every wrong one."""
+
+    source: str
+    """Examples with `images` and `captions`, of which caption i belongs to image i; further captions are wrong."""
+    image: str = "image"
+    """Tower that embeds the images."""
+    text: str = "text"
+    """Tower that embeds the captions."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """By tower: the field of its inputs, where it is not `images` or `captions`."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+Eval = ZeroShot | Retrieval | LinearProbe | FewShot | NearestNeighbours | Robustness | Choice
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Evaluations of one model, as `jclip eval MODEL --suite FILE.py` runs them."""
+
+    evals: Mapping[str, Eval]
+    """By name, in order; the name is the prefix of the metrics."""
+    batch_size: int = 256
+    """Examples in the global batch; no result depends on it."""

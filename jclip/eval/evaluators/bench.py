@@ -1,0 +1,108 @@
+"""What evaluators share: a model with open sources, and the examples of a source as features with labels."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jclip.config import ConfigError, Labels, Model
+from jclip.data import Source, open_source
+from jclip.eval.embed import Embedded, EmbeddedTexts, Functions, embed_source, embed_texts
+from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, make_classes
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, how to embed with it, and what is embedded."""
+
+    model: Model
+    functions: Functions
+    sources: Mapping[str, Source]
+    """By the field of the config that names each."""
+    fields: Mapping[str, str]
+    """By tower: the field of its inputs, where that is not the tower's name."""
+
+    def embed(self, params: Any, source: str, tower: str) -> Embedded:
+        """The examples of a source as a tower sees them."""
+        config = self.model.towers[tower]
+        return embed_source(self.functions, params, self.sources[source], tower, config, self.fields.get(tower))
+
+    def embed_texts(self, params: Any, texts: list[str], tower: str) -> EmbeddedTexts:
+        """Texts as a tower sees them."""
+        return embed_texts(self.functions, params, texts, tower, self.model.towers[tower])
+
+
+def open_sources(**specs: str) -> dict[str, Source]:
+    """Sources by role; a spec that is named twice is opened once."""
+    opened = {spec: open_source(spec) for spec in dict.fromkeys(specs.values())}
+    return {role: opened[spec] for role, spec in specs.items()}
+
+
+class Examples(NamedTuple):
+    """The examples of a source that count."""
+
+    features: np.ndarray
+    """[n, D or E] float32."""
+    labels: np.ndarray
+    """int64 [n], indices into the candidates; or bool [n, C], where an example has several."""
+    place: np.ndarray
+    """int64 [n]: where they are in the source."""
+    counts: dict[str, int]
+    """"examples", and "broken" and "left_out" where there are any."""
+
+
+@dataclass(frozen=True)
+class LabelledBench:
+    """A bench whose sources have labels, each read once."""
+
+    bench: Bench
+    classes: Classes
+    field: str
+    """Of an example, which holds the label."""
+    _read: dict[str, Labelled] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What prompts and tables call the candidates."""
+        return self.classes.candidate_names
+
+    def resolved(self, labels: Labels) -> Labels:
+        """A config with what files and the source have said."""
+        only = tuple(self.classes.labels[i] for i in self.classes.candidates) if labels.only else ()
+        return replace(labels, classes=self.classes.labels, names=self.classes.names, only=only)
+
+    def examples(self, params: Any, source: str, tower: str, *, pooled: bool) -> Examples:
+        """Those of a source that can be read and whose class is a candidate.
+
+        Args:
+            params: of the model.
+            source: its role.
+            tower: which tower's features.
+            pooled: whether these are `pooled`, or else unit vectors.
+
+        Raises:
+            ConfigError: none is left.
+        """
+        if source not in self._read:
+            self._read[source] = self.classes.read(self.bench.sources[source], self.field)
+        label, several = self._read[source]
+        embedded = self.bench.embed(params, source, tower)
+        used = embedded.read & (label >= 0)
+        counts = {"examples": int(used.sum())}
+        if broken := int(np.sum(~embedded.read | (label == BROKEN))):
+            counts["broken"] = broken
+        if left_out := int(np.sum(embedded.read & (label == LEFT_OUT))):
+            counts["left_out"] = left_out
+        if not used.any():
+            what = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ConfigError(f"evaluation: no example of {source} is left ({what}); see labels.only and labels.others")
+        features = embedded.pooled if pooled else embedded.z
+        labels = label[used] if several is None else several[used]
+        return Examples(features[used], labels, np.flatnonzero(used), counts)
+
+
+def labelled(bench: Bench, labels: Labels, source: str, spec: str) -> LabelledBench:
+    """A bench with the classes of a config, or else of one of its sources."""
+    return LabelledBench(bench, make_classes(labels, bench.sources[source], spec), labels.field)

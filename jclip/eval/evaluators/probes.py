@@ -1,0 +1,189 @@
+"""The evaluators that learn from labels: linear probes, few-shot curves and nearest neighbours."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jclip.config import ConfigError, FewShot, LinearProbe, Model, NearestNeighbours
+from jclip.data import Source
+from jclip.eval.embed import Functions
+from jclip.eval.evaluators.bench import Bench, Examples, LabelledBench, labelled, open_sources
+from jclip.eval.evaluators.details import per_class
+from jclip.eval.few_shot import sample_few_shot
+from jclip.eval.knn import knn_predict
+from jclip.eval.labels import mean_per_class
+from jclip.eval.logistic import LogisticFit, fit_logistic
+from jclip.eval.probe_file import Probe, save_probe
+from jclip.eval.probes import fit_probe
+from jclip.eval.result import Result
+from jclip.eval.scores import SCORES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LinearProbeEvaluator:
+    """top1, mean_per_class and the config's metric on the test source; 0 where features are not finite."""
+
+    config: LinearProbe
+    bench: LabelledBench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config, names, functions = self.config, self.bench.names, self.bench.bench.functions
+        of = {role: self._examples(params, role) for role in ("train", "validation", "source") if role in self.sources}
+        test, counts = of["source"], {**_counts(of), "classes": len(names)}
+        if not all(np.isfinite(examples.features).all() for examples in of.values()):
+            log.warning("linear probe on %s: features are not finite; every prediction counts as wrong", config.source)
+            return Result({"top1": 0.0, "mean_per_class": 0.0}, counts)
+        probe = fit_probe(
+            config.protocol,
+            (of["train"].features, of["train"].labels),
+            (of["validation"].features, of["validation"].labels) if "validation" in of else None,
+            len(names),
+            strength=config.l2 if config.protocol == "logistic" else None,
+            seed=config.seed,
+            score=SCORES[config.metric],
+            place=functions.place,
+            devices=functions.devices,
+        )
+        if not probe.converged:
+            what = f"not converged after {probe.iterations} iterations; the penalty {probe.strength:g} may be too small"
+            log.warning("linear probe on %s: %s", config.source, what)
+        if config.save and functions.host == 0:
+            save_probe(config.save, probe, names, {"train": config.train, "tower": config.tower, "features": self._features})
+        metrics, shown = self._measure(probe, test)
+        metrics |= {"strength": probe.strength, "converged": float(probe.converged)}
+        return Result(metrics, counts, shown if details else {})
+
+    @property
+    def _features(self) -> str:
+        return "z" if self.config.protocol == "clip_benchmark" else "pooled"
+
+    def _examples(self, params: Any, role: str) -> Examples:
+        examples = self.bench.examples(params, role, self.config.tower, pooled=self._features == "pooled")
+        if examples.labels.ndim == 1 or self.config.metric not in ("map11", "roc_auc"):
+            return one_label(examples, role)
+        return examples
+
+    def _measure(self, probe: Probe, test: Examples) -> tuple[dict[str, float], dict[str, Any]]:
+        """The metrics, and what a report shows."""
+        scores, shown = probe.scores(test.features), dict[str, Any]()
+        if probe.tried:
+            strengths, found = zip(*probe.tried, strict=True)
+            shown["search"] = {"x_name": "strength", "x": list(strengths), "scores": list(found), "best": probe.strength}
+        metrics = dict[str, float]()
+        if self.config.metric in ("map11", "roc_auc"):
+            metrics[self.config.metric] = SCORES[self.config.metric](scores, test.labels)
+        if test.labels.ndim == 1:
+            predictions = np.argmax(scores, axis=1)
+            correct = predictions == test.labels
+            metrics |= {"top1": float(np.mean(correct)), "mean_per_class": mean_per_class(correct, test.labels)}
+            shown["per_class"] = per_class(predictions, test.labels, self.bench.names)
+        return metrics, shown
+
+
+@dataclass(frozen=True)
+class FewShotEvaluator:
+    """kK/top1 and kK/deviation, the mean and the standard deviation over the samples of K examples a class."""
+
+    config: FewShot
+    bench: LabelledBench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config, names = self.config, self.bench.names
+        roles = ("train", "source")
+        of = {role: one_label(self.bench.examples(params, role, config.tower, pooled=True), role) for role in roles}
+        train, test = of["train"], of["source"]
+        curve = [[self._top1(train, test, k, seed) for seed in range(config.seeds)] for k in config.k]
+        mean, deviation = np.mean(curve, axis=1).tolist(), np.std(curve, axis=1).tolist()
+        metrics = {f"k{k}/top1": m for k, m in zip(config.k, mean, strict=True)}
+        metrics |= {f"k{k}/deviation": d for k, d in zip(config.k, deviation, strict=True)}
+        axes = {"x_name": "examples a class", "y_name": "top1"}
+        shown = {"curve": {**axes, "x": list(config.k), "mean": mean, "deviation": deviation}} if details else {}
+        return Result(metrics, {**_counts(of), "classes": len(names), "seeds": config.seeds}, shown)
+
+    def _top1(self, train: Examples, test: Examples, k: int, seed: int) -> float:
+        chosen = sample_few_shot(train.labels, self.bench.names, k, seed)
+        fit: LogisticFit = fit_logistic(train.features[chosen], train.labels[chosen], len(self.bench.names), l2=self.config.l2)
+        return float(np.mean(fit.predict(test.features) == test.labels))
+
+
+@dataclass(frozen=True)
+class NearestNeighboursEvaluator:
+    """top1 and mean_per_class of the votes of the nearest training examples."""
+
+    config: NearestNeighbours
+    bench: LabelledBench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config, names = self.config, self.bench.names
+        roles = ("train", "source")
+        of = {role: one_label(self.bench.examples(params, role, config.tower, pooled=False), role) for role in roles}
+        train, test = of["train"], of["source"]
+        found = knn_predict(train.features, train.labels, test.features, len(names), config.k, temperature=config.temperature)
+        correct = found == test.labels
+        metrics = {"top1": float(np.mean(correct)), "mean_per_class": mean_per_class(correct, test.labels)}
+        shown = {"per_class": per_class(found, test.labels, names)} if details else {}
+        return Result(metrics, {**_counts(of), "classes": len(names)}, shown)
+
+
+def one_label(examples: Examples, role: str) -> Examples:
+    """The same examples. Raises ConfigError where they have several labels each."""
+    if examples.labels.ndim == 2:
+        takes = "ZeroShot takes these, and LinearProbe with metric map11 or roc_auc"
+        raise ConfigError(f"evaluation: examples of {role} have several labels each; {takes}")
+    return examples
+
+
+def make_linear_probe(config: LinearProbe, model: Model, functions: Functions) -> LinearProbeEvaluator:
+    """Opens the sources. Classes that the config does not name are those of the test source."""
+    validation = {"validation": config.validation} if config.validation else {}
+    sources = open_sources(train=config.train, source=config.source, **validation)
+    return LinearProbeEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+
+
+def make_few_shot(config: FewShot, model: Model, functions: Functions) -> FewShotEvaluator:
+    """Opens both sources. Classes that the config does not name are those of the test source."""
+    sources = open_sources(train=config.train, source=config.source)
+    return FewShotEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+
+
+def make_nearest_neighbours(config: NearestNeighbours, model: Model, functions: Functions) -> NearestNeighboursEvaluator:
+    """Opens both sources. Classes that the config does not name are those of the test source."""
+    sources = open_sources(train=config.train, source=config.source)
+    return NearestNeighboursEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+
+
+def _with_classes(config: Any, bench: Bench) -> tuple[Any, LabelledBench]:
+    found = labelled(bench, config.labels, "source", config.source)
+    return replace(config, labels=found.resolved(config.labels)), found
+
+
+def _counts(of: Mapping[str, Examples]) -> dict[str, int]:
+    """The counts of the test source by their own names, of the others with their role before."""
+    return {
+        what if role == "source" else f"{role}_{what}": count
+        for role, examples in of.items()
+        for what, count in examples.counts.items()
+    }

@@ -1,0 +1,125 @@
+"""The evaluator of retrieval, with any number of texts an example."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jclip.config import ConfigError, Model, Retrieval, TextTower
+from jclip.data import BadExample, Source, read_field
+from jclip.eval.embed import Functions
+from jclip.eval.evaluators.bench import Bench, open_sources
+from jclip.eval.evaluators.details import Pictures, Texts, retrieval
+from jclip.eval.ranks import pad_groups
+from jclip.eval.result import Result
+from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
+
+
+class Side(NamedTuple):
+    """What a tower makes of the examples: as many rows as they have inputs for it."""
+
+    z: np.ndarray
+    """[m, E] float32 unit vectors."""
+    owner: np.ndarray
+    """int64 [m]: the example of each row."""
+    read: np.ndarray
+    """bool [n]: whether the example can be read."""
+    texts: list[str] | None
+    """Of each row; None where the tower is none of texts."""
+
+    def of(self, kept: np.ndarray) -> "Side":
+        """The rows of some examples, which are counted anew."""
+        rows = np.flatnonzero(kept[self.owner])
+        place = np.cumsum(kept) - 1
+        texts = None if self.texts is None else [self.texts[i] for i in rows]
+        return Side(self.z[rows], place[self.owner[rows]], kept[kept], texts)
+
+
+@dataclass(frozen=True)
+class RetrievalEvaluator:
+    """Recall at 1, 5 and 10, median and mean rank and map@10, both ways."""
+
+    config: Retrieval
+    bench: Bench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config = self.config
+        sides = [self._side(params, tower) for tower in (config.a, config.b)]
+        read = sides[0].read & sides[1].read
+        a, b = (side.of(read) for side in sides)
+        a_groups, b_groups = groups(a, b)
+        counts = {"examples": len(a.read), **retrieval_counts(a_groups, b_groups, a=config.a, b=config.b)}
+        if broken := int(np.sum(~read)):
+            counts["broken"] = broken
+        metrics = retrieval_metrics(a.z, b.z, a_groups, b_groups, a=config.a, b=config.b)
+        if not details or (a.texts is None) == (b.texts is None):
+            return Result(metrics, counts)
+        pictures, texts = (a, b) if a.texts is None else (b, a)
+        of_pictures, of_texts = (a_groups, b_groups) if a.texts is None else (b_groups, a_groups)
+        tower = config.a if a.texts is None else config.b
+        place = np.flatnonzero(read)
+        shown = retrieval(
+            Pictures(self.sources["source"], config.fields.get(tower, tower), place, pictures.z, of_pictures),
+            Texts(texts.texts or [], texts.z, texts.owner, of_texts),
+        )
+        return Result(metrics, counts, shown)
+
+    def _side(self, params: Any, tower: str) -> Side:
+        if not isinstance(self.bench.model.towers[tower], TextTower):
+            embedded = self.bench.embed(params, "source", tower)
+            return Side(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
+        source = self.sources["source"]
+        values = list(read_field(source, self.bench.fields.get(tower) or text_field(source, tower)))
+        read = np.array([isinstance(value, (str, list, tuple)) and value not in ((), []) for value in values], bool)
+        if not read.any():
+            raise ConfigError(
+                f"evaluation: no example of {self.config.source!r} has a text for tower {tower!r}: {str(values[:1])[:200]}"
+            )
+        texts, owner = [], []
+        for i in np.flatnonzero(read):
+            found = [values[i]] if isinstance(values[i], str) else list(values[i])
+            texts += found
+            owner += [i] * len(found)
+        z, known = self.bench.embed_texts(params, texts, tower)
+        owners = np.array(owner, np.int64)
+        read[owners[~known]] = False
+        return Side(z, owners, read, texts)
+
+
+def groups(a: Side, b: Side) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of the rows of either side, as `retrieval_metrics` takes them.
+
+    A text is the group of all that equal it, and whatever else belongs to its example has the groups of all texts of the example.
+    Of two sides of texts, those of b are the groups. Without texts, an example is a group for itself.
+    """
+    told, asked = (b, a) if b.texts is not None or a.texts is None else (a, b)
+    if told.texts is None:
+        return a.owner, b.owner
+    _, own = np.unique(np.array(told.texts, object), return_inverse=True)
+    members: list[list[int]] = [[] for _ in told.read]
+    for group, owner in zip(own.tolist(), told.owner.tolist(), strict=True):
+        members[owner].append(group)
+    others = pad_groups([sorted(set(groups)) for groups in members])[asked.owner]
+    return (own, others) if told is a else (others, own)
+
+
+def text_field(source: Source, tower: str) -> str:
+    """Where a text tower finds its texts in the examples: `captions` where the source has that field, else the tower's name."""
+    for i in range(len(source)):
+        try:
+            return "captions" if "captions" in source[i] else tower
+        except BadExample:
+            continue
+    return tower
+
+
+def make_retrieval(config: Retrieval, model: Model, functions: Functions) -> RetrievalEvaluator:
+    """Opens the source."""
+    return RetrievalEvaluator(config, Bench(model, functions, open_sources(source=config.source), config.fields))

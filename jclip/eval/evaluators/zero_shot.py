@@ -1,0 +1,115 @@
+"""The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jclip.config import ConfigError, Model, Robustness, ZeroShot
+from jclip.data import Source
+from jclip.eval.classification import multi_label_metrics
+from jclip.eval.embed import Functions
+from jclip.eval.evaluators.bench import Bench, LabelledBench, labelled, open_sources
+from jclip.eval.evaluators.details import classification
+from jclip.eval.logistic import fit_logistic
+from jclip.eval.result import Result
+from jclip.eval.robustness import robustness_table
+from jclip.eval.templates import read_templates
+from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
+
+
+def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...], text: str) -> np.ndarray:
+    """Unit vectors [C, E] of the candidates, from their prompts."""
+    prompts = [template.replace("{}", name) for name in bench.names for template in templates]
+    z, read = bench.bench.embed_texts(params, prompts, text)
+    if not read.all():
+        raise ConfigError(
+            f"evaluation: the prompt {prompts[int(np.argmin(read))][:80]!r} cannot be read; shorten or rename the class"
+        )
+    return class_embeddings(z.reshape(len(bench.names), len(templates), -1))
+
+
+@dataclass(frozen=True)
+class ZeroShotEvaluator:
+    """top1, top5 (from 5 classes on) and mean_per_class; map where examples have several labels."""
+
+    config: ZeroShot
+    bench: LabelledBench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config, bench = self.config, self.bench
+        classes = prompt_classes(bench, params, config.templates, config.text)
+        examples = bench.examples(params, "source", config.image, pooled=False)
+        counts = {**examples.counts, "classes": len(bench.names), "templates": len(config.templates)}
+        if examples.labels.ndim == 2:
+            return Result(multi_label_metrics(examples.features @ classes.T, examples.labels), counts)
+        metrics = zero_shot_metrics(examples.features, classes, examples.labels)
+        field = config.fields.get(config.image, config.image)
+        shown = classification(self.sources["source"], field, examples, classes, bench.names) if details else {}
+        return Result(metrics, counts, shown)
+
+
+@dataclass(frozen=True)
+class RobustnessEvaluator:
+    """SET/zero_shot, SET/probe, SET/difference and SET/effective_robustness, of the clean set and of each that is shifted."""
+
+    config: Robustness
+    bench: LabelledBench
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """See Evaluator."""
+        return self.bench.bench.sources
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        """See Evaluator."""
+        config, bench = self.config, self.bench
+        classes = prompt_classes(bench, params, config.templates, config.text)
+        train = bench.examples(params, "train", config.image, pooled=True)
+        probe = fit_logistic(train.features, train.labels, len(bench.names), l2=config.l2)
+        counts = {"train_examples": len(train.labels), "classes": len(bench.names), "templates": len(config.templates)}
+        zero_shot, probed, sizes = {}, {}, {}
+        for name in ("clean", *config.shifted):
+            examples = bench.examples(params, name, config.image, pooled=False)
+            zero_shot[name] = zero_shot_metrics(examples.features, classes, examples.labels)["top1"]
+            sizes[name] = len(examples.labels)
+            pooled = bench.examples(params, name, config.image, pooled=True)
+            probed[name] = float(np.mean(probe.predict(pooled.features) == pooled.labels))
+            counts |= {f"{name}/{what}": count for what, count in examples.counts.items()}
+        rows = robustness_table(zero_shot, [probed], "clean", examples=sizes)
+        metrics = {}
+        for row in rows:
+            metrics[f"{row.set}/zero_shot"] = row.model
+            metrics[f"{row.set}/probe"] = row.baseline
+            metrics[f"{row.set}/difference"] = row.difference
+            metrics[f"{row.set}/effective_robustness"] = row.effective
+        columns = ["set", "zero-shot", "probe", "difference", "effective robustness"]
+        return Result(metrics, counts, {"table": {"columns": columns, "rows": [list(row) for row in rows]}})
+
+
+def make_zero_shot(config: ZeroShot, model: Model, functions: Functions) -> ZeroShotEvaluator:
+    """Opens the source.
+
+    Raises:
+        ConfigError: no class names are given and the source has none, or a template has no place for one.
+    """
+    bench = Bench(model, functions, open_sources(source=config.source), config.fields)
+    classes = labelled(bench, config.labels, "source", config.source)
+    templates = read_templates(config.templates, bench.sources["source"].templates)
+    return ZeroShotEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)
+
+
+def make_robustness(config: Robustness, model: Model, functions: Functions) -> RobustnessEvaluator:
+    """Opens the sources. Classes and templates that the config does not name are the clean one's; raises as `make_zero_shot`."""
+    sources = open_sources(train=config.train, clean=config.clean, **config.shifted)
+    bench = Bench(model, functions, sources, config.fields)
+    classes = labelled(bench, config.labels, "clean", config.clean)
+    templates = read_templates(config.templates, sources["clean"].templates)
+    return RobustnessEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)

@@ -1,0 +1,103 @@
+"""The file of results: what was measured, by which protocol, of which weights and data, for `jclip report` and for going on."""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jclip import __version__
+from jclip.config import ConfigError, to_json, towers_of
+from jclip.data.caches import write_atomically
+from jclip.eval import Evaluator, Result
+from jclip.eval.cache import digest
+
+FORMAT = "jclip results 1"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results by name, written to a file after each. What the file has is not computed again, if all it depends on is equal."""
+
+    header: Mapping[str, Any]
+    """What the file says beside the results: model, versions, devices."""
+    weights: Callable[[str], str]
+    """A tower's name -> the digest of its parameters."""
+    path: Path | None = None
+    """The file; None: nothing is kept."""
+    gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+    """As in Functions: hosts agree on what they compute."""
+    host: int = 0
+    """Only the first writes."""
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.path.exists():
+            self._found.update(read_results(self.path)["results"])
+
+    def run(self, name: str, evaluator: Evaluator, params: Any) -> Result:
+        """The result of an evaluator: from the file, or new."""
+        if self.path is None:
+            return evaluator.run(params)
+        entry = self._describe(evaluator)
+        old = self._found.get(name, {})
+        if self.gather(np.array([old.get("key") == entry["key"]], np.uint8)).all():
+            return Result(old["metrics"], old["counts"], old["details"])
+        began = time.perf_counter()
+        result = evaluator.run(params, details=True)
+        entry |= {"seconds": round(time.perf_counter() - began, 2)}
+        entry |= {"metrics": result.metrics, "counts": result.counts, "details": result.details}
+        self._found[name] = entry
+        if self.host == 0:
+            text = json.dumps({"format": FORMAT, **self.header, "results": self._found}, indent=1)
+            write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+        return result
+
+    def _describe(self, evaluator: Evaluator) -> dict[str, Any]:
+        config = evaluator.config
+        settings = {k: v for k, v in to_json(config).items() if k not in ("type", "every")}
+        specs = {**settings, **settings.get("shifted", {})}
+        data = {role: {"spec": specs[role], "fingerprint": source.fingerprint()} for role, source in evaluator.sources.items()}
+        protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
+        entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32"}
+        weights = {tower: self.weights(tower) for tower in towers_of(config)}
+        return {**entry, "key": digest({**entry, "weights": weights, "model": self.header.get("model", {}).get("towers")})}
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A file of results.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: no file of results ({error}); give another --json, or remove it") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("results"), dict):
+        raise ConfigError(f"{path}: no file of results, whose format is {FORMAT!r}; give another --json, or remove it")
+    return content
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and devices."""
+    versions = {"jclip": __version__, "jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    devices = jax.devices()
+    return {"versions": versions, "devices": f"{len(devices)} {devices[0].device_kind}"}
+
+
+def training_curves(workdir: Path, most: int = 500) -> list[dict[str, float]]:
+    """Lines of a run's metrics.jsonl, each value a number: all evaluations, and of the others about `most` at equal distances."""
+    path = workdir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in lines]
+    every = max(1, len(numbers) // most)
+    return [line for i, line in enumerate(numbers) if i % every == 0 or "loss" not in line]

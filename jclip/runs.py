@@ -1,0 +1,55 @@
+"""Training runs as folders: the configuration and the parameters of a checkpoint."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh as DeviceMesh
+
+from jclip.checkpoint import CheckpointError, Checkpoints
+from jclip.config import Config, Mesh, check
+from jclip.sharding import make_mesh, param_shardings
+from jclip.step import abstract, param_shapes
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether it is the workdir of a training run."""
+    return (Path(path) / "checkpoints").is_dir()
+
+
+def load_run(workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None) -> tuple[Config, int, Any, DeviceMesh]:
+    """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
+
+    Raises:
+        CheckpointError: there is none, or not that one.
+    """
+    with _open_run(workdir, step) as (checkpoints, config, step):
+        # The machine that evaluates need not have the devices of the one that trained.
+        mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
+        shapes = param_shapes(config)
+        params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
+    return config, step, params, mesh
+
+
+def run_config(workdir: str | Path, step: int | None = None) -> Config:
+    """The configuration that a run was trained with; raises as `load_run` does."""
+    with _open_run(workdir, step) as (_, config, _):
+        return config
+
+
+@contextmanager
+def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
+    if not is_run(workdir):
+        raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        if not checkpoints.steps:
+            raise CheckpointError(f"{workdir} holds no finished checkpoint; let `jclip train` reach its first one")
+        step = checkpoints.steps[-1] if step is None else step
+        if step not in checkpoints.steps:
+            raise CheckpointError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints.steps))}")
+        config = checkpoints.config(step)
+        check(config)
+        yield checkpoints, config, step

@@ -1,0 +1,119 @@
+"""The evaluators that learn from labels, on words in place of pictures."""
+
+import logging
+
+import numpy as np
+import pytest
+from eval_fakes import Listed, letters, on_hosts, word_model
+
+from jclip.config import ConfigError, FewShot, Labels, LinearProbe, NearestNeighbours, architecture
+from jclip.eval import Embedding, load_probe, make_evaluator
+from jclip.eval.logistic import fit_prepared
+
+CLASSES = ("odd", "even")
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """(config of sources t:train, t:test and t:validation) -> its result; every tower reads letters."""
+
+    def run(config, train, test, validation=(), *, params=1.0, embed=word_model):
+        sources = {"t:train": Listed(train), "t:test": Listed(test, CLASSES), "t:validation": Listed(validation)}
+        monkeypatch.setattr("jclip.eval.evaluators.bench.open_source", sources.__getitem__)
+        monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower: letters)
+        model = architecture("ViT-tiny-test")
+        return on_hosts(1, 8, lambda functions: make_evaluator(config, model, functions).run(params, details=True), embed)[0]
+
+    return run
+
+
+def words(n, start=0):
+    return tuple({"image": "even" if i % 2 else "odd", "label": i % 2} for i in range(start, start + n))
+
+
+def probe(protocol="logistic", **options):
+    return LinearProbe("t:train", "t:test", protocol, l2=1e-4, **options)
+
+
+def test_a_fit_that_did_not_converge_is_reported(measure, monkeypatch, caplog):
+    monkeypatch.setattr("jclip.eval.probes.fit_prepared", lambda *a, **options: fit_prepared(*a, **options, iterations=1))
+    with caplog.at_level(logging.WARNING):
+        result = measure(probe(), words(20), words(6))
+    assert "not converged after 1 iterations" in caplog.text
+    assert result.metrics["converged"] == 0
+
+
+def test_a_diverged_model_scores_zero_and_says_so(measure, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = measure(probe(), words(20), words(6), params=np.nan)
+    assert result.metrics == {"top1": 0.0, "mean_per_class": 0.0}
+    assert "features are not finite" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["logistic", "openai", "clip_benchmark", "ridge"])
+def test_the_probe_learns_from_train_and_is_measured_on_test(measure, protocol):
+    wrong = ({"image": "odd", "label": "even"},)  # a name, and a label that no classifier of words gets right
+    result = measure(probe(protocol), words(20), words(4) + wrong)
+    assert result.metrics["top1"] == pytest.approx(4 / 5)
+    assert result.metrics["mean_per_class"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result.counts == {"examples": 5, "train_examples": 20, "classes": 2}
+    assert result.details["per_class"] == [
+        {"name": "odd", "examples": 2, "recall": 1.0},
+        {"name": "even", "examples": 3, "recall": pytest.approx(2 / 3)},
+    ]
+    assert ("search" in result.details) == (protocol != "logistic")
+
+
+@pytest.mark.parametrize(("protocol", "part"), [("openai", "pooled"), ("logistic", "pooled"), ("clip_benchmark", "z")])
+def test_the_protocols_say_which_features_are_read(measure, protocol, part):
+    def half_blind(params, arrays):
+        blind = {"pooled": np.ones_like, "z": np.asarray} if part == "z" else {"pooled": np.asarray, "z": np.ones_like}
+        return {name: Embedding(blind["pooled"](e.pooled), blind["z"](e.z)) for name, e in word_model(params, arrays).items()}
+
+    assert measure(probe(protocol), words(20), words(6), embed=half_blind).metrics["top1"] == 1.0
+
+
+def test_validation_examples_are_counted_and_a_probe_is_saved_for_use(measure, tmp_path):
+    file = tmp_path / "probe.safetensors"
+    config = probe("openai", validation="t:validation", save=str(file))
+    result = measure(config, words(20), words(6), words(7))
+    assert result.counts["validation_examples"] == 7
+    saved, names, facts = load_probe(file)
+    assert names == CLASSES
+    assert facts == {"train": "t:train", "tower": "image", "features": "pooled"}
+    features = word_model(1.0, {"x": np.stack([letters(w) for w in CLASSES])})["x"].pooled
+    assert saved.predict(features).tolist() == [0, 1]
+
+
+def test_several_labels_an_example_are_measured_by_their_metrics(measure):
+    several = tuple({"image": w, "label": [w != "even", w != "odd"]} for w in ("odd", "even", "both") * 5)
+    result = measure(probe("openai", metric="map11"), several, several[:6])
+    assert result.metrics["map11"] == 1
+    assert "top1" not in result.metrics
+    with pytest.raises(ConfigError, match="examples of train have several labels each"):
+        measure(probe("openai"), several, several)
+
+
+def test_few_shot_curves_rise_with_the_examples_and_name_a_class_that_has_too_few(measure):
+    def pictures(n, start):
+        rng = np.random.default_rng(start)
+        return tuple({"image": f"{CLASSES[i % 2]}{rng.integers(10**9)}", "label": i % 2} for i in range(n))
+
+    config = FewShot("t:train", "t:test", k=(1, 8), seeds=3)
+    result = measure(config, pictures(60, 0), pictures(40, 1))
+    curve = result.details["curve"]
+    assert curve["x"] == [1, 8]
+    assert curve["mean"] == [result.metrics["k1/top1"], result.metrics["k8/top1"]]
+    assert curve["deviation"] == [result.metrics["k1/deviation"], result.metrics["k8/deviation"]]
+    assert 0.5 < curve["mean"][0] < curve["mean"][1]
+    assert result.counts["seeds"] == 3
+    with pytest.raises(ValueError, match="odd"):
+        measure(config, pictures(14, 0), pictures(4, 1))
+
+
+@pytest.mark.parametrize("temperature", [0.07, None])
+def test_neighbours_vote(measure, temperature):
+    train = (*words(6), *({"image": "even", "label": "odd"},) * 2)  # "even": three of five say even
+    config = NearestNeighbours("t:train", "t:test", k=5, temperature=temperature, labels=Labels())
+    result = measure(config, train, words(4))
+    assert result.metrics == {"top1": 1.0, "mean_per_class": 1.0}

@@ -1,0 +1,206 @@
+"""`jclip eval` with a suite, its file of results, `jclip report` of it, and `jclip classify`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+import jclip
+from jclip import classify, cli, evaluate, train
+from jclip.config import ConfigError, LinearProbe, Suite, load_suite
+from jclip.data import open_source
+from jclip.eval import FeatureCache, Functions, load_probe, make_evaluator
+from jclip.weights import write_weights
+
+SUITE = str(Path(__file__).parent / "suite_tiny.py")
+MODEL = "ViT-tiny-test"
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The towers whose features are computed, batch by batch."""
+    found: list[str] = []
+    make = evaluate.make_functions
+
+    def counting(*args: Any, **options: Any) -> Functions:
+        functions = make(*args, **options)
+
+        def embed(params: Any, rows: Any) -> Any:
+            found.extend(rows)
+            return functions.embed(params, rows)
+
+        return Functions(**{**vars(functions), "embed": embed})
+
+    monkeypatch.setattr(evaluate, "make_functions", counting)
+    return found
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights, which is loaded faster than random ones are drawn."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    model = jclip.load(MODEL)
+    write_weights(folder, "jclip", model.model, model.params)
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_a_suite_from_the_command_line_to_the_page(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    command = ["eval", str(weights), "--suite", SUITE, "--length", "20", "--json", str(out), "--cache", str(tmp_path / "cache")]
+    assert cli.main(command) == 0
+    assert "retrieval/text_to_image/recall@1" in capsys.readouterr().out
+    content = read(out)
+    assert list(content["results"]) == list(load_suite(SUITE).evals)
+    assert content["model"]["name"] == str(weights)
+    assert content["versions"]["jclip"] == jclip.__version__
+    result = content["results"]["zero_shot"]
+    assert result["protocol"] == "ZeroShot"
+    assert result["settings"]["templates"] == ["a {}"]
+    assert len(result["settings"]["labels"]["classes"]) == 64
+    assert result["data"]["source"]["spec"] == "shapes:test?size=16&length=20"
+    assert result["dtype"] == "float32"
+    assert result["counts"] == {"examples": 20, "classes": 64, "templates": 1}
+    assert result["details"]["mistakes"][0]["image"].startswith("data:image/jpeg;base64,")
+    assert cli.main(["report", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert all(name in page for name in content["results"])
+
+
+def test_a_suite_goes_on_where_it_was_interrupted(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, embedded: list[str]
+) -> None:
+    suite, out = load_suite(SUITE), tmp_path / "out.json"
+    whole = evaluate.main(weights, suite=suite)
+    options: dict[str, Any] = {"suite": suite, "out": out, "cache": tmp_path / "cache"}
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupting(config: Any, *args: Any) -> Any:
+        if isinstance(config, LinearProbe):
+            raise Interrupted
+        return make_evaluator(config, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "make_evaluator", interrupting)
+        with pytest.raises(Interrupted):
+            evaluate.main(weights, **options)
+    first = read(out)["results"]
+    assert list(first) == ["zero_shot", "retrieval"]
+    embedded.clear()
+    assert evaluate.main(weights, **options) == whole
+    again = read(out)["results"]
+    assert {name: again[name] for name in first} == first  # seconds included: not computed again
+    # 192 training pictures, 24 of each split that is new, in batches of 16, and no test picture a second time; 3 captions each.
+    assert embedded.count("image") == 192 // 16 + 2 + 2
+    embedded.clear()
+    assert evaluate.main(weights, **options) == whole
+    assert embedded == []
+
+
+def test_another_weight_template_or_datum_never_meets_what_was_kept(tmp_path: Path, weights: Path, embedded: list[str]) -> None:
+    out, cache = tmp_path / "out.json", tmp_path / "cache"
+
+    def run(model: Path = weights, **changes: Any) -> tuple[set[str], str]:
+        """The towers that something is computed of, and the key of the result."""
+        suite = load_suite(SUITE, [f"--{key}={value}" for key, value in changes.items()])
+        embedded.clear()
+        evaluate.main(model, suite=suite, names=["zero_shot"], out=out, cache=cache)
+        return set(embedded), read(out)["results"]["zero_shot"]["key"]
+
+    model = jclip.load(weights)
+    image = {**model.params["image"], "pos_embed": model.params["image"]["pos_embed"] + 0.1}
+    write_weights(tmp_path / "other", "jclip", model.model, {**model.params, "image": image})
+    towers, keys = zip(run(), run(), run(template="the {} there"), run(length=23), run(tmp_path / "other"), run(), strict=True)
+    assert towers == ({"image", "text"}, set(), {"text"}, {"image"}, {"image"}, set())
+    assert len(set(keys)) == 4
+    assert keys[0] == keys[1] == keys[5]
+
+
+def test_the_recipes_own_evaluations_need_no_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(tiny_config(**{"duration": "4", "checkpoint.every": "4", "evals": tiny_config().evals}), tmp_path)
+    capsys.readouterr()
+    found = evaluate.main(tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"step": 4, **found}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {**lines[-1], **found} == lines[-1]
+    out = tmp_path / "out.json"
+    evaluate.main(tmp_path, suite=load_suite(SUITE), names=["zero_shot"], out=out)
+    assert [line["step"] for line in read(out)["training"]][:4] == [1, 2, 3, 4]
+
+
+def test_errors(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"is no workdir, whose configuration has evaluations; give a suite: --suite FILE\.py"):
+        evaluate.main(weights)
+    with pytest.raises(ConfigError, match="there is no evaluation 'x'; evaluations: zero_shot, retrieval"):
+        evaluate.main(weights, suite=load_suite(SUITE), names=["x"])
+    with pytest.raises(ConfigError, match=r"evals\.probe: there is no tower 'audio'; towers: image, text"):
+        evaluate.main(weights, suite=Suite({"probe": LinearProbe("s", "s", tower="audio")}))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"other\.json: no file of results"):
+        evaluate.main(weights, suite=load_suite(SUITE), out=tmp_path / "other.json")
+    with pytest.raises(ConfigError, match=r"does not define get_suite\(\) -> Suite"):
+        load_suite(str(Path(__file__).parent / "recipe_tiny.py"))
+    assert cli.main(["eval", MODEL, "--length", "3"]) == 2
+    assert "options of a suite need --suite" in capsys.readouterr().err
+
+
+def test_classify_names_the_nearest_class_and_the_rank_of_the_truth(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, file in enumerate(files):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(file)
+    names, model = ("cat", "dog", "owl"), jclip.load(weights)
+    cosines = model.embed_image(files) @ model.embed_text([f"a photo of a {name}." for name in names]).T
+    command = ["classify", *map(str, files), "--model", str(weights), "--labels", *names, "--truth", "dog", "--json"]
+    assert cli.main(command) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for line, row, file in zip(lines, cosines, files, strict=True):
+        assert line["image"] == str(file)
+        assert [name for name, _ in line["classes"]] == [names[i] for i in np.argsort(-row)]
+        np.testing.assert_allclose([score for _, score in line["classes"]], np.sort(row)[::-1], atol=2e-6)
+        assert (line["rank"], line["of"]) == (1 + np.sum(row > row[1]), 3)
+    assert cli.main(command[:-1]) == 0
+    assert "dog: rank" in capsys.readouterr().out
+
+
+def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:
+    test = "shapes:test?size=16&length=24"
+    probe, picture = tmp_path / "probe.safetensors", tmp_path / "picture.png"
+    suite = Suite({"probe": LinearProbe(test, test, "ridge", save=str(probe))}, batch_size=8)
+    evaluate.main(weights, suite=suite)
+    example = open_source(test)[3]
+    Image.fromarray(example["image"]).save(picture)
+    (answer,) = classify.main([picture], str(weights), probe=probe)
+    model = jclip.load(weights)
+    saved, names, _ = load_probe(probe)
+    scores = saved.scores(model.encode("image", [example["image"]]).pooled)[0]
+    assert answer["classes"][0][0] == names[int(np.argmax(scores))]
+
+
+def test_classify_says_what_is_wrong(tmp_path: Path) -> None:
+    for options in ({}, {"labels": ["a"], "probe": "p"}):
+        with pytest.raises(ConfigError, match=r"give the classes, --labels NAME \.\.\., or a probe, --probe FILE, and not both"):
+            classify.main(["x.png"], MODEL, **options)  # type: ignore[arg-type]
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="--truth 'c' is none of the 2 classes: a, b"):
+        classify.main([tmp_path / "x.png"], MODEL, labels=["a", "b"], truth="c")
+    with pytest.raises(ConfigError, match=r"the template 'a photo' has no \{\}"):
+        classify.main([tmp_path / "x.png"], MODEL, labels=["a", "b"], templates=["a photo"])
+
+
+def test_the_cache_is_of_functions_that_say_their_weights(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, lambda tower: "w")
+    cache.save({"a": 1}, {"x": np.arange(3)})
+    np.testing.assert_array_equal((cache.load({"a": 1}) or {})["x"], np.arange(3))
+    assert cache.load({"a": 2}) is None
