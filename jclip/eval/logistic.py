@@ -103,8 +103,9 @@ def prepare(
     present = np.flatnonzero(labels.any(axis=0)) if several else np.unique(labels)
     targets = labels[:, present].astype(np.int8) if several else np.searchsorted(present, labels).astype(np.int32)
     share = -(-n // devices)
-    block = min(block, share)
-    rows = -(-share // block) * block
+    blocks = -(-share // block)
+    block = -(-share // blocks)  # as few rows of padding as can be
+    rows = blocks * block
     x = np.zeros((devices * rows, len(variances)), np.float32)
     for start in range(0, n, 65536):
         part = slice(start, min(start + 65536, n))
