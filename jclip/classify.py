@@ -9,11 +9,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from jclip.config import ConfigError, architecture_names
+from jclip.data import BadExample
+from jclip.data.transforms import Decode
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
-from jclip.inference import Encoder, load
+from jclip.eval.ranks import TIE
+from jclip.inference import Encoder, load, tower_digest
 
 
 def main(
@@ -43,10 +46,10 @@ def main(
 
     Returns:
         For each image {"image", "classes": [[name, score], ...] best first, "rank" and "of" where truth is given}. Scores are
-        cosines, or probabilities of the probe.
+        cosines, or of a probe probabilities (of ridge, its scores).
 
     Raises:
-        ConfigError: there are no classes, or truth is none of them.
+        ConfigError: there are no classes, truth is none of them, an image cannot be read, or the probe is of another model.
     """
     if bool(labels) == (probe is not None):
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
@@ -55,43 +58,63 @@ def main(
     encoder = load(model, step=step)
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
-    names, scores = _probe_scores(encoder, images, probe) if probe else _prompt_scores(encoder, images, labels, templates)
+    contents = [_read(image) for image in images]
+    found = _by_probe(encoder, contents, probe) if probe else _by_prompts(encoder, contents, labels, templates)
+    names, scores, unit = found
     if truth is not None and truth not in names:
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(names)} classes: {', '.join(names[:20])}")
-    found = []
+    answers = []
     for image, row in zip(images, scores, strict=True):
         order = np.argsort(-row, kind="stable")
         answer: dict[str, Any] = {"image": str(image), "classes": [[names[i], round(float(row[i]), 6)] for i in order]}
         if truth is not None:  # a tie counts as lost, as in every metric
-            answer |= {"rank": int(np.sum(row >= row[names.index(truth)])), "of": len(names)}
-        found.append(answer)
+            answer |= {"rank": int(np.sum(row >= row[names.index(truth)] - TIE)), "of": len(names)}
+        answers.append(answer)
         if as_json:
             print(json.dumps({**answer, "classes": answer["classes"][:top]}))
         else:
-            Console().print(_table(answer, truth, top, "probability" if probe else "cosine"))
-    return found
+            Console().print(_table(answer, truth, top, unit))
+    return answers
 
 
-def _prompt_scores(
-    encoder: Encoder, images: Sequence[str | Path], labels: Sequence[str], templates: Sequence[str]
-) -> tuple[tuple[str, ...], np.ndarray]:
+Found = tuple[tuple[str, ...], np.ndarray, str]
+"""Names of classes, scores [n, C] of images, and what these are."""
+
+
+def _read(image: str | Path) -> bytes:
+    """A file's bytes, which the model's preprocessing can read. Raises ConfigError where it cannot."""
+    content = Path(image).read_bytes()
+    try:
+        Decode()(content)
+    except BadExample as problem:
+        raise ConfigError(f"classify: {image}: {problem}") from None
+    return content
+
+
+def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str]) -> Found:
     names = read_entries(labels, "--labels")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
     prompts = read_templates(tuple(templates))
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))
-    return names, encoder.embed_image(list(images)) @ classes.T
+    return names, encoder.embed_image(images) @ classes.T, "cosine"
 
 
-def _probe_scores(encoder: Encoder, images: Sequence[str | Path], path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
+def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path) -> Found:
     probe, names, facts = load_probe(path)
     tower = facts.get("tower", "image")
     if tower not in encoder.model.towers:
         raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.model.towers)}")
-    features = getattr(encoder.encode(tower, (Path(image).read_bytes() for image in images)), facts.get("features", "pooled"))
+    if facts.get("weights", "") not in ("", tower_digest(encoder.params, tower, encoder.mesh)):
+        raise ConfigError(f"classify: {path} was fitted to features of other weights than those of this model; fit it again")
+    features = getattr(encoder.encode(tower, images), facts.get("features", "pooled"))
     if features.shape[1] != len(probe.weights):
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
     scores = probe.scores(features)
-    return names, softmax(scores, axis=1) if probe.protocol != "ridge" else scores
+    if probe.protocol == "ridge":
+        return names, scores, "score"
+    return names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability"
 
 
 def _table(answer: dict[str, Any], truth: str | None, top: int, unit: str) -> Table:

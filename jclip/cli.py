@@ -170,7 +170,9 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--json", nargs="?", const=True, metavar="OUT.json", help="write results to a file; without a name: print one JSON object"
     )
-    evaluate.add_argument("--cache", metavar="DIR", help="where features are kept (default: ~/.cache/jclip/features)")
+    evaluate.add_argument(
+        "--cache", metavar="DIR", help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)"
+    )
     evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
     evaluate.set_defaults(run=_eval)
 
@@ -254,7 +256,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         step=options.step,
         out=options.json if isinstance(options.json, str) else None,
         as_json=options.json is True,
-        cache=None if options.no_cache or suite is None else options.cache or evaluate.default_cache(),
+        cache=None if options.no_cache else options.cache or (evaluate.default_cache() if suite else None),
         title=options.suite or "",
     )
     return 0
@@ -333,7 +335,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.weights.errors": ("WeightsError",),
     }
     found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]
-    return (*found, FileNotFoundError)
+    return (*found, OSError)
 
 
 if __name__ == "__main__":

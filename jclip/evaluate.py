@@ -12,18 +12,16 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, Model, Suite, check_evals, to_json
+from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_evals, to_json
 from jclip.data.caches import cache_folder
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
-from jclip.eval.cache import digest
-from jclip.inference import load
+from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
 from jclip.processes import is_first
 from jclip.results import Results, describe_machine, training_curves
 from jclip.runs import is_run, load_run
-from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, replicated, to_global
+from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
 from jclip.step import make_encode, param_shapes
-from jclip.tree import flatten
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
@@ -34,7 +32,13 @@ def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
 
 
 def make_functions(
-    model: Model, mesh: DeviceMesh, batch_size: int, *, gather: Gather | None = None, cache: FeatureCache | None = None
+    model: Model,
+    mesh: DeviceMesh,
+    batch_size: int,
+    *,
+    gather: Gather | None = None,
+    cache: FeatureCache | None = None,
+    weights: Callable[[str], str] | None = None,
 ) -> Functions:
     """How evaluators embed on a mesh.
 
@@ -44,6 +48,7 @@ def make_functions(
         batch_size: rows of a global batch; rounded up to a multiple of the devices.
         gather: see `make_encode`.
         cache: of features.
+        weights: a tower's name -> the digest of its parameters.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -60,9 +65,10 @@ def make_functions(
         gather_rows,
         jax.process_index(),
         jax.process_count(),
-        cache,
-        place,
-        mesh.size,
+        cache=cache,
+        weights=weights,
+        place=place,
+        devices=mesh.size,
     )
 
 
@@ -94,6 +100,8 @@ def main(
         CheckpointError: there is no such checkpoint.
         ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
+    if model in architecture_names() and not Path(model).exists():
+        Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
     subject = open_subject(model, step)
     suite = suite or subject.suite
     if suite is None:
@@ -103,9 +111,15 @@ def main(
     check_evals(subject.model, suite.evals)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
     weights = functools.cache(lambda tower: tower_digest(subject.params, tower, subject.mesh))
-    kept = None if cache is None else FeatureCache(Path(cache), weights)
-    functions = make_functions(subject.model, subject.mesh, suite.batch_size, gather=subject.gather, cache=kept)
-    path = None if out is None else Path(out)
+    kept, path = (None if folder is None else Path(folder) for folder in (cache, out))
+    functions = make_functions(
+        subject.model,
+        subject.mesh,
+        suite.batch_size,
+        gather=subject.gather,
+        cache=None if kept is None else FeatureCache(kept),
+        weights=weights,
+    )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
     with Console(stderr=True).status("evaluating ...") as status:
@@ -113,6 +127,7 @@ def main(
             status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
             found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
             values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
+    results.write()
     if is_first():
         if as_json:
             print(json.dumps({"step": subject.step, **values}))
@@ -143,8 +158,8 @@ class Subject(NamedTuple):
     def header(self, suite: str, weights: Callable[[str], str]) -> dict[str, Any]:
         """What a file of results says of it."""
         towers = {name: to_json(tower) for name, tower in self.model.towers.items()}
-        found = digest({name: weights(name) for name in towers})
-        model = {"name": self.name, "step": self.step, "weights": found, "towers": towers}
+        found = hashlib.blake2b("".join(weights(name) for name in sorted(towers)).encode(), digest_size=16)
+        model = {"name": self.name, "step": self.step, "weights": found.hexdigest(), "towers": towers}
         return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
 
 
@@ -156,15 +171,3 @@ def open_subject(model: str | Path, step: int | None = None) -> Subject:
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     return Subject(str(model), config.model, params, mesh, step, gather, Suite(config.evals, config.eval_batch_size))
-
-
-def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
-    """32 hexadecimal digits of the parameters of a tower and of its projection, bit by bit."""
-    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
-    found = hashlib.blake2b(digest_size=16)
-    for path, leaf in sorted(flatten(params).items()):
-        if path.split("/")[0] in (tower, f"{tower}_projection"):
-            array = np.asarray(leaf if leaf.is_fully_addressable else whole(leaf))
-            found.update(f"{path} {array.dtype} {array.shape};".encode())
-            found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()

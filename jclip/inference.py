@@ -1,5 +1,6 @@
 """Using a trained model: `jclip.load(...)`, then `embed_image` and `embed_text`."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTowe
 from jclip.data import eval_transform
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
-from jclip.sharding import make_mesh, param_shardings, to_global
+from jclip.sharding import make_mesh, param_shardings, replicated, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
 from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_sizes
@@ -83,6 +84,18 @@ def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
     shardings = flatten(param_shardings(shapes, layout, mesh))
     params = {path: jax.device_put(array, shardings[path]) for path, array in weights}
     return Encoder(weights.model, unflatten(params), mesh)
+
+
+def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
+    """32 hexadecimal digits of the parameters of a tower and of its projection, bit by bit."""
+    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
+    found = hashlib.blake2b(digest_size=16)
+    for path, leaf in sorted(flatten(params).items()):
+        if path.split("/")[0] in (tower, f"{tower}_projection"):
+            array = np.asarray(leaf if leaf.is_fully_addressable else whole(leaf))
+            found.update(f"{path} {array.dtype} {array.shape};".encode())
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)

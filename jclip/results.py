@@ -1,5 +1,6 @@
 """The file of results: what was measured, by which protocol, of which weights and data, for `jclip report` and for going on."""
 
+import contextlib
 import json
 import math
 import platform
@@ -13,9 +14,9 @@ import jax
 import numpy as np
 
 from jclip import __version__
-from jclip.config import ConfigError, to_json, towers_of
+from jclip.config import ConfigError, LinearProbe, to_json, towers_of
 from jclip.data.caches import write_atomically
-from jclip.eval import Evaluator, Result
+from jclip.eval import Evaluator, Result, load_probe, tower_facts
 from jclip.eval.cache import digest
 
 FORMAT = "jclip results 1"
@@ -38,8 +39,19 @@ class Results:
     _found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path is not None and self.path.exists():
-            self._found.update(read_results(self.path)["results"])
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            return
+        content = read_results(self.path)
+        theirs, ours = content["model"], self.header["model"]
+        if theirs["weights"] != ours["weights"]:
+            raise ConfigError(
+                f"{self.path}: holds results of other weights ({theirs['name']}, step {theirs['step']}) than those of "
+                f"{ours['name']}, step {ours['step']}; give another --json, or remove it"
+            )
+        self._found.update(content["results"])
 
     def run(self, name: str, evaluator: Evaluator, params: Any) -> Result:
         """The result of an evaluator: from the file, or new."""
@@ -47,17 +59,32 @@ class Results:
             return evaluator.run(params)
         entry = self._describe(evaluator)
         old = self._found.get(name, {})
-        if self.gather(np.array([old.get("key") == entry["key"]], np.uint8)).all():
+        known = old.get("key") == entry["key"] and self._is_saved(evaluator)
+        if self.gather(np.array([known], np.uint8)).all():
             return Result(old["metrics"], old["counts"], old["details"])
         began = time.perf_counter()
         result = evaluator.run(params, details=True)
         entry |= {"seconds": round(time.perf_counter() - began, 2)}
         entry |= {"metrics": result.metrics, "counts": result.counts, "details": result.details}
         self._found[name] = entry
-        if self.host == 0:
+        self.write()
+        return result
+
+    def write(self) -> None:
+        """Writes the file, as all that it holds at once."""
+        if self.host == 0 and self.path is not None:
             text = json.dumps({"format": FORMAT, **self.header, "results": self._found}, indent=1)
             write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
-        return result
+
+    def _is_saved(self, evaluator: Evaluator) -> bool:
+        """Whether the probe that an evaluation saves is there, of these weights."""
+        config = evaluator.config
+        if not isinstance(config, LinearProbe) or not config.save:
+            return True
+        try:
+            return load_probe(config.save)[2].get("weights") == self.weights(config.tower)
+        except ConfigError:
+            return False
 
     def _describe(self, evaluator: Evaluator) -> dict[str, Any]:
         config = evaluator.config
@@ -65,9 +92,11 @@ class Results:
         specs = {**settings, **settings.get("shifted", {})}
         data = {role: {"spec": specs[role], "fingerprint": source.fingerprint()} for role, source in evaluator.sources.items()}
         protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
-        entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32"}
         weights = {tower: self.weights(tower) for tower in towers_of(config)}
-        return {**entry, "key": digest({**entry, "weights": weights, "model": self.header.get("model", {}).get("towers")})}
+        entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
+        facts = {tower: tower_facts(evaluator.model.towers[tower]) for tower in weights}
+        machine = {name: self.header[name] for name in ("versions", "devices")}
+        return {**entry, **machine, "key": digest({**entry, "towers": facts})}
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -80,7 +109,7 @@ def read_results(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no file of results ({error}); give another --json, or remove it") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("results"), dict):
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"model", "results"} <= content.keys():
         raise ConfigError(f"{path}: no file of results, whose format is {FORMAT!r}; give another --json, or remove it")
     return content
 
@@ -97,7 +126,10 @@ def training_curves(workdir: Path, most: int = 500) -> list[dict[str, float]]:
     path = workdir / "metrics.jsonl"
     if not path.is_file():
         return []
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    lines = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # half a line, cut off when the run was killed
+            lines.append(json.loads(text))
     numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in lines]
     every = max(1, len(numbers) // most)
     return [line for i, line in enumerate(numbers) if i % every == 0 or "loss" not in line]

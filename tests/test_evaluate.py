@@ -14,6 +14,7 @@ from jclip import classify, cli, evaluate, train
 from jclip.config import ConfigError, LinearProbe, Suite, load_suite
 from jclip.data import open_source
 from jclip.eval import FeatureCache, Functions, load_probe, make_evaluator
+from jclip.results import training_curves
 from jclip.weights import write_weights
 
 SUITE = str(Path(__file__).parent / "suite_tiny.py")
@@ -117,13 +118,26 @@ def test_another_weight_template_or_datum_never_meets_what_was_kept(tmp_path: Pa
         evaluate.main(model, suite=suite, names=["zero_shot"], out=out, cache=cache)
         return set(embedded), read(out)["results"]["zero_shot"]["key"]
 
+    towers, keys = zip(run(), run(), run(template="the {} there"), run(length=23), run(), strict=True)
+    assert towers == ({"image", "text"}, set(), {"text"}, {"image"}, set())
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[1] == keys[4]
+    content = out.read_text()
+    with pytest.raises(ConfigError, match=r"out\.json: holds results of other weights .* give another --json, or remove it"):
+        run(others(weights, tmp_path))
+    assert out.read_text() == content
+    out.unlink()
+    towers, key = run(tmp_path / "other")
+    assert towers == {"image"}  # the text tower's weights are the same
+    assert key not in keys
+
+
+def others(weights: Path, folder: Path) -> Path:
+    """A model whose image tower differs."""
     model = jclip.load(weights)
     image = {**model.params["image"], "pos_embed": model.params["image"]["pos_embed"] + 0.1}
-    write_weights(tmp_path / "other", "jclip", model.model, {**model.params, "image": image})
-    towers, keys = zip(run(), run(), run(template="the {} there"), run(length=23), run(tmp_path / "other"), run(), strict=True)
-    assert towers == ({"image", "text"}, set(), {"text"}, {"image"}, {"image"}, set())
-    assert len(set(keys)) == 4
-    assert keys[0] == keys[1] == keys[5]
+    write_weights(folder / "other", "jclip", model.model, {**model.params, "image": image})
+    return folder / "other"
 
 
 def test_the_recipes_own_evaluations_need_no_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +159,10 @@ def test_errors(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str
         evaluate.main(weights, suite=load_suite(SUITE), names=["x"])
     with pytest.raises(ConfigError, match=r"evals\.probe: there is no tower 'audio'; towers: image, text"):
         evaluate.main(weights, suite=Suite({"probe": LinearProbe("s", "s", tower="audio")}))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "key": "x"}\n{"step": 2, "lo')
+    assert training_curves(tmp_path) == [{"step": 1, "loss": 2.0}]  # half a line, as a killed run leaves it
+    assert cli.main(["eval", str(weights), "--suite", SUITE, "--json", str(tmp_path / "metrics.jsonl" / "x.json")]) == 1
+    assert "jclip: " in capsys.readouterr().err
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"other\.json: no file of results"):
         evaluate.main(weights, suite=load_suite(SUITE), out=tmp_path / "other.json")
@@ -183,9 +201,17 @@ def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:
     Image.fromarray(example["image"]).save(picture)
     (answer,) = classify.main([picture], str(weights), probe=probe)
     model = jclip.load(weights)
-    saved, names, _ = load_probe(probe)
+    saved, names, facts = load_probe(probe)
+    assert facts["features"] == "pooled"
     scores = saved.scores(model.encode("image", [example["image"]]).pooled)[0]
-    assert answer["classes"][0][0] == names[int(np.argmax(scores))]
+    assert answer["classes"][0] == [names[int(np.argmax(scores))], pytest.approx(scores.max(), abs=1e-5)]
+    with pytest.raises(ConfigError, match="was fitted to features of other weights than those of this model; fit it again"):
+        classify.main([picture], str(others(weights, tmp_path)), probe=probe)
+    out = tmp_path / "out.json"
+    evaluate.main(weights, suite=suite, out=out)
+    probe.unlink()
+    evaluate.main(weights, suite=suite, out=out)  # the result is there, but the probe has to be made again
+    assert load_probe(probe)[2] == facts
 
 
 def test_classify_says_what_is_wrong(tmp_path: Path) -> None:
@@ -193,14 +219,19 @@ def test_classify_says_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"give the classes, --labels NAME \.\.\., or a probe, --probe FILE, and not both"):
             classify.main(["x.png"], MODEL, **options)  # type: ignore[arg-type]
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="the class 'a' is given twice"):
+        classify.main([tmp_path / "x.png"], MODEL, labels=["a", "a"])
+    (tmp_path / "bad.png").write_bytes(b"none")
+    with pytest.raises(ConfigError, match=r"bad\.png: image cannot be decoded"):
+        classify.main([tmp_path / "bad.png"], MODEL, labels=["a", "b"])
     with pytest.raises(ConfigError, match="--truth 'c' is none of the 2 classes: a, b"):
         classify.main([tmp_path / "x.png"], MODEL, labels=["a", "b"], truth="c")
     with pytest.raises(ConfigError, match=r"the template 'a photo' has no \{\}"):
         classify.main([tmp_path / "x.png"], MODEL, labels=["a", "b"], templates=["a photo"])
 
 
-def test_the_cache_is_of_functions_that_say_their_weights(tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path, lambda tower: "w")
+def test_arrays_are_found_under_the_facts_that_they_were_kept_with(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
     cache.save({"a": 1}, {"x": np.arange(3)})
     np.testing.assert_array_equal((cache.load({"a": 1}) or {})["x"], np.arange(3))
     assert cache.load({"a": 2}) is None

@@ -41,7 +41,9 @@ def _problems(model: Model, evaluation: Eval) -> Iterator[str]:
     if isinstance(evaluation, (LinearProbe, FewShot, Robustness)) and evaluation.l2 < 0:
         yield f".l2 {evaluation.l2} must be 0 or more"
     match evaluation:
-        case LinearProbe(protocol=protocol, validation=validation):
+        case LinearProbe(protocol=protocol, validation=validation, precise=precise):
+            if precise and protocol in ("clip_benchmark", "ridge"):
+                yield f".precise: protocol {protocol} has no f64 to end in; leave it out"
             if validation and protocol in ("logistic", "ridge"):
                 yield f".validation {validation!r}: protocol {protocol} searches nothing; leave it out"
         case FewShot(k=k, seeds=seeds):
@@ -54,9 +56,16 @@ def _problems(model: Model, evaluation: Eval) -> Iterator[str]:
                 yield f".k {neighbours} must be at least 1"
             if temperature is not None and temperature <= 0:
                 yield f".temperature {temperature} must be positive, or None"
-        case Robustness(shifted=shifted):
-            if not shifted or "clean" in shifted:
-                yield f".shifted names {', '.join(shifted) or 'no set'}; give at least one, of another name than clean"
+        case Robustness(shifted=shifted, masks=masks, baselines=baselines):
+            if not shifted or {"clean", "train", "source"} & set(shifted):
+                yield f".shifted names {', '.join(shifted) or 'no set'}; give at least one, of another name than clean and train"
+            for name in masks:
+                if name not in ("clean", *shifted):
+                    yield f".masks names {name!r}, which is no set; sets: clean, {', '.join(shifted)}"
+            for name, known in baselines.items():
+                if set(known) != {"clean", *shifted} or not all(0 <= value <= 1 for value in known.values()):
+                    sets = ", ".join(("clean", *shifted))
+                    yield f".baselines: {name!r} needs an accuracy from 0 to 1 for each of {sets}; got {dict(known)}"
     if isinstance(evaluation, (ZeroShot, LinearProbe, FewShot, NearestNeighbours, Robustness)):
         yield from _label_problems(evaluation.labels)
 

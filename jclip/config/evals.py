@@ -92,6 +92,9 @@ class LinearProbe:
     """For logistic: penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
     seed: int = 0
     """Of the split of `train`, and of the order in which AdamW sees the examples."""
+    precise: bool = False
+    """For logistic and openai: end in f64, which brings probabilities of examples far from those fitted to within 1e-4 of the
+    optimum's where the penalty is weak; slow on a TPU."""
     save: str = ""
     """File the probe is written to (safetensors; `jclip.eval.load_probe`, `jclip classify --probe`); empty: none."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -156,10 +159,15 @@ class Robustness:
     """Labelled examples of the same kind."""
     shifted: Mapping[str, str]
     """Labelled examples of other kinds, by the name they have in the table."""
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By the name of a set: the classes that are candidates there. A set whose source names fewer classes needs none: these are
+    its candidates (ImageNet-R and -A: 200 of 1,000)."""
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Published accuracies, 0 to 1, by the name of a supervised model and by set, "clean" included; they join the probe."""
     l2: float = 1e-3
     """Of the probe, as in LinearProbe."""
     labels: Labels = Labels()
-    """Of all these sources."""
+    """Of all these sources; classes that are not given are those of `clean`."""
     templates: tuple[str, ...] = ()
     """As in ZeroShot, where empty means the clean source's own."""
     image: str = "image"

@@ -1,17 +1,23 @@
 """Features kept on disk, each under a name that says all they were computed from."""
 
+import functools
 import hashlib
 import json
+import logging
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import PIL
 
 import jclip
 from jclip.data.caches import write_atomically
+
+log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -21,8 +27,6 @@ class FeatureCache:
     """Arrays in files of a folder. A file's name is a digest of what its numbers depend on, so it is never out of date."""
 
     folder: Path
-    weights: Callable[[str], str]
-    """A tower's name -> the digest of its parameters."""
 
     def load(self, facts: Mapping[str, Any]) -> Arrays | None:
         """The arrays of these facts, if they are there and whole."""
@@ -35,18 +39,29 @@ class FeatureCache:
 
     def save(self, facts: Mapping[str, Any], arrays: Arrays) -> None:
         """Writes arrays; a reader finds all of them or nothing."""
-        write_atomically(
-            self._path(facts), lambda path: np.savez(path, allow_pickle=False, facts=np.array(_text(facts)), **arrays)
-        )
+        everything = {**arrays, "facts": np.array(_text(facts))}
+        try:
+            write_atomically(self._path(facts), lambda path: np.savez(path, allow_pickle=False, **everything))
+        except OSError as error:
+            log.warning("evaluation: features are not kept, because %s cannot be written: %s", self.folder, error)
 
     def _path(self, facts: Mapping[str, Any]) -> Path:
         return self.folder / f"{digest(facts)}.npz"
 
 
 def digest(facts: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits of what can be written as JSON, and of jclip's version."""
+    """32 hexadecimal digits of what can be written as JSON, and of the program."""
     return hashlib.blake2b(_text(facts).encode(), digest_size=16).hexdigest()
 
 
 def _text(facts: Mapping[str, Any]) -> str:
-    return json.dumps({"jclip": jclip.__version__, **facts}, sort_keys=True)
+    return json.dumps({**_program(), **facts}, sort_keys=True)
+
+
+@functools.cache
+def _program() -> dict[str, str]:
+    """What computes: this package's code, byte by byte, and the libraries that numbers come from."""
+    code = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(jclip.__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    return {"code": code.hexdigest(), "jax": jax.__version__, "backend": jax.default_backend(), "pillow": PIL.__version__}

@@ -5,14 +5,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import ConfigError, Tower, to_json
+from jclip.config import ConfigError, TextTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
+from jclip.data.fingerprint import file_digests
 from jclip.eval.cache import Arrays, FeatureCache
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,9 @@ class Functions:
     hosts: int = 1
     """Number of processes. Each calls `embed` and `gather` equally often."""
     cache: FeatureCache | None = None
-    """Where features are kept between runs; the same folder, or folders of the same contents, on every host."""
+    """Where features are kept between runs, if `weights` are known."""
+    weights: Callable[[str], str] | None = None
+    """A tower's name -> the digest of its parameters; None where they change, as in training."""
     place: Callable[[np.ndarray], jax.Array] = jnp.asarray
     """An array [devices, ...] that is the same on every host -> spread over all devices by its first axis."""
     devices: int = 1
@@ -88,7 +92,7 @@ def embed_source(
     def make() -> Arrays:
         return _embed_source(functions, params, source, name, tower, field)
 
-    arrays = _cached(functions, name, {"tower": to_json(tower), "field": field}, source.fingerprint, make)
+    arrays = _cached(functions, name, {"tower": tower_facts(tower), "field": field}, source.fingerprint, make)
     return Embedded(arrays["pooled"], arrays["z"], arrays["read"])
 
 
@@ -141,7 +145,7 @@ def embed_texts(functions: Functions, params: Any, texts: Sequence[str], name: s
     def make() -> Arrays:
         return _embed_texts(functions, params, unique, name, tower)
 
-    arrays = _cached(functions, name, {"tower": to_json(tower)}, lambda: _digest(unique), make)
+    arrays = _cached(functions, name, {"tower": tower_facts(tower)}, lambda: _digest(unique), make)
     place = {text: i for i, text in enumerate(unique)}
     rows = [place[text] for text in texts]
     return EmbeddedTexts(arrays["z"][rows], arrays["read"][rows])
@@ -176,10 +180,10 @@ def _cached(
     functions: Functions, tower: str, facts: Mapping[str, Any], inputs: Callable[[], str], make: Callable[[], Arrays]
 ) -> Arrays:
     """What `make` returns, from the cache where it has it. Hosts agree on that, because they make features together."""
-    cache = functions.cache
-    if cache is None:
+    cache, weights = functions.cache, functions.weights
+    if cache is None or weights is None:
         return make()
-    facts = {**facts, "weights": cache.weights(tower), "inputs": inputs(), "dtype": "float32"}
+    facts = {**facts, "weights": weights(tower), "inputs": inputs(), "dtype": "float32"}
     found = cache.load(facts)
     if functions.gather(np.array([found is not None], np.uint8)).all():
         return found or {}
@@ -187,6 +191,14 @@ def _cached(
     if functions.host == 0 or found is None:
         cache.save(facts, made)
     return made
+
+
+def tower_facts(tower: Tower) -> dict[str, Any]:
+    """All that a tower's features depend on but its weights: its configuration, and the bytes of its vocabulary."""
+    facts: dict[str, Any] = to_json(tower)
+    if isinstance(tower, TextTower) and tower.tokenizer.file:
+        facts["vocabulary"] = file_digests([Path(tower.tokenizer.file)])[0].hex()
+    return facts
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -40,6 +40,8 @@ class Classes:
     """Indices of those that an example may be given."""
     leave_out: bool
     """Whether an example of another class is left out; or else an error."""
+    given: bool = False
+    """Whether the config names the classes, or else a source."""
 
     @property
     def candidate_names(self) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class Classes:
             ConfigError: a label is none, or a name that several classes share; or no example has one.
         """
         place = {index: i for i, index in enumerate(self.candidates)}
-        index_of = {name: i for i, name in enumerate(self.labels)}
+        index_of, own = {name: i for i, name in enumerate(self.labels)}, self._own_indices(source)
         labels, marks = np.full(len(source), BROKEN, np.int64), {}
         problem = BadExample("there is none")
         for i, value in enumerate(read_field(source, field)):
@@ -61,9 +63,9 @@ class Classes:
                 problem = value
                 continue
             if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
-                labels[i], marks[i] = 0, self._marks(value)
+                labels[i], marks[i] = 0, self._marks(value, own)
             else:
-                index = self._index(value, index_of)
+                index = self._index(value, index_of, own)
                 labels[i] = LEFT_OUT if index is None else place.get(index, LEFT_OUT)
         if np.all(labels == BROKEN):
             raise ConfigError(f"evaluation: no example has a label: {problem}; labels.field says which field holds it")
@@ -75,15 +77,35 @@ class Classes:
         several[list(marks)] = list(marks.values())
         return Labelled(labels, several[:, list(self.candidates)])
 
-    def _marks(self, value: Any) -> np.ndarray:
-        marks = np.asarray(value)
-        if marks.shape != (len(self.labels),) or not np.isin(marks, (0, 1)).all():
-            raise ConfigError(
-                f"evaluation: several labels are a 0 or 1 for each of the {len(self.labels)} classes; got {str(value)[:80]}"
-            )
-        return marks.astype(bool)
+    def _own_indices(self, source: Source) -> list[int | None]:
+        """What the indices that a source has as labels mean here; None: a class that is left out.
 
-    def _index(self, label: Any, index_of: Mapping[str, int]) -> int | None:
+        A source that names its classes has them in an order of its own, and perhaps not all of them (ImageNet-R: 200 of 1,000).
+        """
+        own = source.classes
+        known = [self.labels.index(name) if name in self.labels else None for name in own]
+        renamed = self.given and len(own) == len(self.labels) and None in known
+        if own in ((), self.labels) or renamed:
+            return list(range(len(self.labels)))
+        if None in known and not self.leave_out:
+            strange = own[known.index(None)]
+            raise ConfigError(
+                f"evaluation: a source has the class {strange!r}, which is none of the {len(self.labels)} classes: "
+                f"{', '.join(self.labels[:_SHOWN])}; set labels.classes to those of all sources, or labels.others='leave_out'"
+            )
+        return known
+
+    def _marks(self, value: Any, own: Sequence[int | None]) -> np.ndarray:
+        marks = np.asarray(value)
+        if marks.shape != (len(own),) or not np.isin(marks, (0, 1)).all():
+            raise ConfigError(
+                f"evaluation: several labels are a 0 or 1 for each of the {len(own)} classes; got {str(value)[:80]}"
+            )
+        ours = np.zeros(len(self.labels), bool)
+        ours[[index for index, mark in zip(own, marks, strict=True) if mark and index is not None]] = True
+        return ours
+
+    def _index(self, label: Any, index_of: Mapping[str, int], own: Sequence[int | None]) -> int | None:
         """The index of a label; None for one that is left out."""
         if isinstance(label, np.ndarray) and label.ndim == 0:
             label = label.item()
@@ -96,13 +118,13 @@ class Classes:
                 )
             return index_of[label]
         whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
-        if whole and 0 <= label < len(self.labels):
-            return int(label)
+        if whole and 0 <= label < len(own):
+            return own[int(label)]
         if self.leave_out and (whole or isinstance(label, str)):
             return None
         shown = ", ".join(self.labels[:_SHOWN]) + (", ..." if len(self.labels) > _SHOWN else "")
         raise ConfigError(
-            f"evaluation: {label!r} is no label; use 0 to {len(self.labels) - 1} or one of the {len(self.labels)} classes: "
+            f"evaluation: {label!r} is no label; use 0 to {len(own) - 1} or one of the {len(self.labels)} classes: "
             f"{shown}; labels.field says which field holds it, labels.classes the names; labels.others='leave_out' drops others"
         )
 
@@ -126,7 +148,7 @@ def make_classes(config: Labels, source: Source, spec: str) -> Classes:
         raise ConfigError(f"evaluation: labels.only has {unknown[0]!r}, which is no class; classes: {', '.join(labels[:_SHOWN])}")
     chosen = {labels.index(name) if name in labels else int(name) for name in only}
     candidates = tuple(sorted(chosen)) if only else tuple(range(len(labels)))
-    return Classes(labels, names, candidates, config.others == "leave_out")
+    return Classes(labels, names, candidates, config.others == "leave_out", bool(config.classes))
 
 
 def read_entries(entries: Sequence[str], field: str) -> tuple[str, ...]:

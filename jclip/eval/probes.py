@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jclip.config import ConfigError
 from jclip.eval.logistic import LogisticFit, components, fit_prepared, prepare
 from jclip.eval.probe_file import Probe, unit
 from jclip.eval.scores import Score, accuracy
@@ -38,6 +39,7 @@ class _Task:
     score: Score
     place: Callable[[Any], jax.Array]
     devices: int
+    precise: bool
 
     def split(self) -> tuple[Examples, Examples]:
         """Train and validation; without one, a part of train, of each class as much."""
@@ -66,6 +68,7 @@ def fit_probe(
     score: Score = accuracy,
     place: Callable[[Any], jax.Array] = jnp.asarray,
     devices: int = 1,
+    precise: bool = False,
 ) -> Probe:
     """Fits a probe; the weights returned are always of train and validation together.
 
@@ -88,13 +91,14 @@ def fit_probe(
         score: the data set's metric, by which strengths are compared; of equal ones the smallest strength wins.
         place: spreads an array over devices by its first axis, for `openai` and `logistic`.
         devices: over how many.
+        precise: whether the last fit of `openai` and `logistic` ends in f64, as `fit_prepared` explains.
 
     Raises:
-        ValueError: an unknown protocol, one that lacks a strength or cannot have several labels, or examples that do not fit.
+        ConfigError: an unknown protocol, one that lacks a strength or cannot have several labels, or examples that do not fit.
     """
     if protocol not in _PROTOCOLS:
-        raise ValueError(f"probe: the protocol {protocol!r} is unknown; use {', '.join(get_args(Protocol))}")
-    return _PROTOCOLS[protocol](_Task(train, validation, classes, strength, seed, score, place, devices))
+        raise ConfigError(f"probe: the protocol {protocol!r} is unknown; use {', '.join(get_args(Protocol))}")
+    return _PROTOCOLS[protocol](_Task(train, validation, classes, strength, seed, score, place, devices, precise))
 
 
 def search(score: Callable[[int], float], points: int = 97) -> tuple[int, dict[int, float]]:
@@ -118,7 +122,7 @@ def held_out(labels: np.ndarray, seed: int, part: float = HELD_OUT) -> np.ndarra
     Of examples with several labels, [n, C] bool, `part` of all.
 
     Raises:
-        ValueError: none can be held out.
+        ConfigError: none can be held out.
     """
     ids = np.zeros(len(labels), np.int64) if labels.ndim == 2 else labels
     rng, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
@@ -126,7 +130,7 @@ def held_out(labels: np.ndarray, seed: int, part: float = HELD_OUT) -> np.ndarra
         of_class = rng.permutation(np.flatnonzero(ids == label))
         held[of_class[: min(max(round(part * len(of_class)), 1), len(of_class) - 1)]] = True
     if not held.any():
-        raise ValueError(f"probe: no class of these {len(labels)} examples has two, so none can be held out; give a strength")
+        raise ConfigError(f"probe: no class of these {len(labels)} examples has two, so none can be held out; give a strength")
     return held
 
 
@@ -145,15 +149,22 @@ def _openai(task: _Task) -> Probe:
         strength = float(OPENAI_GRID[best])
     start = fits[best] if fits else None
     x, y = task.everything()
-    fit = fit_prepared(prepare(x, y, task.classes, place=task.place, devices=task.devices), l2=strength / len(x), start=start)
+    fit = fit_prepared(
+        prepare(x, y, task.classes, place=task.place, devices=task.devices),
+        l2=strength / len(x),
+        start=start,
+        precise=task.precise,
+    )
     return _logistic_probe("openai", strength, fit, _listed(OPENAI_GRID, tried))
 
 
 def _logistic(task: _Task) -> Probe:
     if task.strength is None:
-        raise ValueError("probe: the protocol 'logistic' searches nothing; give its strength, or use 'openai'")
+        raise ConfigError("probe: the protocol 'logistic' searches nothing; give its strength, or use 'openai'")
     x, y = task.everything()
-    fit = fit_prepared(prepare(x, y, task.classes, place=task.place, devices=task.devices), l2=task.strength)
+    fit = fit_prepared(
+        prepare(x, y, task.classes, place=task.place, devices=task.devices), l2=task.strength, precise=task.precise
+    )
     return _logistic_probe("logistic", task.strength, fit, ())
 
 
@@ -167,7 +178,7 @@ def _listed(grid: np.ndarray, scores: dict[int, float]) -> tuple[tuple[float, fl
 
 def _clip_benchmark(task: _Task) -> Probe:
     if task.train[1].ndim == 2:
-        raise ValueError("probe: the protocol 'clip_benchmark' is for examples with one label; use 'openai' or 'ridge'")
+        raise ConfigError("probe: the protocol 'clip_benchmark' is for examples with one label; use 'openai' or 'ridge'")
     strength, tried = task.strength, dict[int, float]()
     if strength is None:
         train, (x_validation, y_validation) = task.split()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jclip.config import Eval
+from jclip.config import Eval, Model
 from jclip.data import Source
 
 
@@ -26,6 +26,11 @@ class Evaluator(Protocol):
     @property
     def config(self) -> Eval:
         """What it does, with the names of classes and the templates that it found in files and sources."""
+        ...
+
+    @property
+    def model(self) -> Model:
+        """Whose towers it uses."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy.stats import rankdata
 
+from jclip.config import ConfigError
 from jclip.eval import labels as by_label
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -37,7 +38,7 @@ def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
         labels: [n, C] bool, or [n] integers where each example has one class.
 
     Raises:
-        ValueError: no example has any class.
+        ConfigError: no example has any class.
     """
     values = []
     for score, positive in _by_class(scores, labels):
@@ -50,7 +51,7 @@ def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
         needed = -(-np.arange(11) * found[-1] // 10)  # positives for a recall of 0, 0.1, ..., in integers, exactly
         values.append(np.mean(best_from_here[np.searchsorted(found, needed)]))
     if not values:
-        raise ValueError("average precision: no example has any of the classes; give labels with at least one positive")
+        raise ConfigError("average precision: no example has any of the classes; give labels with at least one positive")
     return float(np.mean(values))
 
 
@@ -65,7 +66,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
         labels: [n] integers, or [n, C] bool.
 
     Raises:
-        ValueError: no class has examples both with and without it.
+        ConfigError: no class has examples both with and without it.
     """
     if labels.ndim == 1 and scores.shape[1] == 2:
         scores, labels = (scores[:, 1] - scores[:, 0])[:, None], (labels == 1)[:, None]
@@ -75,7 +76,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
         if 0 < p < len(positive):
             values.append((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * (len(positive) - p)))
     if not values:
-        raise ValueError("ROC-AUC: no class has examples both with and without it; give labels that have")
+        raise ConfigError("ROC-AUC: no class has examples both with and without it; give labels that have")
     return float(np.mean(values))
 
 

@@ -93,10 +93,10 @@ def test_features_are_computed_once_for_equal_weights_data_and_preprocessing(tmp
 
     def run(tower=TOWER, source=source, texts=texts, field="picture"):
         model = Counting()
-        cache = FeatureCache(tmp_path, weights.__getitem__)
+        cache = {"cache": FeatureCache(tmp_path), "weights": weights.__getitem__}
 
         def program(functions):
-            functions = functions.__class__(**{**vars(functions), "cache": cache})
+            functions = functions.__class__(**{**vars(functions), **cache})
             image = embed_source(functions, 1.0, source, "image", tower, field)
             return image, embed_texts(functions, 1.0, texts, "text", tower)
 
@@ -125,7 +125,7 @@ def test_hosts_agree_on_what_is_cached(tmp_path):
     def run(hosts):
         def program(functions):
             folder = tmp_path / ("first" if functions.host == 0 else "others")  # no shared disk, and only the first has features
-            functions = functions.__class__(**{**vars(functions), "cache": FeatureCache(folder, lambda tower: "w")})
+            functions = functions.__class__(**{**vars(functions), "cache": FeatureCache(folder), "weights": lambda tower: "w"})
             return embed_source(functions, 1.0, source, "image", TOWER, "picture")
 
         return on_hosts(hosts, 6, program)

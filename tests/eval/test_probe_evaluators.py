@@ -8,7 +8,7 @@ from eval_fakes import Listed, letters, on_hosts, word_model
 
 from jclip.config import ConfigError, FewShot, Labels, LinearProbe, NearestNeighbours, architecture
 from jclip.eval import Embedding, load_probe, make_evaluator
-from jclip.eval.logistic import fit_prepared
+from jclip.eval.logistic import fit_logistic, fit_prepared
 
 CLASSES = ("odd", "even")
 
@@ -40,7 +40,7 @@ def test_a_fit_that_did_not_converge_is_reported(measure, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         result = measure(probe(), words(20), words(6))
     assert "not converged after 1 iterations" in caplog.text
-    assert result.metrics["converged"] == 0
+    assert result.counts["not_converged"] == 1
 
 
 def test_a_diverged_model_scores_zero_and_says_so(measure, caplog):
@@ -80,7 +80,7 @@ def test_validation_examples_are_counted_and_a_probe_is_saved_for_use(measure, t
     assert result.counts["validation_examples"] == 7
     saved, names, facts = load_probe(file)
     assert names == CLASSES
-    assert facts == {"train": "t:train", "tower": "image", "features": "pooled"}
+    assert facts == {"train": "t:train", "tower": "image", "features": "pooled", "labels": "one"}
     features = word_model(1.0, {"x": np.stack([letters(w) for w in CLASSES])})["x"].pooled
     assert saved.predict(features).tolist() == [0, 1]
 
@@ -117,3 +117,13 @@ def test_neighbours_vote(measure, temperature):
     config = NearestNeighbours("t:train", "t:test", k=5, temperature=temperature, labels=Labels())
     result = measure(config, train, words(4))
     assert result.metrics == {"top1": 1.0, "mean_per_class": 1.0}
+
+
+def test_fits_of_a_curve_that_did_not_converge_are_counted(measure, monkeypatch, caplog):
+    monkeypatch.setattr(
+        "jclip.eval.evaluators.probes.fit_logistic", lambda *a, **options: fit_logistic(*a, **options, iterations=1)
+    )
+    with caplog.at_level(logging.WARNING):
+        result = measure(FewShot("t:train", "t:test", k=(1, 2), seeds=2, l2=1e-6), words(20), words(4))
+    assert result.counts["not_converged"] == 4
+    assert "4 of 4 fits have not converged" in caplog.text

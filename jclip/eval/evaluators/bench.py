@@ -10,7 +10,7 @@ import numpy as np
 from jclip.config import ConfigError, Labels, Model
 from jclip.data import Source, open_source
 from jclip.eval.embed import Embedded, EmbeddedTexts, Functions, embed_source, embed_texts
-from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, make_classes
+from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, make_classes, read_entries
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,15 @@ class LabelledBench:
         """A config with what files and the source have said."""
         only = tuple(self.classes.labels[i] for i in self.classes.candidates) if labels.only else ()
         return replace(labels, classes=self.classes.labels, names=self.classes.names, only=only)
+
+    def candidates(self, source: str, only: tuple[str, ...]) -> np.ndarray:
+        """Indices of the classes that examples of a source may be given, ascending: of a mask, or else those that it names."""
+        own = read_entries(only, "masks") or self.bench.sources[source].classes
+        labels = [self.classes.labels[i] for i in self.classes.candidates]
+        if unknown := [name for name in only and own if name not in labels]:
+            raise ConfigError(f"evaluation: the mask of {source} has {unknown[0]!r}, which is no class; see masks")
+        known = [i for i, name in enumerate(labels) if name in own]
+        return np.array(known or range(len(labels)))
 
     def examples(self, params: Any, source: str, tower: str, *, pooled: bool) -> Examples:
         """Those of a source that can be read and whose class is a candidate.

@@ -47,6 +47,11 @@ class ChoiceEvaluator:
     bench: Bench
 
     @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.model
+
+    @property
     def sources(self) -> Mapping[str, Source]:
         """See Evaluator."""
         return self.bench.sources

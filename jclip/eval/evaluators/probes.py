@@ -32,6 +32,11 @@ class LinearProbeEvaluator:
     bench: LabelledBench
 
     @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.bench.model
+
+    @property
     def sources(self) -> Mapping[str, Source]:
         """See Evaluator."""
         return self.bench.bench.sources
@@ -52,16 +57,22 @@ class LinearProbeEvaluator:
             strength=config.l2 if config.protocol == "logistic" else None,
             seed=config.seed,
             score=SCORES[config.metric],
+            precise=config.precise,
             place=functions.place,
             devices=functions.devices,
         )
         if not probe.converged:
             what = f"not converged after {probe.iterations} iterations; the penalty {probe.strength:g} may be too small"
             log.warning("linear probe on %s: %s", config.source, what)
+            counts["not_converged"] = 1
         if config.save and functions.host == 0:
-            save_probe(config.save, probe, names, {"train": config.train, "tower": config.tower, "features": self._features})
+            kind = "one" if of["train"].labels.ndim == 1 else "several"
+            facts = {"train": config.train, "tower": config.tower, "features": self._features, "labels": kind}
+            if functions.weights is not None:
+                facts["weights"] = functions.weights(config.tower)
+            save_probe(config.save, probe, names, facts)
         metrics, shown = self._measure(probe, test)
-        metrics |= {"strength": probe.strength, "converged": float(probe.converged)}
+        metrics["strength"] = probe.strength
         return Result(metrics, counts, shown if details else {})
 
     @property
@@ -99,6 +110,11 @@ class FewShotEvaluator:
     bench: LabelledBench
 
     @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.bench.model
+
+    @property
     def sources(self) -> Mapping[str, Source]:
         """See Evaluator."""
         return self.bench.bench.sources
@@ -109,18 +125,22 @@ class FewShotEvaluator:
         roles = ("train", "source")
         of = {role: one_label(self.bench.examples(params, role, config.tower, pooled=True), role) for role in roles}
         train, test = of["train"], of["source"]
-        curve = [[self._top1(train, test, k, seed) for seed in range(config.seeds)] for k in config.k]
+        fits = [[self._fit(train, k, seed) for seed in range(config.seeds)] for k in config.k]
+        curve = [[float(np.mean(fit.predict(test.features) == test.labels)) for fit in row] for row in fits]
         mean, deviation = np.mean(curve, axis=1).tolist(), np.std(curve, axis=1).tolist()
         metrics = {f"k{k}/top1": m for k, m in zip(config.k, mean, strict=True)}
         metrics |= {f"k{k}/deviation": d for k, d in zip(config.k, deviation, strict=True)}
         axes = {"x_name": "examples a class", "y_name": "top1"}
         shown = {"curve": {**axes, "x": list(config.k), "mean": mean, "deviation": deviation}} if details else {}
-        return Result(metrics, {**_counts(of), "classes": len(names), "seeds": config.seeds}, shown)
+        counts = {**_counts(of), "classes": len(names), "seeds": config.seeds}
+        if unfinished := sum(not fit.converged for row in fits for fit in row):
+            log.warning("few-shot on %s: %d of %d fits have not converged", config.source, unfinished, np.size(curve))
+            counts["not_converged"] = unfinished
+        return Result(metrics, counts, shown)
 
-    def _top1(self, train: Examples, test: Examples, k: int, seed: int) -> float:
+    def _fit(self, train: Examples, k: int, seed: int) -> LogisticFit:
         chosen = sample_few_shot(train.labels, self.bench.names, k, seed)
-        fit: LogisticFit = fit_logistic(train.features[chosen], train.labels[chosen], len(self.bench.names), l2=self.config.l2)
-        return float(np.mean(fit.predict(test.features) == test.labels))
+        return fit_logistic(train.features[chosen], train.labels[chosen], len(self.bench.names), l2=self.config.l2)
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,11 @@ class NearestNeighboursEvaluator:
 
     config: NearestNeighbours
     bench: LabelledBench
+
+    @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.bench.model
 
     @property
     def sources(self) -> Mapping[str, Source]:

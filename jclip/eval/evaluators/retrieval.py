@@ -44,6 +44,11 @@ class RetrievalEvaluator:
     bench: Bench
 
     @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.model
+
+    @property
     def sources(self) -> Mapping[str, Source]:
         """See Evaluator."""
         return self.bench.sources

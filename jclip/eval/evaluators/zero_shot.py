@@ -1,5 +1,6 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,8 @@ from jclip.eval.result import Result
 from jclip.eval.robustness import robustness_table
 from jclip.eval.templates import read_templates
 from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
+
+log = logging.getLogger(__name__)
 
 
 def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...], text: str) -> np.ndarray:
@@ -36,6 +39,11 @@ class ZeroShotEvaluator:
 
     config: ZeroShot
     bench: LabelledBench
+
+    @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.bench.model
 
     @property
     def sources(self) -> Mapping[str, Source]:
@@ -58,10 +66,16 @@ class ZeroShotEvaluator:
 
 @dataclass(frozen=True)
 class RobustnessEvaluator:
-    """SET/zero_shot, SET/probe, SET/difference and SET/effective_robustness, of the clean set and of each that is shifted."""
+    """SET/zero_shot, /probe, /baseline (of probe and published models the nearest in clean accuracy), /difference and
+    /effective_robustness, of the clean set and of each that is shifted."""
 
     config: Robustness
     bench: LabelledBench
+
+    @property
+    def model(self) -> Model:
+        """See Evaluator."""
+        return self.bench.bench.model
 
     @property
     def sources(self) -> Mapping[str, Source]:
@@ -70,27 +84,36 @@ class RobustnessEvaluator:
 
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
-        config, bench = self.config, self.bench
+        config, bench, functions = self.config, self.bench, self.bench.bench.functions
         classes = prompt_classes(bench, params, config.templates, config.text)
         train = bench.examples(params, "train", config.image, pooled=True)
-        probe = fit_logistic(train.features, train.labels, len(bench.names), l2=config.l2)
+        pairs, how = (train.features, train.labels), functions.place
+        probe = fit_logistic(*pairs, len(bench.names), l2=config.l2, place=how, devices=functions.devices)
         counts = {"train_examples": len(train.labels), "classes": len(bench.names), "templates": len(config.templates)}
+        if not probe.converged:
+            log.warning("robustness: the probe on %s has not converged after %d iterations", config.train, probe.iterations)
+            counts["not_converged"] = 1
         zero_shot, probed, sizes = {}, {}, {}
         for name in ("clean", *config.shifted):
-            examples = bench.examples(params, name, config.image, pooled=False)
-            zero_shot[name] = zero_shot_metrics(examples.features, classes, examples.labels)["top1"]
-            sizes[name] = len(examples.labels)
-            pooled = bench.examples(params, name, config.image, pooled=True)
-            probed[name] = float(np.mean(probe.predict(pooled.features) == pooled.labels))
-            counts |= {f"{name}/{what}": count for what, count in examples.counts.items()}
-        rows = robustness_table(zero_shot, [probed], "clean", examples=sizes)
-        metrics = {}
+            z, pooled = (bench.examples(params, name, config.image, pooled=part) for part in (False, True))
+            chosen = bench.candidates(name, config.masks.get(name, ()))
+            kept = np.isin(z.labels, chosen)
+            if not kept.any():
+                raise ConfigError(f"evaluation: no example of {name} has a class of its mask; see masks")
+            labels = np.searchsorted(chosen, z.labels[kept])
+            zero_shot[name] = zero_shot_metrics(z.features[kept], classes[chosen], labels)["top1"]
+            found = np.argmax(probe.scores(pooled.features[kept])[:, chosen], axis=1)
+            probed[name], sizes[name] = float(np.mean(found == labels)), len(labels)
+            masked = {"masked": int(np.sum(~kept)), "candidates": len(chosen)} if len(chosen) < len(bench.names) else {}
+            counts |= {f"{name}/{what}": count for what, count in (z.counts | {"examples": len(labels)} | masked).items()}
+        rows = robustness_table(zero_shot, [probed, *config.baselines.values()], "clean", examples=sizes)
+        metrics = {f"{name}/probe": value for name, value in probed.items()}
         for row in rows:
             metrics[f"{row.set}/zero_shot"] = row.model
-            metrics[f"{row.set}/probe"] = row.baseline
+            metrics[f"{row.set}/baseline"] = row.baseline
             metrics[f"{row.set}/difference"] = row.difference
             metrics[f"{row.set}/effective_robustness"] = row.effective
-        columns = ["set", "zero-shot", "probe", "difference", "effective robustness"]
+        columns = ["set", "zero-shot", "baseline", "difference", "effective robustness"]
         return Result(metrics, counts, {"table": {"columns": columns, "rows": [list(row) for row in rows]}})
 
 
