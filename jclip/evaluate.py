@@ -13,11 +13,12 @@ from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
 from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_evals, to_json
+from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
-from jclip.processes import is_first
+from jclip.processes import is_first, leave_together
 from jclip.results import Results, describe_machine, training_curves
 from jclip.runs import is_run, load_run
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
@@ -122,7 +123,8 @@ def main(
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
-    with Console(stderr=True).status("evaluating ...") as status:
+    together = (ConfigError, SourceError)
+    with leave_together(together), Console(stderr=True).status("evaluating ...") as status:
         for i, (name, evaluation) in enumerate(evals.items()):
             status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
             found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)

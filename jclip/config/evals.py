@@ -52,7 +52,7 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Retrieval both ways, with any number of captions an image; equal texts are right answers for each other's images."""
+    """Retrieval both ways, with any number of captions an image."""
 
     source: str
     """Examples with something for either tower."""
@@ -60,6 +60,9 @@ class Retrieval:
     """Name of one tower."""
     b: str = "text"
     """Name of the other."""
+    equal: Literal["right", "wrong"] = "right"
+    """Whether a text that equals one of an image's own, but belongs to another image, is a right answer. wrong: as in papers on
+    COCO and Flickr30k; of two equal texts then at most one can be found first, and ties count as lost."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Like data.fields, for this source. A text tower's field may hold several texts; without an entry it is `captions` where the
     source has that field."""

@@ -159,6 +159,19 @@ def test_retrieval_with_several_captions_an_image(sources, hosts, batch_size):
     assert metrics["name/image_to_text/recall@1"] >= 2 / 3
 
 
+def test_equal_texts_of_other_images_are_wrong_if_that_is_said(sources):
+    sources["s"] = Listed(tuple({"image": p, "text": t} for p, t in (("a", "a"), ("b", "b"), ("zz", "b"))))
+    either, strict = (run(Retrieval("s", equal=equal), 1, 4) for equal in ("right", "wrong"))
+    assert either["name/right_pairs"] == 1 + 2 * 2
+    assert strict["name/right_pairs"] == 3
+    assert either["name/image_to_text/recall@1"] >= 2 / 3
+    assert strict["name/image_to_text/recall@1"] <= 1 / 3  # the two equal texts are tied
+
+    # Of a text whose picture is another's, the picture that it equals comes first.
+    assert strict["name/text_to_image/recall@1"] == pytest.approx(2 / 3)
+    assert either["name/text_to_image/recall@1"] == 1
+
+
 def test_a_retrieval_whose_examples_have_no_texts_says_so(sources):
     sources["s"] = Listed(({"image": "a"}, {"image": "b"}))
     with pytest.raises(ValueError, match="no example of 's' has a text for tower 'text'"):

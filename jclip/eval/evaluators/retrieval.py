@@ -59,7 +59,9 @@ class RetrievalEvaluator:
         sides = [self._side(params, tower) for tower in (config.a, config.b)]
         read = sides[0].read & sides[1].read
         a, b = (side.of(read) for side in sides)
-        a_groups, b_groups = groups(a, b)
+        if not read.any():
+            raise ConfigError(f"evaluation: no example of {config.source!r} can be read on both sides")
+        a_groups, b_groups = groups(a, b, equal=config.equal == "right")
         counts = {"examples": len(a.read), **retrieval_counts(a_groups, b_groups, a=config.a, b=config.b)}
         if broken := int(np.sum(~read)):
             counts["broken"] = broken
@@ -98,14 +100,14 @@ class RetrievalEvaluator:
         return Side(z, owners, read, texts)
 
 
-def groups(a: Side, b: Side) -> tuple[np.ndarray, np.ndarray]:
+def groups(a: Side, b: Side, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The groups of the rows of either side, as `retrieval_metrics` takes them.
 
-    A text is the group of all that equal it, and whatever else belongs to its example has the groups of all texts of the example.
-    Of two sides of texts, those of b are the groups. Without texts, an example is a group for itself.
+    Texts that are equal are a group, and whatever else belongs to an example has the groups of all its texts. Of two sides of
+    texts, those of b are the groups. Without texts, or where equal ones are not right for each other, each example is a group.
     """
     told, asked = (b, a) if b.texts is not None or a.texts is None else (a, b)
-    if told.texts is None:
+    if told.texts is None or not equal:
         return a.owner, b.owner
     _, own = np.unique(np.array(told.texts, object), return_inverse=True)
     members: list[list[int]] = [[] for _ in told.read]
