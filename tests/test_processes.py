@@ -67,8 +67,17 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     assert "jclip" not in other  # what is left is said by libraries
 
 
-@pytest.mark.slow
-def test_a_suite_gives_identical_numbers_on_1_2_and_8_devices_and_in_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "alone",
+    [
+        pytest.param((1,), marks=pytest.mark.slow),
+        pytest.param((1, 2, 8), marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+    ],
+)
+def test_a_suite_gives_identical_numbers_on_any_number_of_devices_and_in_two_processes(
+    tmp_path: Path, alone: tuple[int, ...]
+) -> None:
+    """Two processes of four devices each, beside one process of as many devices as `alone` says."""
     model = jclip.load("ViT-tiny-test")  # whose features are made to differ: those of a tower that has learned nothing are tied
     image = model.params["image"]
     image = {**image, "patch_embed": {**image["patch_embed"], "kernel": 20 * image["patch_embed"]["kernel"]}}
@@ -79,10 +88,10 @@ def test_a_suite_gives_identical_numbers_on_1_2_and_8_devices_and_in_two_process
         command = ("eval", str(tmp_path / "weights"), "--suite", str(HERE / "suite_tiny.py"), "--protocol", "openai", *out)
         return start_command(*command, devices=devices, **variables)
 
-    for devices in (1, 2, 8):
+    for devices in alone:
         finish(start(str(devices), devices))
     finish_all([start("two", 4, **variables) for variables in two_processes()])
-    found = [json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("1", "2", "8", "two")]
+    found = [json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in (*map(str, alone), "two")]
     numbers = [{name: (result["metrics"], result["counts"]) for name, result in results.items()} for results in found]
     assert len(numbers[0]) == 6
     for other in numbers:
