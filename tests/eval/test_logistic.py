@@ -67,7 +67,7 @@ def test_probabilities_on_digits_are_scikit_learns_where_its_lbfgs_has_converged
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("c", STRENGTHS)
+@pytest.mark.parametrize("c", [pytest.param(c, marks=[] if c == 1e4 else pytest.mark.exhaustive) for c in STRENGTHS])
 def test_probabilities_are_those_of_the_optimum_on_digits(c):
     x, y, unseen, classes = digits()
     optimum = theirs(x, y, c, solver="newton-cholesky", tol=1e-11)
@@ -83,7 +83,7 @@ def test_f32_is_within_1e4_of_scikit_learn_at_the_strengths_that_searches_choose
         assert_same(fit_prepared(prepared, l2=1 / (c * len(x))), theirs(x, y, c, solver="newton-cholesky", tol=1e-11), unseen)
 
 
-@pytest.mark.parametrize(("precise", "counts"), [(False, (1, 2, 8)), (True, (1, 8))])
+@pytest.mark.parametrize(("precise", "counts"), [(False, (1, 2, 8)), pytest.param(True, (1, 8), marks=pytest.mark.exhaustive)])
 def test_the_fit_is_the_same_on_1_2_and_8_devices(precise, counts):
     x, y, unseen, classes = gaussians()
     x, y = x[:101], y[:101]
