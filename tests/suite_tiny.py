@@ -5,7 +5,7 @@ from typing import Literal
 from jclip.config import Choice, LinearProbe, NearestNeighbours, Retrieval, Robustness, Suite, ZeroShot
 
 
-def get_suite(length: int = 24, template: str = "a {}", protocol: Literal["openai", "ridge"] = "ridge") -> Suite:
+def get_suite(length: int = 24, template: str = "a {}", protocol: Literal["logistic", "ridge"] = "ridge") -> Suite:
     """length: examples of a source."""
     train, test = f"shapes:test?size=16&length={8 * length}&seed=1", f"shapes:test?size=16&length={length}"
     return Suite(

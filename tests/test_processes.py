@@ -85,7 +85,7 @@ def test_a_suite_gives_identical_numbers_on_any_number_of_devices_and_in_two_pro
 
     def start(name: str, devices: int, **variables: str) -> subprocess.Popen[str]:
         out = ("--json", str(tmp_path / f"{name}.json"), "--cache", str(tmp_path / name))
-        command = ("eval", str(tmp_path / "weights"), "--suite", str(HERE / "suite_tiny.py"), "--protocol", "openai", *out)
+        command = ("eval", str(tmp_path / "weights"), "--suite", str(HERE / "suite_tiny.py"), "--protocol", "logistic", *out)
         return start_command(*command, devices=devices, **variables)
 
     for devices in alone:
