@@ -131,12 +131,16 @@ def main(
             values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
     results.write()
     if is_first():
-        if as_json:
-            print(json.dumps({"step": subject.step, **values}))
-        else:
-            at = "" if subject.step is None else f", step {subject.step:,}"
-            Console(highlight=False).print(results_table(f"{model}{at}", values))
+        _print(subject, values, as_json)
     return values
+
+
+def _print(subject: "Subject", values: Mapping[str, float], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"step": subject.step, **values}))
+    else:
+        at = "" if subject.step is None else f", step {subject.step:,}"
+        Console(highlight=False).print(results_table(f"{subject.name}{at}", values))
 
 
 def default_cache() -> Path:

@@ -20,6 +20,7 @@ from jclip.eval import Evaluator, Result, load_probe, tower_facts
 from jclip.eval.cache import digest
 
 FORMAT = "jclip results 1"
+"""Of the file; `jclip report` reads this one."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,13 @@ class Results:
         config = evaluator.config
         settings = {k: v for k, v in to_json(config).items() if k not in ("type", "every")}
         specs = {**settings, **settings.get("shifted", {})}
-        data = {role: {"spec": specs[role], "fingerprint": source.fingerprint()} for role, source in evaluator.sources.items()}
+        data = {
+            role: {"spec": specs[role], "fingerprint": source.fingerprint()} for role, source in evaluator.bench.sources.items()
+        }
         protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
         weights = {tower: self.weights(tower) for tower in towers_of(config)}
         entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
-        facts = {tower: tower_facts(evaluator.model.towers[tower]) for tower in weights}
+        facts = {tower: tower_facts(evaluator.bench.model.towers[tower]) for tower in weights}
         machine = {name: self.header[name] for name in ("versions", "devices")}
         return {**entry, **machine, "key": digest({**entry, "towers": facts})}
 

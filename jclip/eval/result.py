@@ -1,11 +1,10 @@
 """What an evaluation finds, and the protocol every evaluator follows."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jclip.config import Eval, Model
-from jclip.data import Source
+from jclip.config import Eval
+from jclip.eval.bench import Bench, LabelledBench
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,8 @@ class Evaluator(Protocol):
         ...
 
     @property
-    def model(self) -> Model:
-        """Whose towers it uses."""
-        ...
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """What it reads, by the field of the config that names it."""
+    def bench(self) -> Bench | LabelledBench:
+        """What it measures with: the model, and the open sources by the field of the config that names each."""
         ...
 
     def run(self, params: Any, *, details: bool = False) -> Result:

@@ -1,11 +1,11 @@
 """`jclip report`: one HTML page of one or several results files, which needs no network and runs no script."""
 
 import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from jclip.config import ConfigError
+from jclip.data.caches import write_atomically
 from jclip.report.read import read_results
 
 __all__ = ["main"]
@@ -38,7 +38,8 @@ def main(paths: Sequence[str | Path], html: str | Path | None = None) -> Path:
     runs = [read_results(path) for path in inputs]
     from jclip.report.page import render
 
-    _write(out, render(runs))
+    page = render(runs)
+    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
     evaluations = len({name for run in runs for name in run.results})
     print(f"wrote {out}: models {len(runs)}, evaluations {evaluations}, {out.stat().st_size / 1e6:.1f} MB")
     return out
@@ -50,14 +51,3 @@ def _require_extra() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f'report: {module} is not installed; pip install "jclip[report]"') from error
-
-
-def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

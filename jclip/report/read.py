@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jclip.config import ConfigError
+from jclip.results import FORMAT
 
-FORMAT = "jclip results 1"
 HOW = "write one with: jclip eval MODEL --suite FILE.py --json OUT.json"
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 # Control characters are no part of HTML or SVG, and half a surrogate pair is no part of UTF-8.

@@ -22,7 +22,7 @@ MODEL = architecture("ViT-tiny-test")
 def sources(monkeypatch):
     """Sources in memory by name, in place of `open_source`; every tower reads letters."""
     table: dict[str, Listed] = {}
-    monkeypatch.setattr("jclip.eval.evaluators.bench.open_source", table.__getitem__)
+    monkeypatch.setattr("jclip.eval.bench.open_source", table.__getitem__)
     monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower: letters)
     return table
 

@@ -1,6 +1,5 @@
 """The evaluator of choices among images and captions that differ by little."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from jclip.config import Choice, ConfigError, Model
 from jclip.data import BadExample, Source, lookup, read_field
+from jclip.eval.bench import Bench, open_sources
 from jclip.eval.choice import choice_metrics
 from jclip.eval.embed import Functions, embed_source
-from jclip.eval.evaluators.bench import Bench, open_sources
 from jclip.eval.result import Result
 
 
@@ -46,19 +45,9 @@ class ChoiceEvaluator:
     config: Choice
     bench: Bench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
-        config, source = self.config, self.sources["source"]
+        config, source = self.config, self.bench.sources["source"]
         images, some_images = self._images(params, source)
         captions, some_captions = self._captions(params, source)
         read = some_images & some_captions

@@ -10,8 +10,8 @@ from PIL import Image
 
 from jclip.data import BadExample, Source, lookup
 from jclip.data.transforms import Decode
+from jclip.eval.bench import Examples
 from jclip.eval.classification import confusion_matrix, per_class_recall
-from jclip.eval.evaluators.bench import Examples
 from jclip.eval.ranks import rank_answers
 from jclip.eval.zero_shot import predict_classes
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from jclip.config import ConfigError, FewShot, LinearProbe, Model, NearestNeighbours
-from jclip.data import Source
+from jclip.eval.bench import Bench, Examples, LabelledBench, labelled, open_sources
 from jclip.eval.embed import Functions
-from jclip.eval.evaluators.bench import Bench, Examples, LabelledBench, labelled, open_sources
 from jclip.eval.evaluators.details import per_class
 from jclip.eval.few_shot import sample_few_shot
 from jclip.eval.knn import knn_predict
@@ -31,20 +30,10 @@ class LinearProbeEvaluator:
     config: LinearProbe
     bench: LabelledBench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
-        config, names, functions = self.config, self.bench.names, self.bench.bench.functions
-        of = {role: self._examples(params, role) for role in ("train", "validation", "source") if role in self.sources}
+        config, names, functions = self.config, self.bench.names, self.bench.functions
+        of = {role: self._examples(params, role) for role in ("train", "validation", "source") if role in self.bench.sources}
         test, counts = of["source"], {**_counts(of), "classes": len(names)}
         if not all(np.isfinite(examples.features).all() for examples in of.values()):
             log.warning("linear probe on %s: features are not finite; every prediction counts as wrong", config.source)
@@ -109,16 +98,6 @@ class FewShotEvaluator:
     config: FewShot
     bench: LabelledBench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, names = self.config, self.bench.names
@@ -149,16 +128,6 @@ class NearestNeighboursEvaluator:
 
     config: NearestNeighbours
     bench: LabelledBench
-
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.bench.sources
 
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""

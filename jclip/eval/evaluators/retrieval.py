@@ -1,6 +1,5 @@
 """The evaluator of retrieval, with any number of texts an example."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,8 +7,8 @@ import numpy as np
 
 from jclip.config import ConfigError, Model, Retrieval, TextTower
 from jclip.data import BadExample, Source, read_field
+from jclip.eval.bench import Bench, open_sources
 from jclip.eval.embed import Functions
-from jclip.eval.evaluators.bench import Bench, open_sources
 from jclip.eval.evaluators.details import Pictures, Texts, retrieval
 from jclip.eval.ranks import pad_groups
 from jclip.eval.result import Result
@@ -43,16 +42,6 @@ class RetrievalEvaluator:
     config: Retrieval
     bench: Bench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config = self.config
@@ -73,7 +62,7 @@ class RetrievalEvaluator:
         tower = config.a if a.texts is None else config.b
         place = np.flatnonzero(read)
         shown = retrieval(
-            Pictures(self.sources["source"], config.fields.get(tower, tower), place, pictures.z, of_pictures),
+            Pictures(self.bench.sources["source"], config.fields.get(tower, tower), place, pictures.z, of_pictures),
             Texts(texts.texts or [], texts.z, texts.owner, of_texts),
         )
         return Result(metrics, counts, shown)
@@ -82,7 +71,7 @@ class RetrievalEvaluator:
         if not isinstance(self.bench.model.towers[tower], TextTower):
             embedded = self.bench.embed(params, "source", tower)
             return Side(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
-        source = self.sources["source"]
+        source = self.bench.sources["source"]
         values = list(read_field(source, self.bench.fields.get(tower) or text_field(source, tower)))
         read = np.array([isinstance(value, (str, list, tuple)) and value not in ((), []) for value in values], bool)
         if not read.any():

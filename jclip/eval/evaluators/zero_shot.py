@@ -1,17 +1,15 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from jclip.config import ConfigError, Model, Robustness, ZeroShot
-from jclip.data import Source
+from jclip.eval.bench import Bench, LabelledBench, labelled, open_sources
 from jclip.eval.classification import multi_label_metrics
 from jclip.eval.embed import Functions
-from jclip.eval.evaluators.bench import Bench, LabelledBench, labelled, open_sources
 from jclip.eval.evaluators.details import classification
 from jclip.eval.logistic import fit_logistic
 from jclip.eval.result import Result
@@ -40,16 +38,6 @@ class ZeroShotEvaluator:
     config: ZeroShot
     bench: LabelledBench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, bench = self.config, self.bench
@@ -60,7 +48,7 @@ class ZeroShotEvaluator:
             return Result(multi_label_metrics(examples.features @ classes.T, examples.labels), counts)
         metrics = zero_shot_metrics(examples.features, classes, examples.labels)
         field = config.fields.get(config.image, config.image)
-        shown = classification(self.sources["source"], field, examples, classes, bench.names) if details else {}
+        shown = classification(self.bench.sources["source"], field, examples, classes, bench.names) if details else {}
         return Result(metrics, counts, shown)
 
 
@@ -72,19 +60,9 @@ class RobustnessEvaluator:
     config: Robustness
     bench: LabelledBench
 
-    @property
-    def model(self) -> Model:
-        """See Evaluator."""
-        return self.bench.bench.model
-
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """See Evaluator."""
-        return self.bench.bench.sources
-
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
-        config, bench, functions = self.config, self.bench, self.bench.bench.functions
+        config, bench, functions = self.config, self.bench, self.bench.functions
         classes = prompt_classes(bench, params, config.templates, config.text)
         train = bench.examples(params, "train", config.image, pooled=True)
         pairs, how = (train.features, train.labels), functions.place

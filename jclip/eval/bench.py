@@ -64,6 +64,21 @@ class LabelledBench:
     _read: dict[str, Labelled] = dataclasses.field(default_factory=dict)
 
     @property
+    def model(self) -> Model:
+        """As of a Bench."""
+        return self.bench.model
+
+    @property
+    def functions(self) -> Functions:
+        """As of a Bench."""
+        return self.bench.functions
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """As of a Bench."""
+        return self.bench.sources
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What prompts and tables call the candidates."""
         return self.classes.candidate_names
@@ -75,7 +90,7 @@ class LabelledBench:
 
     def candidates(self, source: str, only: tuple[str, ...]) -> np.ndarray:
         """Indices of the classes that examples of a source may be given, ascending: of a mask, or else those that it names."""
-        own = read_entries(only, "masks") or self.bench.sources[source].classes
+        own = read_entries(only, "masks") or self.sources[source].classes
         labels = [self.classes.labels[i] for i in self.classes.candidates]
         if unknown := [name for name in only and own if name not in labels]:
             raise ConfigError(f"evaluation: the mask of {source} has {unknown[0]!r}, which is no class; see masks")
@@ -95,7 +110,7 @@ class LabelledBench:
             ConfigError: none is left.
         """
         if source not in self._read:
-            self._read[source] = self.classes.read(self.bench.sources[source], self.field)
+            self._read[source] = self.classes.read(self.sources[source], self.field)
         label, several = self._read[source]
         embedded = self.bench.embed(params, source, tower)
         used = embedded.read & (label >= 0)
