@@ -62,10 +62,18 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        norm = nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, dtype=jnp.float32, parent=None)
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return norm.apply({"params": {"scale": scale, "bias": bias}}, x).astype(self.dtype)
+        # Of what it computes nothing is kept for the backward pass, as in Mlp.
+        return jax.checkpoint(layer_norm, static_argnums=3)(x, scale, bias, self.epsilon).astype(self.dtype)
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias of the last axis, in f32 (Ba et al. 2016, equation 4)."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    scale, bias = (y[(None,) * (x.ndim - 1)] for y in (scale, bias))
+    return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + epsilon) * scale + bias
 
 
 class Attention(nn.Module):
@@ -124,7 +132,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         x = Dense(self.hidden, nn.initializers.normal((2 * width) ** -0.5), dtype=self.dtype, name="fc1")(x)
-        # Of what the activation computes nothing is kept for the backward pass: it is cheaper than the memory.
+        # Of what the activation computes nothing is kept for the backward pass: to compute it again is cheaper than the memory.
         x = jax.checkpoint(ACTIVATIONS[self.activation])(x)
         out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
         return Dense(width, out_init, dtype=self.dtype, name="fc2")(x)
@@ -226,8 +234,8 @@ class Transformer(nn.Module):
         extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
         block = Block(**self._fields(), **extra, causal=causal, parent=None)
 
-        def init(key: Array) -> Params:
-            return jax.vmap(lambda key: block.init(key, x, None, None)["params"])(jax.random.split(key, c.depth))
+        def init(key: Array) -> Params:  # one block after the other: their random bits are never in memory together
+            return jax.lax.map(lambda key: block.init(key, x, None, None)["params"], jax.random.split(key, c.depth))
 
         key = self.make_rng("dropout") if rows is not None and c.dropout > 0 else None
         scan = scan or gather is not None
