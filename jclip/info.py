@@ -84,6 +84,8 @@ def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str
         return read_weights(path, name, tokenizer).model
     if name is not None:
         raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
+    if not is_run(path) and path.name != str(path_or_name):  # a name has no folders
+        raise ConfigError(f"{path_or_name}: there is no such file or folder, nor can it be the name of an architecture")
     if not is_run(path):
         return architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)
     if tokenizer is not None:

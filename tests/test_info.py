@@ -53,3 +53,20 @@ def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureF
     assert "clip" in capsys.readouterr().out
     assert exit_status(["info", "ViT-B-31"]) == 1
     assert "ViT-B-32" in capsys.readouterr().err
+    assert exit_status(["info", str(tmp_path / "nothing")]) == 1
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_weights_of_another_model_are_not_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = jclip.load("ViT-tiny-test")
+    write_weights(tmp_path / "w", "jclip", model.model, jax.device_get(model.params))
+    config = tmp_path / "w" / "jclip.json"
+    deeper = json.loads(config.read_text())
+    deeper["model"]["towers"]["text"]["depth"] += 1
+    config.write_text(json.dumps(deeper))
+    assert exit_status(["info", str(tmp_path / "w")]) == 1
+    assert "do not fit the architecture: " in capsys.readouterr().err
+
+
+def test_what_the_package_offers_is_listed() -> None:
+    assert {"load", "list_models", "find_model"} <= set(dir(jclip))

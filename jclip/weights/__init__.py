@@ -20,7 +20,7 @@ from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
-from jclip.weights.layout import BIAS, SCALE, Rule, to_ours, to_theirs
+from jclip.weights.layout import BIAS, SCALE, Rule, require_fit, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
 from jclip.weights.same import require_same
 from jclip.weights.vocabularies import named_model
@@ -102,7 +102,8 @@ def read_weights(
         kind: which of FORMATS a folder is read as; None: the first of them that it has.
 
     Raises:
-        WeightsError: it is none, or is damaged, or has an option that jclip does not reproduce.
+        WeightsError: it is none, or is damaged, has an option that jclip does not reproduce, or arrays that do not fit its
+            architecture: missing, unknown, or of another shape; all are listed.
         ConfigError: its architecture contradicts itself.
     """
     path = Path(path)
@@ -117,7 +118,9 @@ def read_weights(
     module = FORMATS[key]
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
     shapes = tower_shapes(model) | dict.fromkeys(scales, ())
-    return Weights(model, key, shapes, module.rules(model, shapes, names=tensors), tensors)
+    rules = module.rules(model, shapes, names=tensors)
+    require_fit(rules, tensors, shapes)
+    return Weights(model, key, shapes, rules, tensors)
 
 
 class _Opened(NamedTuple):
@@ -136,7 +139,8 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
     found = [file for file in name_of if (path / file).is_file()]
     if not found:
         raise WeightsError(
-            f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}"
+            f"{path}: no folder of weights, nor of a training run; it holds none of checkpoints/, {', '.join(name_of)}; "
+            "of a weight file alone, give the file, with --architecture (architecture_name)"
         )
     if name is not None:
         raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
@@ -176,6 +180,7 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
     model, rules, tensors = big_vision.open_model(path, tokenizer)
     check_model(model)
     shapes = tower_shapes(model) | dict.fromkeys((SCALE, BIAS) if "text" in model.towers else (), ())
+    require_fit(rules, tensors, shapes)
     return Weights(model, "big_vision", shapes, rules, tensors)
 
 

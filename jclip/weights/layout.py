@@ -147,13 +147,9 @@ def to_ours(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) ->
 
     Args:
         rules: one for every parameter of ours.
-        theirs: their arrays by name, read when they are asked for; each has `shape`, and np.asarray makes it an array.
+        theirs: their arrays by name, read when they are asked for, which `require_fit` has found to fit.
         shapes: of our parameters, by path.
-
-    Raises:
-        WeightsError: arrays are missing, unknown, or of another shape; all are listed, before any is read.
     """
-    _check(rules, theirs, shapes)
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for rule in rules:
             whole = _empty(shapes[rule.ours])
@@ -201,7 +197,17 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array
     return {name: np.asarray(p[0] if len(p) == 1 else np.concatenate(p), order="C") for name, p in parts.items()}
 
 
-def _check(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> None:
+def require_fit(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> None:
+    """Compares their arrays with our parameters by name and shape; none is read.
+
+    Args:
+        rules: one for every parameter of ours.
+        theirs: their arrays by name; each has `shape`, and np.asarray makes it an array.
+        shapes: of our parameters, by path.
+
+    Raises:
+        WeightsError: arrays are missing, unknown, or of another shape; all are listed.
+    """
     uncovered = shapes.keys() ^ {rule.ours for rule in rules}
     if uncovered:
         raise ValueError(f"no rule, or no parameter, of that name: {', '.join(sorted(uncovered))}")
