@@ -44,11 +44,14 @@ class Checkpoints:
                 )
             )
         self.best = best
+        # In a new folder nothing is unfinished, and Orbax's thread that looks for it would outlive a run that is refused at once.
+        # Of several processes one may have made the folder already, and they must do the same.
+        unfinished = not read_only and (self.directory.exists() or jax.process_count() > 1)
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=unfinished,
             context=_context(),
         )
 

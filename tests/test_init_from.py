@@ -15,7 +15,7 @@ from tiny import tiny_config
 
 import jclip
 from jclip import cli, runs, train
-from jclip.checkpoint import CheckpointError
+from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, InitFrom, Pair, architecture, replace
 from jclip.init_from import start_from
 from jclip.sharding import make_mesh
@@ -241,3 +241,17 @@ print(jax.device_count(), *(recipe.model.towers["image"].activation for recipe i
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.stdout == "3 gelu quick_gelu\n", done.stderr
+
+
+def test_only_a_folder_that_was_there_is_searched_for_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax's search outlives a run that is refused at once, and ends with a traceback below the message."""
+    searched = []
+
+    def checkpointer(*_: Any, cleanup_tmp_directories: bool, **__: Any) -> None:
+        searched.append(cleanup_tmp_directories)
+
+    monkeypatch.setattr("orbax.checkpoint.v1.training.Checkpointer", checkpointer)
+    Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    Checkpoints(tmp_path)
+    assert searched == [False, True]
