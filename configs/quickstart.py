@@ -3,8 +3,8 @@
     jclip train configs/quickstart.py --workdir runs/quickstart
 
 Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions have synonyms, positions and omissions.
-Of the 64 (colour, shape) classes 8 never occur in training. Five to eleven minutes on two cores of a Xeon at 2.5
-GHz (the same machine at its best and at its worst), to
+Of the 64 (colour, shape) classes 8 never occur in training. Five to fourteen minutes on two cores of a Xeon at
+2.5 GHz (virtual machines at their best and at their worst), to
 
     seen       97%: zero-shot accuracy on new images of the 56 classes of training (chance 1.8%)
     heldout    about 40%, and different in every run: of the other 8, among all 64: CLIP's known weakness, naming a combination

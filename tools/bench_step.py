@@ -9,8 +9,8 @@ that jclip is faster.
 
 Measured on two cores: on one kind of Xeon jclip took 3.3 s and open_clip 5.3 s for the clipart model, 2.6 and 4.0 s for ViT-B/32
 at batch 16. On another, a virtual machine, the clipart model took 8.2 and 7.1 s (median of the ratios 1.14), ViT-B/32 7.1 and
-6.3 s (1.06). What is missing there is in the products of matrices, of which torch's library makes 130 to 165 GFLOP/s and XLA's 75
-to 130.
+6.3 s (1.06). Most of what the clipart model is missing there is in the products of matrices: torch's library makes 115
+to 165 GFLOP/s of them, XLA's 75 to 130.
 
 Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 3.1 GB, back
 after every step and takes it anew. The allocator can be told to keep it, at the price of twice the memory; with
