@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 from products import multiply_adds
 from tiny import tiny_config
 
@@ -22,8 +23,10 @@ def config_of(**vision: object) -> Config:
 
 
 @pytest.mark.parametrize("vision", [{}, {"patch_dropout": 0.5}, {"pool": "map"}], ids=str)
-def test_operations_of_a_step_are_those_of_its_program(vision: dict[str, object]) -> None:
+@pytest.mark.parametrize("scan", [False, True])
+def test_operations_of_a_step_are_those_of_its_program(vision: dict[str, object], scan: bool) -> None:
     config = config_of(**vision)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan=scan))
     assert operations(config) == pytest.approx(step_flops(config), rel=0.02)
 
 
@@ -35,8 +38,9 @@ def test_a_locked_tower_goes_forward_only() -> None:
 
 
 def operations(config: Config) -> int:
-    """Of loss and gradients as they are traced."""
+    """Of loss and gradients as they are traced, without what nothing asks for."""
     batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, config.batch_size).items()}
     loss_and_grads = make_loss_and_grads(config, make_mesh(Mesh()))
     traced = jax.make_jaxpr(loss_and_grads)(param_shapes(config), batch, jax.eval_shape(jax.random.key, 0))
-    return 2 * multiply_adds(traced.jaxpr)
+    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return 2 * multiply_adds(needed)

@@ -110,12 +110,16 @@ def initial(model: Model) -> Any:
     return params_like(MultiTower(model).init, inputs(model, 1))
 
 
-def test_scan_and_remat_do_not_change_gradients() -> None:
-    params = params_like(VisionTransformer(VISION).init, images())
+@pytest.mark.parametrize("pool", ["cls", "eot", "last"])
+def test_scan_and_remat_do_not_change_gradients(pool: Any) -> None:
+    """Unrolled, the pooled token of the last block is computed apart; in a loop it is one of all tokens."""
+    config, x = (VISION, images()) if pool == "cls" else (dataclasses.replace(TEXT, pool=pool), texts())
+    make: Any = VisionTransformer if pool == "cls" else TextTransformer
+    params = params_like(make(config).init, x)
 
     def value_and_gradients(scan: bool, remat: str) -> tuple[Any, Any]:
-        tower = VisionTransformer(VISION, Compute(scan=scan, remat=remat))
-        return jax.jit(jax.value_and_grad(lambda params: jnp.sum(tower.apply({"params": params}, images()).pooled ** 3)))(params)
+        tower = make(config, Compute(scan=scan, remat=remat))
+        return jax.jit(jax.value_and_grad(lambda params: jnp.sum(tower.apply({"params": params}, x).pooled ** 3)))(params)
 
     value, gradients = value_and_gradients(False, "none")
     for scan, remat in ((True, "none"), (False, "nothing_saveable"), (True, "dots_with_no_batch_dims_saveable")):
@@ -123,6 +127,20 @@ def test_scan_and_remat_do_not_change_gradients() -> None:
         np.testing.assert_allclose(value, other_value, rtol=1e-5)
         for want, got in zip(*map(jax.tree.leaves, (gradients, other_gradients)), strict=True):
             np.testing.assert_allclose(want, got, atol=2e-5 * max(1, np.abs(want).max()))
+
+
+def test_who_asks_for_the_pooled_token_alone_does_not_pay_for_the_others() -> None:
+    """Of the last block, counted by XLA; a MLP with eight widths makes it most of the work."""
+    config = dataclasses.replace(VISION, depth=1, mlp_ratio=8.0)
+    tower = VisionTransformer(config)
+    params = jax.eval_shape(tower.init, jax.random.key(0), images())
+
+    def flops(what: Any) -> float:
+        compiled = jax.jit(lambda params, x: what(tower.apply(params, x))).lower(params, images()).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(lambda output: output.pooled) < 0.5 * flops(lambda output: output.tokens)
+    assert flops(lambda output: output) < 1.2 * flops(lambda output: output.tokens)
 
 
 def test_scan_loops_over_one_block_and_unrolling_does_not() -> None:

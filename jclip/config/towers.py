@@ -188,6 +188,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
     scan: bool = False
-    """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so."""
+    """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so.
+    Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""
     remat: Remat = "none"
     """What a block keeps for the backward pass: none keeps all; the others are named as in jax.checkpoint_policies."""

@@ -12,17 +12,21 @@ def step_flops(config: Config, locked: Collection[str] = ()) -> int:
     Backward takes twice as many as forward (Kaplan et al. 2020, section 2.1), but in the loss, where both directions and both
     passes together take 4 B^2 E multiply-adds. The `locked` towers, which nothing trains, have no backward.
     """
-    model = config.model
+    model, loop = config.model, config.model.scan or config.mesh.fsdp > 1
     passes = {name: 1 if name in locked else 3 for name in model.towers}
     towers = sum(
-        passes[name] * (tower_flops(tower) + projection_flops(tower, model.embed_dim)) for name, tower in model.towers.items()
+        passes[name] * (tower_flops(tower, tokens=loop) + projection_flops(tower, model.embed_dim))
+        for name, tower in model.towers.items()
     )
     loss = 8 * config.batch_size**2 * model.embed_dim
     return config.batch_size * towers + loss * len(config.pairs)
 
 
-def tower_flops(tower: Tower) -> int:
-    """Of one example forward, as in training: patches dropped are not counted."""
+def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
+    """Of one example forward, as in training: patches dropped are not counted.
+
+    Without `tokens` of the pooled output alone: of the last block one token and the keys and values of all, where one is pooled.
+    """
     if isinstance(tower, ResNetTower):
         return _resnet_flops(tower)
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
@@ -30,6 +34,8 @@ def tower_flops(tower: Tower) -> int:
     dense = 4 * width * width + 2 * width * hidden
     attention = 2 * length * width  # logits and weighted values of a token
     total = embed + tower.depth * length * 2 * (dense + attention)
+    if not tokens and tower.pool in ("cls", "eot", "first", "last"):
+        total -= (length - 1) * 2 * (dense + attention - 2 * width * width)
     if tower.pool == "map":
         total += 2 * (2 * length * width * width + 2 * length * width + 2 * width * width + 2 * width * hidden)
     return total

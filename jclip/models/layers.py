@@ -22,7 +22,8 @@ class Compute(NamedTuple):
     dtype: Any = jnp.float32
     """Of activations and products."""
     scan: bool = False
-    """Loop over one compiled block, or unroll; with `gather` always a loop, or a compiler would gather all blocks at once."""
+    """Loop over one compiled block, or unroll: then the last block computes no more than is asked for. With `gather` always a
+    loop, or a compiler would gather all blocks at once."""
     remat: str = "none"
     """"none", or the name of the policy in jax.checkpoint_policies that says what a block keeps for the backward pass."""
     gather: Callable[[Params], Params] | None = None
@@ -170,6 +171,15 @@ class LayerScale(nn.Module):
         return x * scale[(None,) * (x.ndim - 1)]
 
 
+Position = int | Array
+"""Of a token: the same in every example, or i32 [b]."""
+
+
+def token_at(tokens: Array, at: Position) -> Array:
+    """[b, l, d] -> [b, 1, d]."""
+    return tokens[:, at : at + 1] if isinstance(at, int) else jnp.take_along_axis(tokens, at[:, None, None], axis=1)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: attention and MLP, each added to its input."""
 
@@ -184,10 +194,17 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None, rows: Array | None) -> Array:
+    def __call__(self, x: Array, mask: Array | None, rows: Array | None, at: Position | None = None) -> Array:
+        """x [b, l, d] -> [b, l, d], or of the token at one position alone, whose keys and values are still all: [b, 1, d]."""
         norm = partial(LayerNorm, self.norm_eps, self.dtype)
-        y = norm(name="norm1")(x)
-        y = Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, y, mask, self.causal)
+        tokens, causal = norm(name="norm1")(x), self.causal
+        y = tokens
+        if at is not None:
+            x, y = token_at(x, at), token_at(y, at)
+            if causal:
+                before = jnp.arange(tokens.shape[1])[None] <= jnp.reshape(at, (-1, 1))
+                mask, causal = before if mask is None else mask & before, False
+        y = Attention(self.heads, self.residual_scale, self.dtype, name="attn")(y, tokens, mask, causal)
         x = x + Dropout(self.dropout)(LayerScale(self.layer_scale, name="scale1")(y), rows)
         y = norm(name="norm2")(x)
         y = Mlp(self.hidden, self.activation, self.residual_scale, self.dtype, name="mlp")(y)
@@ -222,14 +239,37 @@ def _all_but_gathered(keep: Callable[..., bool]) -> Callable[..., bool]:
     return policy
 
 
+def _all_but_last(layers: Any) -> tuple[Any, Any]:
+    """Of arrays stacked on a leading axis all but the last, stacked, and the last."""
+    leaves, structure = jax.tree.flatten(layers)
+    pairs = [jax.lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves]  # gradients are joined; those of slices would be added
+    return tuple(jax.tree.unflatten(structure, part) for part in zip(*((first, last[0]) for first, last in pairs), strict=True))
+
+
 class Transformer(nn.Module):
     """What the towers share: a stack of blocks, and pooling by attention."""
 
     config: Any
     how: Compute = Compute()
 
-    def run_blocks(self, x: Array, mask: Array | None, rows: Array | None, *, causal: bool) -> Array:
-        """x [b, l, d] -> [b, l, d], with the mask of Attention and the rows of Dropout; parameters stacked on a leading axis."""
+    def run_blocks(
+        self, x: Array, mask: Array | None, rows: Array | None, *, causal: bool, at: Position | None = None
+    ) -> tuple[Array, Array | None]:
+        """The stack of blocks, its parameters stacked on a leading axis.
+
+        Who pools one token needs of the others only their keys and values in the last block: that token is computed apart, and
+        XLA leaves out the tokens where nobody asks for them. A loop has no last block; there all are computed.
+
+        Args:
+            x: [b, l, d].
+            mask: as in Attention.
+            rows: as in Dropout, which drops other numbers of the token computed apart.
+            causal: as in Attention.
+            at: the position of the token that is pooled, where it is one.
+
+        Returns:
+            The tokens [b, l, d], and the one at `at` [b, d], or None.
+        """
         c, (dtype, scan, remat, gather) = self.config, self.how
         extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
         block = Block(**self._fields(), **extra, causal=causal, parent=None)
@@ -238,22 +278,31 @@ class Transformer(nn.Module):
             return jax.lax.map(lambda key: block.init(key, x, None, None)["params"], jax.random.split(key, c.depth))
 
         key = self.make_rng("dropout") if rows is not None and c.dropout > 0 else None
-        scan = scan or gather is not None
+        loop = scan or gather is not None
 
-        def one(x: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
+        def one(x: Array, layer: tuple[Array, Params], at: Position | None = None) -> tuple[Array, None]:
             index, params = layer
             if gather is not None:  # in the type they are used in: half of the bytes travel
                 params = gather(jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, params))
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
-            return block.apply({"params": params}, x, mask, rows, rngs=rngs), None
+            return block.apply({"params": params}, x, mask, rows, at, rngs=rngs), None
 
-        if remat != "none" or gather is not None:
+        def kept(f: Callable[..., Any]) -> Callable[..., Any]:
+            if remat == "none" and gather is None:
+                return f
             keep = getattr(jax.checkpoint_policies, "everything_saveable" if remat == "none" else remat)
-            one = jax.checkpoint(one, policy=keep if gather is None else _all_but_gathered(keep), prevent_cse=not scan)
+            return jax.checkpoint(f, policy=keep if gather is None else _all_but_gathered(keep), prevent_cse=not loop)
+
         layers = jnp.arange(c.depth), self.param("blocks", init)
         if self.is_initializing():  # of a pass that makes parameters only their shapes are asked, and blocks keep the shape
-            return x
-        return jax.lax.scan(one, x, layers, unroll=1 if scan else c.depth)[0]
+            tokens = x
+        elif loop or at is None:
+            tokens = jax.lax.scan(kept(one), x, layers, unroll=1 if loop else c.depth)[0]
+        else:
+            first, last = _all_but_last(layers)
+            x = jax.lax.scan(kept(one), x, first, unroll=c.depth)[0]
+            return kept(one)(x, last)[0], kept(partial(one, at=at))(x, last)[0][:, 0]
+        return tokens, None if at is None else token_at(tokens, at)[:, 0]
 
     def map_pool(self, tokens: Array, mask: Array | None) -> Array:
         """See MapPool."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import TextTower
-from jclip.models.layers import LayerNorm, Transformer
+from jclip.models.layers import LayerNorm, Position, Transformer
 from jclip.models.output import TowerOutput
 
 
@@ -38,9 +38,16 @@ class TextTransformer(Transformer):
         mask = jnp.arange(c.context_length)[None] <= eot[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))
         x = text.astype(dtype) + positions[None].astype(dtype)
-        x = self.run_blocks(x, mask if c.mask_padding else None, rows, causal=c.causal)
-        tokens = LayerNorm(c.norm_eps, dtype, name="norm")(x)
-        pooled = self.map_pool(tokens, mask) if c.pool == "map" else pool_tokens(tokens, mask, eot, c.pool)
+        places: dict[str, Position] = {"eot": eot, "first": 0, "last": c.context_length - 1}
+        x, one = self.run_blocks(x, mask if c.mask_padding else None, rows, causal=c.causal, at=places.get(c.pool))
+        norm = LayerNorm(c.norm_eps, dtype, name="norm")
+        tokens = norm(x)
+        if one is not None:
+            pooled = norm(one)
+        elif c.pool == "map":
+            pooled = self.map_pool(tokens, mask)
+        else:
+            pooled = mean(tokens, mask)
         return TowerOutput(pooled, tokens, mask)
 
 
@@ -56,11 +63,7 @@ def end_of_text(ids: Array, config: TextTower) -> Array:
     return jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1), last)
 
 
-def pool_tokens(tokens: Array, mask: Array, eot: Array, pool: str) -> Array:
-    """One vector a text: tokens [b, L, d], mask bool [b, L], eot i32 [b] -> [b, d]."""
-    if pool == "mean":
-        weights = mask.astype(tokens.dtype)[:, :, None]
-        return (tokens * weights).sum(axis=1) / weights.sum(axis=1)
-    if pool == "eot":
-        return jnp.take_along_axis(tokens, eot[:, None, None], axis=1)[:, 0]
-    return tokens[:, 0] if pool == "first" else tokens[:, -1]
+def mean(tokens: Array, mask: Array) -> Array:
+    """Of the tokens [b, L, d] where the mask bool [b, L] is True: [b, d]."""
+    weights = mask.astype(tokens.dtype)[:, :, None]
+    return (tokens * weights).sum(axis=1) / weights.sum(axis=1)

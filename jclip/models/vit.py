@@ -35,20 +35,21 @@ class VisionTransformer(Transformer):
             x = jnp.concatenate([jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, c.width)), x], axis=1)
         if c.pre_norm:
             x = LayerNorm(c.norm_eps, dtype, name="norm_pre")(x)
-        x = self.run_blocks(x, None, rows, causal=False)
+        x, first = self.run_blocks(x, None, rows, causal=False, at=0 if c.pool == "cls" else None)
         norm = LayerNorm(c.norm_eps, dtype, name="norm")
         tokens = norm(x)
-        pooled = norm(self._pool(x)) if c.norm_after_pool else self._pool(tokens)
+        if first is not None:
+            pooled = norm(first)
+        elif c.norm_after_pool:
+            pooled = norm(self._pool(x))
+        else:
+            pooled = self._pool(tokens)
         return TowerOutput(pooled, tokens, jnp.ones(tokens.shape[:2], bool))
 
     def _pool(self, tokens: Array) -> Array:
-        match self.config.pool:
-            case "map":
-                return self.map_pool(tokens, None)
-            case "cls":
-                return tokens[:, 0]
-            case "avg":
-                return tokens[:, 1 if self.config.class_token else 0 :].mean(axis=1)
+        if self.config.pool == "map":
+            return self.map_pool(tokens, None)
+        return tokens[:, 1 if self.config.class_token else 0 :].mean(axis=1)
 
     def _cls_and_positions(self) -> tuple[Array | None, Array]:
         """The class token with its position added ([width], or None without one), and the positions of the patches [l, width]."""
