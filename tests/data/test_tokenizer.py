@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import html
 import json
 import pickle
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import pytest
 from vocabularies import strings
@@ -69,6 +71,13 @@ def test_ids_of_every_kind_equal_the_fixed_ones_of_its_library(row: dict[str, An
 def test_texts_are_cleaned_by_rule(text: str, whitespace: str, lower: str, canonicalize: str, siglip: str) -> None:
     rules = ("whitespace", "lower", "canonicalize", "siglip", "none", "siglip2")
     assert [RULES[rule](text) for rule in rules] == [whitespace, lower, canonicalize, siglip, text, text]
+
+
+def test_plain_texts_are_what_ftfy_makes_of_them() -> None:
+    rng = np.random.default_rng(0)
+    for length in rng.integers(0, 40, 3000):
+        text = "".join(map(chr, rng.choice([9, 10, 13, 27, 127, *range(32, 127)], length)))
+        assert RULES["whitespace"](text) == " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 KINDS = {
