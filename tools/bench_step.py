@@ -7,16 +7,16 @@ Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is
 gives the medians of the times, and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means
 that jclip is faster.
 
-Measured on two cores: on one kind of Xeon jclip took 3.3 s and open_clip 5.3 s for the clipart model, 2.6 and 4.0 s for ViT-B/32
-at batch 16. On another, a virtual machine, the clipart model took 8.2 and 7.1 s (median of the ratios 1.14), ViT-B/32 7.1 and
-6.3 s (1.06). Most of what the clipart model is missing there is in the products of matrices: torch's library makes 115
-to 165 GFLOP/s of them, XLA's 75 to 130.
+Measured on two cores of a virtual machine: the clipart model took 7.3 s, and open_clip's 7.7 s (median of the ratios 0.93; in
+another run 1.02), ViT-B/32 at batch 16 7.3 and 7.1 s (1.03; in another run 0.97). On another kind of Xeon, before the last block
+computed the pooled token alone, these were 3.3 and 5.3 s, 2.6 and 4.0 s. On the first machine torch's library makes 115 to 165
+GFLOP/s of these products of matrices, XLA's 75 to 130.
 
-Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 3.1 GB, back
-after every step and takes it anew. The allocator can be told to keep it, at the price of twice the memory; with
-MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 the clipart model took 7.3 and 6.4 s, ViT-B/32 6.0 and
-6.6 s. Huge pages (GLIBC_TUNABLES=glibc.malloc.hugetlb=1) made a step of jclip between a third faster and a tenth slower, as the
-kernel found memory in one piece or not.
+Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 2.6 GB, back
+after every step and takes it anew. The allocator can be told to keep it, at the price of twice the memory:
+MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 makes both up to a seventh faster. Huge pages
+(GLIBC_TUNABLES=glibc.malloc.hugetlb=1) made a step of jclip between a third faster and a tenth slower, as the kernel found
+memory in one piece or not.
 """
 
 import argparse
