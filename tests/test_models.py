@@ -1,6 +1,7 @@
 """The towers against an independent f64 implementation, and what must not change them."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -127,6 +128,19 @@ def test_scan_and_remat_do_not_change_gradients(pool: Any) -> None:
         np.testing.assert_allclose(value, other_value, rtol=1e-5)
         for want, got in zip(*map(jax.tree.leaves, (gradients, other_gradients)), strict=True):
             np.testing.assert_allclose(want, got, atol=2e-5 * max(1, np.abs(want).max()))
+
+
+def test_scan_does_not_change_what_dropout_drops() -> None:
+    config = dataclasses.replace(VISION, dropout=0.5)
+    params = params_like(VisionTransformer(config).init, images())
+    looped, unrolled = (
+        jax.jit(partial(VisionTransformer(config, Compute(scan=scan)).apply, rngs={"dropout": jax.random.key(0)}))(
+            {"params": params}, images(), rows=jnp.arange(2)
+        )
+        for scan in (True, False)
+    )
+    np.testing.assert_allclose(unrolled.pooled, looped.pooled, atol=1e-5)
+    np.testing.assert_allclose(unrolled.pooled, unrolled.tokens[:, 0], atol=1e-5)
 
 
 def test_who_asks_for_the_pooled_token_alone_does_not_pay_for_the_others() -> None:

@@ -34,7 +34,7 @@ def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
     dense = 4 * width * width + 2 * width * hidden
     attention = 2 * length * width  # logits and weighted values of a token
     total = embed + tower.depth * length * 2 * (dense + attention)
-    if not tokens and tower.pool in ("cls", "eot", "first", "last"):
+    if not tokens and tower.dropout == 0 and tower.pool in ("cls", "eot", "first", "last"):
         total -= (length - 1) * 2 * (dense + attention - 2 * width * width)
     if tower.pool == "map":
         total += 2 * (2 * length * width * width + 2 * length * width + 2 * width * width + 2 * width * hidden)

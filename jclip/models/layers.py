@@ -258,12 +258,13 @@ class Transformer(nn.Module):
         """The stack of blocks, its parameters stacked on a leading axis.
 
         Who pools one token needs of the others only their keys and values in the last block: that token is computed apart, and
-        XLA leaves out the tokens where nobody asks for them. A loop has no last block; there all are computed.
+        XLA leaves out the tokens where nobody asks for them. A loop has no last block, and dropout draws numbers for all tokens;
+        there all are computed.
 
         Args:
             x: [b, l, d].
             mask: as in Attention.
-            rows: as in Dropout, which drops other numbers of the token computed apart.
+            rows: as in Dropout.
             causal: as in Attention.
             at: the position of the token that is pooled, where it is one.
 
@@ -296,7 +297,7 @@ class Transformer(nn.Module):
         layers = jnp.arange(c.depth), self.param("blocks", init)
         if self.is_initializing():  # of a pass that makes parameters only their shapes are asked, and blocks keep the shape
             tokens = x
-        elif loop or at is None:
+        elif loop or at is None or key is not None:
             tokens = jax.lax.scan(kept(one), x, layers, unroll=1 if loop else c.depth)[0]
         else:
             first, last = _all_but_last(layers)
