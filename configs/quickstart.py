@@ -3,15 +3,14 @@
     jclip train configs/quickstart.py --workdir runs/quickstart
 
 Scenes of one to three shapes of 8 kinds in 8 colours, drawn while training; captions have synonyms, positions and omissions.
-Of the 64 (colour, shape) classes 8 never occur in training. Five to fourteen minutes on two cores of a Xeon at
-2.5 GHz (virtual machines at their best and at their worst), to
+Of the 64 (colour, shape) classes 8 never occur in training. A minute and a half on two cores of an EPYC (Zen 5), to
 
-    seen       97%: zero-shot accuracy on new images of the 56 classes of training (chance 1.8%)
-    heldout    about 40%, and different in every run: of the other 8, among all 64: CLIP's known weakness, naming a combination
+    seen       99.6%: zero-shot accuracy on new images of the 56 classes of training (chance 1.8%)
+    heldout    92%, 93% and 68% with seeds 0, 1 and 2: of the other 8, among all 64: CLIP's known weakness, naming a combination
                it has never seen
-    retrieval  0.5 and 0.7, recall@10: which of 2,000 captions belongs to an image, and the reverse; many are equally right, so
+    retrieval  0.55 and 0.65, recall@10: which of 2,000 captions belongs to an image, and the reverse; many are equally right, so
                this stays far below 1
-    probe      97%: a linear classifier on the image tower's features
+    probe      99.5%: a linear classifier on the image tower's features
 """
 
 from jclip.config import (
@@ -39,15 +38,16 @@ def get_config() -> Config:
         image_size=SIZE,
         patch_size=8,
         width=128,
-        depth=4,
+        depth=2,
         heads=2,
+        stem=(24, 48, 96),
         activation="gelu_tanh",
         positions="sincos",
         pool="avg",
     )
     text = TextTower(
-        context_length=32,
-        width=64,
+        context_length=20,
+        width=32,
         depth=1,
         heads=1,
         activation="gelu_tanh",
@@ -58,7 +58,7 @@ def get_config() -> Config:
     return Config(
         model=Model(towers={"image": vision, "text": text}, embed_dim=128),
         data=Data(source=f"shapes:train?size={SIZE}&length=1000000", augment=Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))),
-        optim=Optim(lr=1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0),
+        optim=Optim(lr=1.5e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0),
         pairs=(Pair(block=256),),
         evals={
             "seen": ZeroShot(f"shapes:test?size={SIZE}&classes=seen", templates=PROMPTS, every="25%"),
@@ -68,6 +68,6 @@ def get_config() -> Config:
         },
         checkpoint=Checkpoint(every="25%"),
         batch_size=128,
-        duration="2300",
+        duration="900",
         log_every=20,
     )

@@ -61,6 +61,7 @@ def outline(model: Model) -> dict[str, Any]:
             "vocab_size",
             "image_size",
             "patch_size",
+            "stem",
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
         facts |= {field: getattr(tower, field) for field in shown if hasattr(tower, field)}

@@ -16,7 +16,7 @@ from jclip.tree import flatten, idle_rules, match_rules, unflatten
 STATISTICS = (r".*/(mean|var)", 0.0)
 """The rule before all others: means and variances of batch normalisation are kept as they came."""
 
-BEFORE_BLOCKS = r"(patch_embed|norm_pre)/.*|cls|pos_embed|token_embed"
+BEFORE_BLOCKS = r"(stem\d+|patch_embed|norm_pre)/.*|cls|pos_embed|token_embed"
 """What of a transformer tower its blocks come after."""
 
 

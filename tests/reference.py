@@ -72,10 +72,10 @@ def map_pool(p: Params, tokens: np.ndarray, c: VisionTower | TextTower, real: np
 def vision(p: Params, image: np.ndarray, c: VisionTower) -> tuple[np.ndarray, np.ndarray]:
     """One image u8 [H, W, 3] -> pooled [d], tokens [l, d]."""
     pixels = (image / 255.0 - np.array(c.preprocess.mean)) / np.array(c.preprocess.std)
-    size = c.patch_size
-    patches = [
-        pixels[y : y + size, x : x + size].reshape(-1) for y in range(0, c.image_size, size) for x in range(0, c.image_size, size)
-    ]
+    for i, _ in enumerate(c.stem, 1):
+        pixels = ACTIVATIONS[c.activation](convolve(p[f"stem{i}"], pixels))
+    side, size = len(pixels), len(pixels) // c.grid
+    patches = [pixels[y : y + size, x : x + size].reshape(-1) for y in range(0, side, size) for x in range(0, side, size)]
     x = dense(p["patch_embed"], np.stack(patches))
     if c.positions == "sincos":
         positions = sincos(c.grid, c.width)
@@ -89,6 +89,19 @@ def vision(p: Params, image: np.ndarray, c: VisionTower) -> tuple[np.ndarray, np
     if c.pool == "map":
         return map_pool(p["map"], tokens, c, np.ones(len(tokens), bool)), tokens
     return (tokens[0] if c.pool == "cls" else tokens.mean(0)), tokens
+
+
+def convolve(p: Params, x: np.ndarray) -> np.ndarray:
+    """Windows of 4 x 4 every 2 pixels, over one ring of zeros: [h, w, c] -> [h/2, w/2, features]."""
+    half = len(x) // 2
+    padded = np.zeros((len(x) + 2, len(x) + 2, x.shape[2]))
+    padded[1:-1, 1:-1] = x
+    y = np.zeros((half, half, len(p["bias"])))
+    for row in range(half):
+        for column in range(half):
+            window = padded[2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
+            y[row, column] = window.reshape(-1) @ p["kernel"].reshape(window.size, -1) + p["bias"]
+    return y
 
 
 def sincos(grid: int, width: int) -> np.ndarray:

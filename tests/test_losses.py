@@ -288,6 +288,16 @@ def test_value_and_gradient_take_four_products(method: str, kind: str) -> None:
     assert 4.0 <= multiply_adds(jaxpr) / (batch**2 * size) <= 4.1
 
 
+def test_right_answers_of_equal_embeddings_give_the_loss_of_negatives() -> None:
+    """Of a softmax: where the columns of a row's right answers are the same, their mean is each of them."""
+    za, zb = unit_rows(0, 12, 8)
+    ids = np.arange(12, dtype=np.int32) % 5
+    z, names = zb[ids], jnp.asarray(ids)
+    positive, negative = (contrastive(za, z, 20.0, **more) for more in ({"ids": names, "equal": "positive"}, {}))
+    assert positive == pytest.approx(float(negative), rel=1e-6)
+    assert abs(contrastive(za, z, 20.0, ids=names, equal="ignore") - negative) > 0.1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -51,6 +51,8 @@ VISION_OPTIONS = [
     {"pool": "cls", "activation": "gelu_tanh", "positions": "sincos", "pre_norm": False},
     {"pool": "avg", "activation": "quick_gelu", "positions": "learned", "pre_norm": True},
     {"pool": "map", "activation": "quick_gelu", "positions": "sincos", "pre_norm": True},
+    {"pool": "avg", "activation": "gelu", "positions": "sincos", "stem": (5, 7)},
+    {"pool": "cls", "activation": "quick_gelu", "positions": "learned", "stem": (4, 5, 6)},
 ]
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jclip.config import Config, ConfigError, Model, Optim, ResNetTower, TextTower, architecture
+from jclip.config import Config, ConfigError, Model, Optim, ResNetTower, TextTower, architecture, replace
 from jclip.optim import lr_factors, make_optimizer, make_schedule, split
 from jclip.step import param_shapes
 from jclip.tree import flatten, match_rules
@@ -61,7 +61,8 @@ def test_default_rules_leave_vectors_and_the_scale_undecayed() -> None:
     assert "text/token_embed" not in undecayed
 
 
-TINY = param_shapes(Config(model=architecture("ViT-tiny-test")))
+TINY = param_shapes(Config(model=replace(architecture("ViT-tiny-test"), "towers.image.stem", (4,))))
+BEFORE = ("image/stem1", "image/patch_embed", "image/norm_pre", "image/cls", "image/pos_embed")
 DECAYED = Optim(lr=0.1, b1=0.9, eps=1e-12, weight_decay=0.0, lr_rules=(("text/.*", 3.0), (".*", 1.0)), layer_decay={"image": 0.5})
 
 
@@ -71,7 +72,7 @@ def factor_by_hand(path: str) -> list[float]:
         return [3.0]
     if path.startswith("image/blocks/"):
         return [0.25, 0.5]
-    return [0.125] if path.startswith(("image/patch_embed", "image/norm_pre", "image/cls", "image/pos_embed")) else [1.0]
+    return [0.125] if path.startswith(BEFORE) else [1.0]
 
 
 def test_learning_rates_fall_from_block_to_block() -> None:

@@ -126,6 +126,14 @@ def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
             f"{at}.image_size {tower.image_size} is not divisible by patch_size {tower.patch_size}; "
             f"use {low} or {low + tower.patch_size}"
         )
+    stride = 2 ** len(tower.stem)
+    if min(tower.stem, default=1) < 1:
+        yield f"{at}.stem {tower.stem}: each convolution needs at least 1 channel"
+    if tower.patch_size % stride or (tower.stem and tower.image_size % tower.patch_size):
+        yield (
+            f"{at}.stem: {len(tower.stem)} convolutions of stride 2 need patch_size {tower.patch_size} to be divisible by "
+            f"{stride}, and image_size {tower.image_size} by patch_size; use fewer convolutions, or other sizes"
+        )
     if not 0 <= tower.patch_dropout < 1:
         yield f"{at}.patch_dropout {tower.patch_dropout} is a fraction of the patches; use 0 or more and less than 1"
     if tower.positions == "sincos" and tower.width % 4:

@@ -78,6 +78,9 @@ class VisionTower:
     """A class token although something else is pooled (CLIPA); pool="cls" has one always."""
     norm_after_pool: bool = False
     """Last LayerNorm after the pooling instead of before (CLIPA)."""
+    stem: tuple[int, ...] = ()
+    """Channels of convolutions that come before the embedding of patches (Xiao et al. 2021): 4 by 4 pixels with stride 2, each
+    followed by the activation. patch_size counts in pixels of the image all the same; 2 ** len(stem) divides it."""
     pre_norm: bool = True
     """LayerNorm before the first block (CLIP has it, SigLIP and the original ViT do not)."""
     crop: bool = False

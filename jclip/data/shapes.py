@@ -29,13 +29,13 @@ LENGTHS = {"train": 50_000, "val": 2_000, "test": 2_000, "heldout": 800, "counti
 SPLITS = tuple(LENGTHS)
 """The place of a split among these is part of its random numbers: a new one goes to the end."""
 
-P_OBJECTS = (0.8, 0.15, 0.05)
+P_OBJECTS = (0.6, 0.3, 0.1)
 """Probability that a scene of train or val has 1, 2 or 3 objects."""
 
 P_NOISE = 0.5
 """Probability that the background is noise around a grey, not the plain grey."""
 
-RADIUS = ((0.2, 0.42), (0.13, 0.22), (0.11, 0.20))
+RADIUS = ((0.3, 0.46), (0.18, 0.24), (0.16, 0.23))
 """Smallest and largest radius of an object among 1, 2 or 3, as a fraction of the image."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 P_COLOUR_ONLY = 0.1
 """Probability that an object is named by its colour alone: "something red". Such captions tell the words apart."""
 
-P_SHAPE_ONLY = 0.15
+P_SHAPE_ONLY = 0.4
 """Probability that an object is named by its shape alone: "a circle"."""
 
 P_SYNONYM = 0.15
@@ -39,7 +39,7 @@ SYNONYMS = {
     "pink": "rose",
 }
 
-BIG, SMALL = 0.34, 0.16
+BIG, SMALL = 0.38, 0.19
 """Radii, in fractions of the image, from which an object is called big, and up to which it is called small."""
 
 FRAMES = ("{}", "{}", "a picture of {}", "there is {}", "an image with {}")

@@ -16,7 +16,7 @@ Name = tuple[str, str]
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in fractions of the image."""
 
-RADIUS = {"counting": (0.18, 0.22), "left_right": (0.13, 0.22)}
+RADIUS = {"counting": (0.18, 0.23), "left_right": (0.18, 0.24)}
 """Smallest and largest radius, as a fraction of the image. Where objects are counted, it is the same for one, two and three, so
 that their size does not give the number away, and near to what each number has in training."""
 

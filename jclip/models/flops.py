@@ -68,4 +68,10 @@ def _length(tower: Tower) -> tuple[int, int]:
         return tower.context_length, 0
     assert isinstance(tower, VisionTower)
     tokens = kept_patches(tower) + class_tokens(tower)
-    return tokens, 2 * tower.grid**2 * 3 * tower.patch_size**2 * tower.width
+    total, side, channels = 0, tower.image_size, 3
+    for features in tower.stem:
+        side //= 2
+        total += 2 * side**2 * 16 * channels * features
+        channels = features
+    patch = tower.patch_size // 2 ** len(tower.stem)
+    return tokens, total + 2 * tower.grid**2 * channels * patch**2 * tower.width

@@ -1,12 +1,15 @@
 """The vision transformer: images to TowerOutput."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jclip.config import VisionTower
-from jclip.models.layers import Dense, LayerNorm, Transformer, uniform_of_rows
+from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm, Transformer, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 
@@ -25,7 +28,10 @@ class VisionTransformer(Transformer):
             rows: in training, the index of each image in the global batch, for dropout.
         """
         c, dtype = self.config, self.how.dtype
-        x = patchify(as_pixels(images, c.image_size, c.preprocess).astype(dtype), c.patch_size)
+        x = as_pixels(images, c.image_size, c.preprocess).astype(dtype)
+        for i, channels in enumerate(c.stem, 1):
+            x = StemConv(channels, c.activation, dtype, name=f"stem{i}")(x)
+        x = patchify(x, c.patch_size // 2 ** len(c.stem))
         x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, dtype, name="patch_embed")(x)
         cls, positions = self._cls_and_positions()
         x = x + positions[None].astype(dtype)
@@ -62,6 +68,21 @@ class VisionTransformer(Transformer):
         if not extra:
             return None, positions
         return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], positions[1:]
+
+
+class StemConv(nn.Module):
+    """A convolution of 4 x 4 with stride 2, and the activation: [b, h, w, c] -> [b, h/2, w/2, features]."""
+
+    features: int
+    activation: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.he_normal(), (4, 4, x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        y = jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.checkpoint(ACTIVATIONS[self.activation])(y + bias[None, None, None])  # nothing of it is kept, as in Mlp
 
 
 def class_tokens(config: VisionTower) -> int:

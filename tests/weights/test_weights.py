@@ -262,11 +262,12 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path: Path)
 
 def test_all_that_another_library_cannot_compute_is_named(tmp_path: Path) -> None:
     model = architecture("ViT-tiny-test")
-    for path, value in (("image.positions", "sincos"), ("image.pool", "avg"), ("text.causal", False)):
+    for path, value in (("image.stem", (4,)), ("image.positions", "sincos"), ("image.pool", "avg"), ("text.causal", False)):
         model = replace(model, f"towers.{path}", value)
     for to, more in (("open_clip", r"class_token is False"), ("hugging_face", r"image.pool is 'avg'.*text.causal is False")):
-        with pytest.raises(WeightsError, match=rf"image.positions is 'sincos', not 'learned'.*{more}"):
+        with pytest.raises(WeightsError, match=rf"image.positions is 'sincos', not 'learned'.*{more}") as error:
             write_weights(tmp_path / "out", to, model, {})
+        assert "image.stem is (4,), not ()" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
