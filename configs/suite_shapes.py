@@ -4,8 +4,8 @@
     jclip report shapes.json
 
 CLIP's known weaknesses are measured beside its strengths: combinations of words that it has never seen together (heldout), how
-many things there are (counting) and where they are to each other (left_right). Chance is 1/56 for zero_shot, 1/64 for heldout,
-1/3 for counting and 1/2 for left_right.
+many things there are (counting, all drawn as small as two or three are in training) and where they are to each other
+(left_right). Chance is 1/56 for zero_shot, 1/64 for heldout, 1/3 for counting and 1/2 for left_right.
 """
 
 from jclip.config import Choice, FewShot, LinearProbe, NearestNeighbours, Retrieval, Suite, ZeroShot

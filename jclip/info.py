@@ -64,7 +64,7 @@ def outline(model: Model) -> dict[str, Any]:
             "stem",
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
-        facts |= {field: getattr(tower, field) for field in shown if hasattr(tower, field)}
+        facts |= {field: value for field in shown if (value := getattr(tower, field, ())) != ()}
         if isinstance(tower, TextTower):
             return facts | {"tokenizer": tower.tokenizer.kind}
         how = tower.preprocess

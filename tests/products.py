@@ -14,8 +14,10 @@ def multiply_adds(jaxpr: jex.core.Jaxpr, times: int = 1) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        if equation.primitive.name == "conv_general_dilated":  # kernel [height, width, in, out]
-            total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:3])
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, (_, *summed) = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+            zeros = math.prod(equation.params["lhs_dilation"])  # of a gradient with stride: only one in so many is multiplied
+            total += times * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel[axis] for axis in summed) // zeros
         if equation.primitive.name == "scan":
             often *= equation.params["length"]
         if equation.primitive.name == "shard_map":

@@ -10,7 +10,7 @@ from jclip.config import replace as replace_path
 def tiny_config(**changes: Any) -> Config:
     """12 steps of batch 16; `changes` by dotted path, as on the command line: {"optim.lr": 1e-2}."""
     model = architecture("ViT-tiny-test")
-    image = dataclasses.replace(model.towers["image"], patch_dropout=0.25)
+    image = dataclasses.replace(model.towers["image"], stem=(8,), patch_dropout=0.25)
     model = dataclasses.replace(model, towers={**model.towers, "image": image})
     config = Config(
         model=model,

@@ -126,19 +126,27 @@ def _vision_problems(at: str, tower: VisionTower) -> Iterator[str]:
             f"{at}.image_size {tower.image_size} is not divisible by patch_size {tower.patch_size}; "
             f"use {low} or {low + tower.patch_size}"
         )
-    stride = 2 ** len(tower.stem)
-    if min(tower.stem, default=1) < 1:
-        yield f"{at}.stem {tower.stem}: each convolution needs at least 1 channel"
-    if tower.patch_size % stride or (tower.stem and tower.image_size % tower.patch_size):
-        yield (
-            f"{at}.stem: {len(tower.stem)} convolutions of stride 2 need patch_size {tower.patch_size} to be divisible by "
-            f"{stride}, and image_size {tower.image_size} by patch_size; use fewer convolutions, or other sizes"
-        )
+    if fits and tower.stem:
+        yield from _stem_problems(at, tower)
     if not 0 <= tower.patch_dropout < 1:
         yield f"{at}.patch_dropout {tower.patch_dropout} is a fraction of the patches; use 0 or more and less than 1"
     if tower.positions == "sincos" and tower.width % 4:
         yield f"{at}.width {tower.width} is not divisible by 4, which positions='sincos' needs"
     yield from _preprocess_problems(f"{at}.preprocess", tower.preprocess)
+
+
+def _stem_problems(at: str, tower: VisionTower) -> Iterator[str]:
+    if min(tower.stem) < 1:
+        yield f"{at}.stem {tower.stem}: each convolution needs at least 1 channel"
+    if tower.patch_size % 2 ** len(tower.stem):
+        halvings = (tower.patch_size & -tower.patch_size).bit_length() - 1
+        yield f"{at}.stem {tower.stem}: patch_size {tower.patch_size} can be halved {halvings} times; use so many at most"
+    if rest := tower.image_size % tower.patch_size:
+        low = tower.image_size - rest
+        yield (
+            f"{at}.stem sees all pixels, and crop leaves some of image_size {tower.image_size} out; "
+            f"use {low} or {low + tower.patch_size}"
+        )
 
 
 def _preprocess_problems(at: str, preprocess: Preprocess) -> Iterator[str]:

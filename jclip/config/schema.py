@@ -105,8 +105,8 @@ class Pair:
     """Share of the target that is spread over all candidates."""
     equal: Literal["negative", "ignore", "positive"] = "negative"
     """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
-    Where equal inputs have equal embeddings, as captions have, a softmax without label smoothing is the same with right answers
-    as with negatives."""
+    Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
+    right answers as with negatives."""
     equal_by: str | None = None
     """Tower whose input tells which examples are equal, by a 32-bit hash of it. None: `b`."""
     method: Literal["gather", "ring"] = "gather"

@@ -79,8 +79,8 @@ class VisionTower:
     norm_after_pool: bool = False
     """Last LayerNorm after the pooling instead of before (CLIPA)."""
     stem: tuple[int, ...] = ()
-    """Channels of convolutions that come before the embedding of patches (Xiao et al. 2021): 4 by 4 pixels with stride 2, each
-    followed by the activation. patch_size counts in pixels of the image all the same; 2 ** len(stem) divides it."""
+    """Channels of convolutions before the embedding of patches, an idea of Xiao et al. 2021: windows of 4 by 4 with stride 2 over
+    one ring of zeros, the activation, no norm. patch_size still counts pixels of the image; 2 ** len(stem) divides it."""
     pre_norm: bool = True
     """LayerNorm before the first block (CLIP has it, SigLIP and the original ViT do not)."""
     crop: bool = False

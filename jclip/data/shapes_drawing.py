@@ -26,7 +26,7 @@ COLOURS = tuple(RGB)
 """The eight colours' names, in the order of the labels."""
 
 JITTER = 25.0
-"""Largest change of a channel of a colour: no shade is nearer to another colour than to its own."""
+"""Largest change of a channel of a colour: no shade is nearer, in Euclidean distance, to another colour than to its own."""
 
 TILT = 0.2
 """Largest rotation of a shape, in radians: a square never looks like a diamond."""

@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 RADIUS = {"counting": (0.18, 0.23), "left_right": (0.18, 0.24)}
 """Smallest and largest radius, as a fraction of the image. Where objects are counted, it is the same for one, two and three, so
-that their size does not give the number away, and near to what each number has in training."""
+that their size does not give the number away: that of two or three in training, where one alone is larger."""
 
 QUARTERS = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.5, 0.5, 1.0), (0.5, 0.5, 1.0, 1.0))
 

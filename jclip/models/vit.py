@@ -91,7 +91,7 @@ def class_tokens(config: VisionTower) -> int:
 
 
 def patchify(images: Array, patch_size: int) -> Array:
-    """[b, H, W, 3] -> [b, (H/p)(W/p), p*p*3], patches and pixels in row-major order; what fills no patch is left out."""
+    """[b, H, W, C] -> [b, (H/p)(W/p), p*p*C], patches and pixels in row-major order; what fills no patch is left out."""
     b, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images[:, : rows * patch_size, : columns * patch_size].reshape(b, rows, patch_size, columns, patch_size, channels)

@@ -82,7 +82,7 @@ def test_scenes_stay_the_same_from_version_to_version() -> None:
 
 @pytest.mark.parametrize(("split", "total"), [("train", 10731756), ("val", 10937823), ("test", 11521206), ("heldout", 11304785)])
 def test_pixels_stay_the_same_from_version_to_version(split: str, total: int) -> None:
-    # The sum of 50 images, as they were first drawn. Another machine may round a few pixels otherwise.
+    # The sum of 50 images, as they were drawn when this was written. Another machine may round a few pixels otherwise.
     source = open_source(f"shapes:{split}?size=24")
     assert abs(sum(int(source[i]["image"].sum(dtype=np.int64)) for i in range(50)) - total) < 100
 
@@ -101,7 +101,7 @@ def test_scenes_of_another_size_show_the_same_objects() -> None:
 
 
 def test_no_shade_is_nearer_to_another_colour() -> None:
-    """Jitter moves a colour towards another by JITTER sum |d| / |d| at most, where d is their difference."""
+    """In Euclidean distance: jitter moves it by JITTER sum |d| / |d| towards another at most, with d their difference."""
     for a, b in combinations(RGB, 2):
         d = np.subtract(RGB[a], RGB[b]).astype(float)
         assert JITTER * np.abs(d).sum() / np.linalg.norm(d) < np.linalg.norm(d) / 2, (a, b)
