@@ -22,7 +22,7 @@ def config_of(**vision: object) -> Config:
     return tiny_config(model=dataclasses.replace(model, towers=towers), batch_size=64)
 
 
-@pytest.mark.parametrize("vision", [{}, {"patch_dropout": 0.5}, {"pool": "map"}, {"stem": (4, 32)}], ids=str)
+@pytest.mark.parametrize("vision", [{}, {"patch_dropout": 0.5}, {"pool": "map"}, {"stem": (8, 128)}], ids=str)
 @pytest.mark.parametrize("scan", [False, True])
 def test_operations_of_a_step_are_those_of_its_program(vision: dict[str, object], scan: bool) -> None:
     config = config_of(**vision)
