@@ -7,10 +7,9 @@ Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is
 gives the medians of the times, and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means
 that jclip is faster.
 
-Measured on two cores of a virtual machine: the clipart model took 7.3 s, and open_clip's 7.7 s (median of the ratios 0.93; in
-another run 1.02), ViT-B/32 at batch 16 7.3 and 7.1 s (1.03; in another run 0.97). On another kind of Xeon, before the last block
-computed the pooled token alone, these were 3.3 and 5.3 s, 2.6 and 4.0 s. On the first machine torch's library makes 115 to 165
-GFLOP/s of these products of matrices, XLA's 75 to 130.
+Measured on two cores of an EPYC (Zen 5): the clipart model took 3.3 s, and open_clip's 4.4 s (median of the ratios 0.75; in
+another run 0.81), ViT-B/32 at batch 16 2.7 and 4.3 s (0.62; 0.61). On a slow virtual Xeon these were 7.3 and 7.7 s (0.93; 1.02),
+7.3 and 7.1 s (1.03; 0.97): there torch's library makes 115 to 165 GFLOP/s of these products of matrices, XLA's 75 to 130.
 
 Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 2.6 GB, back
 after every step and takes it anew. The allocator can be told to keep it, at the price of twice the memory:
