@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tiny_config as with_stem
 
 import jclip
 from jclip import cli, runs, train
@@ -33,6 +33,11 @@ LIT: dict[str, Any] = {**SHORT, **ONLY_IMAGE, "optim.lr_rules": ((IMAGE, 0.0), (
 
 def arrays(params: Any) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+
+
+def tiny_config(**changes: Any) -> Config:
+    """Without the stem, which the weights of others do not have."""
+    return with_stem(**{"model.towers.image.stem": (), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +222,14 @@ def test_a_workdir_goes_on_with_what_it_trains_only(run: Path) -> None:
 
 def test_the_command_line_starts_any_recipe_from_any_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = write_folder(tmp_path / "w")
-    options = ["--init-from.path", str(tmp_path / "w"), "--optim.lr-rules", IMAGE, "0", ".*", "1", "--duration", "4"]
+    source = ["--model.towers.image.stem", "--init-from.path", str(tmp_path / "w")]  # no convolutions
+    options = [*source, "--optim.lr-rules", IMAGE, "0", ".*", "1", "--duration", "4"]
     few = ["--evals.seen.source", "shapes:test?size=16&length=16", "--evals.pairs.source", "shapes:val?size=16&length=16"]
     assert cli.main(["train", RECIPE, "--workdir", str(tmp_path / "run"), *options, *few]) == 0, capsys.readouterr().err
     params = arrays(runs.load_run(tmp_path / "run")[2])
     np.testing.assert_array_equal(params["image/blocks/attn/q/kernel"], there["image/blocks/attn/q/kernel"])
     assert not np.array_equal(params["text/blocks/attn/q/kernel"], there["text/blocks/attn/q/kernel"])
-    wrong = ["--init-from.path", str(tmp_path / "w"), "--model.towers.image.activation", "quick_gelu"]
+    wrong = [*source, "--model.towers.image.activation", "quick_gelu"]
     assert cli.main(["train", RECIPE, "--workdir", str(tmp_path / "wrong"), *wrong]) == 1
     assert "activation: 'gelu' -> 'quick_gelu'" in capsys.readouterr().err
 
