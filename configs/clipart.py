@@ -5,9 +5,9 @@ The data (public domain) come from two Debian packages; `tools/make_clipart.py -
     python tools/make_clipart.py PACKAGES data/clipart
     jclip train configs/clipart.py --root data/clipart --workdir runs/clipart
 
-30 epochs, some 50 minutes on two cores of a Xeon at 2.5 GHz. Half of the patches are dropped in training (FLIP, Li et al. 2023):
-a third faster, and recall@10 among the 654 pictures of the val shard is as good: 0.552 from image to text and 0.586 from text to
-image (means of seeds 0, 1 and 2), where all patches gave 0.558 and 0.572 (seed 0).
+30 epochs, some 50 minutes on two cores of a Xeon at 2.5 GHz, 18 on two of an EPYC (Zen 5). Half of the patches are dropped in
+training (FLIP, Li et al. 2023): a third faster, and recall@10 among the 654 pictures of the val shard as good: 0.552 from image
+to text and 0.586 from text to image (means of seeds 0, 1 and 2), where all patches gave 0.558 and 0.572 (seed 0).
 """
 
 from jclip.config import Augment, Checkpoint, Config, Data, Model, Optim, Pair, Preprocess, Retrieval, TextTower, VisionTower
