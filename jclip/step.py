@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jclip import losses
 from jclip.config import Config, Model
-from jclip.models import MultiTower, example_inputs
+from jclip.models import Backend, MultiTower, example_inputs
 from jclip.optim import make_optimizer, make_schedule, split
 from jclip.sharding import BATCH_AXES, Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
 from jclip.tree import merge
@@ -211,7 +211,7 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     is lost, for one more forward pass.
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    model, parts = MultiTower(config.model, gather), config.accumulate
+    model, parts = MultiTower(config.model, gather, Backend.of(mesh, config.model.attention)), config.accumulate
 
     def embed(params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
         encoded = model.apply({"params": params}, batch, rows=rows, rngs={"dropout": key})
@@ -260,7 +260,7 @@ def make_encode(model: Model, mesh: Mesh, gather: Gather | None = None) -> Encod
 
     With `gather` (see `make_gather`) sharded parameters are made whole block by block, as in training.
     """
-    exact = MultiTower(dataclasses.replace(model, dtype="float32"), gather)
+    exact = MultiTower(dataclasses.replace(model, dtype="float32"), gather, Backend.of(mesh, model.attention))
 
     def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less

@@ -12,7 +12,7 @@ import reference
 
 from jclip.config import Config, Model, TextTower, VisionTower, architecture
 from jclip.models import MultiTower, TextTransformer, VisionTransformer, example_inputs
-from jclip.models.layers import Compute
+from jclip.models.compute import Compute
 from jclip.models.vit import drop_patches, kept_patches
 from jclip.step import param_shapes
 from jclip.tree import flatten

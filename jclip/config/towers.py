@@ -195,3 +195,6 @@ class Model:
     Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""
     remat: Remat = "none"
     """What a block keeps for the backward pass: none keeps all; the others are named as in jax.checkpoint_policies."""
+    attention: Literal["auto", "plain"] = "auto"
+    """auto: in bfloat16 on GPUs (NVIDIA's, Ampere or later) and TPUs attention never writes its logits to memory, where it can;
+    plain: never so. The result is the same, to bfloat16 rounding."""

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import Model, ResNetTower, TextTower, Tower, VisionTower
-from jclip.models.layers import Compute, Dense, Params
+from jclip.models.compute import Backend, Compute, Params
+from jclip.models.layers import Dense
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer
@@ -36,6 +37,8 @@ class MultiTower(nn.Module):
     config: Model
     gather: Callable[[str, Params], Params] | None = None
     """As in Compute, with the path of the stack of blocks."""
+    backend: Backend = Backend()
+    """What the program is compiled for."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None) -> dict[str, Encoded]:
@@ -52,7 +55,7 @@ class MultiTower(nn.Module):
         encoded = {}
         for name in sorted(batch):
             gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
-            how = Compute(dtype, c.scan, c.remat, gather)
+            how = Compute(dtype, c.scan, c.remat, gather, self.backend)
             tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
             inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
             output = tower(*inputs, rows=rows)
@@ -65,7 +68,8 @@ class MultiTower(nn.Module):
         kind, init = c.towers[name].projection, nn.initializers.normal(pooled.shape[-1] ** -0.5)
         if kind == "none":
             return pooled
-        return Dense(c.embed_dim, init, kind == "affine", jnp.dtype(c.dtype), name=f"{name}_projection")(pooled)
+        how = Compute(jnp.dtype(c.dtype), backend=self.backend)
+        return Dense(c.embed_dim, init, kind == "affine", how, name=f"{name}_projection")(pooled)
 
 
 def unit(x: Array) -> Array:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import ResNetTower
-from jclip.models.layers import Compute, Dense, attend
+from jclip.models.attention import attend
+from jclip.models.compute import Compute
+from jclip.models.layers import Dense
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 
@@ -45,7 +47,7 @@ class ModifiedResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 x = block(c.stem_width * 2**stage, stride, dtype, name=f"stage{stage + 1}_{i}")(x)
         tokens = x.reshape(len(x), -1, c.width)
-        return TowerOutput(AttentionPool(c.heads, dtype, name="pool")(tokens), tokens, jnp.ones(tokens.shape[:2], bool))
+        return TowerOutput(AttentionPool(c.heads, self.how, name="pool")(tokens), tokens, jnp.ones(tokens.shape[:2], bool))
 
 
 class Bottleneck(nn.Module):
@@ -100,15 +102,15 @@ class AttentionPool(nn.Module):
     """
 
     heads: int
-    dtype: Any
+    how: Compute
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         b, length, width = tokens.shape
         init = nn.initializers.normal(width**-0.5)
         x = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
-        x = x + self.param("pos_embed", init, (length + 1, width))[None].astype(self.dtype)
-        project = partial(Dense, width, init, dtype=self.dtype)
+        x = x + self.param("pos_embed", init, (length + 1, width))[None].astype(self.how.dtype)
+        project = partial(Dense, width, init, how=self.how)
         q, k, v = project(name="q")(x[:, :1]), project(name="k")(x), project(name="v")(x)
         return attend(*(y.reshape(b, -1, self.heads, width // self.heads) for y in (q, k, v))).reshape(b, width)
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import TextTower
-from jclip.models.layers import LayerNorm, Position, Transformer
+from jclip.models.layers import LayerNorm, Position
 from jclip.models.output import TowerOutput
+from jclip.models.transformer import Transformer
 
 
 class TextTransformer(Transformer):
@@ -35,17 +36,18 @@ class TextTransformer(Transformer):
             text = table[text]
         elif eot is None:
             raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
-        mask = jnp.arange(c.context_length)[None] <= eot[:, None]
+        lengths = eot.astype(jnp.int32) + 1
+        mask = jnp.arange(c.context_length)[None] < lengths[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))
         x = text.astype(dtype) + positions[None].astype(dtype)
         places: dict[str, Position] = {"eot": eot, "first": 0, "last": c.context_length - 1}
-        x, one = self.run_blocks(x, mask if c.mask_padding else None, rows, causal=c.causal, at=places.get(c.pool))
-        norm = LayerNorm(c.norm_eps, dtype, name="norm")
+        x, one = self.run_blocks(x, lengths if c.mask_padding else None, rows, causal=c.causal, at=places.get(c.pool))
+        norm = LayerNorm(c.norm_eps, self.how, name="norm")
         tokens = norm(x)
         if one is not None:
             pooled = norm(one)
         elif c.pool == "map":
-            pooled = self.map_pool(tokens, mask)
+            pooled = self.map_pool(tokens, lengths)
         else:
             pooled = mean(tokens, mask)
         return TowerOutput(pooled, tokens, mask)

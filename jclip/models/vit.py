@@ -1,7 +1,5 @@
 """The vision transformer: images to TowerOutput."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,9 +7,11 @@ import numpy as np
 from jax import Array
 
 from jclip.config import VisionTower
-from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm, Transformer, uniform_of_rows
+from jclip.models.compute import Compute
+from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
+from jclip.models.transformer import Transformer
 
 
 class VisionTransformer(Transformer):
@@ -30,9 +30,9 @@ class VisionTransformer(Transformer):
         c, dtype = self.config, self.how.dtype
         x = as_pixels(images, c.image_size, c.preprocess).astype(dtype)
         for i, channels in enumerate(c.stem, 1):
-            x = StemConv(channels, c.activation, dtype, name=f"stem{i}")(x)
+            x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))
-        x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, dtype, name="patch_embed")(x)
+        x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(x)
         cls, positions = self._cls_and_positions()
         x = x + positions[None].astype(dtype)
         if rows is not None and c.patch_dropout > 0:
@@ -40,9 +40,9 @@ class VisionTransformer(Transformer):
         if cls is not None:
             x = jnp.concatenate([jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, c.width)), x], axis=1)
         if c.pre_norm:
-            x = LayerNorm(c.norm_eps, dtype, name="norm_pre")(x)
+            x = LayerNorm(c.norm_eps, self.how, name="norm_pre")(x)
         x, first = self.run_blocks(x, None, rows, causal=False, at=0 if c.pool == "cls" else None)
-        norm = LayerNorm(c.norm_eps, dtype, name="norm")
+        norm = LayerNorm(c.norm_eps, self.how, name="norm")
         tokens = norm(x)
         if first is not None:
             pooled = norm(first)
@@ -75,14 +75,14 @@ class StemConv(nn.Module):
 
     features: int
     activation: str
-    dtype: Any
+    how: Compute
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.he_normal(), (4, 4, x.shape[-1], self.features)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = self.param("kernel", nn.initializers.he_normal(), (4, 4, x.shape[-1], self.features)).astype(self.how.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.how.dtype)
         y = jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jax.checkpoint(ACTIVATIONS[self.activation])(y + bias[None, None, None])  # nothing of it is kept, as in Mlp
+        return self.how.backend.recomputed(ACTIVATIONS[self.activation])(y + bias[None, None, None])  # kept is nothing, as in Mlp
 
 
 def class_tokens(config: VisionTower) -> int:

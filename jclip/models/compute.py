@@ -1,0 +1,70 @@
+"""How a tower is computed: its types, its loops, what it keeps, and the device it is compiled for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import Mesh, PartitionSpec
+
+Params = dict[str, Any]
+
+F = Callable[..., Any]
+
+
+class Backend(NamedTuple):
+    """The device a program is compiled for. It decides between forms of a layer that compute the same, to rounding."""
+
+    platform: str = "cpu"
+    """"cpu", "gpu" or "tpu"."""
+    fused_attention: bool = False
+    """Attention never writes its logits to memory, where shapes and types allow it; see `attention.attend`."""
+    mesh: Mesh | None = None
+    """The devices among which the rows of a batch are split over all axes, where a kernel of our own must be told so."""
+
+    @classmethod
+    def of(cls, mesh: Mesh, attention: str = "auto") -> "Backend":
+        """The backend of the devices of a mesh; `attention` as in `Model`."""
+        device = mesh.devices.flat[0]
+        capability = str(getattr(device, "compute_capability", "9.0"))  # a described device, of a topology, has none
+        # cuDNN's attention needs NVIDIA's Ampere or later; AMD's devices call themselves "gfx...".
+        able = device.platform == "tpu" or (device.platform == "gpu" and capability[:1].isdigit() and float(capability) >= 8)
+        return cls(device.platform, able and attention == "auto", mesh)
+
+    def recomputed(self, f: F) -> F:
+        """f, of which nothing but the arguments is kept for the backward pass: it is computed again there.
+
+        On a CPU behind a barrier, or XLA would keep what is cheap to compute and dear to keep; accelerators fuse it.
+        """
+        return jax.checkpoint(f, prevent_cse=self.platform == "cpu")
+
+    def by_rows(self, f: F) -> F:
+        """f of arrays [b, ...], on each device of its own rows: for kernels that the partitioner cannot split."""
+        if self.mesh is None or self.mesh.size == 1:
+            return f
+        rows = PartitionSpec(self.mesh.axis_names)
+        return jax.shard_map(f, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False)
+
+    def row_major(self, x: Array) -> Array:
+        """x, laid out in memory as it is written. XLA for GPUs may choose the batch as the fastest axis of the residual stream,
+        for the sake of the last block's single token, and then every norm and every product transposes it: a sixth of a step.
+        """
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if self.platform == "gpu" else x
+
+
+class Compute(NamedTuple):
+    """How a tower is computed; its parameters do not depend on it, nor its output beyond rounding."""
+
+    dtype: Any = jnp.float32
+    """Type of activations and products."""
+    scan: bool = False
+    """Loop over one compiled block, or unroll: then the last block computes no more than is asked for. With `gather` always a
+    loop, or a compiler would gather all blocks at once."""
+    remat: str = "none"
+    """"none", or the name of the policy in jax.checkpoint_policies that says what a block keeps for the backward pass."""
+    gather: Callable[[Params], Params] | None = None
+    """Makes the parameters of one block whole on every device: done before the block forward and again backward, kept never."""
+    backend: Backend = Backend()
+    """What the program is compiled for."""

@@ -1,0 +1,125 @@
+"""The stack of blocks that the transformer towers share, and their pooling by attention."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jclip.models.attention import with_even_length
+from jclip.models.compute import Compute, Params
+from jclip.models.layers import Block, MapPool, Position, token_at
+
+Run = Callable[..., tuple[Array, None]]
+"""(x [b, l, d], (index of the block, its parameters), at=None) -> (x [b, l, d], or of the token at `at` [b, 1, d]; None)."""
+
+
+class Transformer(nn.Module):
+    """What the transformer towers share."""
+
+    config: Any
+    how: Compute = Compute()
+
+    def run_blocks(
+        self, x: Array, lengths: Array | None, rows: Array | None, *, causal: bool, at: Position | None = None
+    ) -> tuple[Array, Array | None]:
+        """The stack of blocks, its parameters stacked on a leading axis.
+
+        Who pools one token needs of the others only their keys and values in the last block: that token is computed apart, and
+        XLA leaves out the tokens where nobody asks for them. A loop has no last block, and dropout draws numbers for all tokens;
+        there all are computed.
+
+        Args:
+            x: [b, l, d].
+            lengths: as in Attention.
+            rows: as in Dropout.
+            causal: as in Attention.
+            at: the position of the token that is pooled, where it is one.
+
+        Returns:
+            The tokens [b, l, d], and the one at `at` [b, d], or None.
+        """
+        depth, how, length = self.config.depth, self.how, x.shape[1]
+        block = self._block(causal)
+        layers = jnp.arange(depth), self.param("blocks", partial(init_blocks, block, depth, x))
+        key = self.make_rng("dropout") if rows is not None and block.dropout > 0 else None
+        loop = how.scan or how.gather is not None
+        if self.is_initializing():  # only the shapes of a pass that makes parameters are asked for, and blocks keep the shape
+            return x, None if at is None else token_at(x, at)[:, 0]
+        x, lengths = with_even_length(x, lengths, causal, how)
+        run = partial(run_block, block, how, lengths=lengths, rows=rows, key=key)
+        if loop or at is None or key is not None:
+            x, _ = jax.lax.scan(remat(run, how), x, layers, unroll=1 if loop else depth)
+            return x[:, :length], None if at is None else token_at(x, at)[:, 0]
+        first, last = all_but_last(layers)
+        x, _ = jax.lax.scan(remat(run, how), x, first, unroll=depth)
+        pooled, _ = remat(partial(run, at=at), how)(x, last)
+        return remat(run, how)(x, last)[0][:, :length], pooled[:, 0]
+
+    def map_pool(self, tokens: Array, lengths: Array | None) -> Array:
+        """See MapPool."""
+        return MapPool(**self._fields(), name="map")(tokens, lengths)
+
+    def _block(self, causal: bool) -> Block:
+        c = self.config
+        extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
+        return Block(**self._fields(), **extra, causal=causal, parent=None)
+
+    def _fields(self) -> dict[str, Any]:
+        c = self.config
+        hidden = round(c.mlp_ratio * c.width)
+        return {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "how": self.how}
+
+
+def init_blocks(block: Block, depth: int, x: Array, key: Array) -> Params:
+    """Parameters of `depth` blocks, stacked; made one block after the other, so that their random bits are never in memory
+    together."""
+    return jax.lax.map(lambda key: block.init(key, x, None, None)["params"], jax.random.split(key, depth))
+
+
+def run_block(
+    block: Block,
+    how: Compute,
+    x: Array,
+    layer: tuple[Array, Params],
+    at: Position | None = None,
+    *,
+    lengths: Array | None,
+    rows: Array | None,
+    key: Array | None,
+) -> tuple[Array, None]:
+    """One block as the body of a scan; see Run."""
+    index, params = layer
+    if how.gather is not None:  # in the type they are used in: half of the bytes travel
+        params = how.gather(jax.tree.map(lambda w: w.astype(how.dtype) if w.ndim > 1 else w, params))
+    rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
+    return block.apply({"params": params}, how.backend.row_major(x), lengths, rows, at, rngs=rngs), None
+
+
+def remat(run: Run, how: Compute) -> Run:
+    """`run`, keeping for the backward pass what `how.remat` says, and never the parameters gathered from all devices."""
+    if how.remat == "none" and how.gather is None:
+        return run
+    keep = getattr(jax.checkpoint_policies, "everything_saveable" if how.remat == "none" else how.remat)
+    loop = how.scan or how.gather is not None  # a loop's body is compiled once forward and once backward: nothing to tell apart
+    return jax.checkpoint(run, policy=keep if how.gather is None else all_but_gathered(keep), prevent_cse=not loop)
+
+
+def all_but_gathered(keep: Callable[..., bool]) -> Callable[..., bool]:
+    """A checkpoint policy: keep what another says, but never the parameters of a block gathered from all devices."""
+
+    def policy(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
+        gathered = primitive.name in ("custom_vjp_call", "sharding_constraint")  # what `Compute.gather` may consist of
+        return not gathered and keep(primitive, *inputs, **parameters)
+
+    return policy
+
+
+def all_but_last(layers: Any) -> tuple[Any, Any]:
+    """Arrays stacked on a leading axis, taken apart: all but the last, stacked; the last."""
+    leaves, structure = jax.tree.flatten(layers)
+    pairs = [jax.lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves]  # gradients are joined; those of slices would be added
+    return tuple(jax.tree.unflatten(structure, part) for part in zip(*((first, last[0]) for first, last in pairs), strict=True))
