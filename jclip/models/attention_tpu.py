@@ -1,4 +1,4 @@
-"""A TPU kernel of attention for short sequences: all keys and values of an example fit a core's fast memory, and so do its logits.
+"""A TPU kernel of attention for short sequences: the keys, values and logits of a head fit a core's fast memory.
 
 That makes it simple. A program of the grid has a few examples, and of them as many heads as fill the 128 lanes of a register: for
 each example and head it computes the logits, their softmax and the output in fast memory. The backward pass computes the logits

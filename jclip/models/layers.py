@@ -89,7 +89,7 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float, dty
 
 
 def _layer_norm_backward(epsilon: float, dtype: Any, kept: Any, dy: Array) -> tuple[Array, Array, Array]:
-    """With n the normalised rows and g = dy * scale: dx = factor (g - mean(g) - n mean(g n)), dscale = sum(dy n), dbias = sum(dy)."""
+    """With n normalised rows, g = dy scale: dx = factor (g - mean(g) - n mean(g n)), dscale = sum(dy n), dbias = sum(dy)."""
     x, scale, mean, factor = kept
 
     def normalised(x: Array) -> Array:

@@ -1,14 +1,16 @@
-"""Whether jclip is right on a GPU: one JSON object a line, with the error and the bound; status 1 where one is beyond its bound.
+"""Checks jclip on a GPU: one JSON object a line, with the error and the bound; status 1 where one is beyond its bound.
 
     PYTHONPATH=. python tools/gpu/check.py
 
-Needs jax, flax, optax and numpy alone. References: float64 numpy for the losses and for attention with its gradients; the same program
-in float32 on the CPU of the same machine for the towers; the float32 gradient for the bfloat16 one, with the plain form of attention
-beside it. A run of a few steps is made twice and must agree to the bit.
+Needs jax, flax, optax and numpy alone. References: float64 numpy for the losses and for attention with its gradients; the same
+program in float32 on the CPU of the same machine for the towers; the float32 gradient for the bfloat16 one, with the plain form
+of attention beside it. A run of a few steps is made twice and must agree to the bit.
 """
 
+import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jclip import losses
-from jclip.config import Config, Mesh, Model, Pair, TextTower, VisionTower, replace
+from jclip.config import Config, Mesh, Model, Pair, TextTower, Tower, VisionTower, replace
 from jclip.models import Backend
 from jclip.models.attention import attend
-from jclip.sharding import make_mesh, to_global
+from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.step import init_params, make_encode, make_loss_and_grads, make_program, param_shapes
-from jclip.sharding import param_shardings
 
 Array = np.ndarray
 
@@ -30,8 +31,17 @@ failed = False
 
 def main() -> None:
     """Prints a line a check."""
-    for check in (check_losses, check_attention, check_towers, check_gradients, check_repeatable):
-        check()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    checks = {
+        "losses": check_losses,
+        "attention": check_attention,
+        "towers": check_towers,
+        "gradients": check_gradients,
+        "repeatable": check_repeatable,
+    }
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"which of {', '.join(checks)} (default: all)")
+    for name in parser.parse_args().checks or checks:
+        checks[name]()
     raise SystemExit(failed)
 
 
@@ -95,7 +105,7 @@ def check_attention() -> None:
 
         def run(backend: Backend, *args: Any, lengths: Any = lengths, causal: bool = causal) -> Any:
             *qkv, g = (jnp.asarray(x, jnp.bfloat16) for x in args)
-            y, back = jax.vjp(lambda q, k, v: attend(q, k, v, lengths, causal, backend), *qkv)
+            y, back = jax.vjp(partial(attend, lengths=lengths, causal=causal, backend=backend), *qkv)
             return y, *back(g)
 
         ours, plain = (
@@ -129,7 +139,7 @@ def exact_attention(q: Array, k: Array, v: Array, g: Array, lengths: Array | Non
 
 def small(dtype: str, attention: str = "auto") -> Config:
     """A model of a few blocks whose attention can be fused: 17 tokens of an image, and 13 of a text."""
-    towers = {
+    towers: dict[str, Tower] = {
         "image": VisionTower(64, 16, width=128, depth=3, heads=2),
         "text": TextTower(context_length=13, vocab_size=1000, width=128, depth=3, heads=2),
     }
