@@ -17,6 +17,7 @@ TRAIN = """Train the model of a recipe; the same command again goes on from the 
 
 Every field of the configuration is an option:   jclip train configs/quickstart.py --workdir /tmp/run --optim.lr 3e-4
 All of them, with their meaning:                 jclip train configs/quickstart.py --help
+Some evaluations of the recipe, or none:         jclip train configs/quickstart.py --workdir /tmp/run --evals none
 
 The data (--data.source) is one of
   shapes:train                          drawn scenes, made while training; also shapes:train?size=64&length=100000

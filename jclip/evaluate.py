@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_evals, to_json
+from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
@@ -109,7 +109,7 @@ def main(
         raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
-    check_evals(subject.model, suite.evals)
+    check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
     weights = functools.cache(lambda tower: tower_digest(subject.params, tower, subject.mesh))
     kept, path = (None if folder is None else Path(folder) for folder in (cache, out))

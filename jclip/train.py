@@ -42,7 +42,7 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
-    check(config, devices=jax.device_count(), hosts=jax.process_count())
+    check(config, devices=jax.device_count())
     source = open_source(config.data.source)
     plan = make_plan(config, examples=len(source))
     mesh = make_mesh(config.mesh)
