@@ -158,8 +158,6 @@ class Pair:
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
         if self.logit_bias is not None and self.loss == "softmax":
             yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
         if self.equal_by is not None and self.equal == "negative":
@@ -259,6 +257,8 @@ class Config:
             yield ".pairs is empty: there is nothing to learn; use (Pair(a='image', b='text'),)"
         taken = {*self.model.towers, *(f"{tower}_projection" for tower in self.model.towers)}
         for i, pair in enumerate(self.pairs):
+            if pair.a == pair.b:
+                yield f".pairs[{i}]: both sides are {pair.a!r}"
             if pair.name in taken:
                 yield (
                     f".pairs[{i}]: the name {pair.name!r} is taken, by a tower, its projection or another pair; rename a tower"

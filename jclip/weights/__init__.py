@@ -18,10 +18,11 @@ from jclip.config import Model, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
-from jclip.weights.errors import WeightsError
+from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
-from jclip.weights.layout import BIAS, SCALE, Rule, require_fit, to_ours, to_theirs
+from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
+from jclip.weights.prefixes import without_prefix
 from jclip.weights.same import require_same
 from jclip.weights.vocabularies import named_model
 
@@ -115,11 +116,12 @@ def read_weights(
         _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, name, tokenizer)
     )
     check_model(model)
-    module = FORMATS[key]
+    module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ())
+    tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
-    shapes = tower_shapes(model) | dict.fromkeys(scales, ())
     rules = module.rules(model, shapes, names=tensors)
-    require_fit(rules, tensors, shapes)
+    with errors_of(path):
+        require_fit(rules, tensors, shapes)
     return Weights(model, key, shapes, rules, tensors)
 
 
@@ -145,7 +147,11 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
     if name is not None:
         raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
     module = FORMATS[name_of[found[0]]]
-    model, scales = module.read_model(path, read_json(path / found[0]))
+    config = read_json(path / found[0])
+    try:
+        model, scales = module.read_model(path, config)
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:  # a value of an odd type
+        raise WeightsError(f"{path}: {found[0]} or what it names is damaged: {type(error).__name__}: {error}") from error
     files = [file for file in module.FILES if (path / file).is_file()]
     if not files:
         raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
@@ -155,6 +161,9 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
 def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _Opened:
     """Of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
+    marks = [n for n in tensors if n.rpartition(".")[2] == "input_resolution"]
+    if len(marks) == 1:
+        tensors = without_prefix(path, tensors, lambda names: {"input_resolution", *open_clip.OPENAI})
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
         if tokenizer is not None:
             raise WeightsError(f"{path}: holds OpenAI's weights, which have CLIP's own tokenizer; leave out {tokenizer}")
@@ -180,7 +189,8 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
     model, rules, tensors = big_vision.open_model(path, tokenizer)
     check_model(model)
     shapes = tower_shapes(model) | dict.fromkeys((SCALE, BIAS) if "text" in model.towers else (), ())
-    require_fit(rules, tensors, shapes)
+    with errors_of(path):
+        require_fit(rules, tensors, shapes)
     return Weights(model, "big_vision", shapes, rules, tensors)
 
 
