@@ -83,6 +83,7 @@ def main(
     as_json: bool = False,
     cache: str | Path | None = None,
     title: str = "",
+    **how: Any,
 ) -> dict[str, float]:
     """Runs evaluations of a model and prints the results.
 
@@ -96,6 +97,7 @@ def main(
         as_json: print one JSON object instead of a table.
         cache: folder in which features are kept from run to run; None: they are not.
         title: of the suite, in the file of results.
+        how: further arguments of `jclip.load`.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -103,7 +105,7 @@ def main(
     """
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
-    subject = open_subject(model, step)
+    subject = open_subject(model, step, **how)
     suite = suite or subject.suite
     if suite is None:
         raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
@@ -169,10 +171,13 @@ class Subject(NamedTuple):
         return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
 
 
-def open_subject(model: str | Path, step: int | None = None) -> Subject:
-    """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does."""
-    if not is_run(model):
-        encoder = load(model, step=step)
+def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subject:
+    """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does.
+
+    With further arguments of that, such as image_size, a run has no evaluations of its own: they are of its own sizes.
+    """
+    if how or not is_run(model):
+        encoder = load(model, step=step, **how)
         return Subject(str(model), encoder.model, encoder.params, encoder.mesh)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)

@@ -132,5 +132,5 @@ def test_900_odd_configurations_are_refused_or_train(tmp_path: Path) -> None:
         if accepted(config, trace=False):
             quick = put(put(config, ("evals",), {}), ("checkpoint", "best"), None)
             trained += 1
-            assert trained % 10 or trains(quick, tmp_path / str(i))
-    assert trained > 50
+            assert trains(quick, tmp_path / str(i))
+    assert trained > 10
