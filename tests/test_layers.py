@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
-    {"config", "tree"},
+    {"config"},
+    {"tree"},
     {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo", "memory"},
     {"checkpoint", "weights", "step", "eval"},
     {"runs", "results"},

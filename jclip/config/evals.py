@@ -99,8 +99,9 @@ class LinearProbe:
     source: str
     """Labelled examples to test on."""
     protocol: Literal["logistic", "openai", "clip_benchmark", "ridge"] = "logistic"
-    """logistic: one L-BFGS fit with `l2`. openai: the same with a strength searched on 97 points (CLIP, appendix A.3).
-    clip_benchmark: AdamW on unit vectors, weight decay searched on 97 points. ridge: least squares in closed form, strength
+    """logistic: one L-BFGS fit with `l2`. openai: the same with a strength found by bisection on a grid of 97
+    (CLIP, appendix A.3), of which 11 to 15 are fitted.
+    clip_benchmark: AdamW on unit vectors, weight decay found on the same grid. ridge: least squares in closed form, strength
     chosen by leaving out one example at a time."""
     validation: str = ""
     """Labelled examples that the searches choose by; empty: a fifth of each class of `train`."""

@@ -73,7 +73,8 @@ class Optim:
         (r".*/(bias|scale|cls|probe|logit_scale|logit_bias)", 0.0),
         (r".*", 1.0),
     )
-    """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts."""
+    """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts. As in big_vision the
+    query of a pooling by attention, `probe`, is not decayed; open_clip decays it."""
     lr_rules: tuple[tuple[str, Factor], ...] = ((r".*", 1.0),)
     """(regex on the parameter's path, factor on lr); first match counts. 0 freezes: no gradient, no optimizer state, no decay."""
     layer_decay: Mapping[str, Annotated[float, Range(above=0, most=1)]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ Projection = Literal["linear", "affine", "none"]
 
 Layers = Annotated[int, Range(least=1, most=10_000)]
 Id = Annotated[int, Range(least=0)]
-Mean = Annotated[float, Range(least=-1, most=2)]
+Mean = Annotated[float, Range(least=0, most=1)]
 Deviation = Annotated[float, Range(least=1e-3, most=10)]
 
 MAX_TOKENS = 2**20
@@ -120,7 +120,7 @@ class VisionTower:
     """Fraction of the patches left out in training (FLIP); the number kept is an integer, at least 1."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
-    layer_scale: Annotated[float, Range(least=-1000, most=1000)] | None = None
+    layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
@@ -225,7 +225,7 @@ class TextTower:
     """Epsilon of every LayerNorm."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
-    layer_scale: Annotated[float, Range(least=-1000, most=1000)] | None = None
+    layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
