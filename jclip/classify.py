@@ -30,6 +30,7 @@ def main(
     top: int = 5,
     step: int | None = None,
     as_json: bool = False,
+    **how: Any,
 ) -> list[dict[str, Any]]:
     """Prints the likeliest classes of each image.
 
@@ -55,7 +56,7 @@ def main(
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if top < 1:
         raise ConfigError(f"classify: --top {top} must be at least 1")
-    encoder = load(model, step=step)
+    encoder = load(model, step=step, **how)
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
     contents = [_read(image) for image in images]

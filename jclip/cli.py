@@ -8,8 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jclip import __version__
+
+OWNERS = ("jclip", "open_clip", "hugging_face")
+"""Whose folders of weights are read and written."""
 
 DESCRIPTION = "Pre-train, evaluate and use CLIP-style models in JAX."
 
@@ -17,6 +21,7 @@ TRAIN = """Train the model of a recipe; the same command again goes on from the 
 
 Every field of the configuration is an option:   jclip train configs/quickstart.py --workdir /tmp/run --optim.lr 3e-4
 All of them, with their meaning:                 jclip train configs/quickstart.py --help
+Some evaluations of the recipe, or none:         jclip train configs/quickstart.py --workdir /tmp/run --evals none
 
 The data (--data.source) is one of
   shapes:train                          drawn scenes, made while training; also shapes:train?size=64&length=100000
@@ -136,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
-    embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    _add_model_options(embed)
     embed.set_defaults(run=_embed)
 
     _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
@@ -145,10 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument(
         "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
     )
-    info.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
-    info.add_argument(
-        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
-    )
+    _add_model_options(info)
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -166,7 +168,7 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--suite", metavar="FILE.py", help="evaluations (default: those of the run's own recipe)")
     evaluate.add_argument("--help-suite", action="store_true", help="print the options of the suite")
     evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
-    evaluate.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    _add_model_options(evaluate)
     evaluate.add_argument(
         "--json", nargs="?", const=True, metavar="OUT.json", help="write results to a file; without a name: print one JSON object"
     )
@@ -186,7 +188,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
     classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
     classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
-    classify.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    _add_model_options(classify)
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
     classify.set_defaults(run=_classify)
 
@@ -196,17 +198,37 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
         "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
     )
     convert.add_argument("folder", metavar="DST", help="folder to make")
-    owners = ("jclip", "open_clip", "hugging_face")
-    convert.add_argument("--to", choices=owners, default="jclip", help="whose (default: jclip)")
-    convert.add_argument("--from", dest="kind", choices=owners, help="as whose SRC is read, if it has the files of several")
-    convert.add_argument("--architecture", metavar="NAME", help="of a weight file, such as ViT-B-32-quickgelu")
-    convert.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
-    convert.add_argument(
+    convert.add_argument("--to", choices=OWNERS, default="jclip", help="whose (default: jclip)")
+    _add_model_options(convert)
+    convert.set_defaults(run=_convert)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What may have to be said of a model, the same in every command that takes one."""
+    model = parser.add_argument_group("what MODEL does not say itself")
+    model.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    model.add_argument(
+        "--architecture", dest="architecture_name", metavar="NAME", help="of a weight file: ViT-B-32-quickgelu, ..."
+    )
+    model.add_argument(
         "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
     )
-    convert.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
-    convert.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
-    convert.set_defaults(run=_convert)
+    model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
+    model.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
+    model.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
+    model.add_argument("--mean", nargs=3, type=float, metavar="X", help="of a weight file: mean of red, green and blue, 0 to 1")
+    model.add_argument("--std", nargs=3, type=float, metavar="X", help="of a weight file: their standard deviation")
+    model.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="of a weight file: filter of the resize")
+    model.add_argument("--resize", choices=("shortest", "longest", "squash"), help="of a weight file: which side is resized")
+
+
+def _model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of `_add_model_options` that are given, as arguments of `jclip.load`."""
+    names = ("step", "architecture_name", "tokenizer", "kind", "image_size", "context_length")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    pixels = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "resize")}
+    preprocess = {name: tuple(v) if isinstance(v, list) else v for name, v in pixels.items() if v is not None}
+    return given | ({"preprocess": preprocess} if preprocess else {})
 
 
 def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
@@ -253,7 +275,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         options.model,
         suite=suite,
         names=options.evals,
-        step=options.step,
+        **_model_options(options),
         out=options.json if isinstance(options.json, str) else None,
         as_json=options.json is True,
         cache=None if options.no_cache else options.cache or (evaluate.default_cache() if suite else None),
@@ -280,8 +302,8 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         probe=options.probe,
         truth=options.truth,
         top=options.top,
-        step=options.step,
         as_json=options.json,
+        **_model_options(options),
     )
 
 
@@ -290,7 +312,12 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip import embed
 
     embed.main(
-        options.model, options.source, options.out, towers=options.towers, batch_size=options.batch_size, step=options.step
+        options.model,
+        options.source,
+        options.out,
+        towers=options.towers,
+        batch_size=options.batch_size,
+        **_model_options(options),
     )
 
 
@@ -302,12 +329,7 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
         options.source,
         options.folder,
         to=options.to,
-        name=options.architecture,
-        step=options.step,
-        image_size=options.image_size,
-        context_length=options.context_length,
-        tokenizer=options.tokenizer,
-        kind=options.kind,
+        **_model_options(options),
     )
 
 
@@ -315,7 +337,7 @@ def _info(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import info
 
-    info.main(options.model, name=options.architecture, tokenizer=options.tokenizer, as_json=options.json)
+    info.main(options.model, as_json=options.json, **_model_options(options))
 
 
 def _quiet() -> None:

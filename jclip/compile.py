@@ -15,13 +15,13 @@ from rich.table import Table
 
 from jclip.config import Config, ConfigError, check
 from jclip.hlo import collectives
+from jclip.memory import GIB, device_memory, share, size_text
 from jclip.models import step_flops
 from jclip.optim import split
 from jclip.sharding import make_mesh
 from jclip.step import Program, make_program, param_shapes
 from jclip.tree import flatten
 
-GIB = 2**30
 SHOWN = 6
 """How many of the largest consumers are named."""
 
@@ -85,7 +85,7 @@ def main(config: Config, topology: str) -> bool:
     else:
         report = _report(compiled)
         console.print(_table(report, collectives(str(compiled.as_text()))))
-        need, fits = f"{report.peak / GIB:.2f} of {limit / GIB:.2f} GiB a device are needed", report.peak <= limit
+        need, fits = f"{size_text(report.peak)} of {size_text(limit)} a device are needed", report.peak <= limit
     console.print("[bold green]fits:[/]" if fits else "[bold red]does not fit, because[/]", need)
     if not fits:
         console.print(_consumers(program, config, len(devices)), markup=False)
@@ -102,8 +102,7 @@ def _devices(topology: str) -> tuple[list[jax.Device], float]:
     if name == "cpu" and layout.isdigit() and int(layout):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", int(layout))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return list(jax.devices()), memory / int(layout)
+        return list(jax.devices()), device_memory(jax.devices()[0]) or math.inf
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", layout):
         raise ConfigError(f"compile: topology {topology!r} is unknown; use cpu:8, or like v5e:16x16: {', '.join(CHIPS)}")
     chips = 1
@@ -134,28 +133,21 @@ def _report(compiled: Any) -> Report:
 def _table(report: Report, traffic: Any) -> Table:
     table = Table(box=None, padding=(0, 2), show_header=False)
     for name, size in (("arguments", report.arguments), ("temporaries", report.temporaries), ("output", report.output)):
-        table.add_row(name, f"{size / GIB:.3f} GiB a device", "")
+        table.add_row(name, f"{size_text(size)} a device", "")
     for kind, (count, size) in traffic.items():
-        table.add_row(kind, f"{size / GIB:.3f} GiB a device", f"in {count:,} collectives a step")
+        table.add_row(kind, f"{size_text(size)} a device", f"in {count:,} collectives a step")
     return table
 
 
 def _consumers(program: Program, config: Config, devices: int) -> str:
     """The largest: the arguments by part, and what the blocks keep for the backward pass."""
-    parts = {"parameters": program.state.params, "optimizer": program.state.opt_state, "batch": program.batch}
-    sizes = [(_share(part), name) for name, part in parts.items()]
+    sizes = [(share(part), name) for name, part in program.parts().items()]
     step = jax.make_jaxpr(program.train_step)(program.state, program.batch)
     parameters = {leaf.shape for leaf in jax.tree.leaves(program.state.params)}  # the backward pass stacks their gradients
     kept = _kept(step.jaxpr, config.batch_size // config.accumulate, parameters)
     sizes += [(size // devices, what) for what, size in kept.most_common(SHOWN)]
     lines = [f"  {size / GIB:8.3f} GiB a device  {what}" for size, what in sizes]
     return "\n".join([*lines, "less: more --accumulate or --mesh.fsdp, --model.remat nothing_saveable, a smaller --batch-size"])
-
-
-def _share(tree: Any) -> int:
-    """Bytes of one device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _kept(jaxpr: jex.core.Jaxpr, rows: int, parameters: set[tuple[int, ...]]) -> Counter[str]:

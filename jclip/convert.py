@@ -1,6 +1,8 @@
 """`jclip convert`: weights of any library, or of a training run, as another library's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -16,36 +18,42 @@ def main(
     folder: str | Path,
     *,
     to: str = "jclip",
-    name: str | None = None,
+    architecture_name: str | None = None,
     step: int | None = None,
     image_size: int | None = None,
     context_length: int | None = None,
     tokenizer: str | Path | None = None,
     kind: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `folder` in the format `to` (see `weights.FORMATS`).
 
     Args:
         source: the workdir of a training run, or what `weights.read_weights` opens, also as hf://ORG/NAME[@REVISION].
         folder: is made; must not exist.
-        name: of the architecture, where the source does not say it.
+        architecture_name: of the architecture, where the source does not say it.
         step: which checkpoint of a workdir; None means the last.
         image_size: side of the images that the written model takes; None: the same. Its positions are resampled.
         context_length: tokens of the texts that it takes, likewise.
         tokenizer: the vocabulary that the source leaves out; see `weights.read_weights`.
         kind: which of `weights.FORMATS` a folder is read as; None: the first that it has.
+        preprocess: fields of `config.Preprocess` that a weight file needs; see `weights.read_weights`.
     """
     say = Console(stderr=True, highlight=False)
     if is_run(source):
-        if (name, tokenizer, kind) != (None, None, None):
-            raise ConfigError(f"{source} is a workdir, which says all itself; leave out --architecture, --tokenizer and --from")
+        if (architecture_name, tokenizer, kind) != (None, None, None) or preprocess:
+            raise ConfigError(
+                f"{source} is a workdir, which says all itself; leave out --architecture, --tokenizer, --from and pixels"
+            )
         config, step, params, _ = load_run(source, step)
         model, came_from = with_sizes(config.model, image_size, context_length), f"step {step:,} of a training run"
         params = resize_positions(flatten(params), config.model, model)
     else:
         if step is not None:
             raise ConfigError(f"{source} is no workdir; leave out --step")
-        weights = read_weights(local_path(source, kind), name, tokenizer, kind=kind).resized(image_size, context_length)
+        path = local_path(source, kind)
+        weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
+        weights = weights.resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
         model, params, came_from = weights.model, dict(arrays), weights.format
     write_weights(folder, to, model, params)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,7 +14,14 @@ from jclip.inference import Encoder, load
 
 
 def main(
-    model: str, source: str, out: str | Path, *, towers: Sequence[str] = ("image",), batch_size: int = 64, step: int | None = None
+    model: str,
+    source: str,
+    out: str | Path,
+    *,
+    towers: Sequence[str] = ("image",),
+    batch_size: int = 64,
+    step: int | None = None,
+    **how: Any,
 ) -> None:
     """Embeds every example of a source once; row i belongs to example i.
 
@@ -27,12 +35,13 @@ def main(
         towers: which towers; each finds its input in the field of its name.
         batch_size: rows a batch.
         step: which checkpoint of the workdir.
+        how: further arguments of `jclip.load`.
 
     Raises:
         ConfigError: the model has no such tower.
     """
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
-    encoder = load(model, step=step)
+    encoder = load(model, step=step, **how)
     if model in architecture_names() and not Path(model).exists():
         console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_evals, to_json
+from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
@@ -83,6 +83,7 @@ def main(
     as_json: bool = False,
     cache: str | Path | None = None,
     title: str = "",
+    **how: Any,
 ) -> dict[str, float]:
     """Runs evaluations of a model and prints the results.
 
@@ -96,6 +97,7 @@ def main(
         as_json: print one JSON object instead of a table.
         cache: folder in which features are kept from run to run; None: they are not.
         title: of the suite, in the file of results.
+        how: further arguments of `jclip.load`.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -103,13 +105,13 @@ def main(
     """
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
-    subject = open_subject(model, step)
+    subject = open_subject(model, step, **how)
     suite = suite or subject.suite
     if suite is None:
         raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
-    check_evals(subject.model, suite.evals)
+    check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
     weights = functools.cache(lambda tower: tower_digest(subject.params, tower, subject.mesh))
     kept, path = (None if folder is None else Path(folder) for folder in (cache, out))
@@ -169,10 +171,13 @@ class Subject(NamedTuple):
         return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
 
 
-def open_subject(model: str | Path, step: int | None = None) -> Subject:
-    """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does."""
-    if not is_run(model):
-        encoder = load(model, step=step)
+def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subject:
+    """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does.
+
+    With further arguments of that, such as image_size, a run has no evaluations of its own: they are of its own sizes.
+    """
+    if how or not is_run(model):
+        encoder = load(model, step=step, **how)
         return Subject(str(model), encoder.model, encoder.params, encoder.mesh)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)

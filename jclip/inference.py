@@ -1,7 +1,7 @@
 """Using a trained model: `jclip.load(...)`, then `embed_image` and `embed_text`."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names
+from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names, check_model
 from jclip.data import eval_transform
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
 from jclip.step import init_params, make_encode, param_shapes
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_sizes
+from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_preprocess, with_sizes
 
 
 def load(
@@ -29,6 +29,8 @@ def load(
     image_size: int | None = None,
     context_length: int | None = None,
     tokenizer: str | Path | None = None,
+    kind: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
     seed: int = 0,
     fsdp: int = 1,
 ) -> "Encoder":
@@ -44,6 +46,8 @@ def load(
         context_length: tokens of the texts to embed, likewise.
         tokenizer: the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out; see
             `weights.read_weights`.
+        kind: as whose a folder is read that has the files of several: jclip, open_clip or hugging_face.
+        preprocess: fields of `config.Preprocess` that differ from the architecture's, of a weight file alone: mean, std, ...
         seed: of the random weights.
         fsdp: over how many devices weights are sharded; a workdir brings its own.
 
@@ -53,10 +57,10 @@ def load(
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
-    path = Path(local_path(path_or_name))
+    path = Path(local_path(path_or_name, kind))
     if is_run(path):
-        if architecture_name is not None or tokenizer is not None or fsdp != 1:
-            raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer and sharding itself")
+        if architecture_name is not None or tokenizer is not None or kind is not None or preprocess or fsdp != 1:
+            raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer, preprocessing and sharding itself")
         config, _, params, mesh = load_run(path, step)
         model = with_sizes(config.model, image_size, context_length)
         resized = unflatten(resize_positions(flatten(params), config.model, model))
@@ -64,14 +68,17 @@ def load(
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
-        weights = read_weights(path, architecture_name, tokenizer).resized(image_size, context_length)
+        weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
+        weights = weights.resized(image_size, context_length)
         return _load_weights(weights, Mesh(fsdp=fsdp))
     if str(path_or_name) not in architecture_names():
         known = ", ".join(architecture_names())
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
-    if architecture_name is not None:
-        raise ConfigError(f"{path_or_name} is an architecture itself; leave out {architecture_name}")
-    model = with_sizes(named_model(str(path_or_name), tokenizer), image_size, context_length)
+    if architecture_name is not None or kind is not None:
+        raise ConfigError(f"{path_or_name} is an architecture itself; leave out {architecture_name or kind}")
+    model = with_preprocess(named_model(str(path_or_name), tokenizer), preprocess or {})
+    model = with_sizes(model, image_size, context_length)
+    check_model(model)
     config, mesh = Config(model=model, seed=seed), make_mesh(Mesh(fsdp=fsdp))
     shardings = param_shardings(param_shapes(config), config.mesh, mesh)
     return Encoder(config.model, init_params(config, shardings), mesh)

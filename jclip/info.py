@@ -12,8 +12,9 @@ from rich.table import Column, Table
 
 from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
 from jclip.models.flops import projection_flops, tower_flops
-from jclip.runs import is_run
-from jclip.weights import local_path, named_model, read_weights, tower_shapes
+from jclip.runs import is_run, run_config
+from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
+from jclip.weights.files import read_json
 
 STATISTICS = ("/mean", "/var")
 """Ends of the paths of what a ResNet's batch normalisation has measured."""
@@ -73,16 +74,28 @@ def outline(model: Model) -> dict[str, Any]:
     return {"embed_dim": model.embed_dim, "towers": {name: of(tower) for name, tower in model.towers.items()}}
 
 
-def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str | None = None) -> Model:
+def find_model(
+    path_or_name: str | Path,
+    name: str | None = None,
+    tokenizer: str | None = None,
+    *,
+    step: int | None = None,
+    kind: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+) -> Model:
     """The model of a workdir, of weights (see `weights.read_weights`) or of an architecture's name.
 
     Where no `tokenizer` is given, that of a name is without its vocabulary, which `jclip compile` does not need.
 
     Recipes may call it: no parameter is read, and no device is touched, which processes must not do before they have joined.
     """
-    path = Path(local_path(path_or_name))
+    path = Path(local_path(path_or_name, kind))
     if path.is_file() or (path.is_dir() and not is_run(path)):
-        return read_weights(path, name, tokenizer).model
+        if step is not None:
+            raise ConfigError(f"{path_or_name} is no workdir; leave out --step")
+        return read_weights(path, name, tokenizer, kind=kind, preprocess=preprocess).model
+    if kind is not None or preprocess:
+        raise ConfigError(f"{path_or_name} says that itself; leave out --from, --mean, --std, --interpolation and --resize")
     if name is not None:
         raise ConfigError(f"{path_or_name} says its architecture itself; leave out --architecture")
     if not is_run(path) and path.name != str(path_or_name):  # a name has no folders
@@ -91,16 +104,24 @@ def find_model(path_or_name: str | Path, name: str | None = None, tokenizer: str
         return architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)
     if tokenizer is not None:
         raise ConfigError(f"{path_or_name} is a workdir, which says its tokenizer itself; leave out --tokenizer")
-    return from_json(json.loads((path / "config.json").read_text())).model
+    return run_config(path, step).model if step is not None else from_json(read_json(path / "config.json")).model
 
 
-def main(path_or_name: str | None, *, name: str | None = None, tokenizer: str | None = None, as_json: bool = False) -> None:
-    """Prints what a model is, or, without one, a line for each architecture."""
+def main(
+    path_or_name: str | None,
+    *,
+    architecture_name: str | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    as_json: bool = False,
+    **how: Any,
+) -> None:
+    """Prints what a model is, or, without one, a line for each architecture; `how` are further arguments of `find_model`."""
     if path_or_name is None:
         facts = {key: outline(architecture(key)) for key in list_models()}
         shown = _list(facts)
     else:
-        facts = describe(find_model(path_or_name, name, tokenizer))
+        facts = describe(with_sizes(find_model(path_or_name, architecture_name, **how), image_size, context_length))
         shown = _table(path_or_name, facts)
     if as_json:
         print(json.dumps(facts))

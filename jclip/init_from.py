@@ -44,10 +44,9 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
 
     Raises:
         ConfigError: there is nothing at the path, it has another model, a parameter is missing or of another shape (all are
-            listed), or a rule matches no parameter.
+            listed), a rule matches no parameter, or a parameter no rule.
         CheckpointError: the workdir holds no such checkpoint.
         WeightsError: weights are damaged, or have an option that is not reproduced.
-        ValueError: the rules leave a parameter uncovered.
     """
     wanted = flatten(program.state.params)
     loaded = _loaded(config.init_from, program.state.params)

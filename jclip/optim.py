@@ -41,8 +41,7 @@ def split(config: Optim, params: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     Frozen is what lr_rules give the factor 0, and the statistics of batch normalisation always.
 
     Raises:
-        ConfigError: nothing is left to train, or a rule matches no parameter.
-        ValueError: lr_rules leave a parameter uncovered.
+        ConfigError: nothing is left to train, a rule matches no parameter, or a parameter no rule.
     """
     if idle := idle_rules(params, config.lr_rules):
         raise ConfigError(
@@ -78,8 +77,7 @@ def make_optimizer(config: Optim, schedule: optax.Schedule, params: Mapping[str,
     """AdamW (Loshchilov and Hutter 2019) for what is trained (see `split`) of parameters of these shapes.
 
     Raises:
-        ConfigError: as `split` does.
-        ValueError: weight_decay_rules or lr_rules leave a parameter uncovered.
+        ConfigError: as `split` does, or weight_decay_rules leave a parameter uncovered.
     """
     decays, _ = split(config, match_rules(params, config.weight_decay_rules))
     rates, _ = split(config, lr_factors(config, params))

@@ -38,7 +38,7 @@ def param_shardings(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -
     """The sharding of each parameter by rule; see `Mesh.rules`.
 
     Raises:
-        ValueError: the rules leave a parameter uncovered.
+        ConfigError: the rules leave a parameter uncovered.
     """
     placements = flatten(match_rules(shapes, config.rules))
     specs = {path: _spec(path, leaf.shape, placements[path], mesh.shape["fsdp"]) for path, leaf in flatten(shapes).items()}

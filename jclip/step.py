@@ -67,18 +67,29 @@ class Program(NamedTuple):
     Attributes:
         state: shapes, dtypes and shardings of the state.
         batch: those of a global batch.
+        embeddings: those of its embeddings, f32 [B, E] of each tower.
         init: () -> a new state, made where it lives: no device ever holds more than its share.
         train_step: jitted, (state, global batch) -> (state, metrics f32 []). The state that goes in is donated.
     """
 
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
+    embeddings: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[], TrainState]
     train_step: Any
 
     def compile(self) -> jax.stages.Compiled:
         """The train step ahead of time; it is called like `train_step` and tells what memory it takes."""
         return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
+
+    def parts(self) -> dict[str, Any]:
+        """What the devices hold at least in a step, as shapes with shardings."""
+        return {
+            "parameters": self.state.params,
+            "optimizer": self.state.opt_state,
+            "batch": self.batch,
+            "embeddings": self.embeddings,
+        }
 
     def restored(self, step: int, saved: Mapping[str, Any]) -> TrainState:
         """The inverse of `TrainState.saved`."""
@@ -103,9 +114,11 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     )
     shardings = TrainState(cast(Any, everywhere), params, opt_state)
     inputs = example_inputs(config.model, config.batch_size)
+    z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     return Program(
         state=abstract(jax.eval_shape(new_state), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
+        embeddings=dict.fromkeys(inputs, z),
         init=jax.jit(new_state, out_shardings=shardings),
         train_step=jax.jit(
             _make_train_step(config, tx, schedule, mesh),

@@ -15,6 +15,7 @@ from jclip.data import make_loader, open_source
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.init_from import start_from
+from jclip.memory import device_memory, require_memory
 from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Writer, tensorboard_writer
 from jclip.optim import split
 from jclip.processes import is_first, leave_together, same_everywhere, stop_signal, sum_over_processes
@@ -42,12 +43,13 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
-    check(config, devices=jax.device_count(), hosts=jax.process_count())
+    check(config, devices=jax.device_count())
     source = open_source(config.data.source)
     plan = make_plan(config, examples=len(source))
     mesh = make_mesh(config.mesh)
 
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
     evaluators = make_evaluators(config, mesh)
 
     results: dict[str, float] = {}

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from jclip.config import ConfigError
+
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict
     """The same tree with each leaf replaced by the value of the first rule whose regex matches its whole path.
 
     Raises:
-        ValueError: a leaf matches no rule.
+        ConfigError: a leaf matches no rule.
     """
     compiled = [(re.compile(pattern), value) for pattern, value in rules]
     matched = {}
@@ -50,7 +52,9 @@ def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict
                 matched[path] = value
                 break
         else:
-            raise ValueError(f'no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}')
+            raise ConfigError(
+                f'config: no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}'
+            )
     return unflatten(matched)
 
 

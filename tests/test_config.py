@@ -37,7 +37,7 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
-    check_evals,
+    check_suite,
     from_json,
     load,
     load_suite,
@@ -163,33 +163,33 @@ CONTRADICTIONS = [
     (Config(pairs=(Pair(logit_bias=-10.0),)), r"pairs\[0\]\.logit_bias -10\.0: a softmax does not depend on a bias"),
     (
         Config(pairs=(Pair(loss="sigmoid", logit_bias="batch"),), batch_size=1),
-        r"logit_bias 'batch' needs a batch_size of at least 2",
+        r"batch_size 1 must be at least 2",
     ),
-    (Config(pairs=(Pair(label_smoothing=1.0),)), r"pairs\[0\]\.label_smoothing 1\.0 is a share; use 0 or more and less"),
+    (Config(pairs=(Pair(label_smoothing=1.0),)), r"pairs\[0\]\.label_smoothing 1\.0 must be at least 0 and below 1"),
     (Config(pairs=(Pair(equal_by="text"),)), r"pairs\[0\]\.equal_by 'text' has no effect with equal='negative'"),
     (Config(pairs=(Pair(equal="ignore", equal_by="x"),)), r"pairs\[0\]\.equal_by: there is no tower 'x'; towers: image, text"),
     (Config(pairs=(Pair(), Pair(loss="sigmoid"))), r"pairs\[1\]: the name 'image_text' is taken"),
-    (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 is a probability"),
+    (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 must be at least 0 and below 1"),
     (Config(accumulate=0), r"accumulate 0 must be at least 1"),
-    (Config(pairs=(Pair(logit_scale=0.5),)), r"pairs\[0\]\.logit_scale 0\.5 is outside 1 to 100"),
+    (Config(pairs=(Pair(logit_scale=0.5),)), r"pairs\[0\]\.logit_scale 0\.5 must be a number at least 1 and at most 100 or None"),
     (image(width=0), r"model\.towers\.image\.width 0 must be at least 1"),
     (image(depth=0), r"model\.towers\.image\.depth 0 must be at least 1"),
     (text(heads=0), r"model\.towers\.text\.heads 0 must be at least 1"),
     (image(width=768, heads=11), r"model\.towers\.image\.heads 11 does not divide width 768; use 8 or 12"),
-    (text(mlp_ratio=0.0), r"model\.towers\.text: mlp_ratio 0\.0 .* must be positive"),
-    (image(norm_eps=0.0), r"model\.towers\.image: .*norm_eps 0\.0 must be positive"),
+    (text(mlp_ratio=0.0), r"model\.towers\.text\.mlp_ratio 0\.0 must be above 0"),
+    (image(norm_eps=0.0), r"model\.towers\.image\.norm_eps 0\.0 must be above 0 and at most 1"),
     (image(image_size=225), r"image\.image_size 225 is not divisible by patch_size 16; use 224 or 240"),
-    (image(patch_size=0), r"image\.image_size 224 is not divisible by patch_size 0"),
-    (image(stem=(8, 0)), r"image\.stem \(8, 0\): each convolution needs at least 1 channel"),
+    (image(patch_size=0), r"image\.patch_size 0 must be at least 1 and at most 1,048,576"),
+    (image(stem=(8, 0)), r"image\.stem\[1\] 0 must be at least 1"),
     (image(stem=(8, 8, 8), patch_size=4), r"image\.stem \(8, 8, 8\): patch_size 4 can be halved 2 times; use so many"),
     (image(stem=(8,), image_size=225, crop=True), r"image\.stem .* image_size 225 out; use 224 or 240"),
-    (image(stem=(8,), patch_size=0), r"image\.image_size 224 is not divisible by patch_size 0"),
-    (image(image_size=0), r"image\.image_size 0 is not divisible by patch_size 16; use 16 or 32"),
-    (image(patch_dropout=1.0), r"image\.patch_dropout 1\.0 .* less than 1"),
+    (image(stem=(8,), patch_size=0), r"image\.patch_size 0 must be at least 1"),
+    (image(image_size=8), r"image\.image_size 8 is not divisible by patch_size 16; use 16 or 32"),
+    (image(patch_dropout=1.0), r"image\.patch_dropout 1\.0 must be at least 0 and below 1"),
     (image(width=6, heads=1, positions="sincos"), r"image\.width 6 is not divisible by 4"),
-    (image(preprocess=Preprocess(std=(1.0, 0.0, 1.0))), r"image\.preprocess\.std .* must be positive"),
-    (image(preprocess=Preprocess(fill=256)), r"image\.preprocess\.fill 256 is not a grey value of 0 to 255"),
-    (text(context_length=1), r"text\.context_length 1 has no room .* use at least 2"),
+    (image(preprocess=Preprocess(std=(1.0, 0.0, 1.0))), r"image\.preprocess\.std\[1\] 0\.0 must be at least 0\.001"),
+    (image(preprocess=Preprocess(fill=256)), r"image\.preprocess\.fill 256 must be at least 0 and at most 255"),
+    (text(context_length=1), r"text\.context_length 1 must be at least 2"),
     (text(vocab_size=50000), r"text\.vocab_size 50000 .* use 49408"),
     (text(tokenizer=Tokenizer(file="x", pad_id=1)), r"text\.tokenizer: kind 'clip' brings its own .* leave out file, pad_id"),
     (
@@ -205,24 +205,24 @@ CONTRADICTIONS = [
         text(tokenizer=Tokenizer("hugging_face", "x", strip_id=49408)),
         r"tokenizer\.strip_id 49408 is no id of a vocabulary of 49408",
     ),
-    (text(tokenizer=Tokenizer("hugging_face", "x", pad_id=-1)), r"tokenizer\.pad_id -1 is no id of a vocabulary"),
+    (text(tokenizer=Tokenizer("hugging_face", "x", pad_id=-1)), r"tokenizer\.pad_id -1 must be at least 0"),
     (text(pool="first"), r"model\.towers\.text: pool='first' .* use pool='eot' or causal=False"),
-    (Config(data=Data(augment=Augment(scale=(0.9, 0.5)))), r"data\.augment\.scale .* within \(0, 1\]"),
-    (Config(data=Data(augment=Augment(scale=(0.5, 1.5)))), r"data\.augment\.scale .* within \(0, 1\]"),
-    (Config(data=Data(augment=Augment(ratio=(0.0, 1.0)))), r"data\.augment\.ratio .* positive ratios"),
-    (Config(data=Data(augment=Augment(flip=2.0))), r"data\.augment\.flip 2\.0 is not a probability"),
-    (Config(data=Data(workers=-1)), r"data\.workers -1 must be 0 or more"),
+    (Config(data=Data(augment=Augment(scale=(0.9, 0.5)))), r"data\.augment\.scale \(0\.9, 0\.5\) is no range"),
+    (Config(data=Data(augment=Augment(scale=(0.5, 1.5)))), r"data\.augment\.scale\[1\] 1\.5 must be above 0 and at most 1"),
+    (Config(data=Data(augment=Augment(ratio=(0.0, 1.0)))), r"data\.augment\.ratio\[0\] 0\.0 must be at least 0\.01"),
+    (Config(data=Data(augment=Augment(flip=2.0))), r"data\.augment\.flip 2\.0 must be at least 0 and at most 1"),
+    (Config(data=Data(workers=-1)), r"data\.workers -1 must be at least 0"),
     (Config(data=Data(fields={"txt": "json.title"})), r"data\.fields: there is no tower 'txt'; towers: image, text"),
-    (Config(optim=Optim(lr=0.0)), r"optim\.lr 0\.0 must be positive"),
-    (Config(optim=Optim(b1=1.0)), r"optim\.b1 1\.0 must be at least 0 and less than 1"),
-    (Config(optim=Optim(b2=-0.1)), r"optim\.b2 -0\.1 must be at least 0 and less than 1"),
-    (Config(optim=Optim(final_lr=1.5)), r"optim\.final_lr 1\.5 .* use 0 to 1"),
-    (Config(optim=Optim(clip_norm=0.0)), r"optim\.clip_norm 0\.0 must be positive, or None"),
+    (Config(optim=Optim(lr=0.0)), r"optim\.lr 0\.0 must be above 0"),
+    (Config(optim=Optim(b1=1.0)), r"optim\.b1 1\.0 must be at least 0 and at most 0\.99999"),
+    (Config(optim=Optim(b2=-0.1)), r"optim\.b2 -0\.1 must be at least 0 and at most 0\.99999"),
+    (Config(optim=Optim(final_lr=1.5)), r"optim\.final_lr 1\.5 must be at least 0 and at most 1"),
+    (Config(optim=Optim(clip_norm=0.0)), r"optim\.clip_norm 0\.0 must be a number above 0 or None"),
     (Config(optim=Optim(lr_rules=(("(", 0.0), (".*", 1.0)))), r"optim\.lr_rules: '\(' is no regular expression"),
-    (Config(optim=Optim(lr_rules=((".*", -1.0),))), r"optim\.lr_rules: the factor -1\.0 of '\.\*' must be 0 \(frozen\) or more"),
+    (Config(optim=Optim(lr_rules=((".*", -1.0),))), r"optim\.lr_rules\[0\]\[1\] -1\.0 must be at least 0"),
     (Config(optim=Optim(layer_decay={"img": 0.5})), r"optim\.layer_decay: there is no tower 'img'; towers: image, text"),
-    (Config(optim=Optim(layer_decay={"image": 0.0})), r"optim\.layer_decay of 'image' is 0\.0; use more than 0, at most 1"),
-    (Config(optim=Optim(layer_decay={"text": 1.5})), r"optim\.layer_decay of 'text' is 1\.5; use more than 0, at most 1"),
+    (Config(optim=Optim(layer_decay={"image": 0.0})), r"optim\.layer_decay\.image 0\.0 must be above 0 and at most 1"),
+    (Config(optim=Optim(layer_decay={"text": 1.5})), r"optim\.layer_decay\.text 1\.5 must be above 0 and at most 1"),
     (
         Config(model=Model({"image": ResNetTower(), "text": TextTower()}), optim=Optim(layer_decay={"image": 0.5})),
         r"optim\.layer_decay: tower 'image' is a ResNet, .* use optim\.lr_rules",
@@ -246,7 +246,7 @@ CONTRADICTIONS = [
     (evals(FewShot("t", "s", k=(4, 2))), r"evals\.e\.k \(4, 2\) must be rising numbers of examples"),
     (evals(FewShot("t", "s", seeds=0)), r"evals\.e\.seeds 0 must be at least 1"),
     (evals(NearestNeighbours("t", "s", k=0)), r"evals\.e\.k 0 must be at least 1"),
-    (evals(NearestNeighbours("t", "s", temperature=0.0)), r"evals\.e\.temperature 0\.0 must be positive, or None"),
+    (evals(NearestNeighbours("t", "s", temperature=0.0)), r"evals\.e\.temperature 0\.0 must be a number at least 0\.001"),
     (evals(LinearProbe("t", "s", "ridge", "v")), r"evals\.e\.validation 'v': protocol ridge searches nothing"),
     (evals(Choice("s", image="text", text="image")), r"evals\.e\.text 'image' is not a text tower"),
     (evals(ZeroShot("s", every="often")), r'evals\.e\.every: duration "often" is not understood'),
@@ -254,17 +254,33 @@ CONTRADICTIONS = [
     (evals(Retrieval("s", b="image")), r"evals\.e: both sides are 'image'; use two towers"),
     (evals(Retrieval("s", fields={"txt": "x"})), r"evals\.e: there is no tower 'txt'; towers: image, text"),
     (evals(LinearProbe("s", "s", tower="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
-    (evals(LinearProbe("s", "s", l2=-1.0)), r"evals\.e\.l2 -1\.0 must be 0 or more"),
+    (evals(LinearProbe("s", "s", l2=-1.0)), r"evals\.e\.l2 -1\.0 must be at least 0"),
     (Config(checkpoint=Checkpoint(best="e/top1")), r"checkpoint\.best 'e/top1' is no metric .* one of none"),
     (Config(checkpoint=Checkpoint(keep=0)), r"checkpoint\.keep 0 must be at least 1"),
     (Config(checkpoint=Checkpoint(every="10")), None),
     (Config(checkpoint=Checkpoint(every="x")), r'checkpoint\.every: duration "x" is not understood'),
-    (Config(batch_size=0), r"batch_size 0 must be at least 1"),
+    (Config(batch_size=1), r"batch_size 1 must be at least 2"),
     (Config(eval_batch_size=0), r"eval_batch_size 0 must be at least 1"),
     (Config(log_every=0), r"log_every 0 must be at least 1"),
     (Config(duration="50%"), r'duration: the run\'s own duration cannot be a percentage, as in "50%"; use "30ep"'),
-    (Config(mesh=Mesh(fsdp=0)), r"mesh -1 x 0: sizes must be at least 1"),
-    (Config(mesh=Mesh(data=-2)), r"mesh -2 x 1: sizes must be at least 1"),
+    (Config(mesh=Mesh(fsdp=0)), r"mesh\.fsdp 0 must be at least 1"),
+    (Config(mesh=Mesh(data=-2)), r"mesh\.data -2 must be at least -1"),
+    (Config(mesh=Mesh(data=0)), r"mesh\.data 0 is no device; use 1 or more, or -1"),
+    (image(image_size=2048, patch_size=1), r"image\.image_size 2048 in patches of 1 is 4,194,304 tokens; 1,048,576 at most"),
+    (image(width=2, heads=1, mlp_ratio=0.1), r"image\.mlp_ratio 0\.1 of width 2 leaves the MLP no hidden unit"),
+    (text(tokenizer=Tokenizer("hugging_face", "x"), eot_id=49408), r"text\.eot_id 49408 is no id of a vocabulary of 49408"),
+    (Config(optim=Optim(lr=2.0, weight_decay=0.5)), r"optim\.weight_decay 0\.5 times lr 2\.0 .* is 1 or more"),
+    (
+        Config(optim=Optim(lr=0.5, weight_decay=0.5, lr_rules=((".*", 2.0),), weight_decay_rules=((".*", 2.0),))),
+        r"optim\.weight_decay 0\.5 times lr 0\.5 and the factors of the rules is 1 or more",
+    ),
+    (Config(optim=Optim(weight_decay_rules=())), r"optim\.weight_decay_rules is empty, .* end with a rule for '\.\*'"),
+    (Config(mesh=Mesh(rules=())), r"mesh\.rules is empty"),
+    (Config(checkpoint=Checkpoint(every="0ep")), r'checkpoint\.every "0ep" is no step; use "1" or more'),
+    (Config(checkpoint=Checkpoint(every="0.4")), r'checkpoint\.every "0\.4" is no step'),
+    (Config(duration="9" * 400), r'duration: duration "9{40}" is more than the 2,147,483,647 steps'),
+    (Config(optim=Optim(warmup="0")), None),
+    (Config(pairs=[Pair()]), None),
     (Config(mesh=Mesh(data=2)), None),  # how many devices there are is not known yet
 ]
 
@@ -279,30 +295,48 @@ def test_a_contradiction_is_an_error_that_names_the_field_and_the_remedy(config,
 
 
 @pytest.mark.parametrize(
-    ("config", "devices", "hosts", "message"),
+    ("config", "devices", "message"),
     [
-        (Config(batch_size=100), 8, 1, r"batch_size 100 is not divisible by 8 devices; use 96 or 104"),
+        (Config(batch_size=100), 8, r"batch_size 100 is not divisible by 8 devices; use 96 or 104"),
         (
             Config(batch_size=100, accumulate=8),
             1,
-            1,
             r"batch_size 100 is not divisible by 1 devices x accumulate 8; use 96 or 104",
         ),
-        (Config(batch_size=3), 8, 1, r"batch_size 3 is not divisible by 8 devices; use 8"),
-        (Config(eval_batch_size=100), 8, 1, r"eval_batch_size 100 is not divisible by 8 devices; use 96 or 104"),
-        (Config(mesh=Mesh(fsdp=3)), 8, 1, r"mesh\.fsdp 3 does not divide 8 devices"),
-        (Config(mesh=Mesh(data=2, fsdp=2)), 8, 1, r"mesh 2 x 2 needs 4 devices; there are 8"),
+        (Config(batch_size=3), 8, r"batch_size 3 is not divisible by 8 devices; use 8"),
+        (Config(eval_batch_size=100), 8, r"eval_batch_size 100 is not divisible by 8 devices; use 96 or 104"),
+        (Config(mesh=Mesh(fsdp=3)), 8, r"mesh\.fsdp 3 does not divide 8 devices"),
+        (Config(mesh=Mesh(data=2, fsdp=2)), 8, r"mesh 2 x 2 needs 4 devices; there are 8"),
+        (Config(mesh=Mesh(data=3, fsdp=2)), 5, r"mesh 3 x 2 needs 6 devices; there are 5"),
+        (
+            Config(batch_size=40, eval_batch_size=4, accumulate=3),
+            4,
+            r"batch_size 40 is not divisible by 4 devices x accumulate 3; use 36 or 48",
+        ),
     ],
 )
-def test_what_does_not_fit_the_devices_is_an_error(config, devices, hosts, message):
+def test_what_does_not_fit_the_devices_is_an_error(config, devices, message):
     check(config)
     with pytest.raises(ConfigError, match=f"^config: {message}$"):
-        check(config, devices=devices, hosts=hosts)
+        check(config, devices=devices)
 
 
 @pytest.mark.parametrize(
     ("duration", "steps"),
-    [("5ep", 525), ("0.5ep", 52), ("3%", 30), ("100%", 1000), ("1500", 1500), ("20k", 20_000), ("1.5M", 1_500_000), (" 7 ", 7)],
+    [
+        ("5ep", 525),
+        ("0.5ep", 52),
+        ("3%", 30),
+        ("100%", 1000),
+        ("1500", 1500),
+        ("20k", 20_000),
+        ("1.5M", 1_500_000),
+        (" 7 ", 7),
+        ("0.007ep", 1),
+        ("1.6", 2),
+        ("0.27%", 3),
+        ("0.0001%", 0),
+    ],
 )
 def test_durations(duration, steps):
     assert to_steps(duration, steps_per_epoch=105, total=1000) == steps
@@ -324,6 +358,14 @@ def test_a_plan_is_the_durations_in_steps():
     assert [step for step in range(1, 101) if plan.due_checkpoint(step)] == list(range(10, 101, 10))
 
 
+def test_what_is_shorter_than_a_step_is_done_every_step():
+    evals = {"often": Retrieval("shapes:val", every="0.1ep"), "rarely": Retrieval("shapes:val", every="2.6ep")}
+    checkpoint = Checkpoint(every="0.01%")
+    plan = make_plan(Config(evals=evals, checkpoint=checkpoint, duration="7ep", batch_size=100), examples=300)  # 3 an epoch
+    assert (plan.total, plan.warmup, plan.checkpoint_every) == (21, 1, 1)
+    assert plan.eval_every == {"often": 1, "rarely": 8}
+
+
 def test_a_plan_ends_with_everything_even_when_nothing_divides():
     plan = make_plan(replace(FULL, duration="7", checkpoint=Checkpoint(every="5")), examples=250)
     assert plan.due_checkpoint(7)
@@ -335,66 +377,6 @@ def test_a_plan_without_a_step_or_with_too_long_a_warm_up_is_an_error():
         make_plan(Config(duration="0.1ep", batch_size=10), examples=10)
     with pytest.raises(ConfigError, match=r'optim.warmup "2ep" is 20 steps, longer than the run of 10'):
         make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="2ep")), examples=100)
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.py"
-    path.write_text(
-        '"""A recipe."""\n'
-        "from jclip.config import Config, Retrieval, architecture\n"
-        "SOURCE = 'shapes:val'\n"
-        "def get_config(name: str = 'ViT-tiny-test', epochs: int = 3, start: int | None = None) -> Config:\n"
-        "    return Config(model=architecture(name), evals={'pairs': Retrieval(SOURCE)}, duration=f'{epochs}ep',\n"
-        "                  seed=start or 0)\n"
-    )
-    return path
-
-
-def test_a_recipe_without_overrides_is_what_it_returns(recipe):
-    expected = Config(model=architecture("ViT-tiny-test"), evals={"pairs": Retrieval("shapes:val")}, duration="3ep")
-    assert load(recipe) == expected
-
-
-def test_overrides_reach_every_depth_and_the_recipe_s_own_arguments(recipe):
-    options = "--optim.lr 3e-4 --epochs 5 --batch-size 64 --start 7 --evals.pairs.every 1ep --name ViT-mini-test"
-    config = load(recipe, [*options.split(), "--model.towers.text.context-length", "20"])
-    assert (config.optim.lr, config.duration, config.batch_size, config.seed) == (3e-4, "5ep", 64, 7)
-    assert config.evals == {"pairs": Retrieval("shapes:val", every="1ep")}
-    assert config.model.embed_dim == 32
-    assert config.model.towers["text"] == replace(architecture("ViT-mini-test").towers["text"], context_length=20)
-    assert config.model.towers["image"] == architecture("ViT-mini-test").towers["image"]
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        ["--optim.learning-rate", "1"],
-        ["--optim.lr", "much"],
-        ["--epoch", "5"],
-        ["--epochs", "five"],
-        ["--model.dtype", "f16"],
-        ["5"],
-    ],
-)
-def test_an_unknown_or_malformed_override_ends_the_program(recipe, override, capsys):
-    with pytest.raises(SystemExit):
-        load(recipe, override)
-    assert capsys.readouterr().err
-
-
-def test_help_lists_the_options(recipe, capsys):
-    with pytest.raises(SystemExit):
-        load(recipe, ["--help"])
-    assert "--optim.lr" in capsys.readouterr().out
-
-
-def test_what_is_no_recipe_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"no recipe at .*missing\.py; give a Python file that defines get_config"):
-        load(tmp_path / "missing.py")
-    (tmp_path / "empty.py").write_text("")
-    with pytest.raises(ConfigError, match=r"empty\.py does not define get_config"):
-        load(tmp_path / "empty.py")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -436,5 +418,5 @@ def test_every_field_of_the_schema_is_documented():
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path) -> None:
     suite = load_suite(path)
-    check_evals(architecture("ViT-tiny-test"), suite.evals)
+    check_suite(suite, architecture("ViT-tiny-test"))
     assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())

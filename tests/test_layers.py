@@ -7,8 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
-    {"config", "tree"},
-    {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
+    {"config"},
+    {"tree"},
+    {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo", "memory"},
     {"checkpoint", "weights", "step", "eval"},
     {"runs", "results"},
     {"train", "init_from", "evaluate", "classify", "inference", "embed", "convert", "info", "compile", "report"},

@@ -1,13 +1,11 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.check import check, check_evals, check_model
-from jclip.config.check_evals import towers_of
-from jclip.config.durations import Plan, make_plan, to_steps
+from jclip.config.check import check, check_model, check_suite
+from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.evals import (
     Choice,
-    Duration,
     Eval,
     FewShot,
     Labels,
@@ -17,8 +15,11 @@ from jclip.config.evals import (
     Robustness,
     Suite,
     ZeroShot,
+    towers_of,
 )
-from jclip.config.io import differences, from_json, load, load_suite, to_json
+from jclip.config.io import differences, from_json, to_json
+from jclip.config.ranges import Range
+from jclip.config.recipes import load, load_suite
 from jclip.config.schema import (
     Augment,
     Checkpoint,
@@ -45,6 +46,7 @@ __all__ = [
     "ImageTower",
     "InitFrom",
     "Labels",
+    "Length",
     "LinearProbe",
     "Mesh",
     "Model",
@@ -53,6 +55,7 @@ __all__ = [
     "Pair",
     "Plan",
     "Preprocess",
+    "Range",
     "ResNetTower",
     "Retrieval",
     "Robustness",
@@ -65,8 +68,8 @@ __all__ = [
     "architecture",
     "architecture_names",
     "check",
-    "check_evals",
     "check_model",
+    "check_suite",
     "differences",
     "from_json",
     "load",

@@ -1,13 +1,44 @@
 """Durations are values: "5ep" epochs, "3%" of the run, "1500", "20k" or "1.5M" steps."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from jclip.config.errors import ConfigError
-from jclip.config.schema import Config
+from jclip.config.ranges import INT32
+
+if TYPE_CHECKING:  # whose fields are durations
+    from jclip.config.schema import Config
 
 _UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a duration has to be, stated in the type of its field as a `Range` is."""
+
+    of_run: bool = True
+    """Whether a percentage of the run is allowed."""
+    least: int = 1
+    """Steps; 0 where the duration may be none at all."""
+
+    def problem(self, value: str) -> str | None:
+        """What is wrong with a duration whatever the data, or None."""
+        try:
+            number, unit = _parse(value)
+            if unit == "%" and not self.of_run:
+                to_steps(value, steps_per_epoch=1)  # which says why not
+            # Epochs and shares of a run are steps only once the data is known; then the shortest counts as one.
+            steps = to_steps(value, steps_per_epoch=1, total=100) if unit not in ("ep", "%") else math.ceil(number)
+        except ConfigError as error:
+            return f": {str(error).removeprefix('config: ')}"
+        return None if steps >= self.least else f' "{value}" is no step; use "1" or more'
+
+
+Duration = Annotated[str, Length()]
+"""A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps."""
 
 
 def to_steps(duration: str, *, steps_per_epoch: float, total: int | None = None) -> int:
@@ -19,19 +50,29 @@ def to_steps(duration: str, *, steps_per_epoch: float, total: int | None = None)
         total: steps of the whole run, which a percentage needs.
 
     Raises:
-        ConfigError: the text is no duration, or a percentage is given where there is nothing to take it of.
+        ConfigError: the text is no duration, is longer than a device can count, or a percentage is given where there is nothing
+            to take it of.
     """
-    match = re.fullmatch(r"(\d+\.?\d*)(ep|%|k|M|)", duration.strip())
-    if match is None:
-        raise ConfigError(f'config: duration "{duration}" is not understood; write "5ep", "3%", "1500" or "20k"')
-    number, unit = float(match[1]), match[2]
+    number, unit = _parse(duration)
     if unit == "ep":
-        return round(number * steps_per_epoch)
-    if unit == "%":
-        if total is None:
-            raise ConfigError(f'config: the run\'s own duration cannot be a percentage, as in "{duration}"; use "30ep" or "20k"')
-        return round(number / 100 * total)
-    return round(number * _UNITS[unit])
+        steps = number * steps_per_epoch
+    elif unit == "%" and total is None:
+        raise ConfigError(f'config: the run\'s own duration cannot be a percentage, as in "{duration}"; use "30ep" or "20k"')
+    else:
+        steps = number / 100 * (total or 0) if unit == "%" else number * _UNITS[unit]
+    if steps > INT32:
+        raise ConfigError(f'config: duration "{duration}" is more than the {INT32:,} steps that a device can count')
+    return round(steps)
+
+
+def _parse(duration: str) -> tuple[float, str]:
+    """Number and unit."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*)(ep|%|k|M|)", duration.strip())
+    if match is None:
+        raise ConfigError(f'config: duration "{duration[:40]}" is not understood; write "5ep", "3%", "1500" or "20k"')
+    if float(match[1]) > INT32:
+        raise ConfigError(f'config: duration "{duration[:40]}" is more than the {INT32:,} steps that a device can count')
+    return float(match[1]), match[2]
 
 
 @dataclass(frozen=True)
@@ -56,7 +97,7 @@ class Plan:
         return step % self.checkpoint_every == 0 or step == self.total
 
 
-def make_plan(config: Config, examples: int) -> Plan:
+def make_plan(config: "Config", examples: int) -> Plan:
     """The plan of a run on so many training examples.
 
     Raises:

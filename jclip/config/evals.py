@@ -1,11 +1,16 @@
 """The dataclasses of evaluations: what is measured, on which data, by which protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-Duration = str
-"""A length of training: "5ep" epochs, "3%" of the run, "1500" or "20k" steps (see `durations`)."""
+from jclip.config.durations import Duration
+from jclip.config.ranges import Range
+
+Penalty = Annotated[float, Range(least=0, most=1e6)]
+Count = Annotated[int, Range(least=1)]
+Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
+"""A seed: jax and numpy read no more than 32 bits of it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,12 @@ class Labels:
     others: Literal["error", "leave_out"] = "error"
     """What becomes of an example whose label is none of `classes`: an error, or left out, and counted."""
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        by_file = any(name.startswith("file:") for name in (*self.classes, *self.names))
+        if self.names and self.classes and not by_file and len(self.names) != len(self.classes):
+            yield f".names has {len(self.names)} names for {len(self.classes)} classes; give one each, or none"
+
 
 @dataclass(frozen=True)
 class ZeroShot:
@@ -49,6 +60,10 @@ class ZeroShot:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        yield from _template_problems(self.templates)
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -69,6 +84,11 @@ class Retrieval:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}; use two towers"
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -79,8 +99,9 @@ class LinearProbe:
     source: str
     """Labelled examples to test on."""
     protocol: Literal["logistic", "openai", "clip_benchmark", "ridge"] = "logistic"
-    """logistic: one L-BFGS fit with `l2`. openai: the same with a strength searched on 97 points (CLIP, appendix A.3).
-    clip_benchmark: AdamW on unit vectors, weight decay searched on 97 points. ridge: least squares in closed form, strength
+    """logistic: one L-BFGS fit with `l2`. openai: the same with a strength found by bisection on a grid of 97
+    (CLIP, appendix A.3), of which 11 to 15 are fitted.
+    clip_benchmark: AdamW on unit vectors, weight decay found on the same grid. ridge: least squares in closed form, strength
     chosen by leaving out one example at a time."""
     validation: str = ""
     """Labelled examples that the searches choose by; empty: a fifth of each class of `train`."""
@@ -91,9 +112,9 @@ class LinearProbe:
     are for several labels an example too."""
     tower: str = "image"
     """Tower whose output is probed: `pooled`, before the projection, or for clip_benchmark the unit vectors."""
-    l2: float = 1e-3
+    l2: Penalty = 1e-3
     """For logistic: penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the split of `train`, and of the order in which AdamW sees the examples."""
     precise: bool = False
     """For logistic and openai: end in f64, which brings probabilities of examples far from those fitted to within 1e-4 of the
@@ -105,6 +126,13 @@ class LinearProbe:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.precise and self.protocol in ("clip_benchmark", "ridge"):
+            yield f".precise: protocol {self.protocol} has no f64 to end in; leave it out"
+        if self.validation and self.protocol in ("logistic", "ridge"):
+            yield f".validation {self.validation!r}: protocol {self.protocol} searches nothing; leave it out"
+
 
 @dataclass(frozen=True)
 class FewShot:
@@ -114,11 +142,11 @@ class FewShot:
     """Labelled examples to sample from."""
     source: str
     """Labelled examples to test on."""
-    k: tuple[int, ...] = (1, 2, 4, 8, 16)
+    k: tuple[Count, ...] = (1, 2, 4, 8, 16)
     """Examples a class."""
-    seeds: int = 3
+    seeds: Count = 3
     """Number of samples for each k; the sample of a smaller k is part of that of a larger one."""
-    l2: float = 1e-3
+    l2: Penalty = 1e-3
     """As in LinearProbe."""
     labels: Labels = Labels()
     """Of both sources."""
@@ -129,6 +157,11 @@ class FewShot:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if not self.k or list(self.k) != sorted(set(self.k)):
+            yield f".k {self.k} must be rising numbers of examples, such as (1, 2, 4, 8, 16)"
+
 
 @dataclass(frozen=True)
 class NearestNeighbours:
@@ -138,9 +171,9 @@ class NearestNeighbours:
     """Labelled examples that vote."""
     source: str
     """Labelled examples to test on."""
-    k: int = 20
+    k: Count = 20
     """Number of neighbours."""
-    temperature: float | None = 0.07
+    temperature: Annotated[float, Range(least=1e-3, most=1e6)] | None = 0.07
     """Of the votes; None: every neighbour has one vote."""
     labels: Labels = Labels()
     """Of both sources."""
@@ -165,9 +198,9 @@ class Robustness:
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the name of a set: the classes that are candidates there. A set whose source names fewer classes needs none: these are
     its candidates (ImageNet-R and -A: 200 of 1,000)."""
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Annotated[float, Range(least=0, most=1)]]] = field(default_factory=dict)
     """Published accuracies, 0 to 1, by the name of a supervised model and by set, "clean" included; they join the probe."""
-    l2: float = 1e-3
+    l2: Penalty = 1e-3
     """Of the probe, as in LinearProbe."""
     labels: Labels = Labels()
     """Of all these sources; classes that are not given are those of `clean`."""
@@ -181,6 +214,20 @@ class Robustness:
     """Like data.fields, for these sources."""
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if not self.shifted or {"clean", "train", "source"} & set(self.shifted):
+            sets = ", ".join(self.shifted) or "no set"
+            yield f".shifted names {sets}; give at least one, of another name than clean and train"
+        for name in self.masks:
+            if name not in ("clean", *self.shifted):
+                yield f".masks names {name!r}, which is no set; sets: clean, {', '.join(self.shifted)}"
+        for name, known in self.baselines.items():
+            if set(known) != {"clean", *self.shifted}:
+                sets = ", ".join(("clean", *self.shifted))
+                yield f".baselines: {name!r} needs an accuracy for each of {sets}; got {dict(known)}"
+        yield from _template_problems(self.templates)
 
 
 @dataclass(frozen=True)
@@ -203,11 +250,28 @@ class Choice:
 Eval = ZeroShot | Retrieval | LinearProbe | FewShot | NearestNeighbours | Robustness | Choice
 
 
+def towers_of(evaluation: Eval) -> tuple[str, ...]:
+    """Names of the towers that an evaluation uses."""
+    match evaluation:
+        case Retrieval(a=a, b=b):
+            return a, b
+        case ZeroShot(image=a, text=b) | Robustness(image=a, text=b) | Choice(image=a, text=b):
+            return a, b
+        case LinearProbe(tower=tower) | FewShot(tower=tower) | NearestNeighbours(tower=tower):
+            return (tower,)
+
+
+def _template_problems(templates: tuple[str, ...]) -> Iterator[str]:
+    for template in templates:
+        if "{}" not in template and not template.startswith(("set:", "file:")):
+            yield f".templates: each needs a {{}} where the class name goes, or is set:NAME or file:PATH; got {template!r}"
+
+
 @dataclass(frozen=True)
 class Suite:
     """Evaluations of one model, as `jclip eval MODEL --suite FILE.py` runs them."""
 
     evals: Mapping[str, Eval]
     """By name, in order; the name is the prefix of the metrics."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Examples in the global batch; no result depends on it."""

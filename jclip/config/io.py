@@ -1,95 +1,17 @@
-"""Loading recipes with overrides from the command line, and configurations as JSON."""
+"""Configurations as JSON, there and back."""
 
 import dataclasses
 import difflib
-import inspect
-import runpy
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
-from jclip.config.evals import Suite
+from jclip.config.ranges import shown
 from jclip.config.schema import Config
 
 T = TypeVar("T")
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a recipe, with overrides such as ["--optim.lr", "3e-4"].
-
-    A recipe is a Python file with `get_config() -> Config`. Arguments of `get_config` are options too, by their own names.
-
-    Raises:
-        ConfigError: there is no such file, or it has no `get_config`.
-        SystemExit: an override is unknown or malformed; the message has been printed, as for `--help`.
-    """
-    import tyro  # here, because reading a saved configuration needs no command line
-
-    recipe = _run_recipe(path, "get_config", "Config")
-    get_config, overrides = recipe["get_config"], list(overrides)
-    asks_for_help = bool({"-h", "--help"} & set(overrides))
-    arguments, overrides = _recipe_arguments(get_config, overrides, asks_for_help)
-    description = f"{recipe.get('__doc__') or ''}\n\n{_describe(get_config)}\n--workdir (required): folder of the run."
-    return tyro.cli(Config, default=get_config(**arguments), args=overrides, prog=f"jclip train {path}", description=description)
-
-
-def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
-    """The evaluations of a suite: of a Python file with `get_suite() -> Suite`, whose arguments are options by their own names.
-
-    Raises:
-        ConfigError: there is no such file, or it has no `get_suite`, or that returns something else.
-        SystemExit: an option is unknown or missing; the message has been printed, as for `--help`.
-    """
-    import tyro
-
-    recipe = _run_recipe(path, "get_suite", "Suite")
-    suite = tyro.cli(
-        recipe["get_suite"], args=list(overrides), prog=f"jclip eval MODEL --suite {path}", description=recipe.get("__doc__")
-    )
-    if not isinstance(suite, Suite):
-        raise ConfigError(f"config: get_suite() of {path} returns a {type(suite).__name__}, not a Suite")
-    return suite
-
-
-def _run_recipe(path: str | Path, function: str, returns: str) -> dict[str, Any]:
-    """The names that a recipe defines."""
-    if not Path(path).is_file():
-        raise ConfigError(f"config: no recipe at {path}; give a Python file that defines {function}()")
-    recipe = runpy.run_path(str(path))
-    if function not in recipe:
-        raise ConfigError(f"config: {path} does not define {function}() -> {returns}")
-    return recipe
-
-
-def _recipe_arguments(get_config: Any, overrides: list[str], asks_for_help: bool) -> tuple[dict[str, Any], list[str]]:
-    """The recipe's own arguments, and what is left for the fields of the configuration."""
-    import tyro
-
-    parameters = inspect.signature(get_config).parameters
-    if asks_for_help:  # which must not depend on what is given or missing
-        return {p.name: p.name.upper() for p in parameters.values() if p.default is p.empty}, overrides
-    if not parameters:
-        return {}, overrides
-
-    def collect(**arguments: Any) -> dict[str, Any]:
-        return arguments
-
-    collect.__signature__ = inspect.signature(get_config)  # type: ignore[attr-defined]
-    collect.__annotations__ = {  # without these, tyro takes `str | None` for None
-        p.name: p.annotation for p in parameters.values() if p.annotation is not p.empty
-    }
-    return tyro.cli(collect, args=overrides, return_unknown_args=True)
-
-
-def _describe(get_config: Any) -> str:
-    options = [
-        f"--{p.name.replace('_', '-')} {'(required)' if p.default is p.empty else f'(default: {p.default})'}"
-        for p in inspect.signature(get_config).parameters.values()
-    ]
-    return f"Options of the recipe itself: {', '.join(options)}" if options else ""
 
 
 def to_json(config: Any) -> Any:
@@ -144,11 +66,11 @@ def _parse(data: Any, hint: Any, at: str) -> Any:
         return tuple(_parse(x, h, f"{at}[{i}]") for i, (x, h) in enumerate(zip(data, hints, strict=True)))
     if origin in (dict, Mapping) and isinstance(data, Mapping):
         return {key: _parse(value, args[1], f"{at}.{key}") for key, value in data.items()}
-    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+    if hint is float and type(data) is int and abs(data) < 2**64:
         return float(data)
     if isinstance(hint, type) and type(data) is hint:
         return data
-    raise ConfigError(f"{at}: {data!r} is not a {getattr(hint, '__name__', hint)}")
+    raise ConfigError(f"{at}: {shown(data)} is not a {getattr(hint, '__name__', hint)}")
 
 
 def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:

@@ -1,12 +1,23 @@
 """The dataclasses of a model: its towers, and how their inputs are made; all of it is stored with the weights."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from jclip.config.ranges import Range, Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 Projection = Literal["linear", "affine", "none"]
+
+Layers = Annotated[int, Range(least=1, most=10_000)]
+Id = Annotated[int, Range(least=0)]
+Mean = Annotated[float, Range(least=0, most=1)]
+Deviation = Annotated[float, Range(least=1e-3, most=10)]
+
+MAX_TOKENS = 2**20
+"""Patches of an image: attention has a logit for each pair of them."""
 
 Remat = Literal["none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"]
 
@@ -15,15 +26,15 @@ Remat = Literal["none", "nothing_saveable", "dots_saveable", "dots_with_no_batch
 class Preprocess:
     """How an image becomes pixels; stored with the weights, because the weights are only good for it."""
 
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
     """Mean of each RGB channel, in units of 0 to 1 (default: OpenAI CLIP)."""
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
     """Standard deviation of each RGB channel, in units of 0 to 1 (default: OpenAI CLIP)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter of every resize, antialiased, on uint8."""
     resize: Literal["shortest", "longest", "squash"] = "shortest"
     """shortest: shorter side to the image size, then centre crop; longest: longer side to it, then pad; squash: both sides."""
-    fill: int = 0
+    fill: Annotated[int, Range(least=0, most=255)] = 0
     """Grey value (0 to 255) of the padding of `longest`."""
 
 
@@ -40,33 +51,49 @@ class Tokenizer:
     clean: Literal["none", "whitespace", "lower", "canonicalize", "siglip", "siglip2"] = "lower"
     """whitespace: mend mojibake and HTML, single spaces; lower: also lower case; canonicalize: also no punctuation (open_clip).
     siglip, siglip2: as transformers' tokenizers of these names."""
-    bos_id: int | None = None
+    bos_id: Id | None = None
     """Put before the ids."""
-    eos_id: int | None = None
+    eos_id: Id | None = None
     """Put after the ids."""
-    last_id: int | None = None
+    last_id: Id | None = None
     """Put at the last position, behind the padding (CLIPS). With one of these three, a tokenizer.json puts nothing itself."""
-    pad_id: int = 0
+    pad_id: Id = 0
     """Fills what is left of context_length."""
-    strip_id: int | None = None
+    strip_id: Id | None = None
     """Id that is replaced by 0 in the end (CLIPA's end of text)."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        given = [name for name in ("bos_id", "eos_id", "last_id", "strip_id") if getattr(self, name) is not None]
+        if self.kind == "clip" and (self.file or given or self.pad_id):
+            what = ", ".join([*(["file"] if self.file else []), *given, *(["pad_id"] if self.pad_id else [])])
+            yield f": kind 'clip' brings its own vocabulary and ids; leave out {what}, or use kind 'hugging_face'"
+        if self.kind != "clip" and not self.file:
+            yield f".file is empty; kind {self.kind!r} needs the path of a vocabulary"
+        if self.kind == "clip" and self.clean not in ("lower", "canonicalize"):
+            yield f".clean {self.clean!r}: kind 'clip' knows lower case only; use 'lower' or 'canonicalize'"
+        owner = {"siglip": "sentencepiece", "siglip2": "hugging_face"}.get(self.clean, self.kind)
+        if self.kind not in ("clip", owner):
+            yield f".clean {self.clean!r} is for kind {owner!r}; with {self.kind!r} use 'none' to 'canonicalize'"
+        if self.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            yield f".sha256 {self.sha256!r} is not 64 hexadecimal digits; take those of `sha256sum`"
 
 
 @dataclass(frozen=True)
 class VisionTower:
     """A vision transformer (Dosovitskiy et al. 2021) as CLIP uses it."""
 
-    image_size: int = 224
+    image_size: Size = 224
     """Side of the square input, in pixels."""
-    patch_size: int = 16
+    patch_size: Size = 16
     """Side of a square patch, in pixels; divides image_size."""
-    width: int = 768
+    width: Size = 768
     """Size of a token."""
-    depth: int = 12
+    depth: Layers = 12
     """Number of blocks."""
-    heads: int = 12
+    heads: Size = 12
     """Attention heads; divides width."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Range(above=0, most=1000)] = 4.0
     """Hidden size of the MLP, in widths."""
     activation: Activation = "gelu"
     """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
@@ -78,7 +105,7 @@ class VisionTower:
     """A class token although something else is pooled (CLIPA); pool="cls" has one always."""
     norm_after_pool: bool = False
     """Last LayerNorm after the pooling instead of before (CLIPA)."""
-    stem: tuple[int, ...] = ()
+    stem: tuple[Size, ...] = ()
     """Channels of convolutions before the embedding of patches, an idea of Xiao et al. 2021: windows of 4 by 4 with stride 2 over
     one ring of zeros, the activation, no norm. patch_size still counts pixels of the image; 2 ** len(stem) divides it."""
     pre_norm: bool = True
@@ -87,13 +114,13 @@ class VisionTower:
     """Leave out the pixels right and below that fill no patch, where it does not divide (SigLIP: 384 pixels in patches of 14)."""
     patch_bias: bool = False
     """Whether the embedding of a patch has a bias (SigLIP and the original ViT have it, CLIP does not)."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of every LayerNorm."""
-    patch_dropout: float = 0.0
+    patch_dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Fraction of the patches left out in training (FLIP); the number kept is an integer, at least 1."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
-    layer_scale: float | None = None
+    layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
@@ -105,6 +132,30 @@ class VisionTower:
         """Patches along a side."""
         return self.image_size // self.patch_size
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        yield from _head_problems(self)
+        yield from _hidden_problems(self)
+        low = max(1, self.image_size // self.patch_size) * self.patch_size
+        if self.image_size < self.patch_size or not (self.crop or self.image_size % self.patch_size == 0):
+            yield (
+                f".image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
+                f"use {low} or {low + self.patch_size}"
+            )
+        elif self.stem and self.image_size % self.patch_size:
+            yield (
+                f".stem sees all pixels, and crop leaves some of image_size {self.image_size} out; "
+                f"use {low} or {low + self.patch_size}"
+            )
+        if self.grid**2 > MAX_TOKENS:
+            tokens = f"{self.grid**2:,} tokens; {MAX_TOKENS:,} at most"
+            yield f".image_size {self.image_size} in patches of {self.patch_size} is {tokens}"
+        if self.patch_size % 2 ** len(self.stem):
+            halvings = (self.patch_size & -self.patch_size).bit_length() - 1
+            yield f".stem {self.stem}: patch_size {self.patch_size} can be halved {halvings} times; use so many at most"
+        if self.positions == "sincos" and self.width % 4:
+            yield f".width {self.width} is not divisible by 4, which positions='sincos' needs"
+
 
 @dataclass(frozen=True)
 class ResNetTower:
@@ -113,13 +164,13 @@ class ResNetTower:
     Its batch normalisation keeps the means and variances that its weights came with, in training as well.
     """
 
-    image_size: int = 224
+    image_size: Size = 224
     """Side of the square input, in pixels; divisible by 32."""
-    layers: tuple[int, int, int, int] = (3, 4, 6, 3)
+    layers: tuple[Layers, Layers, Layers, Layers] = (3, 4, 6, 3)
     """Bottleneck blocks of each stage."""
-    stem_width: int = 64
+    stem_width: Annotated[int, Range(least=2, most=2**15)] = 64
     """Channels of the stem; the last stage has 32 times as many."""
-    heads: int = 32
+    heads: Size = 32
     """Attention heads of the pooling; divides width."""
     projection: Projection = "affine"
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim."""
@@ -136,22 +187,31 @@ class ResNetTower:
         """Places along a side of the last stage."""
         return self.image_size // 32
 
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        yield from _head_problems(self)
+        if self.image_size % 32:
+            low = max(1, self.image_size // 32) * 32
+            yield f".image_size {self.image_size} is not divisible by 32; use {low} or {low + 32}"
+        if self.stem_width % 2:
+            yield f".stem_width {self.stem_width} is odd; use {self.stem_width - 1} or {self.stem_width + 1}"
+
 
 @dataclass(frozen=True)
 class TextTower:
     """A text transformer."""
 
-    context_length: int = 77
+    context_length: Annotated[int, Range(least=2, most=2**20)] = 77
     """Number of tokens a text is padded or cut to."""
-    vocab_size: int = 49408
+    vocab_size: Size = 49408
     """Number of token ids."""
-    width: int = 512
+    width: Size = 512
     """Size of a token."""
-    depth: int = 12
+    depth: Layers = 12
     """Number of blocks."""
-    heads: int = 8
+    heads: Size = 8
     """Attention heads; divides width."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Range(above=0, most=1000)] = 4.0
     """Hidden size of the MLP, in widths."""
     activation: Activation = "gelu"
     """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
@@ -161,18 +221,35 @@ class TextTower:
     """Whether attention leaves out padding. Causal towers pooled at the end of text never see it; SigLIP's means to."""
     pool: Literal["eot", "last", "first", "mean", "map"] = "eot"
     """Pooling: at the end of text, the last or first position, mean of the real tokens, or attention over them."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of every LayerNorm."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Probability that training zeroes a number that attention or MLP adds to a token (Vaswani et al. 2017, section 5.4)."""
-    layer_scale: float | None = None
+    layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
-    eot_id: int | None = None
+    eot_id: Id | None = None
     """Token id that ends a text, at its first place; None: the largest id of the text (CLIP)."""
     tokenizer: Tokenizer = Tokenizer()
     """How texts become token ids."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        yield from _head_problems(self)
+        yield from _hidden_problems(self)
+        if self.tokenizer.kind == "clip" and self.vocab_size != 49408:
+            yield f".vocab_size {self.vocab_size} is not that of the clip tokenizer; use 49408"
+        if self.tokenizer.kind == "clip" and self.eot_id not in (None, 49407):
+            yield f".eot_id {self.eot_id} is not the end of text of the clip tokenizer; use 49407, or None"
+        ids = {
+            f"tokenizer.{name}": getattr(self.tokenizer, name) for name in ("bos_id", "eos_id", "last_id", "strip_id", "pad_id")
+        }
+        for name, value in {"eot_id": self.eot_id, **ids}.items():
+            if value is not None and value >= self.vocab_size:
+                yield f".{name} {value} is no id of a vocabulary of {self.vocab_size}"
+        if self.causal and self.pool == "first":
+            yield ": pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"
 
 
 ImageTower = VisionTower | ResNetTower
@@ -186,7 +263,7 @@ class Model:
 
     towers: Mapping[str, Tower] = field(default_factory=lambda: {"image": VisionTower(), "text": TextTower()})
     """Towers by name. The names are also the keys of a batch."""
-    embed_dim: int = 512
+    embed_dim: Size = 512
     """Size of the shared embedding space."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
@@ -198,3 +275,25 @@ class Model:
     attention: Literal["auto", "plain"] = "auto"
     """auto: in bfloat16 on GPUs (NVIDIA's, Ampere or later) and TPUs attention never writes its logits to memory, where it can;
     plain: never so. The result is the same, to bfloat16 rounding."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        for name, tower in self.towers.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem"):
+                yield f".towers.{name}: {name!r} cannot name a tower; use lower-case letters, other than key and problem"
+            if tower.projection == "none" and tower.width != self.embed_dim:
+                yield (
+                    f".towers.{name}.projection 'none' needs width {tower.width} to be embed_dim {self.embed_dim}; use 'linear'"
+                )
+
+
+def _head_problems(tower: Tower) -> Iterator[str]:
+    if tower.width % tower.heads:
+        divisors = [heads for heads in range(1, min(tower.width, 2048) + 1) if tower.width % heads == 0]
+        near = sorted(divisors, key=lambda heads: abs(heads - tower.heads))[:2]
+        yield f".heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
+
+
+def _hidden_problems(tower: VisionTower | TextTower) -> Iterator[str]:
+    if round(tower.mlp_ratio * tower.width) < 1:
+        yield f".mlp_ratio {tower.mlp_ratio} of width {tower.width} leaves the MLP no hidden unit; use 4.0"

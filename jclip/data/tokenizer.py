@@ -38,7 +38,7 @@ def check_vocabulary(tower: TextTower) -> None:
     size = load_vocabulary(tokenizer).size
     if size > tower.vocab_size:
         raise ConfigError(
-            f"tokenizer: {tokenizer.file} has {size} ids, more than vocab_size {tower.vocab_size}; "
+            f"tokenizer: {tokenizer.file} has ids up to {size - 1}, and vocab_size is {tower.vocab_size}; "
             "use the file that the model was trained with"
         )
 

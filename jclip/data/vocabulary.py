@@ -19,7 +19,7 @@ class Vocabulary(Protocol):
 
     @property
     def size(self) -> int:
-        """Number of ids, without tokens that were added to the file later."""
+        """One more than the largest id that a text may get, of tokens that were added to the file too."""
         ...
 
     def encode(self, text: str, room: int, *, bare: bool) -> list[int]:
@@ -146,4 +146,5 @@ def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJso
     if lower:  # within the tokenizer, because special tokens are looked for in the text as it came
         rules = [tokenizers.normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
         tokenizer.normalizer = tokenizers.normalizers.Sequence(rules)
-    return TokenizerJson(tokenizer, tokenizer.get_vocab_size(with_added_tokens=False))
+    around = tokenizer.encode("").ids  # ids that stand in the post-processor alone
+    return TokenizerJson(tokenizer, 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *around], default=-1))

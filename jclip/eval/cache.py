@@ -1,5 +1,6 @@
 """Features kept on disk, each under a name that says all they were computed from."""
 
+import ast
 import functools
 import hashlib
 import json
@@ -50,7 +51,7 @@ class FeatureCache:
 
 
 def digest(facts: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits of what can be written as JSON, and of the program."""
+    """32 hexadecimal digits of what can be written as JSON, and of the code that computes."""
     return hashlib.blake2b(_text(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -60,8 +61,31 @@ def _text(facts: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _program() -> dict[str, str]:
-    """What computes: this package's code, byte by byte, and the libraries that numbers come from."""
-    code = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(jclip.__file__).parent.rglob("*.py")):
-        code.update(path.read_bytes())
-    return {"code": code.hexdigest(), "jax": jax.__version__, "backend": jax.default_backend(), "pillow": PIL.__version__}
+    """What computes: the code of COMPUTES, and the libraries that numbers come from."""
+    code = code_digest(Path(jclip.__file__).parent)
+    return {"code": code, "jax": jax.__version__, "backend": jax.default_backend(), "pillow": PIL.__version__}
+
+
+COMPUTES = ("models/*.py", "data/*.py", "eval/**/*.py", "step.py", "losses.py")
+"""Files that features and results depend on; the facts beside them say weights, data and settings."""
+
+CARRIES = ("data/loader.py", "data/caches.py", "data/fingerprint.py", "eval/cache.py")
+"""Of these, files that only carry what others compute."""
+
+
+def code_digest(package: Path) -> str:
+    """32 hexadecimal digits of what the code of COMPUTES does: comments, docstrings and layout do not count."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted({path for pattern in COMPUTES for path in package.glob(pattern)}):
+        if (name := path.relative_to(package).as_posix()) not in CARRIES:
+            digest.update(f"{name} {_meaning(path.read_text(encoding='utf-8'))};".encode())
+    return digest.hexdigest()
+
+
+def _meaning(source: str) -> str:
+    """A program without what changes nothing: texts that stand as statements, comments and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+    return ast.dump(tree)

@@ -1,11 +1,11 @@
 """Weights of other libraries, in and out: what is loaded is reproduced to the last digit, or refused."""
 
-import dataclasses
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, architecture, architecture_names, check_model
+from jclip.config import Model, TextTower, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
-from jclip.weights.errors import WeightsError
+from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
-from jclip.weights.layout import BIAS, SCALE, Rule, require_fit, to_ours, to_theirs
+from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
 from jclip.weights.positions import resize_positions, with_sizes
+from jclip.weights.prefixes import without_prefix
 from jclip.weights.same import require_same
 from jclip.weights.vocabularies import named_model
 
@@ -34,6 +35,7 @@ __all__ = [
     "read_weights",
     "resize_positions",
     "tower_shapes",
+    "with_preprocess",
     "with_sizes",
     "write_weights",
 ]
@@ -85,11 +87,16 @@ class Weights:
         model = with_sizes(self.model, image_size, context_length)
         if model == self.model:
             return self
-        return dataclasses.replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
+        return replace(self, model=model, shapes={**self.shapes, **tower_shapes(model)}, _resized_from=self)
 
 
 def read_weights(
-    path: str | Path, name: str | None = None, tokenizer: str | Path | None = None, *, kind: str | None = None
+    path: str | Path,
+    name: str | None = None,
+    tokenizer: str | Path | None = None,
+    *,
+    kind: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
 ) -> Weights:
     """Opens a folder of one of FORMATS, a weight file with open_clip's names, or an .npz of big_vision.
 
@@ -100,6 +107,8 @@ def read_weights(
         tokenizer: the vocabulary that the source leaves out: a sentencepiece model of an .npz of big_vision, that or a
             tokenizer.json of an architecture whose tokenizer is not CLIP's own, such as "ViT-B-16-SigLIP".
         kind: which of FORMATS a folder is read as; None: the first of them that it has.
+        preprocess: fields of `config.Preprocess` in which the pixels that a weight file was trained on differ from those of the
+            architecture `name`, such as mean and std.
 
     Raises:
         WeightsError: it is none, or is damaged, has an option that jclip does not reproduce, or arrays that do not fit its
@@ -109,17 +118,24 @@ def read_weights(
     path = Path(path)
     if path.suffix == ".npz":
         return _read_big_vision(path, name, tokenizer)
+    if path.is_dir():
+        path = _model_folder(path)
     if kind is not None and not path.is_dir():
         raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
     key, model, scales, tensors = (
         _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, name, tokenizer)
     )
+    if preprocess:
+        if name is None:
+            raise WeightsError(f"{path}: says its preprocessing itself; leave out {', '.join(preprocess)}")
+        model = with_preprocess(model, preprocess)
     check_model(model)
-    module = FORMATS[key]
+    module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ())
+    tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
-    shapes = tower_shapes(model) | dict.fromkeys(scales, ())
     rules = module.rules(model, shapes, names=tensors)
-    require_fit(rules, tensors, shapes)
+    with errors_of(path):
+        require_fit(rules, tensors, shapes)
     return Weights(model, key, shapes, rules, tensors)
 
 
@@ -144,17 +160,57 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
         )
     if name is not None:
         raise WeightsError(f"{path}: {found[0]} says the architecture; leave out {name}")
-    module = FORMATS[name_of[found[0]]]
-    model, scales = module.read_model(path, read_json(path / found[0]))
-    files = [file for file in module.FILES if (path / file).is_file()]
-    if not files:
-        raise WeightsError(f"{path}: has {found[0]}, but none of {', '.join(module.FILES)}")
-    return _Opened(name_of[found[0]], model, scales, open_tensors(path / files[0]))
+    key, tensors = _described(path, {file: name_of[file] for file in found})
+    module = FORMATS[key]
+    config = read_json(path / module.CONFIG)
+    try:
+        model, scales = module.read_model(path, config)
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:  # a value of an odd type
+        raise WeightsError(f"{path}: {module.CONFIG} or what it names is damaged: {type(error).__name__}: {error}") from error
+    if module is own:
+        tensors = own.with_digests(path, config, tensors)
+    return _Opened(key, model, scales, tensors)
+
+
+def _described(path: Path, keys: Mapping[str, str]) -> tuple[str, dict[str, Lazy]]:
+    """Of the configurations in a folder, the first that the names in one of its weight files fit: its key, and the arrays.
+
+    Args:
+        path: the folder.
+        keys: of FORMATS, by the name of each configuration that is there.
+    """
+    files = [(key, file) for key in keys.values() for file in FORMATS[key].FILES if (path / file).is_file()]
+    for key, file in files:
+        tensors = open_tensors(path / file)
+        if len({key for key, _ in files}) == 1 or any(re.fullmatch(FORMATS[key].MARK, name) for name in tensors):
+            return key, tensors
+    if files:
+        raise WeightsError(f"{path}: the names in {files[0][1]} are those of none of {', '.join(keys)}")
+    wanted = dict.fromkeys(file for key in keys.values() for file in FORMATS[key].FILES)
+    raise WeightsError(f"{path}: has {' and '.join(keys)}, but none of {', '.join(wanted)}")
+
+
+def _model_folder(path: Path) -> Path:
+    """The folder of the model in one of sentence-transformers, whose modules.json names it; any other as it is."""
+    listed = path / "modules.json"
+    if not listed.is_file() or any((path / module.CONFIG).is_file() for module in FORMATS.values()):
+        return path
+    try:
+        modules = json.loads(listed.read_text(encoding="utf-8"))
+        names = [module["path"] for module in modules if str(module["type"]).endswith(".CLIPModel")]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WeightsError(f"{listed}: no list of modules, or damaged: {type(error).__name__}: {error}") from None
+    if len(names) != 1 or not isinstance(names[0], str) or Path(names[0]).name != names[0]:
+        raise WeightsError(f"{listed}: names {len(names)} folders of a CLIPModel; give the folder of the model itself")
+    return path / names[0]
 
 
 def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _Opened:
     """Of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
+    marks = [n for n in tensors if n.rpartition(".")[2] == "input_resolution"]
+    if len(marks) == 1:
+        tensors = without_prefix(path, tensors, lambda names: {"input_resolution", *open_clip.OPENAI})
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
         if tokenizer is not None:
             raise WeightsError(f"{path}: holds OpenAI's weights, which have CLIP's own tokenizer; leave out {tokenizer}")
@@ -180,7 +236,8 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
     model, rules, tensors = big_vision.open_model(path, tokenizer)
     check_model(model)
     shapes = tower_shapes(model) | dict.fromkeys((SCALE, BIAS) if "text" in model.towers else (), ())
-    require_fit(rules, tensors, shapes)
+    with errors_of(path):
+        require_fit(rules, tensors, shapes)
     return Weights(model, "big_vision", shapes, rules, tensors)
 
 
@@ -204,12 +261,24 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
         if module is not own and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
             others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
             raise WeightsError(f"{to} has one objective, image_text; this model has {others or 'none'}")
-        write_safetensors(draft / module.FILES[0], to_theirs(module.rules(model, flat), flat))
+        arrays = to_theirs(module.rules(model, flat), flat)
+        write_safetensors(draft / module.FILES[0], arrays)
+        if module is own:
+            own.write_digests(draft, arrays)
         shutil.copymode(draft / module.CONFIG, draft / module.FILES[0])
         draft.rename(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:
+    """The model whose images become pixels in another way: `changes` are fields of `config.Preprocess`."""
+    towers = {
+        key: tower if isinstance(tower, TextTower) else replace(tower, preprocess=replace(tower.preprocess, **changes))
+        for key, tower in model.towers.items()
+    }
+    return replace(model, towers=towers)
 
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:

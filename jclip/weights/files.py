@@ -119,9 +119,11 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file whose top is an object."""
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: {error}") from None
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them
+        raise WeightsError(f"{path}: no JSON, or damaged: {error}") from None
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: holds no JSON object")
     return data

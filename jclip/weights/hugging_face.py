@@ -19,8 +19,11 @@ from jclip.weights.tokenizers import read_hugging_face
 __all__ = ["BUFFERS", "CONFIG", "FILES", "read_model", "rules", "write_config"]
 
 CONFIG = "config.json"
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the weights in a folder, the preferred first."""
+
+MARK = r"(.*\.)?(vision|text)_model\..*"
+"""Names that tell weights of this library."""
 
 BUFFERS = r"(text|vision)_model\.embeddings\.position_ids"
 """What some state dicts hold besides parameters."""
@@ -30,6 +33,14 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 """Their types of models, and the classes."""
+
+ONE_TOWER = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model")
+ALONE = {
+    **dict.fromkeys(ONE_TOWER, "one tower alone, whose embeddings have nothing to be compared with; give the whole model"),
+    "chinese_clip": "a BERT reads its texts, which no tower here is",
+    "altclip": "an XLM-RoBERTa reads its texts, which no tower here is",
+}
+"""Types of models that are known and not read, and why."""
 
 SCALES = {"clip": (SCALE,), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
 """The parameters of the objective of a type of model."""
@@ -82,7 +93,9 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[st
         WeightsError: it is another kind of model, or an option has a value that is not reproduced.
     """
     at, kind = str(folder / CONFIG), config.get("model_type")
-    if kind not in KINDS:
+    if isinstance(kind, str) and kind in ALONE:
+        raise WeightsError(f"{at}: model_type is {kind!r}: {ALONE[kind]}")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join(KINDS)}")
     return _model(at, config, read_processor(folder), read_hugging_face(folder, kind)), SCALES[kind]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.weights.errors import WeightsError
+from jclip.weights.prefixes import prefix_of
 
 Array = NDArray[Any]
 
@@ -197,6 +198,11 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array
     return {name: np.asarray(p[0] if len(p) == 1 else np.concatenate(p), order="C") for name, p in parts.items()}
 
 
+def names_of(rules: Sequence[Rule], shapes: Shapes) -> set[str]:
+    """Their names of all our parameters."""
+    return {name for rule in rules for name in rule.names(shapes[rule.ours][0] if rule.stacked else 1)}
+
+
 def require_fit(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes) -> None:
     """Compares their arrays with our parameters by name and shape; none is read.
 
@@ -220,10 +226,13 @@ def require_fit(rules: Sequence[Rule], theirs: Mapping[str, Any], shapes: Shapes
                 problems.append(f"missing {name}")
             elif (given := _shape_of_ours(rule, tuple(theirs[name].shape))) != shape:
                 problems.append(f"{name} is {list(theirs[name].shape)}, which makes {rule.ours} {given}, not {list(shape)}")
-    problems = list(dict.fromkeys(problems)) + [f"unknown {name}" for name in theirs if name not in known]
+    unknown = [name for name in theirs if name not in known]
+    prefix = prefix_of({name for name in known if name not in theirs}, unknown)
+    hint = f" (names here begin with {prefix!r}, but not all: save those of the model alone)" if prefix else ""
+    problems = list(dict.fromkeys(problems)) + [f"unknown {name}" for name in unknown]
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise WeightsError(f"the weights do not fit the architecture: {'; '.join(problems[:20])}{more}")
+        raise WeightsError(f"the weights do not fit the architecture{hint}: {'; '.join(problems[:20])}{more}")
 
 
 def _shape_of_ours(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...] | str:

@@ -34,8 +34,14 @@ from jclip.weights.tokenizers import read_open_clip
 __all__ = ["BUFFERS", "CONFIG", "FILES", "config_of", "openai_model", "read_model", "rules", "scales", "write_config"]
 
 CONFIG = "open_clip_config.json"
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
-"""Names of the weights in a folder, the preferred first."""
+FILES = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt"),
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""Names of the weights in a folder, the preferred first; the last may be another library's, which their names tell."""
+
+MARK = r"(.*\.)?visual\..*"
+"""Names that tell weights of this library."""
 
 BUFFERS = r"(text\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
 """What state dicts hold besides parameters, and no result depends on."""

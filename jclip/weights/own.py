@@ -1,19 +1,24 @@
 """Weights as jclip keeps them outside of training: `jclip.json` (architecture, preprocessing, tokenizer) and safetensors."""
 
+import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jclip import __version__
 from jclip.config import ConfigError, Model, TextTower, from_json, to_json
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.files import Lazy, read_json
 from jclip.weights.layout import Rule
 from jclip.weights.tokenizer_files import copy_vocabularies, find_vocabularies
 
 CONFIG = "jclip.json"
 FILES = ("jclip.safetensors",)
+MARK = ".*"
 BUFFERS = ""
 
 
@@ -46,6 +51,35 @@ def vocabularies(folder: Path) -> list[str]:
     model = _model(folder, read_json(path).get("model")) if path.is_file() else Model()
     tokenizers = [tower.tokenizer for tower in model.towers.values() if isinstance(tower, TextTower)]
     return sorted({tokenizer.file for tokenizer in tokenizers if tokenizer.kind != "clip"})
+
+
+def with_digests(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """Arrays that are compared, when they are read, with the digests of `jclip.json`; a file of before these has none."""
+    digests = config.get("digests", {})
+    if not isinstance(digests, dict) or (digests and digests.keys() != tensors.keys()):
+        raise WeightsError(f"{folder / CONFIG}: its digests are not those of the arrays in {FILES[0]}")
+
+    def checked(name: str, tensor: Lazy) -> Lazy:
+        def read() -> NDArray[Any]:
+            array = np.asarray(tensor)
+            if digest_of(array) != digests[name]:
+                raise WeightsError(f"{folder / FILES[0]}: {name} is damaged: it is not what was written; copy the folder again")
+            return array
+
+        return Lazy(tensor.shape, read)
+
+    return {name: checked(name, tensor) for name, tensor in tensors.items()} if digests else dict(tensors)
+
+
+def digest_of(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's numbers, hex."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def write_digests(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Adds the digests of the arrays to `jclip.json`."""
+    config = read_json(folder / CONFIG) | {"digests": {name: digest_of(array) for name, array in arrays.items()}}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:

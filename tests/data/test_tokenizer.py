@@ -181,7 +181,7 @@ def test_a_cut_vocabulary_is_damaged(tmp_path: Path) -> None:
 
 def test_a_vocabulary_larger_than_the_tower_is_refused() -> None:
     eval_transform(TextTower(vocab_size=400, tokenizer=KINDS["bert"]))
-    with pytest.raises(ConfigError, match="more than vocab_size 99"):
+    with pytest.raises(ConfigError, match="has ids up to 399, and vocab_size is 99"):
         eval_transform(TextTower(vocab_size=99, tokenizer=KINDS["bert"]))
 
 
