@@ -8,16 +8,31 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config", "tree"},
-    {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo"},
-    {"checkpoint", "weights", "step", "eval"},
+    {"models", "losses", "optim", "sharding", "data", "metrics", "processes", "hlo", "digests", "keeping", "lock", "signals"},
+    {"checkpoint", "weights", "step", "eval", "facts"},
     {"runs", "results"},
-    {"train", "init_from", "evaluate", "classify", "inference", "embed", "convert", "info", "compile", "report"},
+    {
+        "train",
+        "resume",
+        "greeting",
+        "init_from",
+        "evaluate",
+        "classify",
+        "inference",
+        "embed",
+        "convert",
+        "info",
+        "compile",
+        "report",
+    },
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SAME_STOREY = {
     ("train", "evaluate"),
-    ("train", "init_from"),
+    ("train", "resume"),
+    ("train", "greeting"),
+    ("resume", "init_from"),
     ("evaluate", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),

@@ -18,7 +18,7 @@ from jclip.config.evals import (
     Suite,
     ZeroShot,
 )
-from jclip.config.io import differences, from_json, load, load_suite, to_json
+from jclip.config.io import differences, from_json, load, load_suite, to_json, to_saved
 from jclip.config.schema import (
     Augment,
     Checkpoint,
@@ -75,6 +75,7 @@ __all__ = [
     "replace",
     "siglip_image",
     "to_json",
+    "to_saved",
     "to_steps",
     "towers_of",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip import __version__
-from jclip.config import ConfigError, Model, TextTower, from_json, to_json
+from jclip.config import ConfigError, Model, TextTower, from_json, to_saved
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 from jclip.weights.layout import Rule
@@ -51,7 +51,7 @@ def vocabularies(folder: Path) -> list[str]:
 def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:
     """Writes `jclip.json`, and the vocabularies of the tokenizers beside it."""
     model = copy_vocabularies(model, folder)
-    config = {"jclip": __version__, "model": to_json(model), "scales": scales}
+    config = {"jclip": __version__, "model": to_saved(model), "scales": scales}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
