@@ -1,10 +1,15 @@
 """Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself and checked when it is read."""
 
+import gc
 import hashlib
 import json
+import logging
+import re
 import shutil
-from collections.abc import Awaitable, Iterable, Mapping
+import warnings
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -228,12 +233,12 @@ class Checkpoints:
             raise DamagedCheckpoint(f"checkpoint {at} is damaged: its list of arrays cannot be read ({_reason(error)})") from None
         _check_fits(at, saved, {path: _shape(leaf) for path, leaf in wanted.items()})
         try:
-            with _context():
+            with _context(), _quiet():
                 restored = ocp.load_checkpointables(at, dict(parts))
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise
         except Exception as error:
-            raise DamagedCheckpoint(f"checkpoint {at} is damaged: its arrays cannot be read ({_reason(error)})") from None
+            raise DamagedCheckpoint(f"checkpoint {at} is damaged: {_unreadable(error)}") from None
         if digests is not None:
             found = {name: text for part in parts for name, text in _array_digests(part, restored[part]).items()}
             if changed := [path for path in found if found[path] != digests[path]]:
@@ -323,7 +328,7 @@ def _saved_shapes(at: Path, digests: Mapping[str, str] | None, parts: Mapping[st
     if digests is not None:
         shapes = {path: text.split(" ")[0] for path, text in digests.items()}
         return {path: shape for path, shape in shapes.items() if path.partition("/")[0] in parts}
-    with _context():
+    with _context(), _quiet():
         saved = ocp.checkpointables_metadata(at).metadata
     found: dict[str, str] = {}
     for name, part in parts.items():
@@ -349,6 +354,25 @@ def _context() -> ocp.Context:
     return context
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax logs of an error that is explained here in one line, nor the coroutines that the error leaves behind."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                yield
+            except Exception as error:
+                error.__traceback__ = None  # it holds them
+                gc.collect()
+                raise
+    finally:
+        log.setLevel(level)
+
+
 def _remove(path: Path) -> None:
     """In two steps, so that what is half removed is never taken for a checkpoint."""
     gone = path.with_name(f"{path.name}{UNFINISHED}-removed")
@@ -359,6 +383,15 @@ def _remove(path: Path) -> None:
 def _digest(record: Mapping[str, Any]) -> str:
     """The digest of a record, in hexadecimal: the same however its keys are ordered."""
     return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _unreadable(error: BaseException) -> str:
+    """Which array could not be read, and why: what TensorStore says is the innermost of the errors that Orbax raises."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    name = re.search(r'"([^"/]+)/[^"]*" in OCDBT', str(error))
+    what = name[1].replace(".", "/") if name else "an array"
+    return f"{what} cannot be read ({_reason(error)})"
 
 
 def _reason(error: BaseException) -> str:

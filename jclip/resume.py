@@ -84,11 +84,11 @@ def _choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
     latest = checkpoints.latest
     if resume_from is None or resume_from == latest:
         return latest
+    if latest is not None and _went_on_from(checkpoints, latest) == resume_from:
+        return latest
     if resume_from not in checkpoints.steps:
         have = ", ".join(map(str, checkpoints.steps)) or "none"
         raise CheckpointError(f"--resume-from {resume_from}: {checkpoints.directory} has no such checkpoint; it has {have}")
-    if latest is not None and _went_on_from(checkpoints, latest) == resume_from:
-        return latest
     return resume_from
 
 
