@@ -86,7 +86,7 @@ def between_hosts(names: Sequence[str], records: Sequence[Mapping[str, Any]]) ->
     for other in range(1, len(records)):
         for at, here, there in _leaf_differences(records[0], records[other]):
             if at != "versions.python":
-                found.append(f"{at} is {here!r} on process 0 ({names[0]}) and {there!r} on process {other} ({names[other]})")
+                found.append(f"{at} is {here!r} on {names[0]} and {there!r} on {names[other]}")
     return found
 
 
