@@ -14,19 +14,20 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 def digest(x: Array) -> Array:
     """The digest of an array of any shape and type: u32 [2].
 
-    Each word w at place i becomes a = f(w ^ f(i)) and b = f(a ^ c), where f is the finalizer of MurmurHash3 (Appleby 2011); the
-    digest is (sum of all a, sum of all b) modulo 2^32. Sums of integers do not depend on their order, so devices add up what they
-    hold, however the array is spread. f is one to one: one changed word always shows, and of other damages (words that have
-    changed places, a run of zeros) one in 2^64 does not.
+    Each word w at place i, from 1 on, becomes a = f(w ^ c i), where f is the finalizer of MurmurHash3 (Appleby 2011) and c is
+    2^32 over the golden ratio, which spreads the places (Knuth, volume 3, section 6.4). The digest is (sum of all a, sum of all
+    (2 i + 1) a) modulo 2^32. Sums of integers do not depend on their order, so devices add up what they hold, however the array
+    is spread. f is one to one: one changed word always shows, and of other damages (words that have changed places, a run of
+    zeros) one in 2^64 does not.
     """
     words = _words(x)
-    place = jnp.zeros(words.shape, jnp.uint32)
+    place = jnp.ones(words.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(words.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]
-    a = _mix(words ^ _mix(place + jnp.uint32(1)))  # f(0) is 0
-    return jnp.stack([jnp.sum(a, dtype=jnp.uint32), jnp.sum(_mix(a ^ jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)])
+    a = _mix(words ^ (place * jnp.uint32(0x9E3779B9)))
+    return jnp.stack([jnp.sum(a, dtype=jnp.uint32), jnp.sum(a * (2 * place + 1), dtype=jnp.uint32)])
 
 
 def _words(x: Array) -> Array:

@@ -41,8 +41,8 @@ def mixed(x: int) -> int:
 
 
 def expected(words: list[int]) -> list[int]:
-    a = [mixed(word ^ mixed(place + 1)) for place, word in enumerate(words)]
-    return [sum(a) % 2**32, sum(mixed(x ^ 0x9E3779B9) for x in a) % 2**32]
+    a = [mixed(word ^ place * 0x9E3779B9 % 2**32) for place, word in enumerate(words, 1)]
+    return [sum(a) % 2**32, sum((2 * place + 1) * x for place, x in enumerate(a, 1)) % 2**32]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
