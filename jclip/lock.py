@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ class LockedWorkdir(RuntimeError):
 
 
 @contextmanager
-def lock(workdir: Path, *, beat: float = BEAT, silent: float = SILENT) -> Iterator[None]:
+def lock(
+    workdir: Path, *, beat: float = BEAT, silent: float = SILENT, say: Callable[[str], object] = lambda message: None
+) -> Iterator[None]:
     """Holds W/run.lock: who has it, as JSON. It is made in one step, so that of two that try at once one succeeds.
 
     A lock is left behind if its process is gone, on this machine; or if it has given no sign of life for `silent` seconds, on
-    another one, which is waited for. Such a lock is taken over.
+    another one, which is waited for, and `say` is told. Such a lock is taken over.
 
     Raises:
         LockedWorkdir: another run holds it.
@@ -42,6 +44,11 @@ def lock(workdir: Path, *, beat: float = BEAT, silent: float = SILENT) -> Iterat
         if content is None:
             continue  # let go of in this moment
         holder = _parse(content)
+        if holder.get("machine") != owner["machine"]:
+            say(
+                f"{path} is of process {holder.get('pid')} on {holder.get('host')}; "
+                f"waiting for a sign of life, {silent:.0f} s at most"
+            )
         if _is_alive(path, content, holder, owner, silent):
             raise LockedWorkdir(
                 f"{workdir} is in use by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('start')}; "

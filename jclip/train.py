@@ -267,8 +267,12 @@ def _compare_hosts(record: Record, source: Source) -> None:
 def _locked(workdir: Path) -> Iterator[None]:
     """The lock on the workdir, which the first process holds for all."""
     with ExitStack() as stack:
-        together(lambda: stack.enter_context(lock(workdir)) if is_first() else None)
+        together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
         yield
+
+
+def _say(message: str) -> None:
+    print(f"jclip: {message}", flush=True)
 
 
 def _say_changes(start: Start, record: Record, config: Config, plan: Plan, checkpoints: Checkpoints, terminal: Terminal) -> None:

@@ -73,8 +73,10 @@ def test_a_lock_of_another_machine_holds_while_it_gives_signs_of_life(tmp_path: 
 
 def test_a_lock_of_another_machine_that_is_silent_is_taken_over(tmp_path: Path) -> None:
     elsewhere(tmp_path)
-    with lock(tmp_path, silent=0.3):
+    said: list[str] = []
+    with lock(tmp_path, silent=0.3, say=said.append):
         assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+    assert said == [f"{tmp_path / FILE} is of process 1 on node17; waiting for a sign of life, 0 s at most"]
 
 
 def test_a_held_lock_gives_signs_of_life(tmp_path: Path) -> None:
