@@ -1,30 +1,55 @@
-"""Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself."""
+"""Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself and checked when it is read."""
 
-import platform
-from collections.abc import Mapping
-from importlib import metadata
+import gc
+import hashlib
+import json
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import flax
 import jax
-import optax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jclip import __version__
-from jclip.config import Config, from_json, to_json
+from jclip.config import Config, ConfigError, from_json
+from jclip.data.caches import write_atomically
+from jclip.digests import array_paths, tree_digests
+from jclip.keeping import kept
+from jclip.processes import is_first
 from jclip.tree import flatten
+
+DIGESTS = "digests"
+"""The part of a checkpoint beside its arrays: what they were when they were saved."""
+
+SCORES = "evaluations.json"
+
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the name of a checkpoint that is being written; Orbax takes it off in one step."""
+
+SHOWN = 5
+"""Arrays that a message names."""
 
 
 class CheckpointError(RuntimeError):
     """There is no checkpoint, or it does not fit what it is loaded into; the message says what to do."""
 
 
-class Checkpoints:
-    """The checkpoints of a workdir: W/checkpoints/STEP, with parameters, optimizer state, configuration and versions.
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint is not what was saved; the message says which part of it."""
 
-    A context manager: leaving it waits until what is being written is safe.
+
+class Checkpoints:
+    """The checkpoints of a workdir: W/checkpoints/STEP, with parameters, optimizer state, their digests and a record of the run.
+
+    A context manager: leaving it waits until what is being written is safe. A save that fails raises nothing: `poll` and `wait`
+    say it.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 1, best: str | None = None, read_only: bool = False) -> None:
@@ -36,71 +61,290 @@ class Checkpoints:
             read_only: leave alone what another process may be writing; otherwise what a killed one left unfinished is removed.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
-        policies: list[Any] = [ocp.training.preservation_policies.LatestN(keep)]
-        if best is not None:
-            policies.append(
-                ocp.training.preservation_policies.BestN(
-                    n=1, get_metric_fn=lambda metrics: metrics[best], keep_checkpoints_without_metrics=False
-                )
-            )
-        self.best = best
-        # In a new folder nothing is unfinished, and Orbax's thread that looks for it would outlive a run that is refused at once.
-        # Of several processes one may have made the folder already, and they must do the same.
-        unfinished = not read_only and (self.directory.exists() or jax.process_count() > 1)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
-            preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=unfinished,
-            context=_context(),
-        )
+        self.scores: dict[int, dict[str, float]] = {}
+        """Results of evaluations by step, which decide what stays; W/evaluations.json holds them."""
+        self._keep, self._best = keep, best
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: tuple[int, Future[None]] | None = None
+        self._problem = ""
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+        self.steps = self._listed()
+        """The steps saved, in order."""
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._checkpointer.close()
+        self._finish()
+        self._writer.shutdown()
 
     @property
     def latest(self) -> int | None:
         """The last step saved."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return max(self.steps, default=None)
 
-    @property
-    def steps(self) -> list[int]:
-        """The steps saved, in order."""
-        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+    def _listed(self) -> list[int]:
+        """Read once: later on each process knows what it has saved, and storage that hosts share may show it later to some."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What the run was made of when it saved this checkpoint; see `jclip.facts`.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read, or is not what was saved.
+        """
+        path = self.directory / str(step) / "_CHECKPOINT_METADATA"
+        try:
+            saved = json.loads(path.read_bytes())["custom_metadata"]
+            if not isinstance(saved, dict) or "config" not in saved:
+                raise CheckpointError(f"checkpoint: {path.parent} holds no configuration; it is not one of jclip's")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedCheckpoint(f"checkpoint {path.parent} is damaged: {path.name} ({_reason(error)})") from None
+        if self._has_digests(saved, step) and self._digests(step)["record"] != _digest(saved):
+            raise DamagedCheckpoint(f"checkpoint {path.parent} is damaged: {path.name} is not what was saved")
+        return saved
 
     def config(self, step: int) -> Config:
         """The configuration that the checkpoint was trained with."""
-        saved = self._checkpointer.metadata(step).custom_metadata
-        if not saved or "config" not in saved:
-            raise CheckpointError(f"checkpoint: {self.directory / str(step)} holds no configuration; it is not one of jclip's")
-        return from_json(saved["config"])
+        try:
+            return from_json(self.record(step)["config"])
+        except ConfigError as error:
+            raise CheckpointError(f"checkpoint {self.directory / str(step)}: its configuration cannot be used: {error}") from None
 
-    def save(self, step: int, parts: Mapping[str, Any], config: Config, metrics: Mapping[str, float] | None = None) -> None:
-        """Starts to save; training goes on. The previous save has ended first, and its error surfaces here."""
-        self._checkpointer.wait()
-        ranked = dict(metrics) if metrics is not None and self.best in metrics else None
-        extra = {"config": to_json(config), "versions": versions()}
-        self._checkpointer.save_checkpointables_async(step, dict(parts), force=True, metrics=ranked, custom_metadata=extra)
+    def save(self, step: int, parts: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Starts to save; training goes on. The previous save has ended first. Nothing is done where the step is saved already.
 
-    def wait(self) -> None:
-        """Until the last save is safe on disk."""
-        self._checkpointer.wait()
+        Args:
+            step: completed updates.
+            parts: trees of arrays by name.
+            record: what the run is made of, as JSON.
+        """
+        self._finish()
+        if step in self.steps:
+            return
+        try:
+            digests = _Digests({name: (part, tree_digests(part)) for name, part in parts.items()}, record)
+            with _context():
+                response = ocp.save_checkpointables_async(
+                    self.directory / str(step), {**parts, DIGESTS: digests}, custom_metadata=dict(record)
+                )
+            self._pending = step, self._writer.submit(response.result)
+        except Exception as error:
+            self._fail(step, error)
+
+    def poll(self) -> str:
+        """Why a save has failed, once; "" where none has, or where it is still being written."""
+        if self._pending and self._pending[1].done():
+            self._finish()
+        problem, self._problem = self._problem, ""
+        return problem
+
+    def wait(self) -> str:
+        """Waits until the last save is safe on disk; returns what `poll` does."""
+        self._finish()
+        self._prune()  # what has been evaluated since the last save may be the best one
+        return self.poll()
+
+    def _finish(self) -> None:
+        if self._pending is not None:
+            (step, future), self._pending = self._pending, None
+            try:
+                future.result()
+                self.steps = sorted({*self.steps, step})
+            except Exception as error:
+                self._fail(step, error)
+            self._prune()
+
+    def _fail(self, step: int, error: Exception) -> None:
+        if isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)):
+            raise error  # the device's, or the machine's, not the disk's
+        self._problem = f"step {step:,} could not be saved in {self.directory}: {_reason(error)}"
+        self._remove_unfinished()
+
+    def read_scores(self) -> str:
+        """Reads W/evaluations.json; says what is wrong with it, or "". Without it no checkpoint is the best one so far."""
+        path = self.directory.parent / SCORES
+        try:
+            content = json.loads(path.read_bytes())
+            self.scores = {int(step): {k: float(v) for k, v in values.items()} for step, values in content.items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
+            return f"{path} is damaged ({_reason(error)}): evaluations of earlier checkpoints do not count for checkpoint.best"
+        return ""
+
+    def evaluated(self, step: int, results: Mapping[str, float]) -> None:
+        """Keeps the results of evaluations of a step that is saved, and what they say of which checkpoints stay."""
+        self.scores[step] = {**self.scores.get(step, {}), **results}
+        known = {str(s): scores for s, scores in sorted(self.scores.items()) if s in self.steps or s == step}
+        if is_first():
+            text = json.dumps(known, indent=1)
+            try:
+                write_atomically(self.directory.parent / SCORES, lambda part: part.write_text(text, encoding="utf-8"))
+            except OSError as error:
+                self._problem = f"{self.directory.parent / SCORES} could not be written: {_reason(error)}"
+
+    def _prune(self) -> None:
+        """Removes the checkpoints that are neither among the latest nor the best."""
+        stay = kept(self.steps, self.scores, keep=self._keep, best=self._best)
+        for step in set(self.steps).difference(stay) if is_first() else ():
+            _remove(self.directory / str(step))
+        self.steps = stay
+
+    def _remove_unfinished(self) -> None:
+        """What was not written to its end, or not removed to its end; of several processes the first tidies up."""
+        if is_first():
+            for path in self.directory.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def set_aside(self, after: int) -> list[Path]:
+        """Moves the checkpoints of later steps to W/set_aside, where nothing looks for them; returns where they are now."""
+        moved = []
+        for step in (step for step in self.steps if step > after):
+            place = self.directory.parent / "set_aside"
+            place.mkdir(exist_ok=True)
+            free = next(path for i in range(10**6) if not (path := place / (f"{step}-{i}" if i else str(step))).exists())
+            (self.directory / str(step)).rename(free)
+            moved.append(free)
+        return moved
+
+    def forget(self, after: int) -> None:
+        """Later steps do not count any more; see `set_aside`, which the first process does for all."""
+        self.steps = [step for step in self.steps if step <= after]
+        self.scores = {step: scores for step, scores in self.scores.items() if step <= after}
 
     def restore(self, step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
         """The parts of a checkpoint, laid out as the given shapes and shardings say, whatever the mesh that wrote them.
 
         Raises:
+            DamagedCheckpoint: an array is not what was saved, or cannot be read; all are named.
             CheckpointError: a parameter is missing, extra, or of another shape; all are listed.
         """
-        saved = self._checkpointer.checkpointables_metadata(step).metadata
-        for name, part in parts.items():
-            if isinstance(part, Mapping):
-                _check_fits(f"{self.directory / str(step)}: {name}", saved[name], part)
-        return self._checkpointer.load_checkpointables(step, dict(parts))
+        at = self.directory / str(step)
+        digests = self._digests(step)["arrays"] if self._has_digests(self.record(step), step) else None
+        wanted = {f"{name}/{path}": leaf for name, part in parts.items() for path, leaf in _named(part)}
+        try:
+            saved = _saved_shapes(at, digests, parts)
+        except Exception as error:
+            raise DamagedCheckpoint(f"checkpoint {at} is damaged: its list of arrays cannot be read ({_reason(error)})") from None
+        _check_fits(at, saved, {path: _shape(leaf) for path, leaf in wanted.items()})
+        try:
+            with _context(), _quiet():
+                restored = ocp.load_checkpointables(at, dict(parts))
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise
+        except Exception as error:
+            raise DamagedCheckpoint(f"checkpoint {at} is damaged: {_unreadable(error)}") from None
+        if digests is not None:
+            found = {name: text for part in parts for name, text in _array_digests(part, restored[part]).items()}
+            if changed := [path for path in found if found[path] != digests[path]]:
+                names = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
+                raise DamagedCheckpoint(
+                    f"checkpoint {at} is damaged: {len(changed)} of {len(found)} arrays are not what was saved: {names}"
+                )
+        return restored
+
+    def last_whole(self, before: int, parts: Mapping[str, Any]) -> int | None:
+        """The last step before `before` of which everything can be read, and is what was saved."""
+        for step in reversed([step for step in self.steps if step < before]):
+            try:
+                self.restore(step, parts)
+            except CheckpointError:
+                continue
+            return step
+        return None
+
+    def _has_digests(self, record: Mapping[str, Any], step: int) -> bool:
+        """Whether the jclip that saved it wrote digests: either trace of them shows, should one be damaged."""
+        return "format" in record or (self.directory / str(step) / DIGESTS).exists()
+
+    def _digests(self, step: int) -> dict[str, Any]:
+        """{"record": digest, "arrays": {path: shape, type and digest}}."""
+        path = self.directory / str(step) / DIGESTS / _Digests.FILE
+        try:
+            content = json.loads(path.read_bytes())
+            if not isinstance(content["arrays"], dict) or not isinstance(content["record"], str):
+                raise ValueError("it is no list of digests")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedCheckpoint(
+                f"checkpoint {path.parents[1]} is damaged: {DIGESTS}/{path.name} ({_reason(error)})"
+            ) from None
+        return dict(content)
+
+
+class _Digests:
+    """What Orbax writes beside the arrays, in the background: their digests are still being computed when a save begins."""
+
+    FILE = "digests.json"
+
+    def __init__(self, parts: Mapping[str, tuple[Any, jax.Array]], record: Mapping[str, Any]) -> None:
+        self._parts = {name: (_abstract(part), digests) for name, (part, digests) in parts.items()}
+        self._record = _digest(record)
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        """Orbax's protocol `StatefulCheckpointable`."""
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            if is_first():
+                arrays = {name: text for part, found in self._parts.items() for name, text in _texts(part, *found).items()}
+                Path(folder, self.FILE).write_text(json.dumps({"record": self._record, "arrays": arrays}, indent=0))
+
+        return write()
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        """They are read without Orbax, which would need to know their shapes."""
+        raise NotImplementedError
+
+
+def _array_digests(part: str, tree: Any) -> dict[str, str]:
+    return _texts(part, tree, tree_digests(tree))
+
+
+def _texts(part: str, tree: Any, digests: jax.Array) -> dict[str, str]:
+    """ "params/image/cls" -> "float32[32] 0f1e2d3c4b5a6978"."""
+    rows = np.asarray(digests)
+    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in zip(_named(tree), rows, strict=True)}
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _named(tree: Any) -> Iterable[tuple[str, Any]]:
+    return zip(array_paths(tree), jax.tree.leaves(tree), strict=True)
+
+
+def _shape(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
+
+
+def _saved_shapes(at: Path, digests: Mapping[str, str] | None, parts: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of the arrays that a checkpoint has, by path; of one without digests, those of its parameters."""
+    if digests is not None:
+        shapes = {path: text.split(" ")[0] for path, text in digests.items()}
+        return {path: shape for path, shape in shapes.items() if path.partition("/")[0] in parts}
+    with _context(), _quiet():
+        saved = ocp.checkpointables_metadata(at).metadata
+    found: dict[str, str] = {}
+    for name, part in parts.items():
+        if isinstance(part, Mapping):
+            found |= {f"{name}/{path}": _shape(leaf) for path, leaf in flatten(saved[name]).items()}
+        else:
+            found |= {f"{name}/{path}": _shape(leaf) for path, leaf in _named(part)}
+    return found
+
+
+def _check_fits(at: Path, have: Mapping[str, str], want: Mapping[str, str]) -> None:
+    problems = [f"missing {path} {want[path]}" for path in want if path not in have]
+    problems += [f"extra {path} {have[path]}" for path in have if path not in want]
+    problems += [f"{path} is {have[path]}, not {want[path]}" for path in want if path in have and have[path] != want[path]]
+    if problems:
+        raise CheckpointError(f"checkpoint {at} does not fit this model: {'; '.join(problems)}")
 
 
 def _context() -> ocp.Context:
@@ -110,26 +354,47 @@ def _context() -> ocp.Context:
     return context
 
 
-def _check_fits(at: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    have, want = flatten(saved), flatten(wanted)
-    problems = [f"missing {path} {want[path].shape}" for path in want if path not in have]
-    problems += [f"extra {path} {tuple(have[path].shape)}" for path in have if path not in want]
-    problems += [
-        f"{path} is {tuple(have[path].shape)}, not {want[path].shape}"
-        for path in want
-        if path in have and tuple(have[path].shape) != want[path].shape
-    ]
-    if problems:
-        raise CheckpointError(f"checkpoint {at} does not fit this model: {'; '.join(problems)}")
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax logs of an error that is explained here in one line, nor the coroutines that the error leaves behind."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                yield
+            except Exception as error:
+                error.__traceback__ = None  # it holds them
+                gc.collect()
+                raise
+    finally:
+        log.setLevel(level)
 
 
-def versions() -> dict[str, str]:
-    """Of everything that a result may depend on."""
-    return {
-        "jclip": __version__,
-        "jax": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "python": platform.python_version(),
-    }
+def _remove(path: Path) -> None:
+    """In two steps, so that what is half removed is never taken for a checkpoint."""
+    gone = path.with_name(f"{path.name}{UNFINISHED}-removed")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """The digest of a record, in hexadecimal: the same however its keys are ordered."""
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _unreadable(error: BaseException) -> str:
+    """Which array could not be read, and why: what TensorStore says is the innermost of the errors that Orbax raises."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    name = re.search(r'"([^"/]+)/[^"]*" in OCDBT', str(error))
+    what = name[1].replace(".", "/") if name else "an array"
+    return f"{what} cannot be read ({_reason(error)})"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, not too long."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -121,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
     train.add_argument("--workdir", metavar="W", help="folder of the run: config.json, metrics.jsonl, checkpoints/")
+    train.add_argument(
+        "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
+    )
     train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
     train.set_defaults(run=lambda options, overrides: _train(options, overrides, train))
 
@@ -245,7 +248,7 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     from jclip.processes import join_processes
 
     join_processes()
-    train.main(config, options.workdir)
+    train.main(config, options.workdir, resume_from=options.resume_from)
     return 0
 
 
@@ -352,8 +355,10 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.config": ("ConfigError",),
         "jclip.checkpoint": ("CheckpointError",),
         "jclip.data.sources": ("SourceError", "BadExample"),
+        "jclip.data.loader": ("LostWorker",),
+        "jclip.lock": ("LockedWorkdir",),
         "jclip.metrics": ("NonFiniteLoss",),
-        "jclip.processes": ("LostProcess",),
+        "jclip.processes": ("LostProcess", "Refused"),
         "jclip.weights.errors": ("WeightsError",),
     }
     found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]

@@ -25,10 +25,10 @@ from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_ga
 from jclip.step import make_encode, param_shapes
 
 
-def make_evaluators(config: Config, mesh: DeviceMesh) -> dict[str, Evaluator]:
-    """The evaluators of a configuration, by name."""
+def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
+    """The evaluators of a configuration, by name; `between_batches` is called before each batch and may raise."""
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    functions = make_functions(config.model, mesh, config.eval_batch_size, gather=gather)
+    functions = make_functions(config.model, mesh, config.eval_batch_size, gather=gather, between_batches=between_batches)
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
 
@@ -40,6 +40,7 @@ def make_functions(
     gather: Gather | None = None,
     cache: FeatureCache | None = None,
     weights: Callable[[str], str] | None = None,
+    between_batches: Callable[[], object] = lambda: None,
 ) -> Functions:
     """How evaluators embed on a mesh.
 
@@ -50,10 +51,12 @@ def make_functions(
         gather: see `make_encode`.
         cache: of features.
         weights: a tower's name -> the digest of its parameters.
+        between_batches: called before each batch; what it raises ends the evaluation.
     """
     encode = make_encode(model, mesh, gather)
 
     def embed(params: Any, rows: Mapping[str, np.ndarray]) -> dict[str, Embedding]:
+        between_batches()
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
 

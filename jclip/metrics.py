@@ -1,10 +1,13 @@
 """Where numbers go: metrics.jsonl, the terminal, TensorBoard; and the clock that measures the speed."""
 
+import errno
+import importlib.util
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +20,9 @@ from rich.text import Text
 
 Values = Mapping[str, float]
 SHOWN_PROBLEMS = 5
+
+FLUSH_SECONDS = 10
+"""Time between two flushes of TensorBoard's file, each of which waits for the disk."""
 
 
 class Writer(Protocol):
@@ -34,47 +40,100 @@ class JsonlWriter:
 
     def __init__(self, path: Path, *, start: int = 0) -> None:
         """Appends to `path`. Lines of steps after `start`, which a killed run may have left, are dropped: they come again."""
+        self.lost = 0
+        """Lines that were dropped because they are damaged; the last one may have been cut off when a run was killed."""
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start]
+            steps = [(line, _step_of(line)) for line in path.read_bytes().splitlines()]
+            self.lost = sum(step is None for _, step in steps[:-1])
             rewritten = path.with_suffix(".tmp")
-            rewritten.write_text("".join(f"{line}\n" for line in lines))
+            rewritten.write_bytes(b"".join(line + b"\n" for line, step in steps if step is not None and step <= start))
             os.replace(rewritten, path)
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, values: Values) -> None:
-        """Appends a line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Appends a line. Raises OSError where not all of it could be written."""
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float | None:
+    """The step of a line of metrics; None where it is none."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # half a line, cut off when the run was killed
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 class TensorBoardWriter:
-    """Scalars for TensorBoard, where the extra `tensorboard` is installed."""
+    """Scalars for TensorBoard, where the extra `tensorboard` is installed.
+
+    They are written at once, by this thread: the queue of tensorboardX's SummaryWriter fills up once its thread has died of an
+    error, and whoever writes to it then waits for ever.
+    """
 
     def __init__(self, directory: Path, *, start: int = 0) -> None:
         """Writes to `directory`; what a killed run wrote of steps after `start` is hidden."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = Event, scalar
+        self._writer = EventsWriter(str(directory / "events"))
+        self._flushed = time.monotonic()
+        if start:
+            self._writer.write_event(Event(step=start + 1, file_version="brain.Event:2"))
+            self._writer.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Values) -> None:
         """Adds each as a scalar."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes."""
         self._writer.close()
+
+
+class Guarded:
+    """A writer whose first error is said, and that writes nothing from there on: metrics never stop a run."""
+
+    def __init__(self, what: str, make: Callable[[], Writer], say: Callable[[str], object]) -> None:
+        """
+        Args:
+            what: names it in the message, such as its path.
+            make: opens the writer.
+            say: shows a message.
+        """
+        self._what, self._say = what, say
+        self._writer: Writer | None = None
+        self._try(lambda: setattr(self, "_writer", make()))
+
+    def write(self, step: int, values: Values) -> None:
+        """Writes, if nothing has failed so far."""
+        if (writer := self._writer) is not None:
+            self._try(lambda: writer.write(step, values))
+
+    def close(self) -> None:
+        """Closes it; what is still to be written may fail."""
+        if (writer := self._writer) is not None:
+            self._try(writer.close)
+        self._writer = None
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._writer = None
+            self._say(f"metrics are no longer written to {self._what}: {error}; training goes on")
 
 
 class Terminal:
@@ -106,7 +165,14 @@ class Terminal:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self.console.print(message, soft_wrap=True, markup=False)
+        self._print(message, soft_wrap=True, markup=False)
+
+    def _print(self, *what: Any, **options: Any) -> None:
+        """Prints, unless the other end of the pipe has gone or the disk of the log is full: that must not stop a run."""
+        try:
+            self.console.print(*what, **options)
+        except OSError:
+            self.console.quiet = True
 
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
         """Moves the bar."""
@@ -115,7 +181,7 @@ class Terminal:
     def write(self, step: int, values: Values) -> None:
         """A training line (only where there is no bar), or a table of results."""
         if "loss" not in values:
-            self.console.print(results_table(f"step {step:,} of {self._total:,}", values))
+            self._print(results_table(f"step {step:,} of {self._total:,}", values))
         elif not self.console.is_terminal:
             eta = values.get("seconds_left", float("nan"))
             self.say(
@@ -125,7 +191,8 @@ class Terminal:
 
     def close(self) -> None:
         """Leaves the bar as it is."""
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
 
 def results_table(title: str, values: Values) -> Table:
@@ -246,12 +313,20 @@ class TrainLog:
         self._terminal.advance(step, values["loss"], self._speed["examples_per_second"])
 
     def evaluation(self, step: int, results: Iterable[tuple[str, float]]) -> dict[str, float]:
-        """Runs evaluations, writes what they yield, and keeps their time out of the training speed."""
+        """Runs evaluations, writes what they yield, and keeps their time out of the training speed.
+
+        What they have yielded is written also where one of them is cut short.
+        """
         self.flush()
         began = time.perf_counter()
-        values = dict(results)
-        self._write(step, values)
-        self._clock.exclude(time.perf_counter() - began)
+        values: dict[str, float] = {}
+        try:
+            for name, value in results:
+                values[name] = value
+        finally:
+            if values:
+                self._write(step, values)
+            self._clock.exclude(time.perf_counter() - began)
         return values
 
     def _write(self, step: int, values: Values) -> None:
@@ -259,9 +334,19 @@ class TrainLog:
             writer.write(step, values)
 
 
-def tensorboard_writer(directory: Path, *, start: int = 0) -> list[Any]:
-    """[TensorBoardWriter] where the extra is installed, [] elsewhere."""
-    try:
-        return [TensorBoardWriter(directory, start=start)]
-    except ImportError:
-        return []
+def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0) -> list[Writer]:
+    """Writers of metrics.jsonl, and for TensorBoard where the extra is installed; one that fails is said and dropped."""
+
+    def jsonl() -> Writer:
+        writer = JsonlWriter(workdir / "metrics.jsonl", start=start)
+        if writer.lost:
+            terminal.say(
+                f"jclip: {writer.lost} lines of {workdir / 'metrics.jsonl'} are damaged, and are dropped; the rest stays"
+            )
+        return writer
+
+    writers: list[Writer] = [Guarded(str(workdir / "metrics.jsonl"), jsonl, terminal.say)]
+    if importlib.util.find_spec("tensorboardX"):
+        folder = workdir / "tensorboard"
+        writers.append(Guarded(str(folder), lambda: TensorBoardWriter(folder, start=start), terminal.say))
+    return writers

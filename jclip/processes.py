@@ -1,18 +1,19 @@
 """Several processes as one run: how they find each other, stop together, and notice that one has gone."""
 
 import os
-import signal
+import socket
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-ASK_EVERY = 5
-"""Steps between two questions whether any process has been told to stop."""
+T = TypeVar("T")
 
 OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED")
 """How errors of JAX begin that have nothing to do with other processes."""
@@ -20,6 +21,10 @@ OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "U
 
 class LostProcess(RuntimeError):
     """Another process of the run has gone, or cannot be reached; the message says what to do."""
+
+
+class Refused(RuntimeError):
+    """Another process of the run cannot take part in it, or they differ in what they would train; the message says which."""
 
 
 def join_processes() -> None:
@@ -33,7 +38,7 @@ def join_processes() -> None:
         LostProcess: the coordinator does not answer, or the environment does not say who this process is.
     """
     environment = os.environ
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself; see `stop_signal`
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself; see jclip.signals
     timeout = int(environment.get("JCLIP_HEARTBEAT_TIMEOUT", "100"))
     try:
         if address := environment.get("JAX_COORDINATOR_ADDRESS"):
@@ -69,31 +74,41 @@ def same_everywhere(number: int) -> bool:
     return jax.process_count() == 1 or len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
 
 
-@contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Whether to stop after a step, because SIGTERM or Ctrl-C has come; a second Ctrl-C stops at once.
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in their order; every one has to call it."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode("utf-8", "surrogateescape") for row, length in zip(rows, lengths, strict=True)]
 
-    Of several processes one signal to one of them stops all, after the same step: every process has to ask after every step.
-    They tell each other every ASK_EVERY steps, because none can go on before all have answered.
+
+def together(function: Callable[[], T]) -> T:
+    """What `function` returns, once it has returned on all processes; every one has to call it.
+
+    Raises:
+        Refused: it has raised on another process. Where it raises, its own error goes on.
     """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    def requested(step: int) -> bool:
-        if jax.process_count() == 1:
-            return bool(received)
-        return step % ASK_EVERY == 0 and sum_over_processes(len(received)) > 0
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    problem: Exception | None = None
     try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        result = function()
+    except Exception as error:
+        problem = error
+    if jax.process_count() > 1:
+        said = gather_texts("" if problem is None else f"{this_process()}: {type(problem).__name__}: {problem}")
+        if problem is None and any(said):
+            raise Refused("; ".join(filter(None, said)))
+    if problem is not None:
+        raise problem
+    return result
+
+
+def this_process() -> str:
+    """Its number and host, for messages: "process 1 (node17)"."""
+    return f"process {jax.process_index()} ({socket.gethostname()})"
 
 
 @contextmanager
@@ -118,3 +133,14 @@ def leave_together(together: tuple[type[Exception], ...]) -> Iterator[None]:
         else:
             print(f"{who} ends with an error, which stands above; the others end when they miss it", flush=True)
         os._exit(1)
+
+
+def end_with_main_thread(seconds: float = 5.0) -> None:
+    """Ends this process soon after its main thread, although another thread waits for a disk that does not answer."""
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()

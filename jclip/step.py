@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from jclip import losses
 from jclip.config import Config, Model
+from jclip.digests import array_paths
 from jclip.models import Backend, MultiTower, example_inputs
 from jclip.optim import make_optimizer, make_schedule, split
 from jclip.sharding import BATCH_AXES, Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
@@ -263,6 +265,18 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
         return loss, metrics, grads
 
     return loss_and_grads
+
+
+def non_finite(tree: Any, mesh: Mesh) -> list[str]:
+    """Paths of the arrays of a tree on a mesh that hold a value which is no number, or infinite."""
+    paths = array_paths(tree)
+    finite = jax.device_get(_finite_arrays(mesh)(jax.tree.leaves(tree)))
+    return [path for path, good in zip(paths, finite, strict=True) if not good]
+
+
+@lru_cache
+def _finite_arrays(mesh: Mesh) -> Any:
+    return jax.jit(lambda leaves: jnp.stack([jnp.isfinite(x).all() for x in leaves]), out_shardings=replicated(mesh))
 
 
 Encode = Callable[[Params, Mapping[str, Array]], dict[str, tuple[Array, Array]]]

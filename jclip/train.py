@@ -1,184 +1,325 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Plan, check, differences, make_plan, to_json
-from jclip.data import make_loader, open_source
-from jclip.eval import run_evaluators
+from jclip.config import Config, ConfigError, Plan, check, make_plan, to_saved
+from jclip.data import Batch, LostWorker, Source, SourceError, make_loader, open_source
+from jclip.data.caches import write_atomically
+from jclip.data.loader import Loader
+from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
-from jclip.init_from import start_from
+from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
+from jclip.greeting import greeting
+from jclip.lock import lock
 from jclip.memory import device_memory, require_memory
-from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Writer, tensorboard_writer
-from jclip.optim import split
-from jclip.processes import is_first, leave_together, same_everywhere, stop_signal, sum_over_processes
+from jclip.metrics import Clock, NonFiniteLoss, Terminal, TrainLog, open_writers
+from jclip.processes import (
+    Refused,
+    end_with_main_thread,
+    gather_texts,
+    is_first,
+    leave_together,
+    sum_over_processes,
+    this_process,
+    together,
+)
+from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
-from jclip.step import Program, TrainState, make_program
-from jclip.tree import flatten
+from jclip.signals import Stopped, StopSignal
+from jclip.step import TrainState, make_program, non_finite
 from jclip.weights import WeightsError
 
 
-def main(config: Config, workdir: str | Path) -> dict[str, float]:
+def main(config: Config, workdir: str | Path, *, resume_from: int | None = None) -> dict[str, float]:
     """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`.
 
-    Where there is none it starts from config.init_from, or else from random parameters.
+    Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
+    checkpoint; the later ones are moved to W/set_aside.
 
-    SIGTERM and Ctrl-C save a checkpoint and return early.
+    SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
 
     Raises:
         ConfigError: the configuration contradicts itself.
-        CheckpointError: the workdir holds another model.
+        SourceError: the data cannot be opened.
+        Refused: the processes of the run differ in what they would train, or one of them cannot start.
+        LockedWorkdir: another run writes to the workdir.
+        CheckpointError: the workdir holds another model, or a damaged checkpoint; or the last step could not be saved.
         WeightsError: what init_from names cannot be read.
         NonFiniteLoss: training has diverged.
+        LostWorker: a process that reads data was killed; the steps done are saved.
     """
+    workdir = _folder(workdir)
+    source, plan, record = together(lambda: _prepare(config))
+    _compare_hosts(record, source)
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
+
+    with (
+        _locked(workdir),
+        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused)),
+        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+    ):
+        stop = StopSignal(jax.process_count(), sum_over_processes)
+        evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
+        start = find_start(config, program, checkpoints, mesh, resume_from)
+        if start.step > plan.total:
+            raise ConfigError(
+                f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start.step:,}; "
+                "use a longer one, or another --workdir"
+            )
+        train_step = program.compile()
+        terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
+        terminal.say(greeting(config, plan, mesh, train_step, program, record, start.origin, workdir))
+        _say_changes(start, record, config, plan, checkpoints, terminal)
+        record = {**record, **lineage(start, resume_from)}
+        _tidy(workdir, config, checkpoints, start.step, terminal)
+        with (
+            _make_log(config, plan, terminal, start.step, checkpoints) as log,
+            make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
+            stop.listening(),
+        ):
+            run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop)
+            owed = _owed_evaluations(run, start.step, start.record)
+            results = _train(run, train_step, start.step, start.state, loader, owed)
+        if not loader.ended:
+            end_with_main_thread()
+    return results
+
+
+class Run(NamedTuple):
+    """What the loop works with."""
+
+    config: Config
+    plan: Plan
+    mesh: Mesh
+    evaluators: Mapping[str, Evaluator]
+    checkpoints: Checkpoints
+    record: Record
+    log: TrainLog
+    terminal: Terminal
+    stop: StopSignal
+
+
+def _train(
+    run: Run, train_step: Any, start: int, state: TrainState, loader: Loader, owed: Mapping[str, Evaluator]
+) -> dict[str, float]:
+    """The loop, from step `start` on, with the evaluations that this step still owes; the results of the last ones."""
+    plan, done, retry_at, results = run.plan, start, -1, dict[str, float]()
+    try:
+        if owed:
+            results = _evaluate(run, start, state, owed)
+        for step in range(start + 1, plan.total + 1):
+            batch = _next_batch(run, start, done, state, loader)
+            arrays = to_global(batch.arrays, run.mesh)
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, arrays)
+            done = step
+            run.log.step(step, metrics, batch.keys, batch.problems)
+
+            stopping = run.stop.after_step(step) and step < plan.total
+            due = {} if stopping else {name: run.evaluators[name] for name in plan.due_evaluations(step)}
+            if due or stopping or plan.due_checkpoint(step) or step == retry_at:
+                _save(run, step, state)  # before the evaluations: nothing that happens in them costs training
+            if stopping:
+                break
+            if problem := run.checkpoints.poll():
+                retry_at = _say_failed(run, step, problem)
+            if due:
+                results = _evaluate(run, step, state, due)
+    except Stopped:
+        run.terminal.say(f"told to stop after step {done:,}")
+    _finish(run, start, done, state)
+    if done < plan.total:
+        saved = ", which is saved; the same command goes on from there" if done else ": nothing is done yet"
+        run.terminal.say(f"stopped after step {done:,}{saved}")
+    return results
+
+
+def _next_batch(run: Run, start: int, done: int, state: TrainState, loader: Loader) -> Batch:
+    """The batch of the step after `done`; where the data cannot be read any more, the steps done are saved."""
+    try:
+        with run.stop.may_leave():
+            return next(loader)
+    except Exception as error:
+        if jax.process_count() > 1 or done == start:  # others may have data, and would not save with this one
+            raise
+        _finish(run, start, done, state)
+        if isinstance(error, (LostWorker, SourceError)):
+            raise type(error)(f"{error}\nstep {done:,} is saved: the same command goes on from there") from None
+        raise
+
+
+def _save(run: Run, step: int, state: TrainState) -> None:
+    """Starts to save the state after a step; raises NonFiniteLoss where training has diverged, also in that very step."""
+    run.log.flush()
+    if broken := non_finite(state.saved(), run.mesh):
+        raise NonFiniteLoss(
+            f"step {step}: its update has made {len(broken)} arrays infinite or no number, such as {broken[0]}. "
+            f"{_last_good(run.checkpoints, step)}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help"
+        )
+    run.checkpoints.save(step, state.saved(), run.record)
+
+
+def _say_failed(run: Run, step: int, problem: str) -> int:
+    """Says why a save has failed; returns the step at which it is tried again."""
+    retry_at = step + max(1, run.plan.checkpoint_every // 10) if jax.process_count() == 1 else -1
+    again = f"it is tried again after step {retry_at:,}" if retry_at > 0 else "it is tried again at the next one that is due"
+    run.terminal.say(f"jclip: {problem}; the checkpoints before stay, training goes on, and {again}")
+    return retry_at
+
+
+def _finish(run: Run, start: int, done: int, state: TrainState) -> None:
+    """Waits until the last step is safe; one more try where it is not.
+
+    Raises:
+        CheckpointError: it cannot be saved.
+    """
+    problem = run.checkpoints.wait()
+    if done == start or not _on_any(done not in run.checkpoints.steps):
+        if problem:
+            run.terminal.say(f"jclip: {problem}")
+        return
+    _save(run, done, state)
+    problem = run.checkpoints.wait() or problem
+    if _on_any(done not in run.checkpoints.steps):
+        last = run.checkpoints.latest
+        raise CheckpointError(
+            f"{problem or 'another process could not save'}; the last whole checkpoint is {'none' if last is None else last}; "
+            "make room, and start the same command again"
+        )
+
+
+def _on_any(condition: bool) -> bool:
+    """Whether it holds on any process; every one has to call it."""
+    return sum_over_processes(int(condition)) > 0
+
+
+def _owed_evaluations(run: Run, start: int, record: Mapping[str, Any] | None) -> dict[str, Evaluator]:
+    """The evaluations of the step that a run goes on from which were cut short, or never begun."""
+    if record is None or "format" not in record:  # an older jclip evaluated before it saved
+        return {}
+    have = run.checkpoints.scores.get(start, {})
+    missing = [name for name in run.plan.due_evaluations(start) if not any(key.startswith(f"{name}/") for key in have)]
+    if missing:
+        run.terminal.say(f"jclip: evaluations of step {start:,} that were not finished come first: {', '.join(missing)}")
+    return {name: run.evaluators[name] for name in missing}
+
+
+def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluator]) -> dict[str, float]:
+    """Runs evaluations of a step that is saved; those that are complete are kept also where another one is cut short."""
+    values: dict[str, float] = {}
+
+    def results() -> Iterator[tuple[str, float]]:
+        for name, value in run_evaluators(due, state.params):
+            values[name] = value
+            yield name, value
+
+    try:
+        with run.stop.may_leave():
+            run.log.evaluation(step, results())
+    finally:
+        if values:
+            run.checkpoints.evaluated(step, values)
+    best = run.config.checkpoint.best
+    if best is not None and best not in values and any(best.startswith(f"{name}/") for name in due):
+        raise ConfigError(f"config: checkpoint.best {best!r} is none of the metrics: {', '.join(values)}")
+    return values
+
+
+def _folder(workdir: str | Path) -> Path:
     if "://" in str(workdir):
         raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
+    return workdir
+
+
+def _prepare(config: Config) -> tuple[Source, Plan, Record]:
+    """What this process derives by itself."""
     check(config, devices=jax.device_count())
     source = open_source(config.data.source)
     plan = make_plan(config, examples=len(source))
-    mesh = make_mesh(config.mesh)
-
-    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
-    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
-    evaluators = make_evaluators(config, mesh)
-
-    results: dict[str, float] = {}
-    with (
-        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError)),
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
-    ):
-        start, state, origin = _restore_or_init(config, program, checkpoints, mesh)
-        if start > plan.total:
-            raise ConfigError(
-                f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start:,}; "
-                "use a longer one, or another --workdir"
-            )
-        train_step = program.compile()
-        terminal = Terminal(plan.total, start=start, quiet=not is_first())
-        terminal.say(_greeting(config, plan, mesh, train_step, program, origin, workdir))
-        if start and (changes := differences(checkpoints.config(start), config)):
-            terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changes]))
-        if start == plan.total:
-            terminal.say(f"jclip: all {start:,} steps are done; `jclip eval {workdir}` evaluates, a longer --duration goes on")
-        if is_first():
-            (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2))
-        with (
-            _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_loader(config, source, start=start, host=jax.process_index(), hosts=jax.process_count()) as loader,
-            stop_signal() as stop_requested,
-        ):
-            for step, batch in zip(range(start + 1, plan.total + 1), loader, strict=False):
-                arrays = to_global(batch.arrays, mesh)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = train_step(state, arrays)
-                log.step(step, metrics, batch.keys, batch.problems)
-
-                stop = stop_requested(step) and step < plan.total
-                due = {} if stop else {name: evaluators[name] for name in plan.due_evaluations(step)}
-                if due:
-                    try:
-                        results = log.evaluation(step, run_evaluators(due, state.params))
-                        _check_best(config.checkpoint.best, due, results)
-                    except Exception:
-                        if jax.process_count() == 1:  # others may not have met the error, and would not save with this one
-                            checkpoints.save(step, state.saved(), config)  # a mistake in an evaluation costs no training
-                        raise
-                if plan.due_checkpoint(step) or stop or (due and config.checkpoint.best in results):
-                    log.flush()
-                    checkpoints.save(step, state.saved(), config, results if due else None)
-                if stop:
-                    checkpoints.wait()
-                    terminal.say(f"stopped after step {step:,}, which is saved; the same command goes on from there")
-                    break
-            checkpoints.wait()
-    return results
+    return source, plan, make_record(config, source, plan)
 
 
-def _restore_or_init(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState, str]:
-    """The step to go on from, its state, and where that comes from: the workdir's last checkpoint, init_from, or nothing."""
-    step = checkpoints.latest
-    if not same_everywhere(-1 if step is None else step):
-        raise CheckpointError(
-            f"process {jax.process_index()} sees {step} as the last checkpoint in {checkpoints.directory}, and another one "
-            "does not; give a --workdir that all hosts share"
+def _compare_hosts(record: Record, source: Source) -> None:
+    """Raises Refused on every process where they are not about to train the same."""
+    if jax.process_count() == 1:
+        return
+    names, records = gather_texts(this_process()), gather_texts(json.dumps(record))
+    found = between_hosts(names, [json.loads(text) for text in records])
+    if any(line.startswith("data.") for line in found):  # all have found the same, and all go on to name the shards
+        sizes = [{"shards": json.loads(text)} for text in gather_texts(json.dumps(shard_sizes(source)))]
+        found += between_hosts(names, sizes)
+    if found:
+        raise Refused(f"the processes of the run differ; start all with the same command, data and versions:\n  {listed(found)}")
+
+
+@contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """The lock on the workdir, which the first process holds for all."""
+    with ExitStack() as stack:
+        together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
+        yield
+
+
+def _say(message: str) -> None:
+    print(f"jclip: {message}", flush=True)
+
+
+def _say_changes(start: Start, record: Record, config: Config, plan: Plan, checkpoints: Checkpoints, terminal: Terminal) -> None:
+    if start.record is not None:
+        changed = said_changes(start, record, config, plan, checkpoints.config(start.step))
+        if changed:
+            terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changed]))
+    if start.step == plan.total:
+        terminal.say(
+            f"jclip: all {start.step:,} steps are done; `jclip eval {checkpoints.directory.parent}` evaluates, "
+            "a longer --duration goes on"
         )
-    if step is None and config.init_from.path:
-        return 0, *start_from(config, program, mesh)
-    if step is None:
-        return 0, program.init(), "random parameters"
-    saved = checkpoints.config(step)
-    if saved.model != config.model:
-        raise CheckpointError(
-            f"{checkpoints.directory.parent} holds another model (its config.json says which); "
-            "give another --workdir, or the configuration that it was started with"
-        )
-    before, now = (flatten(split(c.optim, program.state.params)[0]).keys() for c in (saved, config))
-    if before != now:
-        raise CheckpointError(
-            f"{checkpoints.directory.parent} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now "
-            f"train {len(now)}; go on with these rules in another --workdir, with --init-from.path {checkpoints.directory.parent}"
-        )
-    saved_state = checkpoints.restore(step, program.state.saved())
-    return step, program.restored(step, saved_state), f"resuming after step {step:,}"
 
 
-def _check_best(best: str | None, due: Mapping[str, object], results: Mapping[str, float]) -> None:
-    if best is not None and best not in results and any(best.startswith(f"{name}/") for name in due):
-        raise ConfigError(f"config: checkpoint.best {best!r} is none of the metrics: {', '.join(results)}")
+def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: int, terminal: Terminal) -> None:
+    """The workdir as it is to be at step `start`."""
+    if problem := checkpoints.read_scores():
+        terminal.say(f"jclip: {problem}")
+    if is_first():
+        for path in checkpoints.set_aside(after=start):
+            terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
+        text = json.dumps(to_saved(config), indent=2)
+        try:
+            write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
+    checkpoints.forget(after=start)
+
+
+def _last_good(checkpoints: Checkpoints, step: int) -> str:
+    checkpoints.wait()
+    good = [saved for saved in checkpoints.steps if saved < step]
+    return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
 
 
 def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkpoints: Checkpoints) -> TrainLog:
     def last_good(step: int) -> str:
-        good = [saved for saved in checkpoints.steps if saved < step - 1]
-        found = f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
+        found = _last_good(checkpoints, step - 1)
         if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
             found += f"; remove {checkpoints.directory / str(step - 1)}, which is not, before you go on"
         return found
 
     workdir = checkpoints.directory.parent
-    writers: list[Writer] = [terminal]
-    if is_first():
-        writers += [
-            JsonlWriter(workdir / "metrics.jsonl", start=start),
-            *tensorboard_writer(workdir / "tensorboard", start=start),
-        ]
+    writers = [terminal, *(open_writers(workdir, terminal, start=start) if is_first() else [])]
     clock = Clock(config.batch_size, plan.total, start)
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes
     )
-
-
-def _greeting(
-    config: Config, plan: Plan, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path
-) -> str:
-    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(config.optim, program.state.params))
-    how_many = f"{trained / 1e6:.1f}M trained and {frozen / 1e6:.1f}M frozen" if frozen else f"{trained / 1e6:.1f}M"
-    memory: Any = train_step.memory_analysis()
-    lines = [
-        f"{how_many} parameters in {', '.join(config.model.towers)} on {mesh.size} x {jax.devices()[0].device_kind} "
-        f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})",
-        origin,
-        f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
-        f"and {_mib(memory.temp_size_in_bytes)} more in a step",
-        f"{plan.total:,} steps of {config.batch_size} examples of {config.data.source}; all goes to {workdir}",
-    ]
-    if jax.process_count() > 1:
-        lines.append(f"{jax.process_count()} processes: when one is lost all end; start the same command again on all hosts")
-    for flags in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
-        if value := os.environ.get(flags):
-            lines.append(f"{flags}={value}")
-    return "\n".join(f"jclip: {line}" for line in lines)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, tensorboard_writer
+from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, TensorBoardWriter, Terminal, TrainLog
 
 
 def test_lines_after_the_restored_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_terminal_shows_results_as_they_come() -> None:
 
 def test_tensorboard_gets_every_scalar(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
-    (writer,) = tensorboard_writer(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     writer.write(1, {"loss": 2.0})
     writer.close()
     (events,) = tmp_path.iterdir()

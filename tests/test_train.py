@@ -279,9 +279,9 @@ def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(short_run:
     with Checkpoints(short_run) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.restore(12, {"params": wanted})
     message = str(error.value)
-    assert "missing image/map/probe (1, 1, 32)" in message
-    assert "extra image/cls (32,)" in message
-    assert "image_projection/kernel is (32, 16), not (32, 8)" in message
+    assert "missing params/image/map/probe float32[1,1,32]" in message
+    assert "extra params/image/cls float32[32]" in message
+    assert "params/image_projection/kernel is float32[32,16], not float32[32,8]" in message
 
 
 def test_broken_examples_are_replaced_counted_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

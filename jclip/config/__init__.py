@@ -17,7 +17,7 @@ from jclip.config.evals import (
     ZeroShot,
     towers_of,
 )
-from jclip.config.io import differences, from_json, to_json
+from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.ranges import Range
 from jclip.config.recipes import load, load_suite
 from jclip.config.schema import (
@@ -78,6 +78,7 @@ __all__ = [
     "replace",
     "siglip_image",
     "to_json",
+    "to_saved",
     "to_steps",
     "towers_of",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
+from jclip.config.history import FORMAT, upgrade
 from jclip.config.ranges import shown
 from jclip.config.schema import Config
 
@@ -26,6 +27,11 @@ def to_json(config: Any) -> Any:
     return config
 
 
+def to_saved(config: Any) -> dict[str, Any]:
+    """What a file keeps of a configuration: `to_json` with its format."""
+    return {"format": FORMAT, **to_json(config)}
+
+
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
     """What differs between two configurations, such as "optim.lr: 0.001 -> 0.0003"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -40,12 +46,12 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # type: ignore[assignment]
-    """The inverse of `to_json`.
+    """The inverse of `to_json` and of `to_saved`; also of what an older jclip has saved, see `jclip.config.history`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type; the message says where.
     """
-    config: T = _parse(data, cls, at)
+    config: T = _parse(upgrade(data, at), cls, at)
     return config
 
 

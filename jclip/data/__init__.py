@@ -1,6 +1,6 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
-from jclip.data.loader import Batch, EvalBatch, make_loader, read_field, read_once
+from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, read_field, read_once
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Transform, eval_transform, train_transform
@@ -9,6 +9,7 @@ __all__ = [
     "BadExample",
     "Batch",
     "EvalBatch",
+    "LostWorker",
     "Source",
     "SourceError",
     "Transform",

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,9 @@ Arrays = dict[str, NDArray[Any]]
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""
+
+CLOSE_SECONDS = 3.0
+"""Time that workers have to end by themselves."""
 
 READ_AHEAD = 2
 """Batches of an evaluation that are read ahead."""
@@ -56,15 +60,26 @@ class EvalBatch:
     """ "key: reason" of each broken example."""
 
 
+class LostWorker(RuntimeError):
+    """A worker process has ended before its time; the message says how, and what to do."""
+
+
 class Loader(Iterator[Batch]):
     """The endless iterator of `make_loader`. Close it, or use it as a context manager, to end its threads and processes."""
 
     def __init__(self, batches: Any) -> None:
         self._batches = batches
-        self._end = weakref.finalize(self, batches.close)
+        self._end = weakref.finalize(self, _close, batches)
+        self.ended = False
+        """Whether all threads and processes have ended after `close`; not where a thread waits for a disk for ever."""
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
+                raise LostWorker(_why_lost(int(code[1]))) from None
+            raise
         # Worker processes hand over shared memory, which a copy lets go of at once.
         arrays = {name: value if type(value) is np.ndarray else np.array(value) for name, value in batch["arrays"].items()}
         return Batch(arrays, batch["notes"].keys, batch["notes"].problems)
@@ -72,7 +87,8 @@ class Loader(Iterator[Batch]):
     def close(self) -> None:
         """Ends threads and processes; there is no batch afterwards."""
         self._batches = iter(())
-        self._end()
+        if self._end.alive:
+            self.ended = bool(self._end())
 
     def __enter__(self) -> "Loader":
         return self
@@ -179,7 +195,7 @@ def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterato
                 empty = empty or read.empty(batch)
                 yield _fill(batch, rows, empty)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # a read from a disk that does not answer would be waited for
 
 
 @dataclass(frozen=True)
@@ -280,11 +296,44 @@ def _threads() -> int:
 def _start_worker(index: int, count: int) -> None:
     """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the main process ends its workers
+    # They may reach the whole group; the main process ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if jax := sys.modules.get("jax"):
         jax.config.update("jax_platforms", "cpu")
+
+
+def _why_lost(code: int) -> str:
+    """How a worker process has ended, which its exit code tells: a signal where it is negative (see `subprocess`)."""
+    try:
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    except ValueError:
+        end = f"was killed by signal {-code}"
+    reasons = {
+        signal.SIGKILL: "most likely the machine, or the container, is out of memory: use fewer data.workers",
+        signal.SIGBUS: "/dev/shm is too small for the batches that workers hand over: start the container with a larger "
+        "--shm-size (such as 16g) or --ipc=host, or use fewer data.workers",
+    }
+    advice = reasons.get(-code, "what it has printed above may say why")  # type: ignore[call-overload]
+    return f"a worker process that reads data {end}; {advice} (data.workers 0 uses threads)"
+
+
+def _close(batches: Any) -> bool:
+    """Ends threads and processes, and returns whether they have ended.
+
+    What does not end by itself, such as a frozen worker, is killed; a thread that waits for a disk which does not answer is left
+    behind.
+    """
+    closing = threading.Thread(target=batches.close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_SECONDS)
+    if closing.is_alive():
+        for process in multiprocessing.active_children():
+            if process.name.startswith("grain-process-prefetch"):
+                process.kill()
+        closing.join(CLOSE_SECONDS)
+    return not closing.is_alive()
 
 
 def _end_with_parent() -> None:

@@ -57,6 +57,11 @@ class WebDataset:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open=OrderedDict(), _lock=threading.Lock())
 
+    @property
+    def shards(self) -> dict[str, int]:
+        """Bytes of each shard, by name."""
+        return {name: os.path.getsize(path) for name, path in zip(self._names, self._paths, strict=True)}
+
     def __len__(self) -> int:
         return self._ends[-1]
 

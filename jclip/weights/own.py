@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip import __version__
-from jclip.config import ConfigError, Model, TextTower, from_json, to_json
+from jclip.config import ConfigError, Model, TextTower, from_json, to_saved
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, read_json
 from jclip.weights.layout import Rule
@@ -85,7 +85,7 @@ def write_digests(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:
     """Writes `jclip.json`, and the vocabularies of the tokenizers beside it."""
     model = copy_vocabularies(model, folder)
-    config = {"jclip": __version__, "model": to_json(model), "scales": scales}
+    config = {"jclip": __version__, "model": to_saved(model), "scales": scales}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

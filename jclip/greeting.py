@@ -1,0 +1,55 @@
+"""What a run says before its first step: size, devices, memory, data, and where all goes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jclip.config import Config, Plan
+from jclip.facts import Record
+from jclip.optim import split
+from jclip.step import Program
+
+
+def greeting(
+    config: Config,
+    plan: Plan,
+    mesh: Mesh,
+    train_step: jax.stages.Compiled,
+    program: Program,
+    record: Record,
+    origin: str,
+    workdir: Path,
+) -> str:
+    """Lines that say what is about to be trained, on what, from where (`origin`) and to where."""
+    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(config.optim, program.state.params))
+    how_many = f"{trained / 1e6:.1f}M trained and {frozen / 1e6:.1f}M frozen" if frozen else f"{trained / 1e6:.1f}M"
+    memory: Any = train_step.memory_analysis()
+    lines = [
+        f"{how_many} parameters in {', '.join(config.model.towers)} on {mesh.size} x {jax.devices()[0].device_kind} "
+        f"(mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})",
+        origin,
+        f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
+        f"and {_mib(memory.temp_size_in_bytes)} more in a step",
+        f"{config.data.source}: {_data(record['data'], config.batch_size)}",
+        f"{plan.total:,} steps of {config.batch_size} examples; all goes to {workdir}",
+    ]
+    if jax.process_count() > 1:
+        lines.append(f"{jax.process_count()} processes: when one is lost all end; start the same command again on all hosts")
+    for flags in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        if value := os.environ.get(flags):
+            lines.append(f"{flags}={value}")
+    return "\n".join(f"jclip: {line}" for line in lines)
+
+
+def _data(facts: Record, batch_size: int) -> str:
+    examples = facts["examples"]
+    shards = f" in {facts['shards']:,} shard{'s' if facts['shards'] > 1 else ''}" if "shards" in facts else ""
+    text = f"{examples:,} examples{shards}, an epoch is {examples / batch_size:,.1f} steps"
+    return text + ("; that is fewer than a batch, which has some of them more than once" if examples < batch_size else "")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,188 @@
+"""The lock on a workdir: one run at a time writes there. It holds on storage that hosts share, and does not outlive its run."""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+FILE = "run.lock"
+
+BEAT = 10.0
+"""Seconds between two signs of life of the run that holds a lock."""
+
+SILENT = 60.0
+"""Seconds without one, after which the lock of another machine counts as left behind."""
+
+
+class LockedWorkdir(RuntimeError):
+    """Another run writes to the workdir; the message says which."""
+
+
+@contextmanager
+def lock(
+    workdir: Path, *, beat: float = BEAT, silent: float = SILENT, say: Callable[[str], object] = lambda message: None
+) -> Iterator[None]:
+    """Holds W/run.lock: who has it, as JSON. It is made in one step, so that of two that try at once one succeeds.
+
+    A lock is left behind if its process is gone, on this machine; or if it has given no sign of life for `silent` seconds, on
+    another one, which is waited for, and `say` is told. Such a lock is taken over.
+
+    Raises:
+        LockedWorkdir: another run holds it.
+        OSError: nothing can be written to the workdir.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, owner = workdir / FILE, _this_process()
+    while not _create(path, owner):
+        content = _read(path)
+        if content is None:
+            continue  # let go of in this moment
+        holder = _parse(content)
+        if holder.get("machine") != owner["machine"]:
+            say(
+                f"{path} is of process {holder.get('pid')} on {holder.get('host')}; "
+                f"waiting for a sign of life, {silent:.0f} s at most"
+            )
+        if _is_alive(path, content, holder, owner, silent):
+            raise LockedWorkdir(
+                f"{workdir} is in use by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('start')}; "
+                f"wait for it or stop it, or give another --workdir (if no such process runs anywhere, remove {path})"
+            )
+        _take_away(path, content)
+    ended = threading.Event()
+    threading.Thread(target=_give_signs, args=(path, ended, beat), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if (content := _read(path)) is not None and _parse(content).get("id") == owner["id"]:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _this_process() -> dict[str, Any]:
+    """Who it is, and what tells a later process with the same number from it."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": _machine(),
+        "born": _born(os.getpid()),
+        "id": uuid.uuid4().hex,
+    }
+
+
+def _machine() -> str:
+    """What two processes share that can see each other: the machine, since it was started, and the container."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _born(pid: int) -> str:
+    """When a process began, in ticks since the machine was started; "" where that cannot be known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _create(path: Path, owner: dict[str, Any]) -> bool:
+    """Makes the lock with all that it says, in one step; False where there is one."""
+    part = path.with_name(f".{FILE}-{owner['id']}")
+    part.write_text(json.dumps(owner))
+    try:
+        os.link(part, path)  # atomic also where O_EXCL is not (NFS)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        return _create_exclusively(path, owner)
+    finally:
+        part.unlink()
+    return True
+
+
+def _create_exclusively(path: Path, owner: dict[str, Any]) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(json.dumps(owner))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """What a lock says; nothing where it is damaged, as by a full disk."""
+    try:
+        holder = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_alive(path: Path, content: bytes, holder: dict[str, Any], owner: dict[str, Any], silent: float) -> bool:
+    if holder.get("machine") == owner["machine"]:
+        pid = holder.get("pid")
+        return isinstance(pid, int) and _exists(pid) and _born(pid) == holder.get("born")
+    first = _age(path)
+    while (age := _age(path)) is not None and age < silent and _read(path) == content:
+        if first is not None and age < first:  # it has given a sign of life since
+            return True
+        time.sleep(min(1.0, silent / 10))
+    return _read(path) not in (content, None)  # another one was faster
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since the last sign of life, both by the clock of the file system; None where the lock is gone."""
+    probe = path.with_name(f".{FILE}-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        with path.open("rb") as file:  # opening asks the server of shared storage anew
+            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _take_away(path: Path, content: bytes) -> None:
+    """Removes a lock that was left behind; one that another process has made since is put back."""
+    away = path.with_name(f".{FILE}-{uuid.uuid4().hex}")
+    try:
+        path.rename(away)
+    except FileNotFoundError:
+        return
+    if away.read_bytes() != content:
+        with suppress(OSError):
+            os.link(away, path)
+    away.unlink()
+
+
+def _give_signs(path: Path, ended: threading.Event, beat: float) -> None:
+    while not ended.wait(beat):
+        with suppress(OSError):
+            os.utime(path)

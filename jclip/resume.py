@@ -1,0 +1,165 @@
+"""Where a run goes on: from the last checkpoint of its workdir, from config.init_from, or from random parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
+from jclip.config import Config, Model, Plan, TextTower, differences, make_plan
+from jclip.facts import Record, changes
+from jclip.init_from import start_from
+from jclip.optim import make_schedule, split
+from jclip.processes import same_everywhere, together
+from jclip.step import Program, TrainState
+from jclip.tree import flatten
+
+FREE_MODEL = ("dtype", "scan", "remat")
+FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
+"""Fields of a model and of a tower that may differ from a checkpoint's: they change neither the parameters nor their meaning.
+layer_scale says where its factors began, and may not come or go."""
+
+
+class Start(NamedTuple):
+    """The state to go on from.
+
+    Attributes:
+        step: completed updates.
+        state: at that step.
+        origin: where it comes from, for the greeting.
+        record: what the run was made of when the checkpoint was saved; None where there is none.
+    """
+
+    step: int
+    state: TrainState
+    origin: str
+    record: Mapping[str, Any] | None = None
+
+
+def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, resume_from: int | None) -> Start:
+    """The start of a run; see `Start`.
+
+    Args:
+        config: of the run.
+        program: what is to be trained.
+        checkpoints: of the workdir.
+        mesh: the devices.
+        resume_from: step of the checkpoint to go on from, where that is not the last one; see `_choose`.
+
+    Raises:
+        CheckpointError: the workdir holds another model, or a checkpoint that is damaged; the message says how to go on.
+        ConfigError, WeightsError: as `start_from`.
+    """
+    latest = checkpoints.latest
+    if not same_everywhere(-1 if latest is None else latest):
+        raise CheckpointError(
+            f"process {jax.process_index()} sees {latest} as the last checkpoint in {checkpoints.directory}, and another one "
+            "does not; give a --workdir that all hosts share"
+        )
+    step = together(lambda: _choose(checkpoints, resume_from))
+    if step is None and config.init_from.path:
+        return Start(0, *start_from(config, program, mesh))
+    if step is None:
+        return Start(0, program.init(), "random parameters")
+    parts = program.state.saved()
+    try:
+        record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
+        together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
+        state = program.restored(step, checkpoints.restore(step, parts))
+    except DamagedCheckpoint as damage:
+        raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, parts)}") from None
+    unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
+    return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
+
+
+def _choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
+    """The step of the checkpoint to go on from.
+
+    The same command is started again after every interruption. So `resume_from` counts where the last checkpoint does not
+    already come from it; then the later ones are moved to W/set_aside.
+    """
+    latest = checkpoints.latest
+    if resume_from is None or resume_from == latest:
+        return latest
+    if latest is not None and _went_on_from(checkpoints, latest) == resume_from:
+        return latest
+    if resume_from not in checkpoints.steps:
+        have = ", ".join(map(str, checkpoints.steps)) or "none"
+        raise CheckpointError(f"--resume-from {resume_from}: {checkpoints.directory} has no such checkpoint; it has {have}")
+    return resume_from
+
+
+def _went_on_from(checkpoints: Checkpoints, step: int) -> int | None:
+    try:
+        return checkpoints.record(step).get("resumed_from")
+    except CheckpointError:
+        return None
+
+
+def lineage(start: Start, resume_from: int | None) -> Record:
+    """What the record of a run says of --resume-from, from its first checkpoint on."""
+    before = (start.record or {}).get("resumed_from")
+    now = resume_from if start.step == resume_from else before
+    return {} if now is None else {"resumed_from": now}
+
+
+def _way_on(checkpoints: Checkpoints, step: int, parts: Mapping[str, Any]) -> str:
+    whole = checkpoints.last_whole(step, parts)
+    if whole is None:
+        return f"no earlier one is whole; start anew in another --workdir, or remove {checkpoints.directory}"
+    return (
+        f"the last whole one is step {whole}: --resume-from {whole} goes on from there, and moves what is later to "
+        f"{checkpoints.directory.parent / 'set_aside'}"
+    )
+
+
+def _check_same(saved: Config, config: Config, program: Program, workdir: Path) -> None:
+    """Raises CheckpointError where the parameters or the optimizer's state of a checkpoint are not those of this run."""
+    if fixed := differences(_with_free(saved.model, config.model), config.model, "model"):
+        raise CheckpointError(
+            f"{workdir} holds another model: {'; '.join(fixed)} (there -> here); give these fields the values that they have "
+            "there, or another --workdir (with --init-from.path to start from these parameters)"
+        )
+    before, now = (set(flatten(split(c.optim, program.state.params)[0])) for c in (saved, config))
+    if before != now:
+        names = ", ".join(sorted(before ^ now)[:3])
+        raise CheckpointError(
+            f"{workdir} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now train {len(now)} "
+            f"({names}, ... differ); go on with these rules in another --workdir, with --init-from.path {workdir}"
+        )
+
+
+def _with_free(saved: Model, now: Model) -> Model:
+    """The saved model with the free fields of the present one."""
+    towers = {}
+    for name, tower in saved.towers.items():
+        other: Any = now.towers.get(name)
+        free: dict[str, Any] = {}
+        if type(other) is type(tower):
+            free = {field: getattr(other, field) for field in FREE_TOWER if hasattr(other, field)}
+            if None in (free.get("layer_scale"), getattr(tower, "layer_scale", None)):
+                free.pop("layer_scale", None)
+            if (
+                isinstance(tower, TextTower)
+                and isinstance(other, TextTower)
+                and tower.tokenizer.sha256 == other.tokenizer.sha256 != ""
+            ):
+                free["tokenizer"] = dataclasses.replace(tower.tokenizer, file=other.tokenizer.file)  # the same file elsewhere
+        towers[name] = dataclasses.replace(tower, **free)
+    return dataclasses.replace(saved, towers=towers, **{field: getattr(now, field) for field in FREE_MODEL})
+
+
+def said_changes(start: Start, record: Record, config: Config, plan: Plan, saved: Config) -> list[str]:
+    """What has changed since the checkpoint that a run goes on from, each with its effect."""
+    if start.record is None:
+        return []
+    examples = start.record.get("data", record["data"])["examples"]
+    then = make_plan(saved, examples)
+    rates = [
+        float(make_schedule(c.optim, warmup_steps=p.warmup, total_steps=p.total)(start.step))
+        for c, p in ((saved, then), (config, plan))
+    ]
+    return changes(start.record, record, start.step, (rates[0], rates[1]))

@@ -1,0 +1,88 @@
+"""Which checkpoints stay: exact lists of steps, by the rule alone and through the loop with a scripted evaluator."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_config
+
+from jclip import train
+from jclip.checkpoint import Checkpoints
+from jclip.keeping import kept
+
+RISES = {4: {"m": 0.1}, 8: {"m": 0.2}, 12: {"m": 0.3}, 16: {"m": 0.4}}
+FALLS = {4: {"m": 0.4}, 8: {"m": 0.3}, 12: {"m": 0.2}, 16: {"m": 0.1}}
+PEAKS = {4: {"m": 0.1}, 8: {"m": 0.9}, 12: {"m": 0.5}, 16: {"m": 0.2}}
+STEPS = [4, 8, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep", "best", "stay"),
+    [
+        ({}, 1, None, [16]),
+        ({}, 3, None, [8, 12, 16]),
+        ({}, 9, None, [4, 8, 12, 16]),
+        (RISES, 1, None, [16]),
+        (RISES, 1, "m", [16]),
+        (RISES, 2, "m", [12, 16]),
+        (FALLS, 1, "m", [4, 16]),
+        (FALLS, 2, "m", [4, 12, 16]),
+        (PEAKS, 1, "m", [8, 16]),
+        (PEAKS, 3, "m", [8, 12, 16]),
+        ({4: {"m": 0.5}, 8: {"m": 0.5}, 12: {"m": 0.1}, 16: {}}, 1, "m", [8, 16]),  # of equal ones the later
+        ({4: {"other": 9.0}, 8: {"m": -1.0}}, 1, "m", [8, 16]),  # what lacks the metric ranks last
+        ({4: {"other": 9.0}, 8: {"other": 1.0}}, 1, "m", [16]),
+        ({4: {"m": math.nan}, 8: {"m": -5.0}, 12: {"m": math.nan}}, 1, "m", [8, 16]),
+        ({4: {"m": math.inf}, 8: {"m": 0.1}}, 1, "m", [8, 16]),
+        ({4: {"m": 0.9}, 20: {"m": 1.0}}, 1, "m", [4, 16]),  # a step that is not saved cannot stay
+    ],
+)
+def test_the_latest_and_the_best_stay(
+    scores: Mapping[int, Mapping[str, float]], keep: int, best: str | None, stay: list[int]
+) -> None:
+    assert kept(STEPS, scores, keep=keep, best=best) == stay
+
+
+class Script:
+    """An evaluator whose metric at each call is the next of a list."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = iter(values)
+
+    def results(self, due: Mapping[str, Any], params: Any) -> Iterator[tuple[str, float]]:
+        yield "seen/top1", next(self.values)
+
+
+@pytest.mark.parametrize(
+    ("values", "keep", "stay"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 1, [8]),
+        ([0.4, 0.3, 0.2, 0.1], 1, [2, 8]),
+        ([0.1, 0.9, 0.5, 0.2], 1, [4, 8]),
+        ([0.1, 0.9, 0.5, 0.2], 2, [4, 6, 8]),
+    ],
+    ids=["rises", "falls", "peaks", "peaks, 2 kept"],
+)
+def test_the_loop_keeps_the_latest_and_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float], keep: int, stay: list[int]
+) -> None:
+    monkeypatch.setattr(train, "run_evaluators", Script(values).results)
+    changes = {"duration": "8", "checkpoint.every": "4", "evals.seen.every": "2", "checkpoint.keep": keep}
+    config = tiny_config(evals={"seen": tiny_config().evals["seen"]}, **changes)
+    train.main(config, tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps == stay
+    assert json.loads((tmp_path / "evaluations.json").read_text())[str(stay[0])] == {"seen/top1": max(values)}
+
+
+def test_a_new_best_metric_does_not_stop_a_run_whose_checkpoints_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evals = {"seen": tiny_config().evals["seen"]}
+    changes = {"duration": "4", "checkpoint.every": "2", "evals.seen.every": "2", "checkpoint.keep": 1}
+    monkeypatch.setattr(train, "run_evaluators", lambda due, params: iter([("seen/top5", 0.9)]))
+    train.main(tiny_config(evals=evals, **changes, **{"checkpoint.best": None}), tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps == [4]
+    monkeypatch.setattr(train, "run_evaluators", Script([0.5, 0.2]).results)
+    train.main(tiny_config(evals=evals, **{**changes, "duration": "8"}), tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps == [6, 8]
