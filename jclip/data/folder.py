@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.data.fingerprint import combine, file_digests
+from jclip.data.names import match_names
 from jclip.data.sources import BadExample, LazyExample, SourceError, decode_text, read_lines, split_options
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -65,8 +66,9 @@ def open_folder(spec: str) -> Folder:
     """Opens "DIR" or "DIR?labels=folders".
 
     labels=folders: every image lies in a folder below DIR that is its class. Each folder right below DIR is a class, also one
-    without images, but none whose name begins with a dot; they are numbered as their names are sorted. DIR/classnames.txt, if it
-    is there, has the names to show, a line for each of them in that order; otherwise the folders' names are shown.
+    without images, but none whose name begins with a dot; they are numbered as their names are sorted, numbers by their value.
+    DIR/classnames.txt, if it is there, has the names to show, a line for each of them in that order, or in any if these are the
+    folders' own names; otherwise the folders' names are shown.
 
     Raises:
         SourceError: there is no such folder or option, or no image in it; an image that lies in no class; classnames.txt does not
@@ -94,7 +96,7 @@ def _classes(at: str, root: Path, names: list[str]) -> tuple[tuple[str, ...], tu
     loose = next((name for name in names if len(Path(name).parts) == 1), None)
     if loose:
         raise SourceError(f"{at}: {loose} lies in no folder of its class; move it to {root}/CLASS/{loose}, or leave out labels")
-    folders = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    folders = tuple(sorted((path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")), key=_order))
     listed = root / "classnames.txt"
     if not listed.exists():
         return folders, folders
@@ -104,4 +106,19 @@ def _classes(at: str, root: Path, names: list[str]) -> tuple[tuple[str, ...], tu
             f"{at}: {listed} names {len(classes)} classes, but there are {len(folders)} folders, {folders[0]} to {folders[-1]}; "
             "write one line for each folder, in the order of their names"
         )
-    return folders, classes
+    found = match_names(classes, folders)
+    if all(index in (None, i) for i, index in enumerate(found.places)):
+        return folders, classes
+    if found.unmatched:
+        raise SourceError(
+            f"{at}: {listed} names some folders, in another order, and not all of them: no folder is {found.describe()}; "
+            "write one line for each folder, in the order of their names, or the names of the folders"
+        )
+    shown = dict(zip(found.places, classes, strict=True))
+    return folders, tuple(shown[i] for i in range(len(folders)))
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Names that are all digits by their value (0, 1, 2, 10), then the others as text."""
+    number = name.isascii() and name.isdigit()
+    return (not number, int(name) if number and len(name) < 1000 else 0, name)

@@ -66,6 +66,27 @@ def test_classnames_are_shown_for_the_sorted_folders(tmp_path: Path) -> None:
     assert [source.classes[source[i]["label"]] for i in range(4)] == ["plains zebra", "house cat", "house cat", "wild dog"]
 
 
+def test_folders_that_are_numbers_are_ordered_by_value(tmp_path: Path) -> None:
+    names = ["0", "1", "2", "9", "10", "100", "a", "b10", "b2"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_bytes(b"j")
+    source = open_source(f"folder:{tmp_path}?labels=folders")
+    assert source.classes == tuple(names)
+    labels = {source[i]["key"].split("/")[0]: source[i]["label"] for i in range(len(source))}
+    assert labels == {name: i for i, name in enumerate(names)}
+
+
+def test_classnames_that_are_the_folders_own_are_matched_by_name(tmp_path: Path) -> None:
+    spec = classes(tmp_path)
+    (tmp_path / "classnames.txt").write_text("Zebra\nDog\ncat\nemu\n")
+    source = open_source(spec)
+    assert [source.classes[source[i]["label"]] for i in range(4)] == ["Zebra", "cat", "cat", "Dog"]
+    (tmp_path / "classnames.txt").write_text("zebra\nwolf\ncat\nemu\n")
+    with pytest.raises(SourceError, match="in another order, and not all of them: no folder is 'wolf'"):
+        open_source(spec)
+
+
 def test_errors_of_labels_say_what_to_do(tmp_path: Path) -> None:
     spec = classes(tmp_path)
     for other, message in (
