@@ -2,8 +2,10 @@
 
 import glob
 import json
+import logging
 import os
 import re
+import resource
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -13,49 +15,62 @@ from itertools import accumulate, product
 from typing import Any
 
 from jclip.data.fingerprint import combine, file_digests
+from jclip.data.samples import FIELDS, RARE_IMAGES
+from jclip.data.shards import Loaded, load_shards
 from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text
-from jclip.data.tar_index import ShardIndex, load_or_build, read_index
+from jclip.data.tar_headers import NotTar
+from jclip.data.tar_index import Indexes
 
-FIELDS = {
-    **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp"), "image"),
-    "txt": "text",
-    "cls": "label",
-    "json": "json",
-}
-"""Which field a member becomes, by its extension. Any other extension is itself the name of a field of raw bytes."""
+log = logging.getLogger("jclip.data")
 
 OPEN_SHARDS = 128
-"""Shards whose file and index are held open by a process at a time."""
+"""Shards whose file and index are held open by a process at a time, at most; see also `_most_open`."""
+
+MAX_BYTES = 1 << 29
+"""Larger members are not read: 512 MiB hold 64 M pixels of any format, without compression."""
 
 
 class WebDataset:
     """The samples of tar files, in the order of the files' names.
 
-    Members that share a name up to the first dot of their last part are one sample (webdataset's rule); its key is
-    "SHARD:NAME". Fields: see FIELDS; each is read and decoded when it is asked for, which raises BadExample if it is broken.
-    Nothing is ever extracted, and names are no more than text.
+    Members that share a name up to the first dot of their last part are one sample (webdataset's rule, and that of
+    jclip.data.samples where a name comes twice); its key is "SHARD:NAME". Fields: see FIELDS, and RARE_IMAGES; of several images
+    the first member counts. Each is read and decoded when it is asked for, which raises BadExample if it is broken. Nothing is
+    ever extracted, and names are no more than text.
     """
 
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
-    def __init__(self, paths: list[str], names: list[str], counts: list[int], skipped: list[str], cut: list[str]) -> None:
-        self.skipped_shards = tuple(skipped)
+    def __init__(self, loaded: Loaded) -> None:
+        self.skipped_shards = tuple(loaded.skipped)
         """ "path: reason" of each file that is no tar, and was left out."""
-        self.cut_shards = tuple(cut)
+        self.cut_shards = tuple(
+            f"{shard.path}: cut short or corrupt after {shard.cut} bytes" for shard in loaded.shards if shard.cut >= 0
+        )
         """ "path: reason" of each file that is cut short or corrupt, and is used up to there."""
-        self._paths = paths
-        self._names = names
-        self._ends = list(accumulate(counts))
+        self.fields = dict(loaded.total("fields"))
+        """How many samples have which fields, whose names are joined by a space."""
+        self.left_out = dict(loaded.total("left_out"))
+        """How many things in the shards are in no sample, by the reason."""
+        self._paths = [shard.path for shard in loaded.shards]
+        self._names = _short_names(self._paths)
+        self._ends = list(accumulate(shard.samples for shard in loaded.shards))
+        self._start()
+
+    def _start(self) -> None:
+        """What every process has of its own: open files."""
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._indexes = Indexes()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process."""
-        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock", "_indexes")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=OrderedDict(), _lock=threading.Lock())
+        vars(self).update(state)
+        self._start()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -71,6 +86,8 @@ class WebDataset:
             field = FIELDS.get(extension, extension)
             if field != "key":
                 readers.setdefault(field, partial(_read, shard, extension, offset, size))
+        if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
+            readers["image"] = readers[rare]
         return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
 
     def fingerprint(self) -> str:
@@ -79,13 +96,22 @@ class WebDataset:
 
     def _shard(self, number: int) -> "_OpenShard":
         """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
-        shard = self._open.get(number) or _OpenShard(self._paths[number])
+        shard = self._open.get(number)
+        if shard is None:
+            samples = self._ends[number] - (self._ends[number - 1] if number else 0)
+            shard = _OpenShard(self._paths[number], self._indexes, samples)
         with self._lock:
             shard = self._open.setdefault(number, shard)
             self._open.move_to_end(number)
-            if len(self._open) > OPEN_SHARDS:
+            while len(self._open) > _most_open():
                 self._open.popitem(last=False)
         return shard
+
+
+def _most_open() -> int:
+    """OPEN_SHARDS, or less where a process may have few files open: a shard takes two, and others need some too."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return OPEN_SHARDS if limit == resource.RLIM_INFINITY else max(1, min(OPEN_SHARDS, limit // 8))
 
 
 def _printable(name: str) -> str:
@@ -95,11 +121,16 @@ def _printable(name: str) -> str:
 
 
 class _OpenShard:
-    """A shard's file descriptor and index."""
+    """A shard's file descriptor and index. Raises BadExample where it is not what it was when the source was opened."""
 
-    def __init__(self, path: str) -> None:
-        self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self.index: ShardIndex = read_index(path)
+    def __init__(self, path: str, indexes: Indexes, samples: int) -> None:
+        try:
+            self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self.index = indexes.read(path, os.fstat(self.file))
+        except (OSError, NotTar) as error:
+            raise BadExample(f"its shard {path} cannot be read: {error}") from None
+        if len(self.index) != samples:
+            raise BadExample(f"its shard {path} was changed: it had {samples} samples, and has {len(self.index)}")
 
     def __del__(self) -> None:
         if hasattr(self, "file"):
@@ -108,6 +139,8 @@ class _OpenShard:
 
 def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     """The decoded value of one member."""
+    if size > MAX_BYTES:
+        raise BadExample(f"its .{extension} has {size} bytes, more than {MAX_BYTES}")
     try:
         value = os.pread(shard.file, size, offset)
     except OSError as error:
@@ -151,13 +184,16 @@ def open_webdataset(pattern: str) -> Source:
 
 def open_shards(paths: list[str], pattern: str) -> WebDataset:
     """Opens the shards at `paths`, in that order; `pattern` is what an error names. Raises SourceError as `open_webdataset`."""
-    loaded = load_or_build(paths)
-    if not any(len(index) for index in loaded.indexes.values()):
-        reasons = "; ".join(loaded.skipped[:3]) or "all are empty"
-        raise SourceError(f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {reasons}")
-    used = [path for path in paths if path in loaded.indexes]
-    counts = [len(loaded.indexes[path]) for path in used]
-    return WebDataset(used, _short_names(used), counts, loaded.skipped, loaded.cut)
+    loaded = load_shards(paths)
+    if not any(shard.samples for shard in loaded.shards):
+        reasons = [*loaded.skipped[:3], *(f"{count} {what}" for what, count in loaded.total("left_out").items())]
+        raise SourceError(
+            f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {'; '.join(reasons) or 'all are empty'}"
+        )
+    source = WebDataset(loaded)
+    if source.left_out:
+        log.warning("left out of the shards: %s", "; ".join(f"{count} {what}" for what, count in source.left_out.items()))
+    return source
 
 
 def expand(pattern: str) -> list[str]:
