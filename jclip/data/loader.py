@@ -101,7 +101,10 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     from absl import flags
 
     source = open_source(config.data.source) if source is None else source
-    transforms = {name: train_transform(tower, config.data.augment) for name, tower in config.model.towers.items()}
+    transforms = {
+        name: train_transform(tower, config.data.augment, max_pixels=config.data.max_pixels)
+        for name, tower in config.model.towers.items()
+    }
     prepare = _Prepare(source, transforms, dict(config.data.fields))
     rows = config.batch_size // hosts
     examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)

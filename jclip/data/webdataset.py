@@ -1,6 +1,5 @@
 """The source `webdataset`: tar files of samples, read at random through an index of their headers."""
 
-import glob
 import json
 import logging
 import os
@@ -11,13 +10,15 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate, product
+from itertools import accumulate
 from typing import Any
 
+from jclip.data.files import MAX_BYTES
 from jclip.data.fingerprint import combine, file_digests
+from jclip.data.patterns import expand
 from jclip.data.samples import FIELDS, RARE_IMAGES
 from jclip.data.shards import Loaded, load_shards
-from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text
+from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
 from jclip.data.tar_headers import NotTar
 from jclip.data.tar_index import Indexes
 
@@ -25,9 +26,6 @@ log = logging.getLogger("jclip.data")
 
 OPEN_SHARDS = 128
 """Shards whose file and index are held open by a process at a time, at most; see also `_most_open`."""
-
-MAX_BYTES = 1 << 29
-"""Larger members are not read: 512 MiB hold 64 M pixels of any format, without compression."""
 
 
 class WebDataset:
@@ -42,7 +40,9 @@ class WebDataset:
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, lines: bool = False) -> None:
+        self.lines = lines
+        """Whether each line of a text is a caption, see `text_readers`."""
         self.skipped_shards = tuple(loaded.skipped)
         """ "path: reason" of each file that is no tar, and was left out."""
         self.cut_shards = tuple(
@@ -88,6 +88,8 @@ class WebDataset:
                 readers.setdefault(field, partial(_read, shard, extension, offset, size))
         if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
             readers["image"] = readers[rare]
+        if self.lines and "text" in readers:
+            readers |= text_readers(readers["text"], lines=True)
         return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
 
     def fingerprint(self) -> str:
@@ -163,26 +165,33 @@ def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     return value
 
 
-def open_webdataset(pattern: str) -> Source:
-    """Opens all shards that `pattern` names, or a folder of CLIP_benchmark's layout (jclip.data.benchmark).
+def open_webdataset(spec: str) -> Source:
+    """Opens all shards that a pattern names, or a folder of CLIP_benchmark's layout (jclip.data.benchmark).
 
     Nothing that lies beside shards which a pattern names is looked at: their labels have no names.
 
     Args:
-        pattern: a path with globs (*, ?, [ab]) and brace ranges ({00000..00099}, zero-padded as its first number is, or
-            {a,b}). A path that a brace range names must exist.
+        spec: "PATTERN[?captions=lines]", see jclip.data.patterns for the patterns, and `text_readers` for the option.
 
     Raises:
-        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark.
+        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark; no such option.
     """
-    if os.path.isfile(os.path.join(pattern, "nshards.txt")):
+    pattern, lines = spec, False
+    if match := re.fullmatch(r"(.*)\?([a-z]+)=(.*)", spec):  # a question mark alone is a glob
+        if (match[2], match[3]) != ("captions", "lines"):
+            raise SourceError(f"source 'webdataset:{spec}': the option {match[2]}={match[3]} is unknown; use captions=lines")
+        pattern, lines = match[1], True
+    folder = os.path.expanduser(pattern)
+    if os.path.isfile(os.path.join(folder, "nshards.txt")):
         from jclip.data.benchmark import open_benchmark
 
-        return open_benchmark(pattern)
-    return open_shards(expand(pattern), pattern)
+        if lines:
+            raise SourceError(f"source 'webdataset:{spec}': dataset_type.txt says what lines are; leave out captions=")
+        return open_benchmark(folder)
+    return open_shards(expand(pattern), pattern, lines)
 
 
-def open_shards(paths: list[str], pattern: str) -> WebDataset:
+def open_shards(paths: list[str], pattern: str, lines: bool = False) -> WebDataset:
     """Opens the shards at `paths`, in that order; `pattern` is what an error names. Raises SourceError as `open_webdataset`."""
     loaded = load_shards(paths)
     if not any(shard.samples for shard in loaded.shards):
@@ -190,50 +199,10 @@ def open_shards(paths: list[str], pattern: str) -> WebDataset:
         raise SourceError(
             f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {'; '.join(reasons) or 'all are empty'}"
         )
-    source = WebDataset(loaded)
+    source = WebDataset(loaded, lines)
     if source.left_out:
         log.warning("left out of the shards: %s", "; ".join(f"{count} {what}" for what, count in source.left_out.items()))
     return source
-
-
-def expand(pattern: str) -> list[str]:
-    """The sorted paths that a pattern of `open_webdataset` names. Raises SourceError where there are none."""
-    paths: set[str] = set()
-    for path in _braces(pattern):
-        if os.path.exists(path):
-            paths.add(path)
-        elif glob.has_magic(path):
-            paths.update(glob.glob(path))
-        else:
-            raise SourceError(
-                f"source 'webdataset:{pattern}': there is no file {path!r}; folder: {os.path.dirname(path) or '.'!r}"
-            )
-    folders = [path for path in paths if os.path.isdir(path)]
-    if folders:
-        raise SourceError(
-            f"source 'webdataset:{pattern}': {folders[0]!r} is a folder; name its files, as in {folders[0]}/*.tar "
-            "(a folder of CLIP_benchmark's layout has nshards.txt in it)"
-        )
-    if not paths:
-        raise SourceError(f"source 'webdataset:{pattern}': no file matches; check the path, globs and ranges such as {{00..09}}")
-    return sorted(paths)
-
-
-def _braces(pattern: str) -> list[str]:
-    """Expands {00..99} and {a,b}."""
-    parts: list[list[str]] = []
-    for i, part in enumerate(re.split(r"\{([^{}]*)\}", pattern)):
-        if i % 2 == 0:
-            parts.append([part])
-        elif ends := re.fullmatch(r"(\d+)\.\.(\d+)", part):
-            low, high = ends.groups()
-            if int(low) > int(high):
-                raise SourceError(f"source 'webdataset:{pattern}': the range {{{part}}} is empty; write {{{high}..{low}}}")
-            width = len(low) if low.startswith("0") else 0
-            parts.append([str(number).zfill(width) for number in range(int(low), int(high) + 1)])
-        else:
-            parts.append(part.split(","))
-    return ["".join(choice) for choice in product(*parts)]
 
 
 def _short_names(paths: list[str]) -> list[str]:

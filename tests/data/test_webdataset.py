@@ -18,9 +18,9 @@ import pytest
 from archives import write_tar as write
 
 from jclip.data import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.patterns import expand
 from jclip.data.samples import AMBIGUOUS
 from jclip.data.tar_headers import CompressedTar, NotTar, list_members
-from jclip.data.webdataset import expand
 
 
 @pytest.fixture(autouse=True)
@@ -562,3 +562,46 @@ def test_mutated_headers_neither_hang_nor_grow_nor_raise(tmp_path: Path, monkeyp
             assert set(source[i]) >= {"key"}
             for field in source[i]:
                 assert len(source[i][field]) <= len(data)
+
+
+def test_folders_with_brackets_and_braces_in_their_names_are_read_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("set [v1]", "set {v1}", "{a,b}", "50%", "a,b", "my data"):
+        (tmp_path / folder).mkdir()
+        shard(tmp_path / folder / "00.tar", ["1"])
+        for pattern in ("00.tar", "*.tar", "{00..00}.tar", "0[0-9].tar"):
+            assert expand(f"~/{folder}/{pattern}") == [f"{tmp_path}/{folder}/00.tar"]
+    (tmp_path / "{x}.tar").touch()
+    assert expand(f"{tmp_path}/{{x}}.*") == [f"{tmp_path}/{{x}}.tar"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("webdataset:pipe:cat x.tar", "commands are not run"),
+        ("webdataset:gs://bucket/{00..99}.tar", "gs:// is an address; mount the bucket or fetch the shards"),
+        ("s3://bucket/x.tar", "only files are read, at random; mount the bucket"),
+        ("pipe:aws s3 cp x -", "only files are read"),
+        ("webdataset:a.tar::b.tar", r"name several patterns in braces: \{a.tar,b.tar\}"),
+        ("/data/{00..99}.tar", "'webdataset:/data/{00..99}.tar', in quotes"),
+        ("webdataset:{0..99999999}.tar", "the braces name 100,000,000 files or more; at most 1,000,000"),
+        ("webdataset:{0..999}{0..999}{0..999}.tar", "at most 1,000,000"),
+        ("webdataset:{0..999999}.tar", "there is no file '0.tar'"),
+        ("webdataset:x.tar?captions=words", "captions=words is unknown; use captions=lines"),
+        ("webdataset:x.tar?lines=1", "lines=1 is unknown; use captions=lines"),
+    ],
+)
+def test_what_is_no_pattern_of_files_is_refused_at_once_with_the_way_on(spec: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(spec)
+
+
+def test_lines_are_captions_where_that_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "s1.tar", {"1.jpg": b"j", "1.txt": b"a\n\n b \n", "2.jpg": b"j", "2.txt": b" \n"})
+    assert open_source(f"webdataset:{tmp_path}/s?.tar")[0]["text"] == "a\n\n b \n"
+    source = open_source(f"webdataset:{tmp_path}/s?.tar?captions=lines")
+    assert source[0]["text"] == source[0]["captions"] == pickle.loads(pickle.dumps(source))[0]["text"] == ("a", "b")
+    with pytest.raises(BadExample, match="no caption"):
+        source[1]["text"]
