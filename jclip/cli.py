@@ -64,9 +64,11 @@ configuration is an option, as in `jclip train`. TPU slices need the extra: pip 
 it fits.
 """
 
-EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt.
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.jsonl.
 
-Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Files of an earlier run are replaced.
+Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Line i of keys.jsonl is the key of row i, as JSON.
+The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
+are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped.
 """
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
@@ -137,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     embed.set_defaults(run=_embed)
 
     _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
@@ -188,6 +191,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
     classify.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
+    classify.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     classify.set_defaults(run=_classify)
 
 
@@ -282,6 +286,7 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         top=options.top,
         step=options.step,
         as_json=options.json,
+        max_pixels=options.max_pixels,
     )
 
 
@@ -290,7 +295,13 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip import embed
 
     embed.main(
-        options.model, options.source, options.out, towers=options.towers, batch_size=options.batch_size, step=options.step
+        options.model,
+        options.source,
+        options.out,
+        towers=options.towers,
+        batch_size=options.batch_size,
+        step=options.step,
+        max_pixels=options.max_pixels,
     )
 
 

@@ -128,6 +128,7 @@ def read_once(
     host: int = 0,
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
+    start: int = 0,
 ) -> Iterator[EvalBatch]:
     """The whole source once, in its order; the same number of batches on every host, the last one padded.
 
@@ -138,6 +139,7 @@ def read_once(
         host: which host this is.
         hosts: how many there are.
         fields: where a tower finds its input in an example, where that is not its own name.
+        start: the example to begin with.
 
     Raises:
         ValueError: `hosts` does not divide batch_size, or host is out of range.
@@ -146,7 +148,8 @@ def read_once(
         raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
     read = _Read(source, transforms, fields or {})
     rows = batch_size // hosts
-    starts = range(host * rows, host * rows + -(-len(source) // batch_size) * batch_size, batch_size)
+    first = start + host * rows
+    starts = range(first, first + -(-(len(source) - start) // batch_size) * batch_size, batch_size)
     return _read_ahead(read, len(source), starts, rows)
 
 
