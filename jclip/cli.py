@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | report | classify | embed | convert | info | compile`.
+"""The command line: `jclip train | eval | report | classify | embed | data | convert | info | compile`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -71,6 +71,17 @@ The same command goes on where an earlier one was stopped; a folder takes the em
 are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped.
 """
 
+DATA = """Say what a source of data holds, before anything is trained on it.
+
+  jclip data 'webdataset:/data/{00000..00099}.tar'                 as text
+  jclip data /data/photos --html data.html                         and as a page with pictures
+  jclip data 'webdataset:/data/*.tar' --text json.caption --json   for a program
+
+It prints examples, shards and fields, from the index; and of --most examples, spread evenly: which cannot be used and why, sizes
+and formats of images, lengths of captions, how many are cut at the context length or equal another, and how fast this machine
+reads and decodes. `jclip train` prints the part that needs no reading.
+"""
+
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
 
 What is written gives the same features there of the same pixels and token ids, to 1e-5 in f32; what cannot, is refused. Pixels
@@ -108,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,eval,report,classify,embed,convert,info,compile}"
+        dest="command", required=True, metavar="{train,eval,report,classify,embed,data,convert,info,compile}"
     )
     raw = argparse.RawDescriptionHelpFormatter
 
@@ -141,6 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     embed.set_defaults(run=_embed)
+
+    data = commands.add_parser("data", help="what a source holds", description=DATA, formatter_class=raw)
+    data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    data.add_argument("--json", action="store_true", help="print one JSON object")
+    data.add_argument("--html", metavar="FILE", help="write a page with pictures, too (extra: report)")
+    data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
+    data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
+    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image (default: image)")
+    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption (default: text)")
+    data.set_defaults(run=_data)
 
     _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
 
@@ -302,6 +323,20 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         batch_size=options.batch_size,
         step=options.step,
         max_pixels=options.max_pixels,
+    )
+
+
+def _data(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip.report import data
+
+    data.main(
+        options.source,
+        html=options.html,
+        as_json=options.json,
+        context_length=options.context_length,
+        most=options.most,
+        image=options.image,
+        text=options.text,
     )
 
 

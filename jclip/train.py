@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Plan, check, differences, make_plan, to_json
 from jclip.data import make_loader, open_source
+from jclip.data.survey import outline
 from jclip.eval import run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.init_from import start_from
@@ -64,6 +65,8 @@ def main(config: Config, workdir: str | Path) -> dict[str, float]:
         train_step = program.compile()
         terminal = Terminal(plan.total, start=start, quiet=not is_first())
         terminal.say(_greeting(config, plan, mesh, train_step, program, origin, workdir))
+        fields = {tower: config.data.fields.get(tower, tower) for tower in config.model.towers}
+        terminal.say("\n".join(f"jclip: {line}" for line in outline(source, fields, config.batch_size)))
         if start and (changes := differences(checkpoints.config(start), config)):
             terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changes]))
         if start == plan.total:

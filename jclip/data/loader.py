@@ -112,7 +112,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
-    threads = _threads() if config.data.workers == 0 else 1
+    threads = reading_threads() if config.data.workers == 0 else 1
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if config.data.workers:
         options = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
@@ -167,13 +167,13 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
         except BadExample as problem:
             return problem
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         for start in range(0, len(source), 1024):  # not all at once: nothing waits in memory
             yield from pool.map(read, range(start, min(start + 1024, len(source))))
 
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(reading_threads())
     try:
         waiting: deque[list[Future[_Row]]] = deque()
         empty: Arrays = {}
@@ -278,7 +278,7 @@ def _collate(rows: Sequence[tuple[str, Arrays, list[str]]]) -> dict[str, Any]:
     return {"arrays": stacked, "notes": _Notes(list(keys), list(itertools.chain.from_iterable(problems)))}
 
 
-def _threads() -> int:
+def reading_threads() -> int:
     """Threads that read: one a core of this process, at most 8, for each holds a whole batch."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 

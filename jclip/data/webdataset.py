@@ -53,6 +53,8 @@ class WebDataset:
         """How many samples have which fields, whose names are joined by a space."""
         self.left_out = dict(loaded.total("left_out"))
         """How many things in the shards are in no sample, by the reason."""
+        self.shard_count = len(loaded.shards)
+        """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]
         self._names = _short_names(self._paths)
         self._ends = list(accumulate(shard.samples for shard in loaded.shards))
