@@ -196,9 +196,7 @@ def as_text(found: Survey, context_length: int) -> str:
     if found.formats:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
     if found.tokens:
-        lines.append(
-            f"captions cut at {context_length} tokens: {found.cut:,}; captions that equal an earlier one: {found.duplicates:,}"
-        )
+        lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
     lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)
 

@@ -319,7 +319,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class ToRgb:
-    """Any Pillow mode to RGB; transparency is dropped, not blended."""
+    """Any Pillow mode to RGB; transparency is dropped, not blended.
+
+    Evaluation resizes before this step, as open_clip does, and so weighs colours by their opacity; transformers drops opacity first.
+    """
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
         return value.convert("RGB")
