@@ -198,6 +198,8 @@ def _data_problems(config: Config) -> Iterator[str]:
         yield f"data.augment.flip {augment.flip} is not a probability"
     if config.data.workers < 0:
         yield f"data.workers {config.data.workers} must be 0 or more"
+    if config.data.max_pixels < 1:
+        yield f"data.max_pixels {config.data.max_pixels} must be at least 1"
     for field in config.data.fields:
         if field not in config.model.towers:
             yield f"data.fields: there is no tower {field!r}; towers: {', '.join(config.model.towers)}"

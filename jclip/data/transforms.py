@@ -321,7 +321,7 @@ class Flip:
 class ToRgb:
     """Any Pillow mode to RGB; transparency is dropped, not blended.
 
-    Evaluation resizes before this step, as open_clip does, and so weighs colours by their opacity; transformers drops opacity first.
+    Evaluation resizes before this step, as open_clip does, weighing colours by their opacity; transformers after it.
     """
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
