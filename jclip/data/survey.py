@@ -16,6 +16,7 @@ from PIL import Image
 
 from jclip.config import TextTower, Tokenizer
 from jclip.data.loader import reading_threads
+from jclip.data.samples import field_of
 from jclip.data.sources import BadExample, Source, lookup
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Decode, Tokenize
@@ -39,6 +40,9 @@ def outline(source: Source, fields: Mapping[str, str], batch_size: int | None = 
     combinations: Mapping[str, int] = getattr(source, "fields", {})
     left_out: Mapping[str, int] = getattr(source, "left_out", {})
     why = "; left out of the source: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items()) if left_out else ""
+    known = {name for has in combinations for name in has.split(" ")}
+    if any("." in name and field_of(name.rpartition(".")[2]) in ("image", "text") for name in known):
+        why += "; a name ends at its first dot, so that a.b.jpg is the field b.jpg of a: rename files whose names have dots"
     for tower, path in fields.items():
         names = {path, path.split(".")[0]}
         missing = sum(count for has, count in combinations.items() if has != "..." and not names & set(has.split(" ")))
@@ -122,6 +126,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         context_length: tokens of a caption that count, of CLIP's vocabulary.
         most: how many examples are read.
     """
+    Tokenize()("loaded before the clock starts")
     began = time.perf_counter()
     with ThreadPoolExecutor(reading_threads()) as pool:
         looks = list(pool.map(lambda index: _look(source, index, fields), spread(len(source), most)))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_the_outline_says_what_training_will_miss(spec: str, tmp_path: Path) -> 
     lines = outline(open_source(f"webdataset:{tmp_path}/l.tar"), FIELDS, batch_size=4)
     assert lines[1].startswith("4 of 4 texts that were looked at have several lines")
     assert len(outline(open_source(f"webdataset:{tmp_path}/l.tar?captions=lines"), FIELDS, batch_size=4)) == 1
+
+
+def test_the_outline_says_why_names_with_dots_and_links_have_no_image(tmp_path: Path) -> None:
+    write_tar(tmp_path / "d.tar", {f"{name}.{kind}": b"x" for name in ("a.1", "a.2") for kind in ("jpg", "txt")})
+    assert "a.b.jpg is the field b.jpg of a: rename" in outline(open_source(f"webdataset:{tmp_path}/d.tar"), FIELDS)[1]
+    with tarfile.open(tmp_path / "l.tar", "w") as tar:
+        for i in range(4):
+            link = tarfile.TarInfo(f"{i}.jpg")
+            link.type, link.linkname = tarfile.SYMTYPE, "elsewhere.jpg"
+            tar.addfile(link)
+            tar.addfile(tarfile.TarInfo(f"{i}.txt"))
+    line = outline(open_source(f"webdataset:{tmp_path}/l.tar"), FIELDS)[1]
+    assert line.startswith("4 of 4 examples have no image for the tower image")
+    assert line.endswith("left out of the source: 4 symbolic links")
 
 
 def test_the_command_prints_text_json_and_a_page(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
