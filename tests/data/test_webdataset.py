@@ -413,15 +413,14 @@ def test_a_shard_replaced_with_its_size_and_times_kept_is_indexed_anew(tmp_path:
     before = path.stat()
     assert used_pairs(open_source(f"webdataset:{path}")) == [(b"a", "A"), (b"b", "B")]
     write(tmp_path / "new.tar", {"1.txt": b"C", "1.jpg": b"c", "22.txt": b"D", "22.jpg": b"d"})
-    for replace in (
-        lambda: os.replace(tmp_path / "new.tar", path),  # another inode
-        lambda: path.write_bytes(path.read_bytes().replace(b"C", b"E").replace(b"D", b"F")),  # another ctime
-    ):
-        replace()
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert path.stat().st_size == before.st_size
-        pairs = used_pairs(open_source(f"webdataset:{path}"))
-        assert pairs in ([(b"c", "C"), (b"d", "D")], [(b"c", "E"), (b"d", "F")])
+    os.replace(tmp_path / "new.tar", path)  # another inode
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert used_pairs(open_source(f"webdataset:{path}")) == [(b"c", "C"), (b"d", "D")]
+    write(tmp_path / "new.tar", {"1.jpg": b"e", "1.txt": b"E", "22.jpg": b"f", "22.txt": b"F"})
+    path.write_bytes((tmp_path / "new.tar").read_bytes())  # the same inode: its ctime alone tells
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert used_pairs(open_source(f"webdataset:{path}")) == [(b"e", "E"), (b"f", "F")]
 
 
 @pytest.mark.parametrize("place", [8 * i + 3 for i in range(12)] + [-200, -60, -3])
