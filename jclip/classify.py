@@ -13,7 +13,8 @@ from scipy.special import expit, softmax
 
 from jclip.config import ConfigError, architecture_names
 from jclip.data import BadExample
-from jclip.data.transforms import Decode
+from jclip.data.files import read_file
+from jclip.data.transforms import MAX_PIXELS, Decode
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.inference import Encoder, load, tower_digest
@@ -30,12 +31,13 @@ def main(
     top: int = 5,
     step: int | None = None,
     as_json: bool = False,
+    max_pixels: int = MAX_PIXELS,
     **how: Any,
 ) -> list[dict[str, Any]]:
     """Prints the likeliest classes of each image.
 
     Args:
-        images: files.
+        images: files, which are turned as their EXIF data say.
         model: as `jclip.load` takes it.
         labels: the classes; "file:PATH" stands for the lines of a file.
         templates: prompts, as in the config of an evaluation.
@@ -44,6 +46,7 @@ def main(
         top: how many classes are printed.
         step: which checkpoint of a workdir.
         as_json: print a JSON object an image instead of tables.
+        max_pixels: a larger image is refused before it is decoded.
 
     Returns:
         For each image {"image", "classes": [[name, score], ...] best first, "rank" and "of" where truth is given}. Scores are
@@ -56,11 +59,14 @@ def main(
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if top < 1:
         raise ConfigError(f"classify: --top {top} must be at least 1")
+    contents = [_read(image, max_pixels) for image in images]
     encoder = load(model, step=step, **how)
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
-    contents = [_read(image) for image in images]
-    found = _by_probe(encoder, contents, probe) if probe else _by_prompts(encoder, contents, labels, templates)
+    if probe:
+        found = _by_probe(encoder, contents, probe, max_pixels)
+    else:
+        found = _by_prompts(encoder, contents, labels, templates, max_pixels)
     names, scores, unit = found
     if truth is not None and truth not in names:
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(names)} classes: {', '.join(names[:20])}")
@@ -82,34 +88,34 @@ Found = tuple[tuple[str, ...], np.ndarray, str]
 """Names of classes, scores [n, C] of images, and what these are."""
 
 
-def _read(image: str | Path) -> bytes:
+def _read(image: str | Path, max_pixels: int) -> bytes:
     """A file's bytes, which the model's preprocessing can read. Raises ConfigError where it cannot."""
-    content = Path(image).read_bytes()
     try:
-        Decode()(content)
+        content = read_file(image)
+        Decode(max_pixels)(content)
     except BadExample as problem:
         raise ConfigError(f"classify: {image}: {problem}") from None
     return content
 
 
-def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str]) -> Found:
+def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str], max_pixels: int) -> Found:
     names = read_entries(labels, "--labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
     prompts = read_templates(tuple(templates))
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))
-    return names, encoder.embed_image(images) @ classes.T, "cosine"
+    return names, encoder.embed_image(images, max_pixels=max_pixels) @ classes.T, "cosine"
 
 
-def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path) -> Found:
+def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Found:
     probe, names, facts = load_probe(path)
     tower = facts.get("tower", "image")
     if tower not in encoder.model.towers:
         raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.model.towers)}")
     if facts.get("weights", "") not in ("", tower_digest(encoder.params, tower, encoder.mesh)):
         raise ConfigError(f"classify: {path} was fitted to features of other weights than those of this model; fit it again")
-    features = getattr(encoder.encode(tower, images), facts.get("features", "pooled"))
+    features = getattr(encoder.encode(tower, images, max_pixels=max_pixels), facts.get("features", "pooled"))
     if features.shape[1] != len(probe.weights):
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
     scores = probe.scores(features)

@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | report | classify | embed | convert | info | compile`.
+"""The command line: `jclip train | eval | report | classify | embed | data | convert | info | compile`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -69,9 +69,22 @@ configuration is an option, as in `jclip train`. TPU slices need the extra: pip 
 it fits.
 """
 
-EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.txt.
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.jsonl.
 
-Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Files of an earlier run are replaced.
+Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Line i of keys.jsonl is the key of row i, as JSON.
+The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
+are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped.
+"""
+
+DATA = """Say what a source of data holds, before anything is trained on it.
+
+  jclip data 'webdataset:/data/{00000..00099}.tar'                 as text
+  jclip data /data/photos --html data.html                         and as a page with pictures
+  jclip data 'webdataset:/data/*.tar' --text json.caption --json   for a program
+
+It prints examples, shards and fields, from the index; and of --most examples, spread evenly: which cannot be used and why, sizes
+and formats of images, lengths of captions, how many are cut at the context length or equal another, and how fast this machine
+reads and decodes. `jclip train` prints the part that needs no reading.
 """
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
@@ -111,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,eval,report,classify,embed,convert,info,compile}"
+        dest="command", required=True, metavar="{train,eval,report,classify,embed,data,convert,info,compile}"
     )
     raw = argparse.RawDescriptionHelpFormatter
 
@@ -145,7 +158,18 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     _add_model_options(embed)
+    embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     embed.set_defaults(run=_embed)
+
+    data = commands.add_parser("data", help="what a source holds", description=DATA, formatter_class=raw)
+    data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    data.add_argument("--json", action="store_true", help="print one JSON object")
+    data.add_argument("--html", metavar="FILE", help="write a page with pictures, too (extra: report)")
+    data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
+    data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
+    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image (default: image)")
+    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption (default: text)")
+    data.set_defaults(run=_data)
 
     _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
 
@@ -193,6 +217,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
     _add_model_options(classify)
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
+    classify.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     classify.set_defaults(run=_classify)
 
 
@@ -306,6 +331,7 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         truth=options.truth,
         top=options.top,
         as_json=options.json,
+        max_pixels=options.max_pixels,
         **_model_options(options),
     )
 
@@ -321,6 +347,21 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         towers=options.towers,
         batch_size=options.batch_size,
         **_model_options(options),
+        max_pixels=options.max_pixels,
+    )
+
+
+def _data(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip.report import data
+
+    data.main(
+        options.source,
+        html=options.html,
+        as_json=options.json,
+        context_length=options.context_length,
+        most=options.most,
+        image=options.image,
+        text=options.text,
     )
 
 

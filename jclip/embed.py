@@ -1,5 +1,6 @@
 """`jclip embed`: the embeddings of a source or a folder of images, written to .npy files."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,14 @@ from rich.console import Console
 from rich.progress import track
 
 from jclip.config import ConfigError, architecture_names
-from jclip.data import Source, eval_transform, open_source, read_once
-from jclip.inference import Encoder, load
+from jclip.data import Source, open_source, read_once
+from jclip.data.caches import write_atomically
+from jclip.data.fingerprint import combine, sample_fingerprint
+from jclip.data.transforms import MAX_PIXELS
+from jclip.inference import Encoder, load, tower_digest
+
+FORMAT = "jclip embed 1"
+"""Of embed.json, which says what a folder holds."""
 
 
 def main(
@@ -21,12 +28,14 @@ def main(
     towers: Sequence[str] = ("image",),
     batch_size: int = 64,
     step: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     **how: Any,
 ) -> None:
     """Embeds every example of a source once; row i belongs to example i.
 
-    Writes out/TOWER.npy (f32 [n, E], unit vectors; NaN where the example cannot be read), out/keys.txt (a key a line) and, where
-    something cannot be read, out/problems.txt.
+    Writes out/TOWER.npy (f32 [n, E], unit vectors; NaN where the example cannot be read), out/keys.jsonl (line i is the key of
+    row i, a JSON string), where something cannot be read out/problems.txt, and out/embed.json, which says of what. Goes on where
+    an earlier call for the same model and source was stopped.
 
     Args:
         model: a workdir, weights, or the name of an architecture (see `jclip.load`).
@@ -35,51 +44,133 @@ def main(
         towers: which towers; each finds its input in the field of its name.
         batch_size: rows a batch.
         step: which checkpoint of the workdir.
+        max_pixels: of an image; a larger one is a row of NaN.
         how: further arguments of `jclip.load`.
 
     Raises:
-        ConfigError: the model has no such tower.
+        ConfigError: the model has no such tower, or `out` holds embeddings of another source or model.
+        SystemExit: status 130, after Ctrl-C; what is done is kept.
     """
+    if batch_size < 1:
+        raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
+    examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
     encoder = load(model, step=step, **how)
     if model in architecture_names() and not Path(model).exists():
         console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:
         if tower not in encoder.model.towers:
             raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
-    if batch_size < 1:
-        raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
-    examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "problems.txt").unlink(missing_ok=True)
-    for tower in towers:
-        keys, problems = _embed_tower(encoder, tower, examples, out, batch_size, console)
-        (out / "keys.txt").write_text("".join(f"{key}\n" for key in keys))
-        if problems:
-            with (out / "problems.txt").open("a") as file:
-                file.writelines(f"{tower}: {problem}\n" for problem in problems)
+    job = Job(out, source, examples, encoder)
+    try:
+        for tower in towers:
+            job.embed(tower, batch_size, max_pixels, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; what is done is in {out}, and the same command goes on from there", soft_wrap=True)
+        raise SystemExit(130) from None
+
+
+SAVED_EVERY = 64
+"""Batches after which a killed process goes on."""
+
+
+class Job:
+    """The folder of one source as one model sees it, and how far it is."""
+
+    def __init__(self, out: Path, spec: str, source: Source, encoder: Encoder) -> None:
+        self.out, self.source, self.encoder = out, source, encoder
+        self.spec = spec
+        self.place = out / "embed.json"
+        weights = combine(*(tower_digest(encoder.params, tower, encoder.mesh) for tower in sorted(encoder.model.towers)))
+        self.facts = {"examples": len(source), "data": sample_fingerprint(source), "weights": weights}
+        self.done: dict[str, Any] = {}
+        if self.place.exists():
+            self._resume()
+        elif old := [path.name for path in out.iterdir() if path.name == "keys.txt" or path.suffix == ".npy"]:
+            raise ConfigError(f"embed: {out} has {old[0]}, and no embed.json that says of what; give another --out, or empty it")
+        self.save()
+
+    def _resume(self) -> None:
+        try:
+            known = json.loads(self.place.read_bytes())
+            facts = {name: known[name] for name in self.facts}
+            self.done = dict(known["towers"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"embed: {self.place} is damaged ({error}); give another --out, or empty it") from None
+        for name, what in (("examples", "source"), ("data", "source"), ("weights", "model")):
+            if facts[name] != self.facts[name]:
+                raise ConfigError(
+                    f"embed: {self.out} holds embeddings of another {what} ({known.get('source')!r}, {facts['examples']} "
+                    "examples); give another --out, or empty it"
+                )
+
+    def save(self) -> None:
+        """Writes embed.json."""
+        text = json.dumps({"format": FORMAT, "source": self.spec, **self.facts, "towers": self.done}, indent=1)
+        write_atomically(self.place, lambda part: part.write_text(text, encoding="ascii"))
+
+    def embed(self, tower: str, batch_size: int, max_pixels: int, console: Console) -> None:
+        """Writes out/TOWER.npy, from the row on that an earlier call has come to."""
+        total, whole, partial = len(self.source), self.out / f"{tower}.npy", self.out / f"{tower}.npy.partial"
+        done = self.done.setdefault(tower, {"rows": 0, "broken": 0})
+        if not (whole if done["rows"] == total else partial).exists():
+            done.update(rows=0, broken=0)
+        if done["rows"]:
+            console.print(f"{tower}: {done['rows']:,} of {total:,} rows are there")
+        if done["rows"] == total:
+            return
+        if not done["rows"]:
+            shape = (total, self.encoder.model.embed_dim)
+            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+        array = np.lib.format.open_memmap(partial, mode="r+")
+        size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
+        transforms = {tower: self.encoder.transform(tower, max_pixels)}
+        batches = read_once(self.source, transforms, batch_size=size, start=done["rows"])
+        steps = -(-(total - done["rows"]) // size)
+        keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
+        try:
+            for batch in track(batches, f"embed {tower}", total=steps, console=console):
+                start, count = done["rows"], min(size, total - done["rows"])
+                z = self.encoder.encode_rows(batch.arrays, size)[tower].z
+                array[start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
+                keys.write(start, map(json.dumps, batch.keys[:count]))
+                broken = sum(other["broken"] for other in self.done.values())
+                problems.write(broken, [_one_line(f"{tower}: {problem}") for problem in batch.problems])
+                done.update(rows=start + count, broken=done["broken"] + len(batch.problems))
+                if done["rows"] // size % SAVED_EVERY == 0:
+                    array.flush()
+                    self.save()
+        finally:
+            array.flush()
+            self.save()
+        partial.replace(whole)
+        if done["broken"]:
             console.print(
-                f"{tower}: {len(problems)} of {len(keys)} examples cannot be read: their rows are NaN, problems.txt says why"
+                f"{tower}: {done['broken']} of {total} examples cannot be read: their rows are NaN, problems.txt says why"
             )
-        console.print(f"wrote {len(keys)} embeddings of {encoder.model.embed_dim} numbers to {out / tower}.npy")
+        console.print(f"wrote {total} embeddings of {self.encoder.model.embed_dim} numbers to {whole}")
 
 
-def _embed_tower(
-    encoder: Encoder, tower: str, examples: Source, out: Path, batch_size: int, console: Console
-) -> tuple[list[str], list[str]]:
-    """Writes out/TOWER.npy; returns the keys of its rows and the problems."""
-    size = -(-batch_size // encoder.mesh.size) * encoder.mesh.size
-    partial = out / f"{tower}.npy.partial"
-    array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(len(examples), encoder.model.embed_dim))
-    keys: list[str] = []
-    problems: list[str] = []
-    batches = read_once(examples, {tower: eval_transform(encoder.model.towers[tower])}, batch_size=size)
-    for batch in track(batches, f"embed {tower}", total=-(-len(examples) // size), console=console):
-        start, count = len(keys), min(size, len(examples) - len(keys))
-        z = encoder.encode_rows(batch.arrays, size)[tower].z
-        array[start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
-        keys += batch.keys[:count]
-        problems += batch.problems
-    array.flush()
-    partial.replace(out / f"{tower}.npy")
-    return keys, problems
+class _Lines:
+    """A file of lines, of which those that are there are not written again; it is made with its first line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        data = path.read_bytes() if path.exists() else b""
+        self._count = data.count(b"\n")
+        if data and not data.endswith(b"\n"):  # half a line: a process was killed
+            path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+    def write(self, first: int, lines: Any) -> None:
+        """Appends lines, the first of which is line `first`."""
+        new = list(lines)[max(0, self._count - first) :]
+        if new:
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in new)
+            self._count += len(new)
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks, in letters that UTF-8 has."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")

@@ -12,7 +12,9 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names, check_model
-from jclip.data import eval_transform
+from jclip.data import BadExample, Transform, eval_transform
+from jclip.data.files import read_file
+from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
@@ -119,30 +121,45 @@ class Encoder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_encode", make_encode(self.model, self.mesh))
 
-    def embed_image(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+    def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
 
+        Files are turned as their EXIF data say, which evaluations and training do not do; PIL images and arrays are taken as they
+        are. Transparency is dropped.
+
         Raises:
-            BadExample: an image cannot be read.
+            BadExample: an image cannot be read, or has more than `max_pixels`; the message says which.
         """
-        return self.embed(self._only(VisionTower, ResNetTower), map(_read_image, _as_list(images)), batch_size=batch_size)
+        return self.encode(self._only(VisionTower, ResNetTower), _as_list(images), batch_size=batch_size, max_pixels=max_pixels).z
 
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-        """Unit vectors f32 [n, E] of texts, one or many."""
+        """Unit vectors f32 [n, E] of texts, one or many; an empty one is a text too."""
         return self.embed(self._only(TextTower), [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
 
     def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
         return self.encode(tower, inputs, batch_size=batch_size).z
 
-    def encode(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> Embedding:
-        """What a tower makes of its inputs: the features `pooled` that linear probes read, and the unit vectors `z`."""
-        transform = eval_transform(self.model.towers[tower])
-        remaining = iter(inputs)
+    def transform(self, tower: str, max_pixels: int = MAX_PIXELS) -> Transform:
+        """How an input of a tower is made where a model is used: files upright, empty texts allowed."""
+        return eval_transform(self.model.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
+
+    def encode(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
+        """What a tower makes of its inputs: the features `pooled` that linear probes read, and the unit vectors `z`.
+
+        Raises:
+            BadExample: an input cannot be used; the message says which.
+            ConfigError: batch_size is below 1.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
+        transform = self.transform(tower, max_pixels)
+        files = not isinstance(self.model.towers[tower], TextTower)
+        remaining = enumerate(inputs)
         width = self.model.towers[tower].width
         parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
         while chunk := list(islice(remaining, batch_size)):
-            rows = np.stack([transform(value) for value in chunk])
+            rows = np.stack([_transformed(transform, number, value, files) for number, value in chunk])
             pooled, z = self.encode_rows({tower: rows}, batch_size)[tower]
             parts.append(Embedding(pooled[: len(chunk)], z[: len(chunk)]))
         pooled, z = zip(*(parts[1:] or parts), strict=True)
@@ -171,6 +188,11 @@ def _as_list(values: Any) -> list[Any]:
     return [values] if one or (isinstance(values, np.ndarray) and values.ndim <= 3) else list(values)
 
 
-def _read_image(value: Any) -> Any:
-    """The bytes of a file where a path is given."""
-    return Path(value).read_bytes() if isinstance(value, (str, Path)) else value
+def _transformed(transform: Transform, number: int, value: Any, files: bool) -> np.ndarray:
+    """Input `number`, transformed; where `files` a text is the path of one. Raises BadExample that names it."""
+    path = files and isinstance(value, (str, Path))
+    try:
+        row: np.ndarray = transform(read_file(value) if path else value)
+    except BadExample as problem:
+        raise BadExample(f"input {number}{f' ({value})' if path else ''}: {problem}") from None
+    return row

@@ -20,6 +20,7 @@ from rich.text import Text
 
 Values = Mapping[str, float]
 SHOWN_PROBLEMS = 5
+SHOWN_KEYS = 8
 
 FLUSH_SECONDS = 10
 """Time between two flushes of TensorBoard's file, each of which waits for the disk."""
@@ -303,7 +304,8 @@ class TrainLog:
             raise NonFiniteLoss(
                 f"step {step}: the loss is {values['loss']} and the norm of the gradient {values['grad_norm']}. "
                 f"{self._last_good(step)}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help. "
-                f"The batch held {', '.join(keys)}"
+                f"The batch held {', '.join(keys[:SHOWN_KEYS])}"
+                + (f" and {len(keys) - SHOWN_KEYS:,} more" if len(keys) > SHOWN_KEYS else "")
             )
         if step % self._every == 0 or step == self._total:
             self._speed = self._clock.read(step)

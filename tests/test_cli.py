@@ -1,6 +1,7 @@
 """The command line: quick to answer, clear when something is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,8 +109,50 @@ def test_embed_writes_a_row_an_example_in_order(workdir: Path, tmp_path: Path) -
     images, texts = np.load(tmp_path / "image.npy"), np.load(tmp_path / "text.npy")
     np.testing.assert_allclose(images, model.embed_image([source[i]["image"] for i in range(21)]), atol=1e-6)
     np.testing.assert_allclose(texts, model.embed_text([source[i]["text"] for i in range(21)]), atol=1e-6)
-    assert (tmp_path / "keys.txt").read_text().splitlines() == [source[i]["key"] for i in range(21)]
+    keys = [json.loads(line) for line in (tmp_path / "keys.jsonl").read_text().splitlines()]
+    assert keys == [source[i]["key"] for i in range(21)]
     assert not (tmp_path / "problems.txt").exists()
+
+
+def test_embed_keeps_names_goes_on_and_refuses_another_source(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jclip.inference import Encoder
+
+    photos, out, whole = tmp_path / "photos", tmp_path / "out", tmp_path / "whole"
+    photos.mkdir()
+    for i in range(12):
+        Image.new("RGB", (20, 30), (20 * i, 10, 10)).save(photos / f"{i:02}.png")
+    os.rename(os.fsencode(photos / "03.png"), os.fsencode(photos) + b"/03\xff\nline.png")
+    (photos / "05.png").write_bytes(b"no image")
+    command = ["embed", str(workdir), str(photos), "--batch-size", "8", "--out"]
+    assert cli.main([*command, str(whole)]) == 0
+    encode, calls = Encoder.encode_rows, []
+
+    def interrupted(self, rows, batch_size):
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, rows, batch_size)
+
+    monkeypatch.setattr(Encoder, "encode_rows", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, str(out)])
+    assert stop.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (out / "image.npy").exists()
+    assert cli.main([*command, str(out)]) == 0
+    assert len(calls) == 3, "the first batch is not embedded again"
+    assert "8 of 12 rows are there" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(out / "image.npy"), np.load(whole / "image.npy"))
+    for name in ("keys.jsonl", "problems.txt"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    keys = [json.loads(line) for line in (out / "keys.jsonl").read_text().splitlines()]
+    assert keys[:5] == ["00.png", "01.png", "02.png", "03\udcff\nline.png", "04.png"]
+    assert len(keys) == 12
+    (photos / "00.png").write_bytes((photos / "01.png").read_bytes())
+    assert cli.main([*command, str(out)]) == 1
+    assert "holds embeddings of another source" in capsys.readouterr().err
 
 
 def test_embed_of_a_folder_marks_what_it_cannot_read(workdir: Path, tmp_path: Path) -> None:
@@ -123,3 +166,17 @@ def test_embed_of_a_folder_marks_what_it_cannot_read(workdir: Path, tmp_path: Pa
     assert np.isnan(z[1]).all()
     np.testing.assert_allclose(np.linalg.norm(z[[0, 2]], axis=1), 1, rtol=1e-5)
     assert (out / "problems.txt").read_text().startswith("image: 1.png: ")
+
+
+def test_classify_refuses_at_once_what_is_no_file_of_an_image(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(6 << 30)
+    for name, message in (
+        ("pipe.jpg", "no regular file"), ("huge.jpg", "6442450944 bytes, more than"), (".", "folder"),
+        ("none.jpg", "cannot be read"),
+    ):  # fmt: skip
+        assert cli.main(["classify", str(tmp_path / name), "--model", str(workdir), "--labels", "a", "b"]) == 1
+        assert message in capsys.readouterr().err

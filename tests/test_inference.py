@@ -9,6 +9,8 @@ from tiny import tiny_config
 
 import jclip
 from jclip import train
+from jclip.config import ConfigError
+from jclip.data import BadExample
 from jclip.inference import Encoder
 from jclip.weights import WeightsError
 
@@ -66,3 +68,42 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
 def test_an_image_that_is_none_is_an_error(model: Encoder) -> None:
     with pytest.raises(jclip.BadExample, match="image cannot be decoded"):
         model.embed_image(b"no image")
+
+
+def test_the_message_names_the_image_that_is_bad_and_a_batch_of_none_is_refused(model: Encoder, tmp_path: Path) -> None:
+    good = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(BadExample, match="input 1: image cannot be decoded"):
+        model.embed_image([good, b"bad", good])
+    with pytest.raises(BadExample, match=r"input 0 \(.*none.jpg\): file cannot be read"):
+        model.embed_image(tmp_path / "none.jpg")
+    for batch_size in (0, -1):
+        with pytest.raises(ConfigError, match=f"batch_size {batch_size} must be at least 1"):
+            model.embed_image([good], batch_size=batch_size)
+
+
+def test_an_empty_text_has_an_embedding(model: Encoder) -> None:
+    z = model.embed_text(["", "a cat", " "])
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(z[0], z[2], atol=1e-6)
+
+
+def test_files_are_turned_as_their_exif_data_say(model: Encoder, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    turned = model.embed_image(np.ascontiguousarray(np.rot90(pixels, -1)))
+    np.testing.assert_allclose(model.embed_image(tmp_path / "turned.png"), turned, atol=1e-6)
+    assert np.abs(model.embed_image(pixels) - turned).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "float64"])
+def test_pixels_that_are_not_bytes_are_refused_unless_they_are_said_to_be_normalised(model: Encoder, dtype: str) -> None:
+    from jclip.models import MultiTower
+
+    size = model.model.towers["image"].image_size
+    batch = {"image": np.ones((2, size, size, 3), dtype)}
+    with pytest.raises(ValueError, match="is not uint8, 0 to 255; give these, or floats"):
+        MultiTower(model.model).apply({"params": model.params}, batch)
+    if dtype == "float32":
+        MultiTower(model.model).apply({"params": model.params}, batch, normalised=True)

@@ -50,6 +50,13 @@ def test_a_number_that_is_none_stops_with_step_keys_and_remedy(bad: dict[str, fl
             log.flush()
 
 
+def test_of_a_large_batch_that_diverges_a_few_keys_are_named() -> None:
+    with make_log(io.StringIO()) as log:
+        log.step(1, {"loss": math.nan, "grad_norm": 1.0}, [f"k{i}" for i in range(4096)], [])
+        with pytest.raises(NonFiniteLoss, match=r"The batch held k0, .*, k7 and 4,088 more$"):
+            log.flush()
+
+
 def test_problems_are_all_counted_and_the_first_ones_shown() -> None:
     out = io.StringIO()
     with make_log(out) as log:

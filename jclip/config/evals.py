@@ -30,6 +30,10 @@ class Labels:
     only: tuple[str, ...] = ()
     """Label mask: the classes that are candidates (ImageNet-R: 200 of 1,000); empty: all. Examples of the others are left
     out, and counted."""
+    match: Literal["name", "position"] = "name"
+    """name: the classes of a source are those of `classes` with the same names, without regard to case, underscores and Unicode
+    form; only where no name matches and there are equally many, they match by position, which is logged and counted. position:
+    class i of every source is class i of `classes`."""
     others: Literal["error", "leave_out"] = "error"
     """What becomes of an example whose label is none of `classes`: an error, or left out, and counted."""
 

@@ -13,6 +13,8 @@ FORMAT = 2
 """
 
 ADDED: dict[str, Any] = {
+    "Data.max_pixels": 64_000_000,
+    "Labels.match": "name",
     "Model.attention": "auto",
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's

@@ -47,6 +47,8 @@ class Data:
     """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
     augment: Augment = Augment()
     """Image augmentation."""
+    max_pixels: Annotated[int, Range(least=1)] = 64_000_000
+    """Larger images are broken examples, found before they are decoded: 64 M pixels take 256 MB while they are."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 

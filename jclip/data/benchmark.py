@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.data.fingerprint import combine
-from jclip.data.sources import BadExample, LazyExample, SourceError, read_lines
+from jclip.data.sources import BadExample, LazyExample, SourceError, caption_lines, read_lines
 from jclip.data.webdataset import WebDataset, open_shards
 
 TYPES = ("classification", "multilabel", "retrieval")
@@ -60,8 +60,8 @@ class Benchmark:
             case "multilabel" if "npy" in example:
                 readers["label"] = partial(self._multi_hot, example)
             case "retrieval" if "text" in example:
-                readers["captions"] = partial(_captions, example)
-                readers["text"] = lambda: _captions(example)[0]
+                readers["captions"] = lambda: caption_lines(example["text"])
+                readers["text"] = lambda: caption_lines(example["text"])[0]
         return LazyExample(example["key"], readers)
 
     def fingerprint(self) -> str:
@@ -103,14 +103,6 @@ def _array(data: bytes) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise BadExample(f"its .npy is of {array.dtype}, not of numbers")
     return array
-
-
-def _captions(example: LazyExample) -> tuple[str, ...]:
-    """The lines of a text that are not blank. Only a line feed ends a line: it is what the shards' writer puts in between."""
-    captions = tuple(line.strip() for line in example["text"].split("\n") if line.strip())
-    if not captions:
-        raise BadExample("it has no caption")
-    return captions
 
 
 def open_benchmark(folder: str) -> Benchmark:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.data.caches import cache_folder, write_atomically
-from jclip.data.sources import SourceError
+from jclip.data.sources import BadExample, Source, SourceError
 
 log = logging.getLogger("jclip.data")
 
@@ -42,6 +42,31 @@ def combine(*parts: bytes | str) -> str:
         digest.update(b"%c%d:" % (b"t"[0] if isinstance(part, str) else b"b"[0], len(data)))
         digest.update(data)
     return digest.hexdigest()
+
+
+def sample_fingerprint(source: Source, most: int = 64) -> str:
+    """A cheap fingerprint, 32 hexadecimal digits: of the number of examples, and of the fields of `most` of them, spread evenly.
+
+    Another source hardly ever has the same one; a change of few examples goes unseen, see `Source.fingerprint`.
+    """
+    count = min(most, len(source))
+    parts: list[bytes | str] = [str(len(source))]
+    for index in [i * (len(source) - 1) // max(1, count - 1) for i in range(count)]:
+        try:
+            example = source[index]
+            for name in example:
+                parts += [name, _content(example, name)]
+        except BadExample as problem:
+            parts.append(str(problem))
+    return combine(*parts)
+
+
+def _content(example: Mapping[str, Any], name: str) -> bytes | str:
+    try:
+        value = example[name]
+    except BadExample as problem:
+        return str(problem)
+    return value if isinstance(value, (bytes, str)) else value.tobytes() if hasattr(value, "tobytes") else repr(value)
 
 
 def file_digests(paths: Sequence[str | Path]) -> list[bytes]:

@@ -117,7 +117,10 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     from absl import flags
 
     source = open_source(config.data.source) if source is None else source
-    transforms = {name: train_transform(tower, config.data.augment) for name, tower in config.model.towers.items()}
+    transforms = {
+        name: train_transform(tower, config.data.augment, max_pixels=config.data.max_pixels)
+        for name, tower in config.model.towers.items()
+    }
     prepare = _Prepare(source, transforms, dict(config.data.fields))
     rows = config.batch_size // hosts
     examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
@@ -125,7 +128,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
-    threads = _threads() if config.data.workers == 0 else 1
+    threads = reading_threads() if config.data.workers == 0 else 1
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if config.data.workers:
         options = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
@@ -141,6 +144,7 @@ def read_once(
     host: int = 0,
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
+    start: int = 0,
 ) -> Iterator[EvalBatch]:
     """The whole source once, in its order; the same number of batches on every host, the last one padded.
 
@@ -151,6 +155,7 @@ def read_once(
         host: which host this is.
         hosts: how many there are.
         fields: where a tower finds its input in an example, where that is not its own name.
+        start: the example to begin with.
 
     Raises:
         ValueError: `hosts` does not divide batch_size, or host is out of range.
@@ -159,7 +164,8 @@ def read_once(
         raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
     read = _Read(source, transforms, fields or {})
     rows = batch_size // hosts
-    starts = range(host * rows, host * rows + -(-len(source) // batch_size) * batch_size, batch_size)
+    first = start + host * rows
+    starts = range(first, first + -(-(len(source) - start) // batch_size) * batch_size, batch_size)
     return _read_ahead(read, len(source), starts, rows)
 
 
@@ -177,13 +183,13 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
         except BadExample as problem:
             return problem
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         for start in range(0, len(source), 1024):  # not all at once: nothing waits in memory
             yield from pool.map(read, range(start, min(start + 1024, len(source))))
 
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(reading_threads())
     try:
         waiting: deque[list[Future[_Row]]] = deque()
         empty: Arrays = {}
@@ -288,7 +294,7 @@ def _collate(rows: Sequence[tuple[str, Arrays, list[str]]]) -> dict[str, Any]:
     return {"arrays": stacked, "notes": _Notes(list(keys), list(itertools.chain.from_iterable(problems)))}
 
 
-def _threads() -> int:
+def reading_threads() -> int:
     """Threads that read: one a core of this process, at most 8, for each holds a whole batch."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.folder import SUFFIXES, read_file
+from jclip.data.folder import SUFFIXES
 from jclip.data.sources import LazyExample, SourceError, split_options
 
 

@@ -1,5 +1,6 @@
 """What a source of examples is, how one is opened by its name, and how a field of an example is found."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,9 +8,9 @@ from urllib.parse import unquote
 
 Example = Mapping[str, Any]
 """One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
-u8[H,W,3], "text" a str, "label" an int or a str, where a source has them; bool[C] in a multi-label set. "captions" (tuple of
-str) are all the captions of an image that has several. A source of selection has "images" and "captions", both tuples, instead:
-image i and caption i belong together, and captions beyond the images are wrong."""
+u8[H,W,3], "text" a str (or with captions=lines a tuple of several), "label" an int or a str, where a source has them; bool[C] in
+a multi-label set. "captions" (tuple of str) are all the captions of an image that has several. A source of selection has "images"
+and "captions", both tuples, instead: image i and caption i belong together, and captions beyond the images are wrong."""
 
 SCHEMES = {
     "shapes": "shapes:train?size=64",
@@ -68,11 +69,12 @@ def open_source(spec: str) -> Source:
 
     - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes; the splits counting and
       left_right are for selection, see jclip.data.shapes_selection.
-    - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.webdataset.
+    - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.patterns.
     - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
     - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
     - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
     - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.
+    - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.
 
@@ -81,8 +83,7 @@ def open_source(spec: str) -> Source:
     """
     scheme, colon, rest = spec.partition(":")
     if scheme not in SCHEMES or not colon:
-        what = f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"
-        raise SourceError(f"source {spec!r}: {what}; use one of, for example: {'; '.join(SCHEMES.values())}")
+        raise SourceError(f"source {spec!r}: {_hint(spec)}; use one of, for example: {'; '.join(SCHEMES.values())}")
     match scheme:
         case "shapes":
             from jclip.data.shapes import open_shapes
@@ -108,6 +109,18 @@ def open_source(spec: str) -> Source:
             from jclip.data.tfds import open_tfds
 
             return open_tfds(rest)
+
+
+def _hint(spec: str) -> str:
+    """What is wrong with a name of a source that has no scheme, or one that is none."""
+    if spec.startswith("pipe:") or "://" in spec:
+        return "only files are read, at random; mount the bucket, or fetch the data"
+    if spec.partition("?")[0].endswith((".tar", "}", "*")):
+        return f"a pattern of shards has its scheme before it, 'webdataset:{spec}', in quotes: a shell would expand it"
+    if os.path.isdir(os.path.expanduser(spec)):
+        return f"a folder has its scheme before it, 'folder:{spec}'"
+    scheme, colon, _ = spec.partition(":")
+    return f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"
 
 
 def lookup(example: Example, path: str) -> Any:
@@ -157,6 +170,25 @@ def decode_text(value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadExample(f"text is not UTF-8: {error}") from None
+
+
+def text_readers(read: Callable[[], str], lines: bool) -> dict[str, Callable[[], Any]]:
+    """The readers of the fields that a text becomes: "text", or with captions=lines "text" and "captions".
+
+    With captions=lines both are the tuple of its lines that are not blank: training draws one of "text" each time, embedding
+    takes the first, and retrieval takes all of "captions". BadExample is raised where there is none.
+    """
+    if not lines:
+        return {"text": read}
+    return dict.fromkeys(("text", "captions"), lambda: caption_lines(read()))
+
+
+def caption_lines(text: str) -> tuple[str, ...]:
+    """The lines of a text that are not blank, at least one. Only a line feed ends a line."""
+    captions = tuple(line.strip() for line in text.split("\n") if line.strip())
+    if not captions:
+        raise BadExample("it has no caption")
+    return captions
 
 
 def read_lines(path: Path) -> tuple[str, ...]:

@@ -1,11 +1,21 @@
 """One pass over the headers of a tar file (POSIX ustar and pax, GNU): name, offset and size of each file in it."""
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20
-"""Largest pax header or GNU long name that is read; a longer one is no name."""
+"""Largest pax header or GNU long name; a shard is corrupt where a longer one is."""
+
+PAX_KEYS = (b"path", b"linkpath", b"size")
+"""Pax records that count, if they are of one member: a global name would be that of every member. See also SPARSE."""
+
+SPARSE = b"GNU.sparse."
+"""What the keys of pax records of sparse files begin with."""
+
+OTHER_KINDS = {b"2": "symbolic links", b"3": "devices", b"4": "devices", b"6": "pipes", b"S": "sparse files"}
+"""Members that are no files, by their type flag; directories (5) are not counted."""
 
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -43,10 +53,15 @@ class Listing:
     """Byte at which the tar is cut short or corrupt; -1: it is whole."""
     cut_name: str = ""
     """Name of the member within which that is, where it is known."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many members are no files, by what they are."""
 
 
 def list_members(path: str) -> Listing:
-    """Reads the headers of a tar. Directories, links, devices and sparse files are left out.
+    """Reads the headers of a tar, in time linear in its length.
+
+    A hard link to a file before it in the same tar is that file under another name. Symbolic links, devices and sparse files are
+    left out, and counted.
 
     Raises:
         NotTar: it does not begin with a tar header, nor with the zeros that end an empty tar.
@@ -66,57 +81,91 @@ class _Scan:
         self.file = file
         self.length = length
         self.members: list[Member] = []
-        self.everywhere: dict[str, str] = {}
-        self.next: dict[str, str] = {}
+        self.places: dict[str, Member] = {}
+        self.left_out: Counter[str] = Counter()
+        self.next: dict[bytes, bytes] = {}
+        self.all_sparse = False
 
     def run(self) -> Listing:
         offset = 0
         while True:
             block = os.pread(self.file, BLOCK, offset)
             if len(block) == BLOCK and not any(block):
-                return Listing(self.members)
+                return self._listing()
             if len(block) < BLOCK or not _checksum_holds(block):
                 if offset == 0:
                     _refuse(block)
-                return Listing(self.members, cut=offset)
+                return self._listing(cut=offset)
             try:
                 data, size = offset + BLOCK, _number(block[124:136])
                 kind = block[156:157]
                 if kind in b"xgLK":
-                    self._extend(kind, os.pread(self.file, min(size, MAX_EXTENSION), data))
+                    self._extend(kind, size, data)
                 else:
-                    size = int(self.next.get("size", size)) if kind in b"\x000\x007" else size if kind == b"S" else 0
+                    if kind in b"\x000\x007":
+                        size = _decimal(self.next[b"size"]) if b"size" in self.next else size
+                    elif kind != b"S":
+                        size = 0
                     name = self._name(block)
                     if data + size > self.length:
-                        return Listing(self.members, cut=offset, cut_name=name)
-                    if kind in b"\x0007" and not self._sparse() and not name.endswith("/"):
-                        self.members.append(Member(name, data, size))
+                        return self._listing(cut=offset, cut_name=name)
+                    self._take(kind, name, Member(name, data, size), block)
                     if kind == b"S":
                         data += _sparse_extension(self.file, block, data)
-                    self.next = dict(self.everywhere)
+                    self.next = {}
             except ValueError:
-                return Listing(self.members, cut=offset)
+                return self._listing(cut=offset)
             offset = data + -(-size // BLOCK) * BLOCK
 
+    def _listing(self, cut: int = -1, cut_name: str = "") -> Listing:
+        return Listing(self.members, cut, cut_name, self.left_out)
+
     def _name(self, block: bytes) -> str:
-        if "path" in self.next:
-            return self.next["path"]
+        if b"path" in self.next:
+            return _string(self.next[b"path"])
         name = _string(block[:100])
         prefix = _string(block[345:500]) if block[257:263] == b"ustar\0" else ""
         return f"{prefix}/{name}" if prefix else name
 
-    def _sparse(self) -> bool:
-        return any(key.startswith("GNU.sparse.") for key in self.next)
+    def _take(self, kind: bytes, name: str, member: Member, block: bytes) -> None:
+        """Adds a member, if it is a file or a link to one."""
+        if kind in b"\x0007":
+            if name.endswith("/"):
+                return
+            if self.all_sparse or any(key.startswith(SPARSE) for key in self.next):
+                self.left_out["sparse files"] += 1
+                return
+        elif kind == b"1":
+            target = self.places.get(_string(self.next.get(b"linkpath", block[157:257])))
+            if target is None:
+                self.left_out["hard links to files that are not in the shard"] += 1
+                return
+            member = Member(name, target.offset, target.size)
+        elif kind != b"5":
+            self.left_out[OTHER_KINDS.get(kind, "members of unknown kinds")] += 1
+            return
+        else:
+            return
+        self.members.append(member)
+        self.places[name] = member
 
-    def _extend(self, kind: bytes, data: bytes) -> None:
-        """Takes in an extension header: pax records (x for the next member, g for all) or a GNU long name (L)."""
+    def _extend(self, kind: bytes, size: int, place: int) -> None:
+        """Takes in an extension header: pax records (x for the next member, g for all), a GNU long name (L) or link (K)."""
+        if size > MAX_EXTENSION:
+            raise ValueError("longer than a header can be")
+        data = os.pread(self.file, size, place)
+        if len(data) < size:
+            raise ValueError("cut within a header")
         if kind == b"L":
-            self.next["path"] = _string(data)
-        elif kind in b"xg":
+            self.next[b"path"] = data
+        elif kind == b"K":
+            self.next[b"linkpath"] = data
+        else:
             records = _pax_records(data)
-            self.next.update(records)
-            if kind == b"g":
-                self.everywhere.update(records)
+            if kind == b"x":
+                self.next.update(records)
+            elif any(key.startswith(SPARSE) for key in records):
+                self.all_sparse = True
 
 
 def _refuse(block: bytes) -> None:
@@ -150,17 +199,31 @@ def _string(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _pax_records(data: bytes) -> dict[str, str]:
-    """Records of "LENGTH KEY=VALUE\\n", where LENGTH counts the whole record."""
-    records: dict[str, str] = {}
-    while data.strip(b"\0"):
-        digits, space, _ = data.partition(b" ")
-        length = int(digits)
-        key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
-        if not space or not equals or length <= len(digits) + 1:
+def _decimal(field: bytes) -> int:
+    """A number of a pax record. Raises ValueError for what is none, is negative or beyond 62 bits."""
+    if not field.isdigit() or len(field) > 20 or int(field) >= 1 << 62:
+        raise ValueError("not a number in range")
+    return int(field)
+
+
+def _pax_records(data: bytes) -> dict[bytes, bytes]:
+    """The records that count, of "LENGTH KEY=VALUE\\n" after each other, where LENGTH counts the whole record.
+
+    Raises:
+        ValueError: a record has no key, or a length that is none or beyond the end.
+    """
+    records: dict[bytes, bytes] = {}
+    place, end = 0, len(data.rstrip(b"\0"))
+    while place < end:
+        space = data.find(b" ", place, place + 20)
+        past = place + _decimal(data[place:space])
+        equals = data.find(b"=", space + 1, past - 1) if place < space < past <= len(data) else -1
+        if equals < 0:
             raise ValueError("not a pax record")
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
+        key = data[space + 1 : equals]
+        if key in PAX_KEYS or key.startswith(SPARSE):
+            records[key] = data[equals + 1 : past - 1]
+        place = past
     return records
 
 

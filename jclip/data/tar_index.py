@@ -1,30 +1,44 @@
-"""The index of a tar file: where each member of each sample lies, kept as a memory-mapped array beside the file or in a cache."""
+"""The index of a tar file: where each member of each sample lies, kept as an array in a file beside it or in a cache."""
 
 import hashlib
+import json
 import logging
+import mmap
 import os
 import stat
-import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jclip.data.caches import cache_folder, write_atomically
-from jclip.data.sources import SourceError
-from jclip.data.tar_headers import CompressedTar, NotTar, list_members
+from jclip.data.samples import group
+from jclip.data.tar_headers import list_members
 
 log = logging.getLogger("jclip.data")
 
-VERSION = 1
+VERSION = 2
 """Of the format below; an index of another version is built anew."""
 
-HEADER = 8
-"""Numbers before the tables: version, the shard's size and mtime in ns, counts of samples and members, bytes of text, where the
-shard is cut (-1: it is whole), and one to spare."""
+HEADER = 12
+"""Numbers before the tables: version; the shard's size, mtime and ctime in ns, and inode; counts of samples and members; bytes of
+text, and of the notes at its end; where the shard is cut (-1: it is whole); and two of the digest of all else."""
+
+DIGEST = slice(10, 12)
+
+TICK_NS = 20_000_000
+"""A shard must have been left alone for so long before it is scanned: the clock that file systems write times by moves on every
+4 to 10 ms, and a second change within one of its ticks would not show."""
+
+SHOWN = 40
+"""Combinations of fields that the notes count; the rarer ones are counted together."""
+
+State = tuple[int, int, int, int]
+"""What changes when a file does: its size, mtime and ctime (which nobody can set back) in ns, and inode."""
 
 
 @dataclass(frozen=True)
@@ -33,132 +47,151 @@ class ShardIndex:
 
     The array is i64: HEADER numbers; where the members of each sample begin, and their total; where each name begins in the
     text, and where the names end; (extension, offset, size) of each member; then the text in UTF-8, padded to 8 bytes: the
-    names without separators, and the extensions, a line each.
+    names without separators, the extensions, a line each, and the notes.
     """
 
     data: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return int(self.data[3])
+        return int(self.data[5])
+
+    @property
+    def state(self) -> State:
+        """The shard's when it was scanned."""
+        size, mtime, ctime, inode = self.data[1:5].tolist()
+        return size, mtime, ctime, inode
 
     @property
     def cut(self) -> int:
         """Byte at which the shard is cut short or corrupt; -1 if it is whole."""
-        return int(self.data[6])
+        return int(self.data[9])
+
+    def notes(self) -> dict[str, dict[str, int]]:
+        """Counts: "fields", of samples by the fields they have (see `Samples.fields`), and "left_out", of the rest by reason."""
+        samples, members, text, notes = self.data[5:9].tolist()
+        words = self.data[HEADER + 2 * (samples + 1) + 3 * members :].view(np.uint8)
+        found: dict[str, dict[str, int]] = json.loads(words[text - notes : text].tobytes())
+        return found
 
     def sample(self, number: int) -> tuple[str, list[tuple[str, int, int]]]:
         """Name and (extension, offset, size) of each member of a sample."""
-        samples, members, text = self.data[3:6].tolist()
+        samples, members, text, notes = self.data[5:9].tolist()
         names = HEADER + samples + 1
         table = names + samples + 1
         first, past = self.data[HEADER + number : HEADER + number + 2].tolist()
         start, end = self.data[names + number : names + number + 2].tolist()
         words = self.data[table + 3 * members :].view(np.uint8)
-        extensions = _text(words[int(self.data[table - 1]) : text]).split("\n")
+        extensions = _text(words[int(self.data[table - 1]) : text - notes]).split("\n")
         rows = self.data[table + 3 * first : table + 3 * past].reshape(-1, 3).tolist()
         return _text(words[start:end]), [(extensions[extension], offset, size) for extension, offset, size in rows]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What `load_or_build` found."""
+class Indexes:
+    """Reads the indexes of shards, and builds those that are missing, older than their shard, or damaged.
 
-    indexes: dict[str, ShardIndex]
-    """By path, of every file that is a tar."""
-    skipped: list[str]
-    """ "path: reason" of the others."""
-    cut: list[str]
-    """ "path: reason" of those that are cut short or corrupt, and are used up to there."""
-
-
-def load_or_build(paths: list[str]) -> Loaded:
-    """The indexes of all `paths`, built where they are missing or older than the file; shows progress if that takes long.
-
-    Raises:
-        SourceError: a file is a compressed tar.
+    The digest of a file of an index is looked at once in a process. An index that can be written nowhere is kept in memory.
     """
-    loaded = Loaded({}, [], [])
-    for path in _progress(paths):
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[Path]] = {}
+        self._checked: dict[Path, State] = {}
+        self._unsaved: dict[str, ShardIndex] = {}
+
+    def read(self, path: str, status: os.stat_result | None = None) -> ShardIndex:
+        """The index of a shard, whose status is given where it is known.
+
+        Raises:
+            NotTar: the file is not a tar, or a compressed one.
+            OSError: it cannot be read.
+        """
+        state = state_of(status or os.stat(path))
+        places = self._places.get(path) or self._places.setdefault(path, list(_places(path)))
+        for place in places:
+            data = self._load(place, state)
+            if data is not None:
+                return ShardIndex(data)
+        kept = self._unsaved.get(path)
+        if kept is not None and kept.state == state:
+            return kept
+        index = ShardIndex(_build(path))
+        if not any(_save(place, index.data) for place in places):
+            self._unsaved[path] = index
+        return index
+
+    def _load(self, place: Path, state: State) -> NDArray[np.int64] | None:
+        """The array in a file, without the map of np.load that keeps a file open; None where it is none of this shard."""
         try:
-            index = read_index(path)
-        except CompressedTar as error:
-            raise SourceError(f"shard {path}: {error}") from None
-        except NotTar as error:
-            loaded.skipped.append(f"{path}: {error}")
-            log.warning("shard skipped: %s: %s", path, error)
-            continue
-        loaded.indexes[path] = index
-        if index.cut >= 0:
-            loaded.cut.append(f"{path}: cut short or corrupt after {index.cut} bytes")
-            log.warning("shard %s is cut short or corrupt: its %d samples up to byte %d are used", path, len(index), index.cut)
-        elif not len(index):
-            log.warning("shard %s has no samples", path)
-    return loaded
+            file = os.open(place, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
+            return None
+        try:
+            own = state_of(os.fstat(file))
+            content = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(file)
+        start = 10 + int.from_bytes(content[8:10], "little")
+        if content[:8] != b"\x93NUMPY\x01\x00" or (len(content) - start) % 8 or len(content) < start + 8 * HEADER:
+            return None
+        data = np.frombuffer(content, "<i8", offset=start)
+        if int(data[0]) != VERSION or tuple(data[1:5].tolist()) != state:
+            return None
+        if self._checked.get(place) != own:
+            if not np.array_equal(data[DIGEST], _digest(data)):
+                log.warning("index %s is damaged, and is built again", place)
+                return None
+            self._checked[place] = own
+        return data
 
 
-def read_index(path: str) -> ShardIndex:
-    """The index of one shard: from its file if that is newer than the shard's last change, else built and saved.
+def state_of(status: os.stat_result) -> State:
+    """See State."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, _signed(status.st_ino)
 
-    Raises:
-        NotTar: the file is not a tar, or a compressed one.
-    """
+
+def _signed(number: int) -> int:
+    """Inodes are 64 bits without a sign, and the index has a sign."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _build(path: str) -> NDArray[np.int64]:
+    since = time.time_ns() - os.stat(path).st_ctime_ns
+    if 0 <= since < TICK_NS:
+        time.sleep((TICK_NS - since) / 1e9)
     status = os.stat(path)
-    places = list(_places(path))
-    for place in places:
-        try:
-            data = np.load(place, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            continue
-        fits = data.dtype == np.int64 and data.ndim == 1 and data.size >= HEADER
-        if fits and data[:3].tolist() == [VERSION, status.st_size, status.st_mtime_ns]:
-            return ShardIndex(np.asarray(data))  # a plain view: slices of np.memmap itself take 5 us each
-    data = _build(path, status)
-    for place in places:
-        if _save(place, data):
-            break
-    return ShardIndex(data)
-
-
-def _build(path: str, status: os.stat_result) -> NDArray[np.int64]:
     listing = list_members(path)
-    samples: dict[str, list[tuple[int, int, int]]] = {}
+    samples = group(listing.members, listing.cut_name)
     extensions: dict[str, int] = {}
-    last: dict[str, str] = {}
-    for member in listing.members:
-        name, extension = _split(member.name)
-        if not extension:
-            continue
-        number = extensions.setdefault(extension, len(extensions))
-        key = last.get(name, name)
-        if any(number == other for other, _, _ in samples.get(key, ())):
-            last[name] = key = _unused(name, samples)
-        samples.setdefault(key, []).append((number, member.offset, member.size))
-    lost, _ = _split(listing.cut_name)
-    samples.pop(last.get(lost, lost), None)
-
-    names = [name.encode("utf-8", "surrogateescape") for name in samples]
-    rows = [row for group in samples.values() for row in group]
-    text = b"".join(names) + "\n".join(extensions).encode("utf-8", "surrogateescape")
+    rows = [
+        (extensions.setdefault(extension, len(extensions)), member.offset, member.size)
+        for members in samples.members.values()
+        for extension, member in members
+    ]
+    names = [name.encode("utf-8", "surrogateescape") for name in samples.members]
+    fields = samples.fields().most_common()
+    counts: dict[str, Any] = dict(fields[:SHOWN])
+    if rest := sum(count for _, count in fields[SHOWN:]):
+        counts["..."] = rest
+    notes = json.dumps({"fields": counts, "left_out": listing.left_out + samples.left_out}).encode()
+    text = b"".join(names) + "\n".join(extensions).encode("utf-8", "surrogateescape") + notes
     tables: list[ArrayLike] = [
-        [VERSION, status.st_size, status.st_mtime_ns, len(samples), len(rows), len(text), listing.cut, 0],
-        np.cumsum([0, *map(len, samples.values())]),
+        [VERSION, *state_of(status), len(names), len(rows), len(text), len(notes), listing.cut, 0, 0],
+        np.cumsum([0, *map(len, samples.members.values())]),
         np.cumsum([0, *map(len, names)]),
         np.array(rows, np.int64).ravel(),
         np.frombuffer(text + bytes(-len(text) % 8), np.int64),
     ]
-    return np.concatenate(tables, dtype=np.int64)
+    data = np.concatenate(tables, dtype=np.int64)
+    data[DIGEST] = _digest(data)
+    return data
 
 
-def _split(name: str) -> tuple[str, str]:
-    """A member's name, split at the first dot of its last part; no extension for what belongs to no sample."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower().replace("\n", " ") if stem else ""
-
-
-def _unused(name: str, samples: dict[str, list[tuple[int, int, int]]]) -> str:
-    """A key for a second sample of one name."""
-    return next(key for key in (f"{name}#{i}" for i in count(2)) if key not in samples)
+def _digest(data: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Two numbers that stand for all others of an index."""
+    found = hashlib.blake2b(data[: DIGEST.start].tobytes(), digest_size=16)
+    found.update(np.ascontiguousarray(data[DIGEST.stop :]).data)
+    return np.frombuffer(found.digest(), np.int64)
 
 
 def _places(path: str) -> Iterator[Path]:
@@ -180,16 +213,6 @@ def _save(place: Path, data: NDArray[np.int64]) -> bool:
         log.info("index not saved: %s", error)
         return False
     return True
-
-
-def _progress(paths: list[str]) -> Iterable[str]:
-    """The paths, with a bar on a terminal after the first seconds, and a line in the log otherwise."""
-    if not sys.stderr.isatty():
-        return paths
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(paths, "indexing shards", console=Console(stderr=True), transient=True, disable=len(paths) < 4)
 
 
 def _text(words: NDArray[np.uint8]) -> str:

@@ -17,13 +17,17 @@ from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 Generator = np.random.Generator
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded: 64 M pixels take 256 MB. The largest photographs of crawls fit."""
+"""Larger images are refused before they are decoded, unless more is asked for: 64 M pixels take 256 MB. The largest photographs
+of crawls fit."""
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused: they are no captions, and cleaning one takes a second."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Image formats that are decoded; Pillow's other decoders are never given foreign bytes."""
+
+FULL_RANGES: Mapping[str, tuple[int, ...]] = {"I": (65535,), "F": (1, 255, 65535)}
+"""What white is in Pillow's modes of one band of 32 bits, integers and floats: the least of these that no pixel exceeds."""
 
 FILTERS: Mapping[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -51,14 +55,22 @@ class Compose:
         return value
 
 
-def eval_transform(tower: Tower) -> Compose:
+def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Compose:
     """How an example's value becomes the input of `tower`, nothing random: u8[S,S,3] of an image, i32[L] of a text.
 
-    The pixels are those of open_clip's evaluation transform, bit for bit. Raises ConfigError if the tower has a vocabulary file
-    that cannot be used.
+    The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
+
+    Args:
+        tower: whose input is made.
+        max_pixels: of an image; a larger one is a BadExample.
+        upright: turn images as their EXIF data say. Protocols and training do not: open_clip does not.
+        empty_texts: whether an empty text is a text. In protocols and training it is a BadExample.
+
+    Raises:
+        ConfigError: the tower has a vocabulary file that cannot be used.
     """
     if isinstance(tower, TextTower):
-        return _text_transform(tower)
+        return _text_transform(tower, empty_texts)
     how, size = tower.preprocess, tower.image_size
     resize = Resize(size, how.resize, how.interpolation)
     fit: tuple[Transform, ...]
@@ -69,19 +81,19 @@ def eval_transform(tower: Tower) -> Compose:
             fit = (resize, Pad(size, how.fill))
         case "squash":
             fit = (resize,)
-    return Compose((Decode(), *fit, ToRgb(), ToArray()))
+    return Compose((Decode(max_pixels, upright), *fit, ToRgb(), ToArray()))
 
 
-def train_transform(tower: Tower, augment: Augment) -> Compose:
+def train_transform(tower: Tower, augment: Augment, *, max_pixels: int = MAX_PIXELS) -> Compose:
     """How an example's value becomes the input of `tower` in training: u8[S,S,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to the square; with resize="longest" the image is padded to a square before.
-    Needs an `rng`, except for texts.
+    Needs an `rng`, except for texts. Images of more than `max_pixels` are BadExamples.
     """
     if isinstance(tower, TextTower):
         return _text_transform(tower)
     how = tower.preprocess
-    steps: list[Transform] = [Decode(), ToRgb()]
+    steps: list[Transform] = [Decode(max_pixels), ToRgb()]
     if how.resize == "longest":
         steps.append(PadToSquare(how.fill))
     steps.append(RandomResizedCrop(tower.image_size, augment.scale, augment.ratio, how.interpolation))
@@ -90,45 +102,53 @@ def train_transform(tower: Tower, augment: Augment) -> Compose:
     return Compose((*steps, ToArray()))
 
 
-def _text_transform(tower: TextTower) -> Compose:
+def _text_transform(tower: TextTower, empty: bool = False) -> Compose:
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
-    return Compose((Tokenize(tower.tokenizer, tower.context_length),))
+    return Compose((Tokenize(tower.tokenizer, tower.context_length, empty),))
 
 
 @dataclass(frozen=True)
 class Decode:
-    """Encoded bytes, u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], or a Pillow image, to a Pillow image.
+    """Encoded bytes, u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], or a Pillow image, to a Pillow image of 8 bits a band.
 
-    The first frame of an animation; EXIF rotation is not applied, as in open_clip. Raises BadExample for bytes that are
-    no image, are cut short or corrupt, or hold more than `max_pixels` (which is found before decoding).
+    The first frame of an animation; EXIF rotation is applied to encoded bytes if `upright`, and otherwise not, as in open_clip.
+    One band of more bits is scaled by its full range, where Pillow and open_clip clip it to white: 16 bits (I;16) by 65535; 32
+    bits (I, F) by the least of FULL_RANGES that no pixel exceeds, and where there is none or a pixel is negative, its darkest
+    pixel becomes 0 and its brightest 255.
+
+    Raises BadExample for bytes that are no image, are cut short or corrupt, or hold more than `max_pixels` (which is found before
+    decoding), and for pixels that are not finite.
     """
 
     max_pixels: int = MAX_PIXELS
+    upright: bool = False
 
     def __call__(self, value: Any, rng: Generator | None = None) -> Image.Image:
         if isinstance(value, np.ndarray):
             return self._from_array(value)
         if isinstance(value, Image.Image):
             self._check_size(value.width, value.height)
-            return value
+            return _eight_bits(value)
         if not isinstance(value, bytes):
             raise BadExample(f"image is a {type(value).__name__}, not encoded bytes or an array")
+        if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow's own limit, of the whole process, warns and then refuses
         try:
-            image = Image.open(BytesIO(value), formats=FORMATS)
+            image: Image.Image = Image.open(BytesIO(value), formats=FORMATS)
             self._check_size(image.width, image.height)
             if image.format == "PNG":
                 Image.open(BytesIO(value), formats=("PNG",)).verify()  # `load` does not look at the checksums of pixels
             image.load()
-        except (BadExample, MemoryError):
+        except BadExample:
             raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on foreign bytes
+        except Exception as error:  # Pillow's decoders raise nearly anything on foreign bytes, MemoryError too
             what = f"{len(value)} bytes that are no {', '.join(FORMATS)}"
             why = what if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
             raise BadExample(f"image cannot be decoded: {why}") from None
         # A transparent colour means nothing in RGB, but Pillow would warn about it at each conversion.
         if image.mode in ("1", "L", "P", "RGB"):
             image.info.pop("transparency", None)
-        return image
+        return _eight_bits(_turned(image) if self.upright else image)
 
     def _from_array(self, value: NDArray[Any]) -> Image.Image:
         if value.dtype != np.uint8 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] not in (1, 3, 4)):
@@ -141,6 +161,38 @@ class Decode:
             raise BadExample(f"image has {width} x {height} pixels")
         if width * height > self.max_pixels:
             raise BadExample(f"image has {width} x {height} pixels, more than {self.max_pixels}")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """An image as its EXIF data say it is held; as it is where these cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data raise nearly anything, and the pixels are sound
+        return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """One band of 16 or 32 bits as one of 8, scaled as `Decode` says; other modes as they are."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_scaled(np.asarray(image), 0, 65535))
+    if image.mode not in FULL_RANGES:
+        return image
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise BadExample("image has pixels that are not finite")
+    white = next((white for white in FULL_RANGES[image.mode] if low >= 0 and high <= white), None)
+    return Image.fromarray(_scaled(values, low, high) if white is None else _scaled(values, 0, white))
+
+
+def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """`low` to 0 and `high` to 255, rounded. Band by band of rows: whole copies as floats would take a gigabyte."""
+    scaled = np.empty(values.shape, np.uint8)
+    factor = np.float32(255 / max(high - low, 1e-30))
+    for top in range(0, len(values), 64):
+        rows = values[top : top + 64].astype(np.float32)
+        scaled[top : top + 64] = np.rint((rows - np.float32(low)) * factor)
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -267,7 +319,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class ToRgb:
-    """Any Pillow mode to RGB; transparency is dropped, not blended."""
+    """Any Pillow mode to RGB; transparency is dropped, not blended.
+
+    Evaluation resizes before this step, as open_clip does, weighing colours by their opacity; transformers after it.
+    """
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
         return value.convert("RGB")
@@ -283,16 +338,24 @@ class ToArray:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """A text (str, or UTF-8 bytes) to i32[context_length]; an empty or blank one is a BadExample."""
+    """A text (str, or UTF-8 bytes) to i32[context_length]; of a tuple of texts one is drawn, or without `rng` the first.
+
+    An empty or blank text is a BadExample, unless `empty`.
+    """
 
     tokenizer: Tokenizer = Tokenizer()
     context_length: int = 77
+    empty: bool = False
 
     def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:
+        if isinstance(value, tuple):
+            if not value:
+                raise BadExample("there is no caption")
+            value = value[0 if rng is None else int(rng.integers(len(value)))]
         text = decode_text(value) if isinstance(value, bytes) else value
         if not isinstance(text, str):
             raise BadExample(f"caption is a {type(text).__name__}, not a text")
-        if not text.strip():
+        if not text.strip() and not self.empty:
             raise BadExample("caption is empty")
         if len(text) > MAX_CHARACTERS:
             raise BadExample(f"caption has {len(text)} characters, more than {MAX_CHARACTERS}")

@@ -1,61 +1,78 @@
 """The source `webdataset`: tar files of samples, read at random through an index of their headers."""
 
-import glob
 import json
+import logging
 import os
 import re
+import resource
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate, product
+from itertools import accumulate
 from typing import Any
 
+from jclip.data.files import MAX_BYTES
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text
-from jclip.data.tar_index import ShardIndex, load_or_build, read_index
+from jclip.data.patterns import expand
+from jclip.data.samples import FIELDS, RARE_IMAGES
+from jclip.data.shards import Loaded, load_shards
+from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
+from jclip.data.tar_headers import NotTar
+from jclip.data.tar_index import Indexes
 
-FIELDS = {
-    **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp"), "image"),
-    "txt": "text",
-    "cls": "label",
-    "json": "json",
-}
-"""Which field a member becomes, by its extension. Any other extension is itself the name of a field of raw bytes."""
+log = logging.getLogger("jclip.data")
 
 OPEN_SHARDS = 128
-"""Shards whose file and index are held open by a process at a time."""
+"""Shards whose file and index are held open by a process at a time, at most; see also `_most_open`."""
 
 
 class WebDataset:
     """The samples of tar files, in the order of the files' names.
 
-    Members that share a name up to the first dot of their last part are one sample (webdataset's rule); its key is
-    "SHARD:NAME". Fields: see FIELDS; each is read and decoded when it is asked for, which raises BadExample if it is broken.
-    Nothing is ever extracted, and names are no more than text.
+    Members that share a name up to the first dot of their last part are one sample (webdataset's rule, and that of
+    jclip.data.samples where a name comes twice); its key is "SHARD:NAME". Fields: see FIELDS, and RARE_IMAGES; of several images
+    the first member counts. Each is read and decoded when it is asked for, which raises BadExample if it is broken. Nothing is
+    ever extracted, and names are no more than text.
     """
 
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
-    def __init__(self, paths: list[str], names: list[str], counts: list[int], skipped: list[str], cut: list[str]) -> None:
-        self.skipped_shards = tuple(skipped)
+    def __init__(self, loaded: Loaded, lines: bool = False) -> None:
+        self.lines = lines
+        """Whether each line of a text is a caption, see `text_readers`."""
+        self.skipped_shards = tuple(loaded.skipped)
         """ "path: reason" of each file that is no tar, and was left out."""
-        self.cut_shards = tuple(cut)
+        self.cut_shards = tuple(
+            f"{shard.path}: cut short or corrupt after {shard.cut} bytes" for shard in loaded.shards if shard.cut >= 0
+        )
         """ "path: reason" of each file that is cut short or corrupt, and is used up to there."""
-        self._paths = paths
-        self._names = names
-        self._ends = list(accumulate(counts))
+        self.fields = dict(loaded.total("fields"))
+        """How many samples have which fields, whose names are joined by a space."""
+        self.left_out = dict(loaded.total("left_out"))
+        """How many things in the shards are in no sample, by the reason."""
+        self.shard_count = len(loaded.shards)
+        """Files that are used."""
+        self._paths = [shard.path for shard in loaded.shards]
+        self._names = _short_names(self._paths)
+        self._ends = list(accumulate(shard.samples for shard in loaded.shards))
+        self._start()
+
+    def _start(self) -> None:
+        """What every process has of its own: open files."""
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._indexes = Indexes()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process."""
-        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock", "_indexes")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=OrderedDict(), _lock=threading.Lock())
+        vars(self).update(state)
+        self._start()
 
     @property
     def shards(self) -> dict[str, int]:
@@ -76,6 +93,10 @@ class WebDataset:
             field = FIELDS.get(extension, extension)
             if field != "key":
                 readers.setdefault(field, partial(_read, shard, extension, offset, size))
+        if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
+            readers["image"] = readers[rare]
+        if self.lines and "text" in readers:
+            readers |= text_readers(readers["text"], lines=True)
         return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
 
     def fingerprint(self) -> str:
@@ -84,13 +105,22 @@ class WebDataset:
 
     def _shard(self, number: int) -> "_OpenShard":
         """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
-        shard = self._open.get(number) or _OpenShard(self._paths[number])
+        shard = self._open.get(number)
+        if shard is None:
+            samples = self._ends[number] - (self._ends[number - 1] if number else 0)
+            shard = _OpenShard(self._paths[number], self._indexes, samples)
         with self._lock:
             shard = self._open.setdefault(number, shard)
             self._open.move_to_end(number)
-            if len(self._open) > OPEN_SHARDS:
+            while len(self._open) > _most_open():
                 self._open.popitem(last=False)
         return shard
+
+
+def _most_open() -> int:
+    """OPEN_SHARDS, or less where a process may have few files open: a shard takes two, and others need some too."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return OPEN_SHARDS if limit == resource.RLIM_INFINITY else max(1, min(OPEN_SHARDS, limit // 8))
 
 
 def _printable(name: str) -> str:
@@ -100,11 +130,16 @@ def _printable(name: str) -> str:
 
 
 class _OpenShard:
-    """A shard's file descriptor and index."""
+    """A shard's file descriptor and index. Raises BadExample where it is not what it was when the source was opened."""
 
-    def __init__(self, path: str) -> None:
-        self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self.index: ShardIndex = read_index(path)
+    def __init__(self, path: str, indexes: Indexes, samples: int) -> None:
+        try:
+            self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self.index = indexes.read(path, os.fstat(self.file))
+        except (OSError, NotTar) as error:
+            raise BadExample(f"its shard {path} cannot be read: {error}") from None
+        if len(self.index) != samples:
+            raise BadExample(f"its shard {path} was changed: it had {samples} samples, and has {len(self.index)}")
 
     def __del__(self) -> None:
         if hasattr(self, "file"):
@@ -113,6 +148,8 @@ class _OpenShard:
 
 def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     """The decoded value of one member."""
+    if size > MAX_BYTES:
+        raise BadExample(f"its .{extension} has {size} bytes, more than {MAX_BYTES}")
     try:
         value = os.pread(shard.file, size, offset)
     except OSError as error:
@@ -135,74 +172,44 @@ def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
     return value
 
 
-def open_webdataset(pattern: str) -> Source:
-    """Opens all shards that `pattern` names, or a folder of CLIP_benchmark's layout (jclip.data.benchmark).
+def open_webdataset(spec: str) -> Source:
+    """Opens all shards that a pattern names, or a folder of CLIP_benchmark's layout (jclip.data.benchmark).
 
     Nothing that lies beside shards which a pattern names is looked at: their labels have no names.
 
     Args:
-        pattern: a path with globs (*, ?, [ab]) and brace ranges ({00000..00099}, zero-padded as its first number is, or
-            {a,b}). A path that a brace range names must exist.
+        spec: "PATTERN[?captions=lines]", see jclip.data.patterns for the patterns, and `text_readers` for the option.
 
     Raises:
-        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark.
+        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark; no such option.
     """
-    if os.path.isfile(os.path.join(pattern, "nshards.txt")):
+    pattern, lines = spec, False
+    if match := re.fullmatch(r"(.*)\?([a-z]+)=(.*)", spec):  # a question mark alone is a glob
+        if (match[2], match[3]) != ("captions", "lines"):
+            raise SourceError(f"source 'webdataset:{spec}': the option {match[2]}={match[3]} is unknown; use captions=lines")
+        pattern, lines = match[1], True
+    folder = os.path.expanduser(pattern)
+    if os.path.isfile(os.path.join(folder, "nshards.txt")):
         from jclip.data.benchmark import open_benchmark
 
-        return open_benchmark(pattern)
-    return open_shards(expand(pattern), pattern)
+        if lines:
+            raise SourceError(f"source 'webdataset:{spec}': dataset_type.txt says what lines are; leave out captions=")
+        return open_benchmark(folder)
+    return open_shards(expand(pattern), pattern, lines)
 
 
-def open_shards(paths: list[str], pattern: str) -> WebDataset:
+def open_shards(paths: list[str], pattern: str, lines: bool = False) -> WebDataset:
     """Opens the shards at `paths`, in that order; `pattern` is what an error names. Raises SourceError as `open_webdataset`."""
-    loaded = load_or_build(paths)
-    if not any(len(index) for index in loaded.indexes.values()):
-        reasons = "; ".join(loaded.skipped[:3]) or "all are empty"
-        raise SourceError(f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {reasons}")
-    used = [path for path in paths if path in loaded.indexes]
-    counts = [len(loaded.indexes[path]) for path in used]
-    return WebDataset(used, _short_names(used), counts, loaded.skipped, loaded.cut)
-
-
-def expand(pattern: str) -> list[str]:
-    """The sorted paths that a pattern of `open_webdataset` names. Raises SourceError where there are none."""
-    paths: set[str] = set()
-    for path in _braces(pattern):
-        if os.path.exists(path):
-            paths.add(path)
-        elif glob.has_magic(path):
-            paths.update(glob.glob(path))
-        else:
-            raise SourceError(
-                f"source 'webdataset:{pattern}': there is no file {path!r}; folder: {os.path.dirname(path) or '.'!r}"
-            )
-    folders = [path for path in paths if os.path.isdir(path)]
-    if folders:
+    loaded = load_shards(paths)
+    if not any(shard.samples for shard in loaded.shards):
+        reasons = [*loaded.skipped[:3], *(f"{count} {what}" for what, count in loaded.total("left_out").items())]
         raise SourceError(
-            f"source 'webdataset:{pattern}': {folders[0]!r} is a folder; name its files, as in {folders[0]}/*.tar "
-            "(a folder of CLIP_benchmark's layout has nshards.txt in it)"
+            f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {'; '.join(reasons) or 'all are empty'}"
         )
-    if not paths:
-        raise SourceError(f"source 'webdataset:{pattern}': no file matches; check the path, globs and ranges such as {{00..09}}")
-    return sorted(paths)
-
-
-def _braces(pattern: str) -> list[str]:
-    """Expands {00..99} and {a,b}."""
-    parts: list[list[str]] = []
-    for i, part in enumerate(re.split(r"\{([^{}]*)\}", pattern)):
-        if i % 2 == 0:
-            parts.append([part])
-        elif ends := re.fullmatch(r"(\d+)\.\.(\d+)", part):
-            low, high = ends.groups()
-            if int(low) > int(high):
-                raise SourceError(f"source 'webdataset:{pattern}': the range {{{part}}} is empty; write {{{high}..{low}}}")
-            width = len(low) if low.startswith("0") else 0
-            parts.append([str(number).zfill(width) for number in range(int(low), int(high) + 1)])
-        else:
-            parts.append(part.split(","))
-    return ["".join(choice) for choice in product(*parts)]
+    source = WebDataset(loaded, lines)
+    if source.left_out:
+        log.warning("left out of the shards: %s", "; ".join(f"{count} {what}" for what, count in source.left_out.items()))
+    return source
 
 
 def _short_names(paths: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from jclip.config import ConfigError, Labels, Model
 from jclip.data import Source, open_source
 from jclip.eval.embed import Embedded, EmbeddedTexts, Functions, embed_source, embed_texts
-from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, make_classes, read_entries
+from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, find_class, make_classes, read_entries
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Examples(NamedTuple):
     place: np.ndarray
     """int64 [n]: where they are in the source."""
     counts: dict[str, int]
-    """"examples", and "broken" and "left_out" where there are any."""
+    """"examples", and "broken", "left_out" and "labelled_by_position" where there are any."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,14 @@ class LabelledBench:
 
     def candidates(self, source: str, only: tuple[str, ...]) -> np.ndarray:
         """Indices of the classes that examples of a source may be given, ascending: of a mask, or else those that it names."""
-        own = read_entries(only, "masks") or self.sources[source].classes
-        labels = [self.classes.labels[i] for i in self.classes.candidates]
-        if unknown := [name for name in only and own if name not in labels]:
-            raise ConfigError(f"evaluation: the mask of {source} has {unknown[0]!r}, which is no class; see masks")
-        known = [i for i, name in enumerate(labels) if name in own]
-        return np.array(known or range(len(labels)))
+        indices = [find_class(name, self.classes.labels, f"the mask of {source}") for name in read_entries(only, "masks")]
+        if not only:
+            indices = [index for index in self.classes.own(self.sources[source]).places if index is not None]
+        place = {index: i for i, index in enumerate(self.classes.candidates)}
+        if strange := [index for index in indices if only and index not in place]:
+            name = self.classes.labels[strange[0]]
+            raise ConfigError(f"evaluation: the mask of {source} has {name!r}, which labels.only leaves out; see masks")
+        return np.array(sorted({place[index] for index in indices if index in place}))
 
     def examples(self, params: Any, source: str, tower: str, *, pooled: bool) -> Examples:
         """Those of a source that can be read and whose class is a candidate.
@@ -111,12 +113,14 @@ class LabelledBench:
         """
         if source not in self._read:
             self._read[source] = self.classes.read(self.sources[source], self.field)
-        label, several = self._read[source]
+        label, several, by_position = self._read[source]
         embedded = self.bench.embed(params, source, tower)
         used = embedded.read & (label >= 0)
         counts = {"examples": int(used.sum())}
         if broken := int(np.sum(~embedded.read | (label == BROKEN))):
             counts["broken"] = broken
+        if by_position:
+            counts["labelled_by_position"] = counts["examples"]
         if left_out := int(np.sum(embedded.read & (label == LEFT_OUT))):
             counts["left_out"] = left_out
         if not used.any():

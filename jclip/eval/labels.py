@@ -1,7 +1,7 @@
 """Classes and labels: what the classes are called, which of them are candidates, and the labels of a source's examples."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 
 from jclip.config import ConfigError, Labels
 from jclip.data import BadExample, Source, read_field
+from jclip.data.names import NameIndex, match_names
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,23 @@ class Labelled(NamedTuple):
     """int64 [n]: an index into the candidates, LEFT_OUT or BROKEN."""
     several: np.ndarray | None
     """Where examples have several labels: bool [n, C], for each candidate; `labels` is then 0, LEFT_OUT or BROKEN."""
+    by_position: bool = False
+    """Whether the source's own classes have other names, and were matched by their place in the list."""
+
+
+class Own(NamedTuple):
+    """What the labels of a source mean."""
+
+    names: tuple[str, ...]
+    """The classes as the source calls them; () where it calls them nothing."""
+    places: list[int | None]
+    """For each index that the source has as a label, the class; None: a class that is left out."""
+    by_position: bool = False
+    """Whether `names` are others than the classes', and were matched by position."""
+
+    def find(self, name: str) -> int | None:
+        """The class of a name of the source's own, where classes are matched by position."""
+        return self.places[self.names.index(name)] if self.by_position and name in self.names else None
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,8 @@ class Classes:
     """Whether an example of another class is left out; or else an error."""
     given: bool = False
     """Whether the config names the classes, or else a source."""
+    by_position: bool = False
+    """Whether the config says that classes match by position."""
 
     @property
     def candidate_names(self) -> tuple[str, ...]:
@@ -55,7 +75,7 @@ class Classes:
             ConfigError: a label is none, or a name that several classes share; or no example has one.
         """
         place = {index: i for i, index in enumerate(self.candidates)}
-        index_of, own = {name: i for i, name in enumerate(self.labels)}, self._own_indices(source)
+        index_of, own = NameIndex(self.labels), self.own(source)
         labels, marks = np.full(len(source), BROKEN, np.int64), {}
         problem = BadExample("there is none")
         for i, value in enumerate(read_field(source, field)):
@@ -63,37 +83,57 @@ class Classes:
                 problem = value
                 continue
             if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
-                labels[i], marks[i] = 0, self._marks(value, own)
+                labels[i], marks[i] = 0, self._marks(value, own.places)
             else:
                 index = self._index(value, index_of, own)
                 labels[i] = LEFT_OUT if index is None else place.get(index, LEFT_OUT)
         if np.all(labels == BROKEN):
             raise ConfigError(f"evaluation: no example has a label: {problem}; labels.field says which field holds it")
         if not marks:
-            return Labelled(labels, None)
+            return Labelled(labels, None, own.by_position)
         if len(marks) != np.sum(labels != BROKEN):
             raise ConfigError(f"evaluation: field {field!r} holds one label in some examples and several in others")
         several = np.zeros((len(source), len(self.labels)), bool)
         several[list(marks)] = list(marks.values())
-        return Labelled(labels, several[:, list(self.candidates)])
+        return Labelled(labels, several[:, list(self.candidates)], own.by_position)
 
-    def _own_indices(self, source: Source) -> list[int | None]:
-        """What the indices that a source has as labels mean here; None: a class that is left out.
+    def own(self, source: Source) -> Own:
+        """What the labels of a source mean here.
 
         A source that names its classes has them in an order of its own, and perhaps not all of them (ImageNet-R: 200 of 1,000).
+
+        Raises:
+            ConfigError: some of its classes match by name, and others match none.
         """
-        own = source.classes
-        known = [self.labels.index(name) if name in self.labels else None for name in own]
-        renamed = self.given and len(own) == len(self.labels) and None in known
-        if own in ((), self.labels) or renamed:
-            return list(range(len(self.labels)))
-        if None in known and not self.leave_out:
-            strange = own[known.index(None)]
+        names, count = source.classes, len(self.labels)
+        if not names:
+            return Own((), list(range(count)))
+        found = match_names(names, self.labels)
+        if found.places == list(range(count)) or not (self.by_position or found.unmatched):
+            return Own(names, found.places)
+        if self.by_position and len(names) != count:
             raise ConfigError(
-                f"evaluation: a source has the class {strange!r}, which is none of the {len(self.labels)} classes: "
-                f"{', '.join(self.labels[:_SHOWN])}; set labels.classes to those of all sources, or labels.others='leave_out'"
+                "evaluation: labels.match='position' needs as many classes in a source as in labels.classes; "
+                f"it has {len(names)}, {names[0]!r} to {names[-1]!r}, for {count}; leave it out, or name the missing ones"
             )
-        return known
+        unlike = len(found.unmatched) == len(names) == count
+        if self.by_position or (self.given and unlike):
+            log.warning(
+                "labels: the classes of a source are matched by position with %d others: %r is %r, ..., %r is %r%s",
+                *(count, names[0], self.labels[0], names[-1], self.labels[-1]),
+                "" if self.by_position else "; no name matches, and labels.match='position' would say that this is right",
+            )
+            return Own(names, list(range(count)), True)
+        few = f"{len(found.unmatched)} of the {len(names)} classes of a source"
+        problem = f"{few} match none of the {count} classes: {found.describe()}"
+        if not self.leave_out:
+            raise ConfigError(
+                f"evaluation: {problem}. Names are compared without regard to case, underscores and Unicode form. Rename them, "
+                "set labels.classes to those of all sources, labels.others='leave_out' to leave their examples out, or "
+                "labels.match='position' where both lists have the same classes in the same order"
+            )
+        log.warning("labels: %s; the examples of the former are left out, as labels.others says", problem)
+        return Own(names, found.places)
 
     def _marks(self, value: Any, own: Sequence[int | None]) -> np.ndarray:
         marks = np.asarray(value)
@@ -105,28 +145,36 @@ class Classes:
         ours[[index for index, mark in zip(own, marks, strict=True) if mark and index is not None]] = True
         return ours
 
-    def _index(self, label: Any, index_of: Mapping[str, int], own: Sequence[int | None]) -> int | None:
+    def _index(self, label: Any, index_of: NameIndex, own: Own) -> int | None:
         """The index of a label; None for one that is left out."""
         if isinstance(label, np.ndarray) and label.ndim == 0:
             label = label.item()
         if isinstance(label, bytes):
             label = label.decode()
-        if isinstance(label, str) and label in index_of:
-            if self.labels.count(label) > 1:
-                raise ConfigError(
-                    f"evaluation: {self.labels.count(label)} classes are called {label!r}; label by index, or rename them"
-                )
-            return index_of[label]
+        if isinstance(label, str):
+            found = self._named(label, index_of, own)
+            if found is not None:
+                return found
         whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
-        if whole and 0 <= label < len(own):
-            return own[int(label)]
+        if whole and 0 <= label < len(own.places):
+            return own.places[int(label)]
         if self.leave_out and (whole or isinstance(label, str)):
             return None
         shown = ", ".join(self.labels[:_SHOWN]) + (", ..." if len(self.labels) > _SHOWN else "")
         raise ConfigError(
-            f"evaluation: {label!r} is no label; use 0 to {len(own) - 1} or one of the {len(self.labels)} classes: "
+            f"evaluation: {label!r} is no label; use 0 to {len(own.places) - 1} or one of the {len(self.labels)} classes: "
             f"{shown}; labels.field says which field holds it, labels.classes the names; labels.others='leave_out' drops others"
         )
+
+    def _named(self, label: str, index_of: NameIndex, own: Own) -> int | None:
+        """The index of a label that is a name, as the source calls its classes or as the evaluation does."""
+        found = own.find(label)
+        found = index_of.find(label) if found is None else found
+        if found is None and label in self.labels:
+            raise ConfigError(
+                f"evaluation: {self.labels.count(label)} classes are called {label!r}; label by index, or rename them"
+            )
+        return found
 
 
 def make_classes(config: Labels, source: Source, spec: str) -> Classes:
@@ -144,11 +192,23 @@ def make_classes(config: Labels, source: Source, spec: str) -> Classes:
     if len(names) != len(labels):
         raise ConfigError(f"evaluation: labels.names has {len(names)} names for {len(labels)} classes; give one each, or none")
     only = read_entries(config.only, "labels.only")
-    if unknown := [name for name in only if name not in labels and not (name.isdigit() and int(name) < len(labels))]:
-        raise ConfigError(f"evaluation: labels.only has {unknown[0]!r}, which is no class; classes: {', '.join(labels[:_SHOWN])}")
-    chosen = {labels.index(name) if name in labels else int(name) for name in only}
+    chosen = {find_class(name, labels, "labels.only") for name in only}
     candidates = tuple(sorted(chosen)) if only else tuple(range(len(labels)))
-    return Classes(labels, names, candidates, config.others == "leave_out", bool(config.classes))
+    return Classes(
+        labels, names, candidates, config.others == "leave_out", bool(config.classes), by_position=config.match == "position"
+    )
+
+
+def find_class(name: str, labels: Sequence[str], field: str) -> int:
+    """The class that an entry of a mask names, or whose index it is. Raises ConfigError where there is none."""
+    found = NameIndex(labels).find(name)
+    if found is not None:
+        return found
+    if name in labels:  # several times: the index can be given instead
+        raise ConfigError(f"evaluation: {labels.count(name)} classes are called {name!r}; give their indices in {field}")
+    if name.isdecimal() and int(name) < len(labels):
+        return int(name)
+    raise ConfigError(f"evaluation: {field} has {name!r}, which is no class; classes: {', '.join(labels[:_SHOWN])}")
 
 
 def read_entries(entries: Sequence[str], field: str) -> tuple[str, ...]:
@@ -165,7 +225,11 @@ def read_entries(entries: Sequence[str], field: str) -> tuple[str, ...]:
         path = Path(entry.removeprefix("file:"))
         if not path.is_file():
             raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which does not exist")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which is not UTF-8: {error}") from None
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which is empty")
         found += lines

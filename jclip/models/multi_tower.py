@@ -41,7 +41,7 @@ class MultiTower(nn.Module):
     """What the program is compiled for."""
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None) -> dict[str, Encoded]:
+    def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:
         """Encodes the towers that the batch has inputs for.
 
         Args:
@@ -49,6 +49,7 @@ class MultiTower(nn.Module):
                 every tower.
             rows: in training, the index i32 [b] of each example in the global batch. Dropout is a function of it and of the key
                 "dropout", so that an example loses the same whatever the devices and the parts of the batch.
+            normalised: whether images are floats that are normalised already, instead of u8.
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
@@ -58,7 +59,8 @@ class MultiTower(nn.Module):
             how = Compute(dtype, c.scan, c.remat, gather, self.backend)
             tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
             inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
-            output = tower(*inputs, rows=rows)
+            pixels = {} if isinstance(c.towers[name], TextTower) or not normalised else {"normalised": True}
+            output = tower(*inputs, rows=rows, **pixels)
             encoded[name] = Encoded(unit(self._project(name, output.pooled)), output)
         return encoded
 

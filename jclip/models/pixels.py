@@ -6,15 +6,24 @@ from jax import Array
 from jclip.config import Preprocess
 
 
-def as_pixels(images: Array, image_size: int, preprocess: Preprocess) -> Array:
-    """f32 [b, S, S, 3], normalised, of images u8 [b, S, S, 3], or f32 that are so already.
+def as_pixels(images: Array, image_size: int, preprocess: Preprocess, normalised: bool = False) -> Array:
+    """f32 [b, S, S, 3], normalised, of images u8 [b, S, S, 3]; or of floats of that shape, if they are said to be `normalised`.
+
+    Floats alone do not say what they are: 0 to 1, 0 to 255 and normalised pixels look alike.
 
     Raises:
-        ValueError: they have another size.
+        ValueError: they have another size or type.
     """
     if images.shape[1:] != (image_size, image_size, 3):
         raise ValueError(f"image: shape {images.shape} is not [b, {image_size}, {image_size}, 3]")
-    return normalise(images, preprocess) if images.dtype == jnp.uint8 else images
+    if images.dtype == jnp.uint8:
+        return normalise(images, preprocess)
+    if not (normalised and jnp.issubdtype(images.dtype, jnp.floating)):
+        raise ValueError(
+            f"image: {images.dtype} is not uint8, 0 to 255; give these, or floats with mean {preprocess.mean} and deviation "
+            f"{preprocess.std} already taken out, with normalised=True"
+        )
+    return images
 
 
 def normalise(images: Array, preprocess: Preprocess) -> Array:

@@ -26,18 +26,18 @@ class ModifiedResNet(nn.Module):
     how: Compute = Compute()
 
     @nn.compact
-    def __call__(self, images: Array, *, rows: Array | None = None) -> TowerOutput:
+    def __call__(self, images: Array, *, rows: Array | None = None, normalised: bool = False) -> TowerOutput:
         """Encodes images.
 
         Args:
-            images: u8 [b, H, W, 3], or f32 already normalised.
+            images: u8 [b, H, W, 3], or floats that are normalised already, if `normalised`.
             rows: not used: nothing in it is random.
 
         Returns:
             The features of the last stage as tokens [b, (H/32)(W/32), width], and what attention pools of them.
         """
         c, dtype, remat = self.config, self.how.dtype, self.how.remat
-        x = as_pixels(images, c.image_size, c.preprocess).astype(dtype)
+        x = as_pixels(images, c.image_size, c.preprocess, normalised).astype(dtype)
         for i, (channels, stride) in enumerate(((c.stem_width // 2, 2), (c.stem_width // 2, 1), (c.stem_width, 1)), 1):
             x = nn.relu(ConvNorm(channels, 3, stride, dtype, name=f"stem{i}")(x))
         x = average(x, 2)

@@ -20,15 +20,15 @@ class VisionTransformer(Transformer):
     config: VisionTower
 
     @nn.compact
-    def __call__(self, images: Array, *, rows: Array | None = None) -> TowerOutput:
+    def __call__(self, images: Array, *, rows: Array | None = None, normalised: bool = False) -> TowerOutput:
         """Encodes images.
 
         Args:
-            images: u8 [b, H, W, 3], or f32 already normalised.
+            images: u8 [b, H, W, 3], or floats that are normalised already, if `normalised`.
             rows: in training, the index of each image in the global batch, for dropout.
         """
         c, dtype = self.config, self.how.dtype
-        x = as_pixels(images, c.image_size, c.preprocess).astype(dtype)
+        x = as_pixels(images, c.image_size, c.preprocess, normalised).astype(dtype)
         for i, channels in enumerate(c.stem, 1):
             x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 from archives import write_tar as write
 
-from jclip.data import BadExample, SourceError, lookup, open_source
+from jclip.data import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.patterns import expand
+from jclip.data.samples import AMBIGUOUS
 from jclip.data.tar_headers import CompressedTar, NotTar, list_members
-from jclip.data.tar_index import read_index
-from jclip.data.webdataset import expand
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +102,10 @@ def test_every_tar_format_is_listed_as_tarfile_lists_it(tmp_path: Path, form: in
             tar.addfile(info)
     with tarfile.open(path) as tar:
         expected = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
-    assert [(m.name, m.offset, m.size) for m in list_members(str(path)).members] == expected
+    listing = list_members(str(path))
+    assert [(m.name, m.offset, m.size) for m in listing.members] == [*expected, ("other.jpg", *expected[0][1:])]
     assert len(expected) == len(names)
+    assert listing.left_out == {"symbolic links": 1}
 
 
 def test_sparse_members_are_left_out(tmp_path: Path) -> None:
@@ -135,7 +138,10 @@ def test_samples_before_a_cut_are_used_and_the_cut_is_reported(
     if length < 4096 + 512:
         assert [text.split(":")[0] for text in (*source.cut_shards, *source.skipped_shards)] == [f"{tmp_path}/b.tar"]
         assert "b.tar" in caplog.text
-    assert all(len(dict(source[i])) > 0 for i in range(len(source)))
+    for i in range(len(source)):
+        name = source[i]["key"].split(":")[1]
+        whole = {"key": source[i]["key"], "image": f"jpg of {name}".encode(), "text": f"txt of {name}"}
+        assert dict(source[i]) in (whole, {kind: whole[kind] for kind in ("key", "image")})  # cut before the header of its text
 
 
 def test_the_sample_within_which_a_shard_is_cut_is_lost_whole(tmp_path: Path) -> None:
@@ -235,7 +241,6 @@ def test_the_index_is_read_again_and_rebuilt_when_the_shard_changes(tmp_path: Pa
     source = open_source(f"webdataset:{path}")
     assert source[1]["text"] == "txt of 2"
     assert file.stat().st_mtime_ns == written
-    assert isinstance(read_index(str(path)).data.base, np.memmap)
     shard(path, ["3", "4"])  # of the same size
     os.utime(path, ns=(written + 10**9, written + 10**9))
     assert open_source(f"webdataset:{path}")[1]["text"] == "txt of 4"
@@ -325,3 +330,277 @@ def test_there_is_no_example_beyond_the_end(tmp_path: Path) -> None:
 def test_json_of_a_real_shard_is_found_by_its_path(tmp_path: Path) -> None:
     write(tmp_path / "s.tar", {"1.json": json.dumps({"category": "animals/birds"}).encode()})
     assert lookup(open_source(f"webdataset:{tmp_path}/s.tar")[0], "json.category") == "animals/birds"
+
+
+def used_pairs(source: Source) -> list[tuple[bytes, str]]:
+    return [(e["image"], e["text"]) for e in map(source.__getitem__, range(len(source))) if {"image", "text"} <= set(e)]
+
+
+def members(*names: str) -> list[tuple[str, bytes]]:
+    """(name, number of the member) each."""
+    return [(name, str(i).encode()) for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "ambiguous"),
+    [
+        # Two folders flattened: the pictures of both, then the captions of both. Which caption is whose cannot be told.
+        (("1.jpg", "1.jpg", "2.jpg", "2.jpg", "1.txt", "1.txt", "2.txt", "2.txt"), [], 2),
+        (("1.jpg", "2.jpg", "1.jpg", "2.jpg", "1.txt", "2.txt", "1.txt", "2.txt"), [], 2),
+        # A picture of one folder and a caption of another may be all that there is of a name: two pictures, one caption.
+        (("1.jpg", "2.jpg", "1.png", "2.png", "1.txt", "2.txt"), [], 2),
+        # A first pass without the pictures, then a second one.
+        (("1.txt", "2.txt", "1.jpg", "1.txt", "2.jpg", "2.txt"), [(b"2", "3"), (b"4", "5")], 2),
+        # Corrected captions, appended: by one rule the old one counts, by another the new one.
+        (("1.jpg", "1.txt", "2.jpg", "2.txt", "1.txt"), [(b"2", "3")], 1),
+        (("1.jpg", "1.txt", "1.txt", "2.jpg", "2.txt"), [(b"3", "4")], 1),
+        # The same shard twice in one file; samples of one name after each other; extensions in order, each once.
+        (("1.jpg", "1.txt", "2.jpg", "2.txt", "1.jpg", "1.txt"), [(b"0", "1"), (b"2", "3"), (b"4", "5")], 0),
+        (("1.jpg", "1.txt", "1.jpg", "1.txt", "1.jpg", "1.txt"), [(b"0", "1"), (b"2", "3"), (b"4", "5")], 0),
+        (("1.txt", "1.png", "2.jpg", "2.txt", "1.jpg", "1.txt"), [(b"1", "0"), (b"2", "3"), (b"4", "5")], 0),
+        (("1.jpg", "2.jpg", "1.txt", "2.txt"), [(b"0", "2"), (b"1", "3")], 0),
+    ],
+)
+def test_a_picture_never_gets_the_caption_of_another(
+    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[bytes, str]], ambiguous: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "s.tar", members(*names, "last.jpg", "last.txt"))
+    source = open_source(f"webdataset:{tmp_path}/s.tar")
+    assert used_pairs(source) == [*expected, (str(len(names)).encode(), str(len(names) + 1))]
+    assert source.left_out == ({AMBIGUOUS: ambiguous} if ambiguous else {})
+    assert (f"left out of the shards: {ambiguous} names that occur several times" in caplog.text) == bool(ambiguous)
+
+
+def test_of_several_images_of_a_sample_the_first_counts_and_rare_formats_only_where_there_is_no_other(tmp_path: Path) -> None:
+    write(tmp_path / "s.tar", members("1.png", "1.jpg", "2.tif", "2.jpg", "3.tif", "3.avif", "4.seg.png"))
+    source = open_source(f"webdataset:{tmp_path}/s.tar")
+    assert [dict(source[i]) for i in range(4)] == [
+        {"key": "s.tar:1", "image": b"0"},
+        {"key": "s.tar:2", "image": b"3", "tif": b"2"},
+        {"key": "s.tar:3", "image": b"4", "tif": b"4", "avif": b"5"},
+        {"key": "s.tar:4", "seg.png": b"6"},
+    ]
+    assert source.fields == {"image": 3, "seg.png": 1}
+
+
+def test_hard_links_are_the_files_that_they_link_to_and_other_links_are_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind, target in (
+            ("d" * 120 + "/1.jpg", tarfile.REGTYPE, ""),
+            ("2.jpg", tarfile.LNKTYPE, "d" * 120 + "/1.jpg"),
+            ("2.txt", tarfile.REGTYPE, ""),
+            ("3.jpg", tarfile.LNKTYPE, "2.jpg"),
+            ("4.jpg", tarfile.LNKTYPE, "nowhere.jpg"),
+            ("5.jpg", tarfile.SYMTYPE, "2.jpg"),
+            ("6.jpg", tarfile.FIFOTYPE, ""),
+            ("folder", tarfile.DIRTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, target, len(name) if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(name.encode()))
+    source = open_source(f"webdataset:{tmp_path}/s.tar")
+    target = ("d" * 120 + "/1.jpg").encode()
+    assert [dict(source[i]) for i in range(1, 3)] == [
+        {"key": "s.tar:2", "image": target, "text": "2.txt"},
+        {"key": "s.tar:3", "image": target},
+    ]
+    assert len(source) == 3
+    assert source.left_out == {"hard links to files that are not in the shard": 1, "symbolic links": 1, "pipes": 1}
+
+
+def test_a_shard_replaced_with_its_size_and_times_kept_is_indexed_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.tar", {"1.jpg": b"a", "1.txt": b"A", "22.jpg": b"b", "22.txt": b"B"})
+    before = path.stat()
+    assert used_pairs(open_source(f"webdataset:{path}")) == [(b"a", "A"), (b"b", "B")]
+    write(tmp_path / "new.tar", {"1.txt": b"C", "1.jpg": b"c", "22.txt": b"D", "22.jpg": b"d"})
+    os.replace(tmp_path / "new.tar", path)  # another inode
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert used_pairs(open_source(f"webdataset:{path}")) == [(b"c", "C"), (b"d", "D")]
+    write(tmp_path / "new.tar", {"1.jpg": b"e", "1.txt": b"E", "22.jpg": b"f", "22.txt": b"F"})
+    path.write_bytes((tmp_path / "new.tar").read_bytes())  # the same inode: its ctime alone tells
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert used_pairs(open_source(f"webdataset:{path}")) == [(b"e", "E"), (b"f", "F")]
+
+
+@pytest.mark.parametrize("place", [8 * i + 3 for i in range(12)] + [-200, -60, -3])
+def test_an_index_with_one_wrong_bit_is_rebuilt(tmp_path: Path, cache: Path, place: int) -> None:
+    path = shard(tmp_path / "s.tar", ["1", "2", "3"])
+    whole = [dict(example) for example in map(open_source(f"webdataset:{path}").__getitem__, range(3))]
+    (file,) = (cache / "index").iterdir()
+    data = bytearray(file.read_bytes())
+    start = 10 + int.from_bytes(data[8:10], "little")
+    data[place if place < 0 else start + place] ^= 1
+    file.write_bytes(data)
+    source = open_source(f"webdataset:{path}")
+    assert [dict(source[i]) for i in range(len(source))] == whole
+    assert file.read_bytes() != bytes(data)
+
+
+def test_a_shard_that_changes_while_it_is_used_gives_bad_examples(tmp_path: Path) -> None:
+    path = shard(tmp_path / "s.tar", ["1", "2"])
+    source = open_source(f"webdataset:{path}")
+    shard(tmp_path / "new.tar", ["1"])
+    os.replace(tmp_path / "new.tar", path)
+    with pytest.raises(BadExample, match="was changed: it had 2 samples, and has 1"):
+        source[0]
+    path.unlink()
+    with pytest.raises(BadExample, match="cannot be read"):
+        source[0]
+
+
+def test_many_shards_are_opened_from_one_file_and_with_few_descriptors(tmp_path: Path, cache: Path) -> None:
+    resource = pytest.importorskip("resource")
+    for i in range(200):
+        shard(tmp_path / f"{i:03}.tar", [f"{i}"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spec = f"webdataset:{tmp_path}/{{000..199}}.tar"
+    used = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 60
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 48, hard))
+        open_source(spec)
+        indexes = {path: path.stat().st_mtime_ns for path in (cache / "index").iterdir()}
+        assert len(indexes) == 200
+        for path in indexes:
+            path.chmod(0)
+        source = open_source(spec)
+        assert len(source) == 200
+        for path in indexes:
+            path.chmod(0o600)
+        order = [*range(200), *range(199, -1, -1)]
+        assert [source[i]["text"] for i in order] == [f"txt of {i}" for i in order]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {path: path.stat().st_mtime_ns for path in indexes} == indexes, "no index was built twice"
+    (counts,) = (cache / "shards").iterdir()
+    shard(tmp_path / "007.tar", ["7", "extra"])
+    assert len(open_source(spec)) == 201, "the counts of a changed shard are taken again"
+    counts.write_text(counts.read_text().replace("1, -1,", "9, -1,"))
+    assert len(open_source(spec)) == 201, "damaged counts are not believed"
+
+
+def pax(*records: bytes, kind: bytes = b"x", claim: int | None = None) -> bytes:
+    """A pax header of raw records, padded."""
+    body = b"".join(records)
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = kind, len(body) if claim is None else claim
+    return info.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def file(name: str, data: bytes = b"x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"14 size=-1536\n",
+        b"13 size=-512\n",
+        b"10 size=\n",
+        b"12 size=1_0\n",
+        b"30 size=99999999999999999999\n",
+        b"12 size=0x1\n",
+        b"-5 path=a\n",
+        b"0 path=a\n",
+        b"999999 path=a\n",
+        b"9 path a\n",
+        b"x path=a\n",
+        b"99999999999999999999999999999999 path=a\n",
+    ],
+)
+def test_a_pax_record_out_of_range_ends_a_shard_there(tmp_path: Path, record: bytes) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(file("1.jpg") + pax(record) + file("2.jpg") + bytes(1024))
+    listing = list_members(str(path))
+    assert [member.name for member in listing.members] == ["1.jpg"]
+    assert listing.cut in (1024, 2048)
+
+
+def test_headers_of_any_size_are_read_in_linear_time_and_little_memory(tmp_path: Path) -> None:
+    """Quadratic time would be minutes, and a copy of the global header for each member gigabytes."""
+    records = b"".join(b"12 k%05d=a\n" % i for i in range(80_000))
+    path = tmp_path / "s.tar"
+    path.write_bytes(pax(records, kind=b"g") + b"".join(pax(records[: 12 * 500]) + file(f"{i}.jpg") for i in range(200)))
+    tracemalloc.start()
+    listing = list_members(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(listing.members) == 200
+    assert peak < 8 << 20
+    path.write_bytes(file("1.jpg") + pax(b"", claim=(1 << 20) + 1) + bytes((1 << 20) + 2048))
+    assert list_members(str(path)).cut == 1024
+
+
+def test_mutated_headers_neither_hang_nor_grow_nor_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jclip.data.tar_index.TICK_NS", 0)
+    rng = np.random.default_rng(0)
+    long = "d" * 200
+    whole = pax(b"17 comment=hello\n", kind=b"g") + b"".join(
+        pax(b"%d path=%s/%d.jpg\n" % (len(long) + 16, long.encode(), i), b"10 size=4\n") + file(f"{i}.jpg", b"abcd")
+        for i in range(6)
+    )
+    headers = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
+    for number in range(200):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            header = int(rng.choice(headers))
+            place = header + int(rng.choice([124 + rng.integers(12), 156, rng.integers(512), 512 + rng.integers(40)]))
+            data[place] = int(rng.choice(list(b"0123456789-= \n\0xgLK1S\xff")))
+            block = data[header : header + 512]
+            block[148:156] = b" " * 8
+            data[header + 148 : header + 156] = b"%06o\0 " % sum(block)
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data)
+        try:
+            source = open_source(f"webdataset:{path}")
+        except SourceError:
+            continue
+        for i in range(len(source)):
+            assert set(source[i]) >= {"key"}
+            for field in source[i]:
+                assert len(source[i][field]) <= len(data)
+
+
+def test_folders_with_brackets_and_braces_in_their_names_are_read_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("set [v1]", "set {v1}", "{a,b}", "50%", "a,b", "my data"):
+        (tmp_path / folder).mkdir()
+        shard(tmp_path / folder / "00.tar", ["1"])
+        for pattern in ("00.tar", "*.tar", "{00..00}.tar", "0[0-9].tar"):
+            assert expand(f"~/{folder}/{pattern}") == [f"{tmp_path}/{folder}/00.tar"]
+    (tmp_path / "{x}.tar").touch()
+    assert expand(f"{tmp_path}/{{x}}.*") == [f"{tmp_path}/{{x}}.tar"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("webdataset:pipe:cat x.tar", "commands are not run"),
+        ("webdataset:gs://bucket/{00..99}.tar", "gs:// is an address; mount the bucket or fetch the shards"),
+        ("s3://bucket/x.tar", "only files are read, at random; mount the bucket"),
+        ("pipe:aws s3 cp x -", "only files are read"),
+        ("webdataset:a.tar::b.tar", r"name several patterns in braces: \{a.tar,b.tar\}"),
+        ("/data/{00..99}.tar", "'webdataset:/data/{00..99}.tar', in quotes"),
+        ("webdataset:{0..99999999}.tar", "the braces name 100,000,000 files or more; at most 1,000,000"),
+        ("webdataset:{0..999}{0..999}{0..999}.tar", "at most 1,000,000"),
+        ("webdataset:{0..999999}.tar", "there is no file '0.tar'"),
+        ("webdataset:x.tar?captions=words", "captions=words is unknown; use captions=lines"),
+        ("webdataset:x.tar?lines=1", "lines=1 is unknown; use captions=lines"),
+    ],
+)
+def test_what_is_no_pattern_of_files_is_refused_at_once_with_the_way_on(spec: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(spec)
+
+
+def test_lines_are_captions_where_that_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "s1.tar", {"1.jpg": b"j", "1.txt": b"a\n\n b \n", "2.jpg": b"j", "2.txt": b" \n"})
+    assert open_source(f"webdataset:{tmp_path}/s?.tar")[0]["text"] == "a\n\n b \n"
+    source = open_source(f"webdataset:{tmp_path}/s?.tar?captions=lines")
+    assert source[0]["text"] == source[0]["captions"] == pickle.loads(pickle.dumps(source))[0]["text"] == ("a", "b")
+    with pytest.raises(BadExample, match="no caption"):
+        source[1]["text"]

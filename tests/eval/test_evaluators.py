@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ from archives import write_benchmark
 from eval_fakes import Listed, letters, on_hosts
 from PIL import Image
 
-from jclip.config import Choice, Labels, LinearProbe, Retrieval, Robustness, ZeroShot, architecture
+from jclip.config import (
+    Choice,
+    ConfigError,
+    FewShot,
+    Labels,
+    LinearProbe,
+    NearestNeighbours,
+    Retrieval,
+    Robustness,
+    ZeroShot,
+    architecture,
+)
 from jclip.data import eval_transform
 from jclip.eval import Embedding, Functions, Result, make_evaluator, run_evaluators
 
@@ -276,5 +288,57 @@ def test_labels_of_sources_with_other_orders_of_classes_are_matched_by_name(sour
     metrics = run(LinearProbe("train", "test", "ridge"), 1, 4)
     assert metrics["name/top1"] == 1
     sources["train"] = Listed(({"image": "cat", "label": 0},), ("lion", "dog"))
-    with pytest.raises(ValueError, match="a source has the class 'lion', which is none of the 3 classes: bird, cat, dog"):
+    with pytest.raises(
+        ConfigError, match="1 of the 2 classes of a source match none of the 3 classes: 'lion'; on the other side"
+    ):
         run(LinearProbe("train", "test", "ridge"), 1, 4)
+
+
+FOLDERS = ("cat", "dog", "fox")
+
+
+def labelled_by_folder():
+    """Examples whose label is the index of their name in FOLDERS."""
+    return Listed(tuple({"image": name, "label": i} for i, name in enumerate(FOLDERS)), FOLDERS)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ZeroShot("x", templates=("{}",)),
+        LinearProbe("x", "x", "ridge"),
+        FewShot("x", "x", k=(1,), seeds=1),
+        NearestNeighbours("x", "x", k=1),
+        Robustness("x", "x", {"y": "x"}, templates=("{}",), masks={"y": ("FOX", "dog")}),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_every_labelled_evaluation_matches_names_and_refuses_half_a_match(sources, config):
+    sources["x"] = labelled_by_folder()
+    metrics = run(replace(config, labels=Labels(classes=("Fox", "dog", "\ufeffcat"), names=("fox", "dog", "cat"))), 1, 4)
+    found = {name: value for name, value in metrics.items() if re.search("top1$|zero_shot$|/probe$", name)}
+    assert found
+    assert set(found.values()) == {1.0}
+    assert not any(name.endswith("by_position") for name in metrics)
+    with pytest.raises(ConfigError, match=r"'dog' \(nearest: 'dogs'\); on the other side nothing matches 'dogs'"):
+        run(replace(config, labels=Labels(classes=("fox", "dogs", "cat"))), 1, 4)
+
+
+def test_classes_of_other_names_match_by_position_and_the_result_says_so(sources, caplog):
+    sources["x"] = labelled_by_folder()
+    config = ZeroShot("x", labels=Labels(classes=("n1", "n2", "n3"), names=FOLDERS), templates=("{}",))
+    metrics = run(config, 1, 4)
+    assert metrics["name/top1"] == 1
+    assert metrics["name/labelled_by_position"] == metrics["name/examples"] == 3
+    assert "matched by position with 3 others: 'cat' is 'n1', ..., 'fox' is 'n3'; no name matches" in caplog.text
+
+
+def test_position_is_used_against_names_only_where_that_is_said(sources):
+    sources["x"] = labelled_by_folder()
+    turned = ZeroShot("x", labels=Labels(classes=("fox", "dog", "cat")), templates=("{}",))
+    assert run(turned, 1, 4)["name/top1"] == 1
+    metrics = run(replace(turned, labels=replace(turned.labels, match="position")), 1, 4)
+    assert metrics["name/top1"] == pytest.approx(1 / 3)
+    assert metrics["name/labelled_by_position"] == 3
+    with pytest.raises(ConfigError, match="needs as many classes in a source"):
+        run(replace(turned, labels=Labels(classes=("fox", "dog"), match="position")), 1, 4)

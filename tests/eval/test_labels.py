@@ -31,6 +31,42 @@ def test_a_long_list_of_classes_is_cut_in_the_message():
         read(["x"], names=tuple(f"c{i}" for i in range(100)))
 
 
+@pytest.mark.parametrize(
+    "label", ["Great White", "great_white", "\ufeffgreat white", "ｇｒｅａｔ　ｗｈｉｔｅ", "GREAT\u00a0WHITE\u200b"]
+)
+def test_a_name_is_known_in_any_case_and_unicode_form(label):
+    assert read([label], names=("cat", "great white", "owl")).labels.tolist() == [1]
+
+
+def test_names_with_accents_are_one_composed_or_not():
+    assert read(["cafe\u0301", "STRASSE"], names=("caf\u00e9", "straße")).labels.tolist() == [0, 1]
+
+
+def test_names_that_differ_in_case_alone_are_two_and_need_to_be_written_exactly():
+    assert read(["Turkey", "turkey"], names=("turkey", "Turkey")).labels.tolist() == [1, 0]
+    with pytest.raises(ConfigError, match="'TURKEY' is no label"):
+        read(["TURKEY"], names=("turkey", "Turkey"))
+
+
+def test_indices_of_a_source_whose_names_are_written_otherwise_mean_its_names():
+    source = Listed(tuple({"label": i} for i in range(3)), ("cat", "wild_dog", "fox"))
+    classes = make_classes(Labels(classes=("Fox", "Wild Dog", "cat")), source, "x:y")
+    assert classes.read(source, "label").labels.tolist() == [2, 1, 0]
+    marks = Listed(({"label": [1, 0, 1]}, {"label": [0, 1, 0]}), source.classes)
+    np.testing.assert_array_equal(
+        make_classes(Labels(classes=("Fox", "Wild Dog", "cat")), marks, "x:y").read(marks, "label").several,
+        [[True, False, True], [False, True, False]],
+    )
+
+
+def test_a_name_that_two_lists_hold_twice_matches_nothing_unless_the_lists_are_equal():
+    source = Listed(({"label": 1},), ("crane", "dog", "Crane"))
+    assert make_classes(Labels(classes=("Crane", "dog", "crane")), source, "x").read(source, "label").labels.tolist() == [1]
+    twice = Listed(({"label": 1},), ("dog", "crane", "crane"))
+    with pytest.raises(ConfigError, match="2 of the 3 classes of a source match none"):
+        make_classes(Labels(classes=("crane", "dog", "crane")), twice, "x").read(twice, "label")
+
+
 def test_a_name_that_two_classes_share_labels_neither():
     assert read([2], names=("crane", "dog", "crane")).labels.tolist() == [2]
     with pytest.raises(ConfigError, match="2 classes are called 'crane'"):

@@ -1,0 +1,212 @@
+"""What a source holds: in short, from its index; and in full, from a sample of its examples."""
+
+import itertools
+import math
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from jclip.config import TextTower, Tokenizer
+from jclip.data.loader import reading_threads
+from jclip.data.samples import field_of
+from jclip.data.sources import BadExample, Source, lookup
+from jclip.data.tokenizer import get_tokenizer
+from jclip.data.transforms import Decode, Tokenize
+
+LOOKED_AT = 32
+"""Texts that `outline` reads, spread evenly, to see whether they have several lines."""
+
+Counts = dict[str, int]
+
+
+def outline(source: Source, fields: Mapping[str, str], batch_size: int | None = None) -> list[str]:
+    """A few lines on a source, from its index: examples and shards, and what training will miss.
+
+    Args:
+        source: the data.
+        fields: by tower, where it finds its input, as data.fields.
+        batch_size: of the training; None: there is none.
+    """
+    total, shards = len(source), getattr(source, "shard_count", None)
+    lines = [f"{total:,} examples" + (f" in {shards:,} shards" if shards else "")]
+    combinations: Mapping[str, int] = getattr(source, "fields", {})
+    left_out: Mapping[str, int] = getattr(source, "left_out", {})
+    why = "; left out of the source: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items()) if left_out else ""
+    known = {name for has in combinations for name in has.split(" ")}
+    if any("." in name and field_of(name.rpartition(".")[2]) in ("image", "text") for name in known):
+        why += "; a name ends at its first dot, so that a.b.jpg is the field b.jpg of a: rename files whose names have dots"
+    for tower, path in fields.items():
+        names = {path, path.split(".")[0]}
+        missing = sum(count for has, count in combinations.items() if has != "..." and not names & set(has.split(" ")))
+        if missing:
+            lines.append(
+                f"{missing:,} of {total:,} examples have no {path} for the tower {tower}, and others take their place{why}"
+            )
+    if batch_size is not None and total < batch_size:
+        lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
+    if several := _several_lines(source):
+        lines.append(f"{several}, and each text is one caption; with ?captions=lines at the end of the source each line is one")
+    return lines
+
+
+def spread(total: int, most: int) -> list[int]:
+    """At most `most` indices below `total`, the first and the last among them, at equal distances."""
+    count = min(total, most)
+    return [i * (total - 1) // max(1, count - 1) for i in range(count)]
+
+
+def _several_lines(source: Source) -> str:
+    """Says so where most of the texts that are looked at have several lines."""
+    texts = []
+    for index in spread(len(source), LOOKED_AT):
+        try:
+            texts.append(source[index]["text"])
+        except (BadExample, KeyError):
+            continue
+    texts = [text for text in texts if isinstance(text, str)]
+    several = sum(len([line for line in text.split("\n") if line.strip()]) > 1 for text in texts)
+    return f"{several} of {len(texts)} texts that were looked at have several lines" if 2 * several > len(texts) else ""
+
+
+@dataclass
+class Survey:
+    """What a sample of a source holds."""
+
+    examples: int
+    shards: int | None
+    looked_at: int
+    usable: int
+    """Examples, of those looked at, with an image and a text that can be read."""
+    unusable: Counts = field(default_factory=dict)
+    """By the reason: how many of those looked at."""
+    fields: Counts = field(default_factory=dict)
+    """How many of all samples have which fields, from the index of shards."""
+    left_out: Counts = field(default_factory=dict)
+    """How many files or members are in no example, by the reason."""
+    formats: Counts = field(default_factory=dict)
+    widths: list[float] = field(default_factory=list)
+    """Least, median and greatest, in pixels; as the three that follow."""
+    heights: list[float] = field(default_factory=list)
+    characters: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+    cut: int = 0
+    """Captions, of those looked at, that are longer than the context."""
+    duplicates: int = 0
+    """Captions, of those looked at, that equal an earlier one."""
+    images_per_second: float = 0.0
+    """Read and decoded by all threads of this process."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One example."""
+
+    index: int
+    key: str
+    problems: tuple[str, ...] = ()
+    format: str = ""
+    size: tuple[int, int] = (0, 0)
+    text: str = ""
+
+
+def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 77, most: int = 2000) -> tuple[Survey, list[Look]]:
+    """Looks at `most` examples, spread evenly over the source.
+
+    Args:
+        source: the data.
+        fields: where "image" and "text" are found, as data.fields.
+        context_length: tokens of a caption that count, of CLIP's vocabulary.
+        most: how many examples are read.
+    """
+    Tokenize()("loaded before the clock starts")
+    began = time.perf_counter()
+    with ThreadPoolExecutor(reading_threads()) as pool:
+        looks = list(pool.map(lambda index: _look(source, index, fields), spread(len(source), most)))
+    seconds = max(time.perf_counter() - began, 1e-9)
+    texts = [look.text for look in looks if look.text]
+    long = get_tokenizer(Tokenizer())
+    tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
+    images = [look for look in looks if look.format]
+    reasons = Counter(re.sub(r"\d+", "N", problem)[:100] for look in looks for problem in look.problems)
+    return Survey(
+        examples=len(source),
+        shards=getattr(source, "shard_count", None),
+        looked_at=len(looks),
+        usable=sum(not look.problems for look in looks),
+        unusable=dict(reasons.most_common()),
+        fields=dict(getattr(source, "fields", {})),
+        left_out=dict(getattr(source, "left_out", {})),
+        formats=dict(Counter(look.format for look in images).most_common()),
+        widths=_range([look.size[0] for look in images]),
+        heights=_range([look.size[1] for look in images]),
+        characters=_range([len(text) for text in texts]),
+        tokens=_range(tokens),
+        cut=sum(count > context_length for count in tokens),
+        duplicates=len(texts) - len(set(texts)),
+        images_per_second=round(len(images) / seconds, 1),
+    ), looks
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [min(values), statistics.median(values), max(values)] if values else []
+
+
+def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
+    key, problems, kind, size, text = f"example {index}", list[str](), "", (0, 0), ""
+    try:
+        example = source[index]
+        key = example["key"]
+    except BadExample as problem:
+        return Look(index, key, (str(problem),))
+    try:
+        value = lookup(example, fields.get("image", "image"))
+        image = Decode()(value)
+        size, kind = image.size, (_format(value) if isinstance(value, bytes) else type(value).__name__)
+    except BadExample as problem:
+        problems.append(str(problem))
+    try:
+        value = lookup(example, fields.get("text", "text"))
+        Tokenize(Tokenizer(), TextTower().context_length)(value)
+        text = value[0] if isinstance(value, tuple) else value
+    except BadExample as problem:
+        problems.append(str(problem))
+    return Look(index, key, tuple(problems), kind, size, text)
+
+
+def _format(data: bytes) -> str:
+    return str(Image.open(BytesIO(data)).format)
+
+
+def as_text(found: Survey, context_length: int) -> str:
+    """The survey as lines."""
+    texts = max(1, found.looked_at)
+    lines = [f"{found.examples:,} examples" + (f" in {found.shards:,} shards" if found.shards else "")]
+    lines += [f"  {count:,} with {has}" for has, count in found.fields.items()]
+    lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
+    lines.append(f"looked at {found.looked_at:,}: {found.usable:,} usable ({found.usable / texts:.1%})")
+    lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
+    for name, values in (
+        ("width", found.widths), ("height", found.heights), ("characters", found.characters), ("tokens", found.tokens),
+    ):  # fmt: skip
+        if values:
+            lines.append(f"{name}: {values[0]:g} to {values[2]:g}, median {values[1]:g}")
+    if found.formats:
+        lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
+    if found.tokens:
+        lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
+    lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
+    return "\n".join(lines)
+
+
+def first_usable(looks: Sequence[Look], most: int) -> list[Look]:
+    """At most `most` examples with an image that can be read, spread evenly."""
+    good = [look for look in looks if look.format]
+    return list(itertools.islice(good, 0, None, max(1, math.ceil(len(good) / most))))

@@ -1,0 +1,80 @@
+"""`jclip data`: what a source holds, as text, as JSON, or as a page with pictures."""
+
+import base64
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+from jclip.config import ConfigError
+from jclip.data import Source, lookup, open_source
+from jclip.data.caches import write_atomically
+from jclip.data.survey import Look, as_text, first_usable, outline, survey
+from jclip.data.transforms import Decode, ToRgb
+
+PICTURES = 24
+"""Examples on the page."""
+
+SIDE = 160
+"""Pixels of the longer side of a picture on the page."""
+
+
+def main(
+    spec: str,
+    *,
+    html: str | Path | None = None,
+    as_json: bool = False,
+    context_length: int = 77,
+    most: int = 2000,
+    image: str = "image",
+    text: str = "text",
+) -> None:
+    """Prints what a source holds; see `jclip.data.survey.Survey`.
+
+    Args:
+        spec: a source, or a folder of images.
+        html: a page to write as well, with pictures.
+        as_json: print one JSON object instead of text.
+        context_length: tokens of a caption that count.
+        most: how many examples are read, spread evenly.
+        image: field of an example that holds its image.
+        text: field that holds its caption.
+
+    Raises:
+        ConfigError: a number is below 1, or the extra of the page is missing.
+        SourceError: the source cannot be opened.
+    """
+    if most < 1 or context_length < 1:
+        raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
+    source = open_source(f"folder:{spec}" if Path(spec).is_dir() and not Path(spec, "nshards.txt").exists() else spec)
+    fields = {"image": image, "text": text}
+    found, looks = survey(source, fields, context_length=context_length, most=most)
+    lines = [as_text(found, context_length), *outline(source, fields)[1:]]
+    print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
+    if html is not None:
+        page = _page(spec, "\n".join(lines), [_picture(source, look, image) for look in first_usable(looks, PICTURES)])
+        write_atomically(Path(html), lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
+
+
+def _picture(source: Source, look: Look, field: str) -> dict[str, str]:
+    small = ToRgb()(Decode()(lookup(source[look.index], field)))
+    small.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return {
+        "key": look.key,
+        "text": look.text[:300],
+        "src": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
+    }
+
+
+def _page(spec: str, text: str, pictures: list[dict[str, str]]) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ConfigError('data: jinja2 is not installed; pip install "jclip[report]"') from error
+    here = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
+    css = Markup((here / "page.css").read_text(encoding="utf-8"))  # ours, not a file's
+    return environment.get_template("data.html").render(spec=spec, text=text, pictures=pictures, css=css).lstrip() + "\n"
