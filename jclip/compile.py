@@ -15,6 +15,7 @@ from rich.table import Table
 
 from jclip.config import Config, ConfigError, check
 from jclip.hlo import collectives
+from jclip.hlo_time import estimated_cycles
 from jclip.memory import GIB, device_memory, share, size_text
 from jclip.models import step_flops
 from jclip.optim import split
@@ -35,10 +36,18 @@ class Chip(NamedTuple):
     """GiB that a program may use."""
     flops: float
     """Peak of bfloat16 products a second."""
+    bandwidth: float
+    """Bytes a second of its memory."""
+    clock: float
+    """Cycles a second: the peak, divided by the products of all its matrix units in a cycle."""
 
 
 # Memory as the compiler reports it; peaks as in the system architecture pages of Cloud TPU.
-CHIPS = {"v5e": Chip("v5litepod", 15.75, 197e12), "v5p": Chip("v5p", 95.74, 459e12), "v6e": Chip("v6e", 31.25, 918e12)}
+CHIPS = {
+    "v5e": Chip("v5litepod", 15.75, 197e12, 0.819e12, 1.5e9),
+    "v5p": Chip("v5p", 95.74, 459e12, 2.765e12, 1.75e9),
+    "v6e": Chip("v6e", 31.25, 918e12, 1.64e12, 1.75e9),
+}
 
 
 class Report(NamedTuple):
@@ -83,13 +92,28 @@ def main(config: Config, topology: str) -> bool:
             raise
         need, fits = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "), False
     else:
-        report = _report(compiled)
-        console.print(_table(report, collectives(str(compiled.as_text()))))
+        report, text = _report(compiled), str(compiled.as_text())
+        console.print(_table(report, collectives(text)))
+        if chip is not None:
+            console.print(_time(text, chip, config.batch_size / len(devices), flops / len(devices)))
         need, fits = f"{size_text(report.peak)} of {size_text(limit)} a device are needed", report.peak <= limit
     console.print("[bold green]fits:[/]" if fits else "[bold red]does not fit, because[/]", need)
     if not fits:
         console.print(_consumers(program, config, len(devices)), markup=False)
     return fits
+
+
+def _time(hlo: str, chip: Chip, pairs: float, flops: float) -> Table:
+    """The step time that the compiler expects, and the share of each part; of one chip, with its pairs and FLOPs a step."""
+    cycles = estimated_cycles(hlo, flops=chip.flops, bandwidth=chip.bandwidth, clock=chip.clock)
+    seconds = sum(cycles.values()) / chip.clock
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    rate = f"{pairs / seconds:,.0f} pairs/s a chip, {flops / seconds / chip.flops:.1%} of the peak (MFU)"
+    table.add_row("estimated step", f"{seconds:.3f} s", rate)
+    for name, count in cycles.items():
+        table.add_row(f"  {name}", f"{count / chip.clock:.3f} s", f"{count / sum(cycles.values()):.1%}")
+    table.add_row("", "", "by the compiler's own model: good for ratios, within some tens of percent; transfers are not counted")
+    return table
 
 
 def _is_of(tower: str, path: str) -> bool:

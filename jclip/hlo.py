@@ -28,12 +28,12 @@ class Traffic(NamedTuple):
 
 def collectives(hlo: str) -> dict[str, Traffic]:
     """All collectives by kind; what stands in a loop counts as often as the loop runs (once, where that cannot be told)."""
-    computations, entry = _computations(hlo)
+    blocks, entry = computations(hlo)
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
 
     def visit(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
+        for line in blocks.get(name, ()):
             if found := FUSED.search(line):
                 counts["reduce-scatter"] += times
                 sizes["reduce-scatter"] += times * _result_bytes(found["type"], "reduce-scatter", False)
@@ -41,7 +41,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
             if found := COLLECTIVE.search(line):
                 counts[found["kind"]] += times
                 sizes[found["kind"]] += times * _result_bytes(found["type"], found["kind"], bool(found["start"]))
-            runs = times * _trips(line, computations) if " while(" in line else times
+            runs = times * trips(line, blocks) if " while(" in line else times
             for names in CALLED.findall(line):
                 for called in names.split(", "):
                     visit(called, runs)
@@ -50,7 +50,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
     return {kind: Traffic(counts[kind], sizes[kind]) for kind in KINDS if counts[kind]}
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+def computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     """The instructions of each computation by its name, and the name of the first to run."""
     found: dict[str, list[str]] = {}
     name = entry = ""
@@ -64,12 +64,12 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _trips(line: str, computations: dict[str, list[str]]) -> int:
+def trips(line: str, blocks: dict[str, list[str]]) -> int:
     """How often a loop runs: as the compiler says, or else the number that its condition compares with."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(found[1])
     condition = re.search(r"condition=(%[\w.-]+)", line)
-    bounds = re.findall(r"= [su]32\[\]\S* constant\((\d+)\)", "\n".join(computations.get(condition[1], ()))) if condition else []
+    bounds = re.findall(r"= [su]32\[\]\S* constant\((\d+)\)", "\n".join(blocks.get(condition[1], ()))) if condition else []
     return int(bounds[0]) if len(bounds) == 1 else 1
 
 

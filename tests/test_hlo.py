@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from jclip.config import Mesh
 from jclip.hlo import Traffic, collectives
+from jclip.hlo_time import EXPONENTIAL, estimated_cycles
 from jclip.sharding import make_mesh
 
 EVERYWHERE = PartitionSpec(("data", "fsdp"))
@@ -96,3 +97,40 @@ ENTRY %main (a: f32[10], b: f32[20]) -> f32[80] {
 }
 """
     assert collectives(hlo) == {"all-gather": Traffic(1, 4 * (80 + 160))}
+
+
+def test_estimated_cycles_are_summed_by_part_with_the_loops_they_stand_in() -> None:
+    hlo = """HloModule step
+
+%condition.1 (p: (s32[], bf16[8,64])) -> pred[] {
+  %bound = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[]{:T(512)} compare(%i, %bound), direction=LT
+}
+
+%inside (x: bf16[8,64]) -> bf16[8,64] {
+  %never = bf16[8,64] add(%x, %x), backend_config={"estimated_cycles":"1000000"}
+}
+
+%body.1 (p: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %a = bf16[8] fusion(%x), calls=%inside, metadata={op_name="jit(train_step)/jvp(MultiTower)/image/Block/attn/q/dot_general"}, backend_config={"estimated_cycles":"100"}
+  %k = bf16[8] custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(train_step)/jvp(MultiTower)/image/Block/attn/pallas_call"}, backend_config={"cost_estimate":{"flops":"2000","transcendentals":"2048","bytes_accessed":"30"}}
+  %m = bf16[8] fusion(%x), calls=%inside, metadata={op_name="jit(train_step)/transpose(jvp(MultiTower))/image/Block/mlp/fc1/mul"}, backend_config={"estimated_cycles":"7"}
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %while.1 = (s32[], bf16[8,64]) while(%init), condition=%condition.1, body=%body.1
+  %o = f32[4] fusion(%x), calls=%inside, metadata={op_name="jit(train_step)/add"}, backend_config={"estimated_cycles":"5"}
+  %l = f32[4] fusion(%x), calls=%inside, metadata={op_name="jit(train_step)/transpose(jvp())/shard_map/dot_general"}, backend_config={"estimated_cycles":"3"}
+  %c = f32[4] copy(%x), backend_config={"estimated_cycles":"2"}
+}
+"""  # noqa: E501
+    # A kernel: 2,000 operations at 1,000 a second are 2 s, its 30 bytes at 20 a second 1.5 s; at 10 cycles a second 20 cycles.
+    want = {
+        "attention": 12 * (100 + 20 + EXPONENTIAL * 2048),
+        "MLP": 12 * 7,
+        "optimizer": 5,
+        "loss": 3,
+        "layout and transfers": 2,
+    }
+    assert estimated_cycles(hlo, flops=1000, bandwidth=20, clock=10) == want
+    assert estimated_cycles("ENTRY %main () -> f32[] {\n}\n", flops=1, bandwidth=1, clock=1) == {}

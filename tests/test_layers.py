@@ -18,6 +18,7 @@ LAYERS = (
         "metrics",
         "processes",
         "hlo",
+        "hlo_time",
         "memory",
         "digests",
         "keeping",
