@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config"},
-    {"tree"},
+    {"tree", "hlo"},
     {
         "models",
         "losses",
@@ -17,7 +17,6 @@ LAYERS = (
         "data",
         "metrics",
         "processes",
-        "hlo",
         "hlo_time",
         "memory",
         "digests",

@@ -143,6 +143,7 @@ def test_json_that_is_deep_or_none_is_refused_in_a_line(text: str, tmp_path: Pat
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(WeightsError, match=r"^[^\n]*config\.json: [^\n]{1,200}$"):
         read_json(tmp_path / "config.json")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(WeightsError, match=r"^[^\n]*config\.json: [^\n]{1,200}$"):
         read_weights(tmp_path)
 
