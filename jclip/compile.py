@@ -96,6 +96,7 @@ def main(config: Config, topology: str) -> bool:
         console.print(_table(report, collectives(text)))
         if chip is not None:
             console.print(_time(text, chip, config.batch_size / len(devices), flops / len(devices)))
+            console.print("(by the compiler's own model, transfers left out: good for ratios, within some tens of percent)")
         need, fits = f"{size_text(report.peak)} of {size_text(limit)} a device are needed", report.peak <= limit
     console.print("[bold green]fits:[/]" if fits else "[bold red]does not fit, because[/]", need)
     if not fits:
@@ -108,11 +109,10 @@ def _time(hlo: str, chip: Chip, pairs: float, flops: float) -> Table:
     cycles = estimated_cycles(hlo, flops=chip.flops, bandwidth=chip.bandwidth, clock=chip.clock)
     seconds = sum(cycles.values()) / chip.clock
     table = Table(box=None, padding=(0, 2), show_header=False)
-    rate = f"{pairs / seconds:,.0f} pairs/s a chip, {flops / seconds / chip.flops:.1%} of the peak (MFU)"
+    rate = f"{pairs / seconds:,.0f} pairs/s a chip, MFU {flops / seconds / chip.flops:.1%}"
     table.add_row("estimated step", f"{seconds:.3f} s", rate)
     for name, count in cycles.items():
         table.add_row(f"  {name}", f"{count / chip.clock:.3f} s", f"{count / sum(cycles.values()):.1%}")
-    table.add_row("", "", "by the compiler's own model: good for ratios, within some tens of percent; transfers are not counted")
     return table
 
 
