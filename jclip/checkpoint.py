@@ -92,7 +92,7 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
 
     def record(self, step: int) -> dict[str, Any]:
-        """What the run was made of when it saved this checkpoint; see `jclip.facts`.
+        """The record of the run when it saved this checkpoint; see `jclip.facts`.
 
         Raises:
             DamagedCheckpoint: it cannot be read, or is not what was saved.
@@ -196,7 +196,7 @@ class Checkpoints:
         self.steps = stay
 
     def _remove_unfinished(self) -> None:
-        """What was not written to its end, or not removed to its end; of several processes the first tidies up."""
+        """Remains of what was not written, or not removed, to its end; of several processes the first tidies up."""
         if is_first():
             for path in self.directory.glob(f"*{UNFINISHED}*"):
                 shutil.rmtree(path, ignore_errors=True)
@@ -277,7 +277,7 @@ class Checkpoints:
 
 
 class _Digests:
-    """What Orbax writes beside the arrays, in the background: their digests are still being computed when a save begins."""
+    """The digests that Orbax writes beside the arrays, in the background: they are still being computed when a save begins."""
 
     FILE = "digests.json"
 
@@ -374,7 +374,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """In two steps, so that what is half removed is never taken for a checkpoint."""
+    """Removal in two steps, so that what is half removed is never taken for a checkpoint."""
     gone = path.with_name(f"{path.name}{UNFINISHED}-removed")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)

@@ -232,7 +232,7 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What may have to be said of a model, the same in every command that takes one."""
+    """Options that say more of a model, the same in every command that takes one."""
     model = parser.add_argument_group("what MODEL does not say itself")
     model.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
     model.add_argument(

@@ -17,7 +17,7 @@ from jclip.data.transforms import MAX_PIXELS
 from jclip.inference import Encoder, load, tower_digest
 
 FORMAT = "jclip embed 1"
-"""Of embed.json, which says what a folder holds."""
+"""Name of the file that says what a folder holds."""
 
 
 def main(

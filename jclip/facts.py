@@ -1,4 +1,4 @@
-"""What a run is made of: one small record, compared between hosts, kept with each checkpoint, and compared at a resume."""
+"""The record of what a run is made of: small, compared between hosts, kept with each checkpoint, and compared at a resume."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ SHOWN = 6
 """Differences that a message names."""
 
 Record = dict[str, Any]
-"""As JSON: "format", "config" (see `to_saved`), "data", "plan", "vocabulary", "weights" and "versions"."""
+"""The record as JSON: "format", "config" (see `to_saved`), "data", "plan", "vocabulary", "weights" and "versions"."""
 
 
 def make_record(config: Config, source: Source, plan: Plan) -> Record:
@@ -104,7 +104,7 @@ def listed(lines: Sequence[str]) -> str:
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int, rates: tuple[float, float]) -> list[str]:
-    """What has changed since a checkpoint was saved, each with its effect; nothing of what its record does not hold.
+    """Changes since a checkpoint was saved, each with its effect; nothing of what its record does not hold.
 
     Args:
         saved: its record.

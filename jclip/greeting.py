@@ -1,4 +1,4 @@
-"""What a run says before its first step: size, devices, memory, data, and where all goes."""
+"""The greeting of a run, before its first step: size, devices, memory, data, and where all goes."""
 
 import os
 from pathlib import Path

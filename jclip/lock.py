@@ -79,7 +79,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What two processes share that can see each other: the machine, since it was started, and the container."""
+    """Identity shared by processes that can see each other: the machine, since it was started, and the container."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -126,7 +126,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    """What a lock says; nothing where it is damaged, as by a full disk."""
+    """Contents of a lock; empty where it is damaged, as by a full disk."""
     try:
         holder = json.loads(content)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a program holds of a device's memory, counted from shapes and shardings before anything is allocated."""
+"""Memory of a device that a program holds, counted from shapes and shardings before anything is allocated."""
 
 import math
 import os

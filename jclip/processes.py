@@ -87,7 +87,7 @@ def gather_texts(text: str) -> list[str]:
 
 
 def together(function: Callable[[], T]) -> T:
-    """What `function` returns, once it has returned on all processes; every one has to call it.
+    """The result of `function`, once it has returned on all processes; every one has to call it.
 
     Raises:
         Refused: it has raised on another process. Where it raises, its own error goes on.

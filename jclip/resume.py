@@ -1,4 +1,4 @@
-"""Where a run goes on: from the last checkpoint of its workdir, from config.init_from, or from random parameters."""
+"""The start of a run: from the last checkpoint of its workdir, from config.init_from, or from random parameters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def _went_on_from(checkpoints: Checkpoints, step: int) -> int | None:
 
 
 def lineage(start: Start, resume_from: int | None) -> Record:
-    """What the record of a run says of --resume-from, from its first checkpoint on."""
+    """Entries of a run's record about --resume-from, from its first checkpoint on."""
     before = (start.record or {}).get("resumed_from")
     now = resume_from if start.step == resume_from else before
     return {} if now is None else {"resumed_from": now}
@@ -153,7 +153,7 @@ def _with_free(saved: Model, now: Model) -> Model:
 
 
 def said_changes(start: Start, record: Record, config: Config, plan: Plan, saved: Config) -> list[str]:
-    """What has changed since the checkpoint that a run goes on from, each with its effect."""
+    """Changes since the checkpoint that a run goes on from, each with its effect."""
     if start.record is None:
         return []
     examples = start.record.get("data", record["data"])["examples"]

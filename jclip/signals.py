@@ -58,7 +58,7 @@ class StopSignal:
 
     @contextmanager
     def may_leave(self) -> Iterator[None]:
-        """In here a signal raises Stopped at once: around what may take long, and can be left anywhere without harm.
+        """A block in which a signal raises Stopped at once: around what may take long, and can be left anywhere without harm.
 
         Of several processes none leaves alone: the others would wait for it.
         """

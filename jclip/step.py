@@ -85,7 +85,7 @@ class Program(NamedTuple):
         return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
 
     def parts(self) -> dict[str, Any]:
-        """What the devices hold at least in a step, as shapes with shardings."""
+        """The least that the devices hold in a step, as shapes with shardings."""
         return {
             "parameters": self.state.params,
             "optimizer": self.state.opt_state,

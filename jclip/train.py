@@ -99,7 +99,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
 
 
 class Run(NamedTuple):
-    """What the loop works with."""
+    """Parts that the loop works with."""
 
     config: Config
     plan: Plan
@@ -248,7 +248,7 @@ def _folder(workdir: str | Path) -> Path:
 
 
 def _prepare(config: Config) -> tuple[Source, Plan, Record]:
-    """What this process derives by itself."""
+    """Everything that this process derives by itself."""
     check(config, devices=jax.device_count())
     source = open_source(config.data.source)
     plan = make_plan(config, examples=len(source))

@@ -83,7 +83,7 @@ def save_one(workdir: Path) -> tuple[Program, dict[str, Any]]:
 
 
 def outcome(workdir: Path, program: Program, saved: Any) -> str:
-    """What reading the checkpoint gives: found, harmless, silent or raw."""
+    """Outcome of reading the checkpoint: found, harmless, silent or raw."""
     try:
         with Checkpoints(workdir, read_only=True) as checkpoints:
             config = checkpoints.config(0)

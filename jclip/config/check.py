@@ -44,7 +44,7 @@ def _require_none(problems: Iterator[str]) -> None:
 
 
 def contradictions(value: Any, at: str = "") -> Iterator[str]:
-    """What the dataclasses in a value say of themselves, the inner ones first: `problems() -> Iterator[str]`.
+    """Problems that the dataclasses in a value find in themselves, the inner ones first: `problems() -> Iterator[str]`.
 
     Each problem begins with what stands behind the place of its dataclass, such as ".heads 3 does not divide width 8".
     """

@@ -17,7 +17,7 @@ _UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
 
 @dataclass(frozen=True)
 class Length:
-    """What a duration has to be, stated in the type of its field as a `Range` is."""
+    """Requirements of a duration, stated in the type of its field as a `Range` is."""
 
     of_run: bool = True
     """Whether a percentage of the run is allowed."""
@@ -25,7 +25,7 @@ class Length:
     """Steps; 0 where the duration may be none at all."""
 
     def problem(self, value: str) -> str | None:
-        """What is wrong with a duration whatever the data, or None."""
+        """Problem of a duration whatever the data, or None."""
         try:
             number, unit = _parse(value)
             if unit == "%" and not self.of_run:

@@ -1,4 +1,4 @@
-"""What was saved by an older jclip: the one place where old fields get their meaning, and new ones the value that keeps it."""
+"""Files of an older jclip: the one place where old fields get their meaning, and new ones the value that keeps it."""
 
 from collections.abc import Mapping
 from typing import Any

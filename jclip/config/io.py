@@ -28,7 +28,7 @@ def to_json(config: Any) -> Any:
 
 
 def to_saved(config: Any) -> dict[str, Any]:
-    """What a file keeps of a configuration: `to_json` with its format."""
+    """A configuration as a file keeps it: `to_json` with its format."""
     return {"format": FORMAT, **to_json(config)}
 
 

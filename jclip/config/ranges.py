@@ -50,7 +50,7 @@ class Range:
         return " and ".join(f"{words} {end:,}" for words, end in ends if end is not None) or "finite"
 
     def problem(self, value: float) -> str | None:
-        """What is wrong with a value that is a number, or None."""
+        """Problem of a value that is a number, or None."""
         return None if value in self else f" {shown(value)} must be {self}"
 
 
@@ -113,7 +113,7 @@ def _is_of(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """What a type allows, for messages."""
+    """Values that a type allows, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return f"{_words(args[0])} {' and '.join(map(str, args[1:]))}" if isinstance(args[1], Range) else _words(args[0])

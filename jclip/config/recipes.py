@@ -69,7 +69,7 @@ def _read(path: str | Path, function: str, returns: str) -> tuple[Callable[..., 
 
 
 def _made(path: str | Path, function: Callable[..., Any], arguments: Mapping[str, Any], cls: type[T]) -> T:
-    """What the function returns, which has to be of the class, with values of its fields' types and in their ranges."""
+    """The result of the function, which has to be of the class, with values of its fields' types and in their ranges."""
     with _line_of_errors(path):
         value = function(**arguments)
     if not isinstance(value, cls):

@@ -11,10 +11,10 @@ _SHOWN = 8
 
 
 class Matches(NamedTuple):
-    """What `match_names` found."""
+    """Findings of `match_names`."""
 
     places: list[int | None]
-    """For each name of the first list its index in the second; None: it has no name there."""
+    """Index in the second list of each name of the first; None: no such name there."""
     unmatched: list[str]
     """The names of the first list without one in the second."""
     missing: list[str]
@@ -69,7 +69,7 @@ def _unique(names: Sequence[str], key: Callable[[str], str]) -> dict[str, int]:
 
 
 def name_key(name: str) -> str:
-    """What of a name counts: its letters in Unicode's NFKC form without regard to case, words with single spaces between.
+    """The part of a name that counts: its letters in Unicode's NFKC form, case folded, words with single spaces between.
 
     Underscores are spaces, and what cannot be seen (byte order marks, zero-width characters: category Cf) does not count.
     """

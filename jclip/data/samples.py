@@ -42,9 +42,9 @@ class Samples:
     """The samples of a shard, in the order of their first members."""
 
     members: dict[str, list[tuple[str, Member]]]
-    """By key: (extension, member) each."""
+    """(extension, member) pairs by key."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """What is in no sample, by the reason."""
+    """Members that are in no sample, by reason."""
 
     def fields(self) -> Counter[str]:
         """How many samples have which fields, whose names are joined by a space."""

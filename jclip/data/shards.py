@@ -17,14 +17,14 @@ from jclip.data.tar_index import Indexes, State, state_of
 log = logging.getLogger("jclip.data")
 
 VERSION = 2
-"""Of the files of `_Folder`; those of another version are not read."""
+"""Version of the files of `_Folder`; others are not read."""
 
 MANY = 64
 """Shards of a folder from which on their counts are kept in one file."""
 
 
 class Shard(NamedTuple):
-    """What is known of a shard without its index."""
+    """Facts of a shard that are known without its index."""
 
     path: str
     samples: int
@@ -35,7 +35,7 @@ class Shard(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What `load_shards` found."""
+    """Findings of `load_shards`."""
 
     shards: list[Shard]
     """Those that are tars, in the order of the paths."""

@@ -112,7 +112,7 @@ def open_source(spec: str) -> Source:
 
 
 def _hint(spec: str) -> str:
-    """What is wrong with a name of a source that has no scheme, or one that is none."""
+    """Problem of a source's name that has no scheme, or one that is none."""
     if spec.startswith("pipe:") or "://" in spec:
         return "only files are read, at random; mount the bucket, or fetch the data"
     if spec.partition("?")[0].endswith((".tar", "}", "*")):

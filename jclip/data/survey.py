@@ -1,4 +1,4 @@
-"""What a source holds: in short, from its index; and in full, from a sample of its examples."""
+"""A survey of a source: in short, from its index; and in full, from a sample of its examples."""
 
 import itertools
 import math
@@ -78,7 +78,7 @@ def _several_lines(source: Source) -> str:
 
 @dataclass
 class Survey:
-    """What a sample of a source holds."""
+    """Findings in a sample of a source."""
 
     examples: int
     shards: int | None
@@ -86,7 +86,7 @@ class Survey:
     usable: int
     """Examples, of those looked at, with an image and a text that can be read."""
     unusable: Counts = field(default_factory=dict)
-    """By the reason: how many of those looked at."""
+    """Number of examples looked at, by reason."""
     fields: Counts = field(default_factory=dict)
     """How many of all samples have which fields, from the index of shards."""
     left_out: Counts = field(default_factory=dict)

@@ -12,7 +12,7 @@ PAX_KEYS = (b"path", b"linkpath", b"size")
 """Pax records that count, if they are of one member: a global name would be that of every member. See also SPARSE."""
 
 SPARSE = b"GNU.sparse."
-"""What the keys of pax records of sparse files begin with."""
+"""Prefix of the keys of pax records of sparse files."""
 
 OTHER_KINDS = {b"2": "symbolic links", b"3": "devices", b"4": "devices", b"6": "pipes", b"S": "sparse files"}
 """Members that are no files, by their type flag; directories (5) are not counted."""

@@ -38,7 +38,7 @@ SHOWN = 40
 """Combinations of fields that the notes count; the rarer ones are counted together."""
 
 State = tuple[int, int, int, int]
-"""What changes when a file does: its size, mtime and ctime (which nobody can set back) in ns, and inode."""
+"""Marks of a file that change when it does: its size, mtime and ctime (which nobody can set back) in ns, and inode."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Image formats that are decoded; Pillow's other decoders are never given foreign bytes."""
 
 FULL_RANGES: Mapping[str, tuple[int, ...]] = {"I": (65535,), "F": (1, 255, 65535)}
-"""What white is in Pillow's modes of one band of 32 bits, integers and floats: the least of these that no pixel exceeds."""
+"""White in Pillow's modes of one band of 32 bits, integers and floats: the least of these that no pixel exceeds."""
 
 FILTERS: Mapping[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -61,7 +61,7 @@ class WebDataset:
         self._start()
 
     def _start(self) -> None:
-        """What every process has of its own: open files."""
+        """Open files, which every process has of its own."""
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._indexes = Indexes()
         self._lock = threading.Lock()

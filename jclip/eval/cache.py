@@ -61,7 +61,7 @@ def _text(facts: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _program() -> dict[str, str]:
-    """What computes: the code of COMPUTES, and the libraries that numbers come from."""
+    """Digest of what computes: the code of COMPUTES, and the libraries that numbers come from."""
     code = code_digest(Path(jclip.__file__).parent)
     return {"code": code, "jax": jax.__version__, "backend": jax.default_backend(), "pillow": PIL.__version__}
 
@@ -70,7 +70,7 @@ COMPUTES = ("models/*.py", "data/*.py", "eval/**/*.py", "step.py", "losses.py")
 """Files that features and results depend on; the facts beside them say weights, data and settings."""
 
 CARRIES = ("data/loader.py", "data/caches.py", "data/fingerprint.py", "eval/cache.py")
-"""Of these, files that only carry what others compute."""
+"""Files among these that only carry what others compute."""
 
 
 def code_digest(package: Path) -> str:

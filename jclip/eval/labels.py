@@ -32,12 +32,12 @@ class Labelled(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What the labels of a source mean."""
+    """Meaning of the labels of a source."""
 
     names: tuple[str, ...]
     """The classes as the source calls them; () where it calls them nothing."""
     places: list[int | None]
-    """For each index that the source has as a label, the class; None: a class that is left out."""
+    """Class of each index that the source has as a label; None: a class that is left out."""
     by_position: bool = False
     """Whether `names` are others than the classes', and were matched by position."""
 
@@ -98,7 +98,7 @@ class Classes:
         return Labelled(labels, several[:, list(self.candidates)], own.by_position)
 
     def own(self, source: Source) -> Own:
-        """What the labels of a source mean here.
+        """Meaning of the labels of a source here.
 
         A source that names its classes has them in an order of its own, and perhaps not all of them (ImageNet-R: 200 of 1,000).
 

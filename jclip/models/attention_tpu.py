@@ -46,7 +46,7 @@ def attend(q: Array, k: Array, v: Array, lengths: Array | None, *, causal: bool,
 
 
 class Form(NamedTuple):
-    """What is known when the kernel is compiled."""
+    """Facts that are known when the kernel is compiled."""
 
     size: int
     """Numbers of a head."""
@@ -143,7 +143,7 @@ def _backward_kernel(form: Form, lengths: Any, q: Any, k: Any, v: Any, dout: Any
 
 
 def _heads(form: Form, shape: tuple[int, ...]) -> list[Array]:
-    """Of each head of the block the lanes that are its own, bool [l, 128]."""
+    """The lanes of each head of the block, bool [l, 128]."""
     lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     return [(lane >= start) & (lane < start + form.size) for start in range(0, LANES, form.size)]
 

@@ -67,4 +67,4 @@ class Compute(NamedTuple):
     gather: Callable[[Params], Params] | None = None
     """Makes the parameters of one block whole on every device: done before the block forward and again backward, kept never."""
     backend: Backend = Backend()
-    """What the program is compiled for."""
+    """The device that the program is compiled for."""

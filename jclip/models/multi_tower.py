@@ -38,7 +38,7 @@ class MultiTower(nn.Module):
     gather: Callable[[str, Params], Params] | None = None
     """As in Compute, with the path of the stack of blocks."""
     backend: Backend = Backend()
-    """What the program is compiled for."""
+    """The device that the program is compiled for."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:

@@ -18,7 +18,7 @@ Run = Callable[..., tuple[Array, None]]
 
 
 class Transformer(nn.Module):
-    """What the transformer towers share."""
+    """The part that transformer towers share."""
 
     config: Any
     how: Compute = Compute()

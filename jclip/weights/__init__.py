@@ -173,7 +173,7 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
 
 
 def _described(path: Path, keys: Mapping[str, str]) -> tuple[str, dict[str, Lazy]]:
-    """Of the configurations in a folder, the first that the names in one of its weight files fit: its key, and the arrays.
+    """The first configuration in a folder that the names in one of its weight files fit: its key, and the arrays.
 
     Args:
         path: the folder.

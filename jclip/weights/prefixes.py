@@ -38,7 +38,7 @@ def without_prefix(path: Path, tensors: Mapping[str, T], known: Callable[[Collec
 
 
 def prefix_of(missing: Collection[str], unknown: Collection[str]) -> str | None:
-    """What stands before most of the missing names where they are found among the unknown ones; None: they are not."""
+    """The prefix of most of the missing names where they are found among the unknown ones; None: they are not."""
     counts: dict[str, int] = {}
     for name in unknown:
         for i, letter in enumerate(name):

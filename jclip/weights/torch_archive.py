@@ -220,7 +220,7 @@ def _by_name(path: Path, root: Any) -> dict[str, _Tensor]:
 
 
 def _state_dict(path: Path, root: Any) -> Any:
-    """What is asked for of a training checkpoint; anything else as it is."""
+    """The part of a training checkpoint that is asked for; anything else as it is."""
     while isinstance(root, dict) and not any(isinstance(value, _Tensor) for value in root.values()):
         keys = [key for key in WRAPPERS if isinstance(root.get(key), dict) and root[key]]
         if not keys or (isinstance(type(root), _StandIn) and type(root).__name__.startswith("__torch__")):

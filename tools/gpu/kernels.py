@@ -1,4 +1,4 @@
-"""What the kernels of a program take on a GPU, by part of the model: the profiler's times beside the names in its HLO."""
+"""Times of the kernels of a program on a GPU, by part of the model: the profiler's times beside the names in its HLO."""
 
 import gzip
 import json
@@ -51,14 +51,14 @@ def kernels(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def kind(kernel: str, instruction: str) -> str:
-    """Of a kernel, by its name: product, attention or memory."""
+    """Kind of a kernel, by its name: product, attention or memory."""
     if "fmha" in kernel or "flash" in kernel or "cudnn" in kernel or "dot_product_attention" in instruction:
         return "attention"
     return "product" if re.search(r"nvjet|gemm|cutlass|xmma", kernel) else "memory"
 
 
 def part(path: str) -> str:
-    """Of an operation, by its path: forward or backward, and the part of the model."""
+    """Part of an operation, by its path: forward or backward, and the part of the model."""
     where = next((name for name in PARTS if name in path), "other")
     return f"{'backward' if 'transpose(' in path else 'forward'} {where}"
 
