@@ -46,10 +46,10 @@ def test_a_norm_in_bfloat16_computes_in_float32_with_its_gradients() -> None:
 
 
 def test_the_gradient_of_a_bias_is_summed_in_float32() -> None:
-    """4,096 tokens of 1 + 1/128: a bfloat16 sum stops growing at 256, one of bfloat16 parts is off in the third digit."""
-    y, bias = jnp.zeros((64, 64, 3), jnp.bfloat16), jnp.zeros(3)
+    """4,095 tokens of 1 + 1/128, a sum that bfloat16 does not hold."""
+    y, bias = jnp.zeros((63, 65, 3), jnp.bfloat16), jnp.zeros(3)
     _, back = jax.vjp(add_bias, y, bias)
     dy, dbias = back(jnp.full(y.shape, 1 + 1 / 128, jnp.bfloat16))
     assert dy.dtype == jnp.bfloat16
     assert dbias.dtype == jnp.float32
-    np.testing.assert_allclose(dbias, 4096 * (1 + 1 / 128), rtol=1e-6)
+    np.testing.assert_allclose(dbias, 4095 * (1 + 1 / 128), rtol=1e-6)
