@@ -47,8 +47,7 @@ def greeting(
 def _data(facts: Record, batch_size: int) -> str:
     examples = facts["examples"]
     shards = f" in {facts['shards']:,} shard{'s' if facts['shards'] > 1 else ''}" if "shards" in facts else ""
-    text = f"{examples:,} examples{shards}, an epoch is {examples / batch_size:,.1f} steps"
-    return text + ("; that is fewer than a batch, which has some of them more than once" if examples < batch_size else "")
+    return f"{examples:,} examples{shards}, an epoch is {examples / batch_size:,.1f} steps"
 
 
 def _mib(size: int) -> str:

@@ -14,7 +14,7 @@ from jclip.config import Config, ConfigError, Plan, check, make_plan, to_saved
 from jclip.data import Batch, LostWorker, Source, SourceError, make_loader, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
-from jclip.data.survey import outline
+from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
@@ -81,7 +81,8 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(config, plan, mesh, train_step, program, record, start.origin, workdir))
         fields = {tower: config.data.fields.get(tower, tower) for tower in config.model.towers}
-        terminal.say("\n".join(f"jclip: {line}" for line in outline(source, fields, config.batch_size)))
+        for line in shortcomings(source, fields, config.batch_size):
+            terminal.say(f"jclip: {line}")
         _say_changes(start, record, config, plan, checkpoints, terminal)
         record = {**record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start.step, terminal)

@@ -325,3 +325,17 @@ def test_the_restored_state_is_the_saved_one(short_run: Path) -> None:
         assert checkpoints.config(12) == config
     assert int(state.step) == 12
     assert int(state.opt_state[1].count) == 12
+
+
+def test_a_run_says_first_what_its_data_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {
+        "data.source": "shapes:train?size=16&length=10",
+        "duration": "1",
+        "optim.warmup": "0",
+        "evals": {},
+        "checkpoint.best": None,
+    }
+    train.main(tiny_config(**changes), tmp_path)
+    out = capsys.readouterr().out
+    assert "shapes:train?size=16&length=10: 10 examples, an epoch is 0.6 steps" in out
+    assert out.index("jclip: only 10 examples for a batch of 16: one is in it up to 2 times") < out.index("step      1/1")

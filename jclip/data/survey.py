@@ -28,15 +28,20 @@ Counts = dict[str, int]
 
 
 def outline(source: Source, fields: Mapping[str, str], batch_size: int | None = None) -> list[str]:
-    """A few lines on a source, from its index: examples and shards, and what training will miss.
+    """A few lines on a source, from its index: examples and shards, and its `shortcomings`."""
+    total, shards = len(source), getattr(source, "shard_count", None)
+    return [f"{total:,} examples" + (f" in {shards:,} shards" if shards else ""), *shortcomings(source, fields, batch_size)]
+
+
+def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | None = None) -> list[str]:
+    """A line for each thing that training will miss in a source, from its index.
 
     Args:
         source: the data.
-        fields: by tower, where it finds its input, as data.fields.
+        fields: the name of the field of each tower's input, as data.fields.
         batch_size: of the training; None: there is none.
     """
-    total, shards = len(source), getattr(source, "shard_count", None)
-    lines = [f"{total:,} examples" + (f" in {shards:,} shards" if shards else "")]
+    total, lines = len(source), []
     combinations: Mapping[str, int] = getattr(source, "fields", {})
     left_out: Mapping[str, int] = getattr(source, "left_out", {})
     why = "; left out of the source: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items()) if left_out else ""
