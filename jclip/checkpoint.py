@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from jclip.config import Config, ConfigError, from_json
 from jclip.data.caches import write_atomically
 from jclip.digests import array_paths, tree_digests
-from jclip.keeping import kept
+from jclip.keeping import kept, old_scores
 from jclip.processes import is_first
 from jclip.tree import flatten
 
@@ -168,9 +168,10 @@ class Checkpoints:
     def read_scores(self) -> str:
         """Reads W/evaluations.json; says what is wrong with it, or "". Without it no checkpoint is the best one so far."""
         path = self.directory.parent / SCORES
+        self.scores = old_scores(self.directory, self.steps)
         try:
             content = json.loads(path.read_bytes())
-            self.scores = {int(step): {k: float(v) for k, v in values.items()} for step, values in content.items()}
+            self.scores |= {int(step): {k: float(v) for k, v in values.items()} for step, values in content.items()}
         except FileNotFoundError:
             pass
         except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
@@ -180,7 +181,10 @@ class Checkpoints:
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
         """Keeps the results of evaluations of a step that is saved, and what they say of which checkpoints stay."""
         self.scores[step] = {**self.scores.get(step, {}), **results}
-        known = {str(s): scores for s, scores in sorted(self.scores.items()) if s in self.steps or s == step}
+        self._write_scores({*self.steps, step})
+
+    def _write_scores(self, steps: Collection[int]) -> None:
+        known = {str(step): scores for step, scores in sorted(self.scores.items()) if step in steps}
         if is_first():
             text = json.dumps(known, indent=1)
             try:
@@ -192,7 +196,12 @@ class Checkpoints:
         """Removes the checkpoints that are neither among the latest nor the best."""
         stay = kept(self.steps, self.scores, keep=self._keep, best=self._best)
         for step in set(self.steps).difference(stay) if is_first() else ():
-            _remove(self.directory / str(step))
+            try:
+                _remove(self.directory / str(step))
+            except FileNotFoundError:
+                pass  # somebody else has removed it
+            except OSError as error:
+                self._problem = f"{self.directory / str(step)} could not be removed: {_reason(error)}"
         self.steps = stay
 
     def _remove_unfinished(self) -> None:
@@ -215,7 +224,9 @@ class Checkpoints:
     def forget(self, after: int) -> None:
         """Later steps do not count any more; see `set_aside`, which the first process does for all."""
         self.steps = [step for step in self.steps if step <= after]
-        self.scores = {step: scores for step, scores in self.scores.items() if step <= after}
+        if any(step > after for step in self.scores):  # or they would count for the checkpoints that take their place
+            self.scores = {step: scores for step, scores in self.scores.items() if step <= after}
+            self._write_scores(self.steps)
 
     def restore(self, step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
         """The parts of a checkpoint, laid out as the given shapes and shardings say, whatever the mesh that wrote them.

@@ -14,6 +14,7 @@ from jclip.data import Source, open_source, read_once
 from jclip.data.caches import write_atomically
 from jclip.data.fingerprint import combine, sample_fingerprint
 from jclip.data.transforms import MAX_PIXELS
+from jclip.eval.embed import tower_facts
 from jclip.inference import Encoder, load, tower_digest
 
 FORMAT = "jclip embed 1"
@@ -62,10 +63,10 @@ def main(
         if tower not in encoder.model.towers:
             raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
     out.mkdir(parents=True, exist_ok=True)
-    job = Job(out, source, examples, encoder)
+    job = Job(out, source, examples, encoder, max_pixels)
     try:
         for tower in towers:
-            job.embed(tower, batch_size, max_pixels, console)
+            job.embed(tower, batch_size, console)
     except KeyboardInterrupt:
         console.print(f"stopped; what is done is in {out}, and the same command goes on from there", soft_wrap=True)
         raise SystemExit(130) from None
@@ -78,12 +79,19 @@ SAVED_EVERY = 64
 class Job:
     """The folder of one source as one model sees it, and how far it is."""
 
-    def __init__(self, out: Path, spec: str, source: Source, encoder: Encoder) -> None:
-        self.out, self.source, self.encoder = out, source, encoder
+    def __init__(self, out: Path, spec: str, source: Source, encoder: Encoder, max_pixels: int) -> None:
+        self.out, self.source, self.encoder, self.max_pixels = out, source, encoder, max_pixels
         self.spec = spec
         self.place = out / "embed.json"
         weights = combine(*(tower_digest(encoder.params, tower, encoder.mesh) for tower in sorted(encoder.model.towers)))
-        self.facts = {"examples": len(source), "data": sample_fingerprint(source), "weights": weights}
+        towers = {name: tower_facts(tower) for name, tower in encoder.model.towers.items()}
+        self.facts = {
+            "examples": len(source),
+            "data": sample_fingerprint(source),
+            "weights": weights,
+            "model": combine(json.dumps(towers, sort_keys=True)),
+            "max_pixels": max_pixels,
+        }
         self.done: dict[str, Any] = {}
         if self.place.exists():
             self._resume()
@@ -98,19 +106,18 @@ class Job:
             self.done = dict(known["towers"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"embed: {self.place} is damaged ({error}); give another --out, or empty it") from None
-        for name, what in (("examples", "source"), ("data", "source"), ("weights", "model")):
+        of = {"weights": "model", "model": "model, or of other pixels or tokens", "max_pixels": "--max-pixels"}
+        for name in self.facts:
             if facts[name] != self.facts[name]:
-                raise ConfigError(
-                    f"embed: {self.out} holds embeddings of another {what} ({known.get('source')!r}, {facts['examples']} "
-                    "examples); give another --out, or empty it"
-                )
+                what = f"another {of.get(name, 'source')} ({known.get('source')!r}, {facts['examples']} examples)"
+                raise ConfigError(f"embed: {self.out} holds embeddings of {what}; give another --out, or empty it")
 
     def save(self) -> None:
         """Writes embed.json."""
         text = json.dumps({"format": FORMAT, "source": self.spec, **self.facts, "towers": self.done}, indent=1)
         write_atomically(self.place, lambda part: part.write_text(text, encoding="ascii"))
 
-    def embed(self, tower: str, batch_size: int, max_pixels: int, console: Console) -> None:
+    def embed(self, tower: str, batch_size: int, console: Console) -> None:
         """Writes out/TOWER.npy, from the row on that an earlier call has come to."""
         total, whole, partial = len(self.source), self.out / f"{tower}.npy", self.out / f"{tower}.npy.partial"
         done = self.done.setdefault(tower, {"rows": 0, "broken": 0})
@@ -125,7 +132,7 @@ class Job:
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
         array = np.lib.format.open_memmap(partial, mode="r+")
         size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
-        transforms = {tower: self.encoder.transform(tower, max_pixels)}
+        transforms = {tower: self.encoder.transform(tower, self.max_pixels)}
         batches = read_once(self.source, transforms, batch_size=size, start=done["rows"])
         steps = -(-(total - done["rows"]) // size)
         keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")

@@ -199,6 +199,8 @@ def _weights(path: str) -> str:
     if not path or not root.exists():
         return ""
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    if (root / "checkpoints").is_dir():  # a run, which may go on meanwhile: what its checkpoints say of themselves
+        files = [file for file in files if file.name == "_CHECKPOINT_METADATA"]
     return _hash(f"{file.relative_to(root)} {_block_digest(file)}\n" for file in files)
 
 

@@ -1,7 +1,10 @@
 """Which checkpoints stay."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 Scores = Mapping[int, Mapping[str, float]]
 """Results of the evaluations at a step, by step."""
@@ -17,3 +20,13 @@ def kept(steps: Iterable[int], scores: Scores, *, keep: int, best: str | None) -
     ranked = [(scores[step][best], step) for step in steps if best is not None and best in scores.get(step, {})]
     ranked = [rank for rank in ranked if math.isfinite(rank[0])]
     return sorted({*steps[-keep:], *(step for _, step in sorted(ranked)[-1:])})
+
+
+def old_scores(directory: Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
+    """Results of evaluations as jclip kept them until November 2026: in each checkpoint, beside its arrays."""
+    found = {}
+    for step in steps:
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            content = json.loads((directory / str(step) / "metrics" / "metrics").read_bytes())
+            found[step] = {name: float(value) for name, value in content.items()}
+    return found

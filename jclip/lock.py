@@ -56,7 +56,7 @@ def lock(
             )
         _take_away(path, content)
     ended = threading.Event()
-    threading.Thread(target=_give_signs, args=(path, ended, beat), daemon=True).start()
+    threading.Thread(target=_give_signs, args=(path, owner["id"], ended, beat), daemon=True).start()
     try:
         yield
     finally:
@@ -182,7 +182,10 @@ def _take_away(path: Path, content: bytes) -> None:
     away.unlink()
 
 
-def _give_signs(path: Path, ended: threading.Event, beat: float) -> None:
+def _give_signs(path: Path, own: str, ended: threading.Event, beat: float) -> None:
+    """Signs of life, until `ended`, or until the lock is another run's: this one was taken for dead."""
     while not ended.wait(beat):
+        if _parse(_read(path) or b"").get("id") != own:
+            return
         with suppress(OSError):
             os.utime(path)

@@ -17,7 +17,7 @@ from jclip.processes import same_everywhere, together
 from jclip.step import Program, TrainState
 from jclip.tree import flatten
 
-FREE_MODEL = ("dtype", "scan", "remat")
+FREE_MODEL = ("dtype", "scan", "remat", "attention")
 FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
 """Fields of a model and of a tower that may differ from a checkpoint's: they change neither the parameters nor their meaning.
 layer_scale says where its factors began, and may not come or go."""
@@ -64,13 +64,20 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
         return Start(0, *start_from(config, program, mesh))
     if step is None:
         return Start(0, program.init(), "random parameters")
-    parts = program.state.saved()
     try:
-        record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
-        together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
-        state = program.restored(step, checkpoints.restore(step, parts))
+        return _restore(config, program, checkpoints, step)
     except DamagedCheckpoint as damage:
-        raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, parts)}") from None
+        # The one that is asked for, where a later one came from it and is damaged: the advice of before still holds.
+        if resume_from is not None and resume_from < step and resume_from in checkpoints.steps:
+            return _restore(config, program, checkpoints, resume_from)
+        raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved())}") from None
+
+
+def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: int) -> Start:
+    """The state of a checkpoint, if it is of this model."""
+    record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
+    together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
+    state = program.restored(step, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
     return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
 

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Mesh, check
+from jclip.config import Config, Mesh, check_model
 from jclip.sharding import make_mesh, param_shardings
 from jclip.step import abstract, param_shapes
 
@@ -51,5 +51,5 @@ def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoin
         if step not in checkpoints.steps:
             raise CheckpointError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints.steps))}")
         config = checkpoints.config(step)
-        check(config)
+        check_model(config.model)  # the rest was right when it was trained, by the rules of then
         yield checkpoints, config, step

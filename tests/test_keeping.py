@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny import tiny_config
 
-from jclip import train
+from jclip import checkpoint, train
 from jclip.checkpoint import Checkpoints
-from jclip.keeping import kept
+from jclip.keeping import kept, old_scores
 
 RISES = {4: {"m": 0.1}, 8: {"m": 0.2}, 12: {"m": 0.3}, 16: {"m": 0.4}}
 FALLS = {4: {"m": 0.4}, 8: {"m": 0.3}, 12: {"m": 0.2}, 16: {"m": 0.1}}
@@ -86,3 +86,35 @@ def test_a_new_best_metric_does_not_stop_a_run_whose_checkpoints_lack_it(tmp_pat
     monkeypatch.setattr(train, "run_evaluators", Script([0.5, 0.2]).results)
     train.main(tiny_config(evals=evals, **{**changes, "duration": "8"}), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps == [6, 8]
+
+
+def test_results_that_an_older_jclip_kept_with_its_checkpoints_count_for_the_best(tmp_path: Path) -> None:
+    for step, score in ((1, 0.9), (2, 0.1), (3, 0.5)):
+        folder = tmp_path / "checkpoints" / str(step)
+        (folder / "metrics").mkdir(parents=True)
+        (folder / "metrics" / "metrics").write_text(json.dumps({"e/x": score}))
+    (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text("{")  # damaged
+    assert old_scores(tmp_path / "checkpoints", [1, 2, 3, 4]) == {1: {"e/x": 0.9}, 2: {"e/x": 0.1}}
+
+
+def test_results_of_steps_that_do_not_count_any_more_are_forgotten_for_good(tmp_path: Path) -> None:
+    (tmp_path / "evaluations.json").write_text(json.dumps({"10": {"e/x": 0.5}, "20": {"e/x": 0.9}}))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.steps = [10, 20]
+        assert checkpoints.read_scores() == ""
+        checkpoints.forget(after=10)
+    assert json.loads((tmp_path / "evaluations.json").read_text()) == {"10": {"e/x": 0.5}}
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_said_and_one_that_is_gone_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(f"not permitted: {path}") if path.name == "2" else FileNotFoundError(path)
+
+    monkeypatch.setattr(checkpoint, "_remove", refuse)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.steps = [1, 2, 3]
+        checkpoints._prune()
+        assert "checkpoints/2 could not be removed: not permitted" in str(checkpoints.poll())
+        assert checkpoints.steps == [3]

@@ -71,6 +71,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_whole_one_is_gone_on_from(
 
     go_on(workdir, resume_from=4)  # the same command again, as after an interruption, does not begin anew
     assert "resuming after step 12" in capsys.readouterr().out
+    flip(workdir / "checkpoints" / "12" / "params")  # but for what came from step 4 it does, where that is damaged in its turn
+    go_on(workdir, resume_from=4)
+    assert "resuming after step 4" in capsys.readouterr().out
 
 
 @ORBAX
@@ -83,6 +86,7 @@ def test_where_no_checkpoint_is_whole_it_is_said(workdir: Path) -> None:
 
 def test_what_does_not_change_the_parameters_may_change_and_is_listed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {
+        "model.attention": "plain",
         "model.remat": "nothing_saveable",
         "model.dtype": "bfloat16",
         "model.scan": True,

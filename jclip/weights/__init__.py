@@ -117,6 +117,10 @@ def read_weights(
     """
     path = Path(path)
     if path.suffix == ".npz":
+        if unused := [*(preprocess or ()), *([kind] if kind else [])]:
+            raise WeightsError(
+                f"{path}: the architecture of an .npz says its pixels, and it is no folder; leave out {', '.join(unused)}"
+            )
         return _read_big_vision(path, name, tokenizer)
     if path.is_dir():
         path = _model_folder(path)
