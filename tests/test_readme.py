@@ -58,7 +58,8 @@ def home(tmp_path: Path) -> Path:
 def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(home)
     found = commands("jclip")
-    assert {command[1] for command in found} == {"train", "eval", "report", "classify", "embed", "convert", "info", "compile"}
+    made = {"train", "eval", "report", "classify", "embed", "convert", "info", "compile", "data"}
+    assert {command[1] for command in found} == made
     run([command for command in found if command[1] != "compile" and not is_fine_tuning(command)], capsys)
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
