@@ -77,7 +77,7 @@ def test_features_and_hidden_states_are_those_of_transformers(name: str, tmp_pat
         for key in towers:
             cut[key] = params[key] | {"blocks": jax.tree.map(lambda x: x[:depth], params[key]["blocks"])}  # noqa: B023
         with jax.default_matmul_precision("highest"):
-            ours = MultiTower(dataclasses.replace(weights.model, towers=towers)).apply({"params": cut}, batch)
+            ours = MultiTower(dataclasses.replace(weights.model, towers=towers)).apply({"params": cut}, batch, normalised=True)
         for key, output in theirs.items():
             with torch.no_grad():
                 tokens = norms[key](output.hidden_states[depth]).numpy()
