@@ -139,6 +139,6 @@ def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None
             image = theirs.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), normalize=True).numpy()
             text = theirs.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
         with jax.default_matmul_precision("highest"):
-            encoded = MultiTower(ours.model).apply({"params": ours.params}, {"image": pixels, "text": ids})
+            encoded = MultiTower(ours.model).apply({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
         np.testing.assert_allclose(encoded["image"].z, image, atol=1e-5)
         np.testing.assert_allclose(encoded["text"].z, text, atol=1e-5)
