@@ -10,7 +10,19 @@ training (FLIP, Li et al. 2023): a third faster, and recall@10 among the 654 pic
 to text and 0.586 from text to image (means of seeds 0, 1 and 2), where all patches gave 0.558 and 0.572 (seed 0).
 """
 
-from jclip.config import Augment, Checkpoint, Config, Data, Model, Optim, Pair, Preprocess, Retrieval, TextTower, VisionTower
+from jclip.config import (
+    Augment,
+    Checkpoint,
+    Config,
+    Contrastive,
+    Data,
+    Model,
+    Optim,
+    Preprocess,
+    Retrieval,
+    TextTower,
+    VisionTower,
+)
 
 WHITE = Preprocess(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resize="longest", fill=255)
 
@@ -26,7 +38,7 @@ def get_config(root: str = "data/clipart") -> Config:
             augment=Augment(scale=(0.49, 1.0), ratio=(1.0, 1.0), flip=0.5),
         ),
         optim=Optim(lr=1e-3, warmup="60", weight_decay=0.1, b2=0.98, eps=1e-6),
-        pairs=(Pair(block=256),),
+        objectives={"image_text": Contrastive(block=256)},
         evals={"clipart/retrieval": Retrieval(f"webdataset:{root}/clipart-val-00000.tar", every="5ep")},
         checkpoint=Checkpoint(every="5ep", best="clipart/retrieval/mean/recall@10"),
         batch_size=256,

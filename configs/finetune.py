@@ -6,13 +6,13 @@ WEIGHTS is a folder of open_clip or Hugging Face, what `jclip convert` has writt
 which no configuration lies needs --architecture ViT-B-32-quickgelu as well, and --tokenizer FILE where neither says the
 vocabulary (SigLIP, and .npz of big_vision). The model is that of the weights, and all of it is
 trained: the last block of a transformer at 0.75 of the learning rate, each block before it at 0.75 of the one after. For weights
-with a logit bias (SigLIP) give the loss they were made with: --pairs.0.loss sigmoid.
+with a logit bias (SigLIP) give the loss they were made with: --objectives.image_text.loss sigmoid.
 
 Neither time nor accuracy has been measured, and the learning rate is a place to start from: a test trains two steps of it.
 """
 
 from jclip import find_model
-from jclip.config import Augment, Checkpoint, Config, Data, InitFrom, Optim, Pair, ResNetTower, Retrieval, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, InitFrom, Optim, ResNetTower, Retrieval, replace
 
 
 def get_config(
@@ -34,7 +34,7 @@ def get_config(
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
         init_from=InitFrom(weights, architecture=architecture, tokenizer=tokenizer),
         optim=Optim(lr=1e-4, warmup="10%", weight_decay=0.05, clip_norm=1.0, layer_decay=dict.fromkeys(stacked, layer_decay)),
-        pairs=(Pair(block=512),),
+        objectives={"image_text": Contrastive(block=512)},
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=512,

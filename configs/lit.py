@@ -13,7 +13,7 @@ Neither time nor accuracy has been measured, and the learning rate is a place to
 """
 
 from jclip import find_model
-from jclip.config import Augment, Checkpoint, Config, Data, InitFrom, Optim, Pair, Retrieval, TextTower, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, InitFrom, Optim, Retrieval, TextTower, replace
 
 IMAGE = r"(image|image_projection)/.*"
 
@@ -36,7 +36,7 @@ def get_config(
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
         init_from=InitFrom(weights, architecture=architecture, tokenizer=tokenizer, rules=((IMAGE, "load"), (r".*", "scratch"))),
         optim=Optim(lr=1e-3, warmup="5%", weight_decay=1e-2, clip_norm=1.0, lr_rules=((IMAGE, 0.0), (r".*", 1.0))),
-        pairs=(Pair(block=1024),),
+        objectives={"image_text": Contrastive(block=1024)},
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=4096,

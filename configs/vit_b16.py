@@ -8,7 +8,7 @@ start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has bee
 blocks a tower.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Data, Mesh, Optim, Pair, Retrieval, architecture, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
@@ -25,7 +25,7 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
         model=model,
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.5, 1.0), flip=0.0), workers=8),
         optim=Optim(lr=1e-3, warmup="2000", weight_decay=0.2, clip_norm=1.0),
-        pairs=(Pair(block=1024),),
+        objectives={"image_text": Contrastive(block=1024)},
         mesh=Mesh(data=-1, fsdp=1),
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),

@@ -92,7 +92,7 @@ def _open(init: InitFrom) -> Source:
             raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.{field}")
 
     def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
-        _, _, params, _ = load_run(path, init.step, mesh)
+        _, _, params, _ = load_run(path, init.step, mesh, heads=True)
         yield from flatten(params).items()
 
     config = run_config(path, init.step)

@@ -91,3 +91,17 @@ def make_optimizer(config: Optim, schedule: optax.Schedule, params: Mapping[str,
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
     return optax.chain(clip, adam, optax.stateless(decay_and_scale), optax.scale_by_learning_rate(schedule))
+
+
+def moving_average(old: Any, new: Any, decay: Array) -> Any:
+    """decay * old + (1 - decay) * new of trees; exactly `new` where decay is 0."""
+    return jax.tree.map(lambda before, now: now + decay * (before - now), old, new)
+
+
+def ema_decay(most: float, step: Array) -> Array:
+    """The decay of the moving average after `step` completed updates: (1 + step) / (10 + step), `most` at most.
+
+    So that the random parameters of the start are forgotten soon (TensorFlow's ExponentialMovingAverage).
+    """
+    step = step.astype(jnp.float32)
+    return jnp.minimum(most, (1 + step) / (10 + step))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jclip.facts import Record, changes
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
 from jclip.processes import same_everywhere, together
-from jclip.step import Program, TrainState
+from jclip.step import Program, TrainState, new_extra, param_shapes
 from jclip.tree import flatten
 
 FREE_MODEL = ("dtype", "scan", "remat", "attention")
@@ -130,6 +131,14 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
             f"{workdir} holds another model: {'; '.join(fixed)} (there -> here); give these fields the values that they have "
             "there, or another --workdir (with --init-from.path to start from these parameters)"
         )
+    if (saved.objectives, saved.views, saved.optim.ema) != (config.objectives, config.views, config.optim.ema):
+        there, here = (_own_arrays(c) for c in (saved, config))
+        if changed := sorted(there.items() ^ here.items()):
+            names = ", ".join(dict.fromkeys(path for path, _ in changed[:3]))
+            raise CheckpointError(
+                f"{workdir} holds parameters or state of other objectives, or another moving average ({names}, ... differ); "
+                f"go on with those, or in another --workdir with --init-from.path {workdir}"
+            )
     before, now = (set(flatten(split(c.optim, program.state.params)[0])) for c in (saved, config))
     if before != now:
         names = ", ".join(sorted(before ^ now)[:3])
@@ -137,6 +146,14 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
             f"{workdir} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now train {len(now)} "
             f"({names}, ... differ); go on with these rules in another --workdir, with --init-from.path {workdir}"
         )
+
+
+def _own_arrays(config: Config) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters and of the state of a run's objectives, by path."""
+    params = param_shapes(config)
+    own = {name: params[name] for name in config.objectives if name in params}
+    extra = jax.eval_shape(partial(new_extra, config), params)
+    return {path: leaf.shape for path, leaf in {**flatten(own), **flatten(extra, "extra/")}.items()}
 
 
 def _with_free(saved: Model, now: Model) -> Model:

@@ -1,8 +1,9 @@
 """Training runs as folders: the configuration and the parameters of a checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Mesh, check_model
+from jclip.config import Config, Contrastive, Mesh, check_model
 from jclip.sharding import make_mesh, param_shardings
-from jclip.step import abstract, param_shapes
+from jclip.step import abstract, evaluated_params, new_extra, param_shapes
 
 
 def is_run(path: str | Path) -> bool:
@@ -20,8 +21,13 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "checkpoints").is_dir()
 
 
-def load_run(workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None) -> tuple[Config, int, Any, DeviceMesh]:
+def load_run(
+    workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None, *, heads: bool = False
+) -> tuple[Config, int, Any, DeviceMesh]:
     """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
+
+    With config.evaluate_ema the parameters are the moving average. They are those of the model: of its objectives only the scales
+    between two towers, under the names of both, such as "image_text/logit_scale"; with `heads` all, as in training.
 
     Raises:
         CheckpointError: there is none, or not that one.
@@ -30,8 +36,22 @@ def load_run(workdir: str | Path, step: int | None = None, mesh: DeviceMesh | No
         # The machine that evaluates need not have the devices of the one that trained.
         mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
         shapes = param_shapes(config)
-        params = checkpoints.restore(step, {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))})["params"]
-    return config, step, params, mesh
+        parts = {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))}
+        if config.evaluate_ema:
+            extra = jax.eval_shape(partial(new_extra, config), shapes)
+            parts["extra"] = abstract(extra, param_shardings(extra, config.mesh, mesh))
+        saved = checkpoints.restore(step, parts)
+    params = evaluated_params(config, saved["params"], saved.get("extra", {}))
+    return config, step, params if heads else _of_model(config, params), mesh
+
+
+def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
+    towers = {name: tree for name, tree in params.items() if name not in config.objectives}
+    scales: dict[str, Any] = {}
+    for name, objective in config.objectives.items():
+        if isinstance(objective, Contrastive) and {objective.a, objective.b} <= config.model.towers.keys():
+            scales.setdefault(f"{objective.a}_{objective.b}", params[name])
+    return {**towers, **scales}
 
 
 def run_config(workdir: str | Path, step: int | None = None) -> Config:

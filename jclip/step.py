@@ -1,9 +1,8 @@
 """Everything that is jitted: the train state, its initialisation, the train step and the encoder."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,18 +12,13 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip import losses
 from jclip.config import Config, Model
 from jclip.digests import array_paths
-from jclip.models import Backend, MultiTower, example_inputs
-from jclip.optim import make_optimizer, make_schedule, split
-from jclip.sharding import BATCH_AXES, Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
+from jclip.models import Backend, Encoded, MultiTower, example_inputs, towers_flops
+from jclip.objectives import Metrics, Params, Part, make_objective
+from jclip.optim import ema_decay, make_optimizer, make_schedule, moving_average, split
+from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
 from jclip.tree import merge
-
-LOG_SCALE_RANGE = (0.0, math.log(100.0))
-"""Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
-
-Params = dict[str, Any]
 
 
 class TrainState(NamedTuple):
@@ -32,17 +26,20 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: i32 [], completed updates.
-        params: parameters, f32.
+        params: parameters, f32: of the towers, and of each objective under its name.
         opt_state: of the optimizer, for the parameters that are trained.
+        extra: what no gradient reaches: "ema", the moving average of what is trained, and the state of objectives by their names.
     """
 
     step: Array
     params: Params
     opt_state: Any
+    extra: Params
 
     def saved(self) -> dict[str, Any]:
         """The parts that a checkpoint holds; its number is the step."""
-        return {"params": self.params, "opt_state": self.opt_state}
+        parts = {"params": self.params, "opt_state": self.opt_state, "extra": self.extra}
+        return parts if self.extra else {name: part for name, part in parts.items() if name != "extra"}
 
 
 def param_shapes(config: Config) -> Params:
@@ -60,7 +57,7 @@ def abstract(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
 
 
-TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
 class Program(NamedTuple):
@@ -69,7 +66,7 @@ class Program(NamedTuple):
     Attributes:
         state: shapes, dtypes and shardings of the state.
         batch: those of a global batch.
-        embeddings: those of its embeddings, f32 [B, E] of each tower.
+        embeddings: those of its embeddings, f32 [B, E] of each view.
         init: () -> a new state, made where it lives: no device ever holds more than its share.
         train_step: jitted, (state, global batch) -> (state, metrics f32 []). The state that goes in is donated.
     """
@@ -86,16 +83,19 @@ class Program(NamedTuple):
 
     def parts(self) -> dict[str, Any]:
         """The least that the devices hold in a step, as shapes with shardings."""
-        return {
+        parts = {
             "parameters": self.state.params,
             "optimizer": self.state.opt_state,
+            "extra state": self.state.extra,
             "batch": self.batch,
             "embeddings": self.embeddings,
         }
+        return {name: part for name, part in parts.items() if part}
 
     def restored(self, step: int, saved: Mapping[str, Any]) -> TrainState:
         """The inverse of `TrainState.saved`."""
-        return TrainState(jax.device_put(np.int32(step), self.state.step.sharding), saved["params"], saved["opt_state"])
+        at = jax.device_put(np.int32(step), self.state.step.sharding)
+        return TrainState(at, saved["params"], saved["opt_state"], saved.get("extra", {}))
 
 
 def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int) -> Program:
@@ -106,7 +106,8 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
     def new_state() -> TrainState:
         params = _new_params(config)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(split(config.optim, params)[0]))
+        trained, _ = split(config.optim, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), new_extra(config, params))
 
     params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
     # The optimizer's moments lie with their parameters; what is frozen has none.
@@ -114,16 +115,17 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     opt_state = optax.tree.map_params(
         tx, lambda _, s: s, jax.eval_shape(tx.init, trained), where, transform_non_params=lambda _: everywhere
     )
-    shardings = TrainState(cast(Any, everywhere), params, opt_state)
-    inputs = example_inputs(config.model, config.batch_size)
+    extra = param_shardings(jax.eval_shape(partial(new_extra, config), shapes), config.mesh, mesh)
+    shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
+    inputs = view_inputs(config, config.batch_size)
     return Program(
         state=abstract(jax.eval_shape(new_state), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
         embeddings=dict.fromkeys(inputs, z),
         init=jax.jit(new_state, out_shardings=shardings),
         train_step=jax.jit(
-            _make_train_step(config, tx, schedule, mesh),
+            _make_train_step(config, tx, schedule, mesh, total_steps),
             donate_argnums=0,
             in_shardings=(shardings, batch_sharding(mesh)),
             out_shardings=(shardings, everywhere),
@@ -131,138 +133,129 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     )
 
 
+def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each view of a batch of training."""
+    inputs = example_inputs(config.model, batch_size)
+    return {name: inputs[view.tower] for name, view in config.inputs().items()}
+
+
+def step_flops(config: Config, locked: Collection[str] = ()) -> int:
+    """Floating-point operations of the matrix products of a train step, in which the `locked` towers are not trained."""
+    return towers_flops(config, locked) + make_objective(config).flops()
+
+
 def _new_params(config: Config) -> Params:
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in example_inputs(config.model, 1).items()}
-    towers = MultiTower(config.model).init(jax.random.key(config.seed), batch)["params"]
-    return {**towers, **_new_scales(config)}
+    """Those of the towers, and of each objective under its name."""
+    key = jax.random.key(config.seed)
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
+    encoded, towers = _towers(config).init_with_output(key, batch)
+    part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, jnp.zeros(1, jnp.int32), key)
+    return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}
 
 
-def _new_scales(config: Config) -> Params:
-    """The scale and bias of each pair; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section 3.2)."""
-    scales = {}
-    for pair in config.pairs:
-        default = 1 / 0.07 if pair.loss == "softmax" else 10.0
-        scales[pair.name] = {"logit_scale": jnp.log(jnp.float32(default if pair.logit_scale is None else pair.logit_scale))}
-        if pair.loss == "sigmoid":
-            bias = -math.log(config.batch_size - 1) if pair.logit_bias == "batch" else pair.logit_bias
-            scales[pair.name]["logit_bias"] = jnp.float32(-10.0 if bias is None else bias)
-    return scales
+def new_extra(config: Config, params: Params) -> Params:
+    """The state beside parameters and optimizer at step 0, where these are the parameters."""
+    ema = {} if config.optim.ema is None else {"ema": split(config.optim, params)[0]}
+    return {**ema, **make_objective(config).init_extra(jax.random.fold_in(jax.random.key(config.seed), 2), params)}
 
 
-def _objective(
-    config: Config, mesh: Mesh, params: Params, z: Mapping[str, Array], batch: Mapping[str, Array]
-) -> tuple[Array, dict[str, Array]]:
-    """The weighted sum of the losses of all pairs, and of each the loss, scale and bias."""
-    total = jnp.zeros(())
-    metrics: dict[str, Array] = {}
-    for pair in config.pairs:
-        scale, bias = jnp.exp(params[pair.name]["logit_scale"]), params[pair.name].get("logit_bias")
-        za, zb = (z[tower].astype(pair.dtype) for tower in (pair.a, pair.b))
-        same: dict[str, Any] = {}
-        if pair.equal != "negative":
-            same = {"ids": hash_rows(batch[pair.equal_by or pair.b]), "equal": pair.equal}
-        loss = losses.contrastive(
-            za,
-            zb,
-            scale,
-            bias,
-            kind=pair.loss,
-            mesh=mesh,
-            axes=BATCH_AXES,
-            method=pair.method,
-            block=pair.block,
-            label_smoothing=pair.label_smoothing,
-            **same,
-        )
-        total = total + pair.weight * loss
-        metrics |= {f"{pair.name}/loss": loss, f"{pair.name}/logit_scale": scale}
-        metrics |= {} if bias is None else {f"{pair.name}/logit_bias": bias}
-    return total, metrics
+def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
+    """The parameters that evaluations use: those in training, or their moving average, if it is asked for."""
+    return merge(extra["ema"], split(config.optim, params)[1]) if config.evaluate_ema else params
 
 
-def hash_rows(x: Array) -> Array:
-    """i32 [B] of integers [B, ...]: equal for equal rows, for two others once in 4e9.
-
-    Each word is mixed with its place by the finalizer of MurmurHash3 (Appleby 2011), so that no simple change cancels another.
-    """
-    words = x.reshape(len(x), -1).astype(jnp.uint32)
-    mixed = words ^ jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    total = (mixed ^ (mixed >> 16)).sum(axis=1, dtype=jnp.uint32)
-    return jax.lax.bitcast_convert_type(total, jnp.int32)
+def _towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
+    views = {name: view.tower for name, view in config.inputs().items()}
+    return MultiTower(config.model, gather, backend or Backend(), views)
 
 
-def _make_train_step(config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh) -> TrainStep:
-    loss_and_grads = make_loss_and_grads(config, mesh)
+def _make_train_step(
+    config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
+) -> TrainStep:
+    loss_and_grads, objective = make_loss_and_grads(config, mesh), make_objective(config, mesh)
 
-    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss, metrics, grads = loss_and_grads(state.params, batch, key)
+        loss, metrics, grads, rows = loss_and_grads(state.params, batch, key, state.extra)
         trained, frozen = split(config.optim, state.params)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-        params = merge(_bounded(config, trained, optax.apply_updates(trained, updates)), frozen)
+        trained = objective.bound(trained, optax.apply_updates(trained, updates))
+        params = merge(trained, frozen)
+        extra = {name: tree for name, tree in state.extra.items() if name != "ema"}
+        extra = objective.update(extra, params, rows, batch, (state.step + 1) / total_steps)
+        if config.optim.ema is not None:
+            extra["ema"] = moving_average(state.extra["ema"], trained, ema_decay(config.optim.ema, state.step))
         metrics |= {"loss": loss, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, extra), metrics
 
     return train_step
 
 
-def _bounded(config: Config, old: Params, new: Params) -> Params:
-    """The updated parameters with the scales within their bounds, or, where they came from outside (SigLIP's), no further out."""
-    low, high = LOG_SCALE_RANGE
-    for name in {pair.name for pair in config.pairs} & new.keys():
-        if "logit_scale" in new[name]:
-            before, after = old[name]["logit_scale"], new[name]["logit_scale"]
-            new[name]["logit_scale"] = jnp.clip(after, jnp.minimum(before, low), jnp.maximum(before, high))
-    return new
+def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, Metrics, Params, Any]]:
+    """(params, batch, key, extra) -> (loss, metrics, gradients of what is trained, rows) of the global batch, whatever
+    config.accumulate; `rows` are what the objectives made of each row.
 
-
-def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, dict[str, Array], Params]]:
-    """(params, batch, key) -> (loss, metrics, gradients of what is trained) of the global batch, whatever config.accumulate.
-
-    In parts: all parts are embedded, nothing of a tower kept; the loss of all embeddings gives their gradients; each part is
-    embedded again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative
-    is lost, for one more forward pass.
+    In parts: the rows of all parts are made, nothing of a tower kept; the loss of all rows gives their gradients; each part is
+    made again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative is
+    lost, for one more forward pass.
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    model, parts = MultiTower(config.model, gather, Backend.of(mesh, config.model.attention)), config.accumulate
+    towers, parts = _towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
+    objective = make_objective(config, mesh)
 
-    def embed(params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Array]:
-        encoded = model.apply({"params": params}, batch, rows=rows, rngs={"dropout": key})
-        return {name: e.z for name, e in encoded.items()}
+    def see(params: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> tuple[Any, Any]:
+        """Of some rows ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
 
-    def at_once(trained: Params, frozen: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
-        def loss_fn(trained: Params) -> tuple[Array, dict[str, Array]]:
+        def encode(params: Params, views: Sequence[str]) -> Mapping[str, Encoded]:
+            encoded: Mapping[str, Encoded] = towers.apply({"params": params}, {view: batch[view] for view in views})
+            return encoded
+
+        encoded = towers.apply({"params": params}, batch, rows=index, rngs={"dropout": key})
+        rows, sums = objective.rows(params, extra, Part(batch, encoded, encode, index, key))
+        return (rows, objective.local_loss(sums)), sums
+
+    def at_once(trained: Params, frozen: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> Any:
+        def loss_fn(trained: Params) -> tuple[Array, Any]:
             params = merge(trained, frozen)
-            return _objective(config, mesh, params, embed(params, batch, rows, key), batch)
+            (rows, local), sums = see(params, extra, batch, index, key)
+            loss, metrics = objective.batch(params, extra, rows, batch)
+            return loss + local, (metrics, sums, rows)
 
-        return jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return loss, *aux, grads
 
-    def in_parts(trained: Params, frozen: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Any:
-        inputs, indices = split_rows(batch, parts, mesh), split_rows(rows, parts, mesh)
+    def in_parts(trained: Params, frozen: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> Any:
+        inputs = split_rows(batch, parts, mesh), split_rows(index, parts, mesh)
         params = merge(trained, frozen)
-        z = jax.lax.map(lambda part: embed(params, part[0], part[1], key), (inputs, indices))
+        rows = join_rows(jax.lax.map(lambda part: see(params, extra, part[0], part[1], key)[0][0], inputs), mesh)
 
-        def loss_fn(trained: Params, z: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-            return _objective(config, mesh, merge(trained, frozen), z, batch)
+        def loss_fn(trained: Params, rows: Any) -> tuple[Array, Metrics]:
+            return objective.batch(merge(trained, frozen), extra, rows, batch)
 
-        value_and_grads = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        value, (of_scales, dz) = value_and_grads(trained, join_rows(z, mesh))
+        (loss, metrics), (grads, slopes) = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(trained, rows)
 
-        def replay(grads: Params, part: Any) -> tuple[Params, None]:
-            batch, rows, dz = part
-            _, back = jax.vjp(lambda trained: embed(merge(trained, frozen), batch, rows, key), trained)
-            return jax.tree.map(jnp.add, grads, *back(dz)), None
+        def replay(grads: Params, part: Any) -> tuple[Params, Any]:
+            inputs, slopes = part
 
-        grads, _ = jax.lax.scan(replay, of_scales, (inputs, indices, split_rows(dz, parts, mesh)))
-        return value, grads
+            def again(trained: Params) -> Any:
+                return see(merge(trained, frozen), extra, inputs[0], inputs[1], key)
 
-    def loss_and_grads(params: Params, batch: Mapping[str, Array], key: Array) -> tuple[Array, dict[str, Array], Params]:
+            (_, local), back, sums = jax.vjp(again, trained, has_aux=True)
+            return jax.tree.map(jnp.add, grads, *back((slopes, jnp.ones(())))), (local, sums)
+
+        grads, found = jax.lax.scan(replay, grads, (inputs, split_rows(slopes, parts, mesh)))
+        local, sums = jax.tree.map(lambda of_parts: of_parts.sum(axis=0), found)
+        return loss + local, metrics, sums, rows, grads
+
+    def loss_and_grads(
+        params: Params, batch: Mapping[str, Array], key: Array, extra: Params | None = None
+    ) -> tuple[Array, Metrics, Params, Any]:
         trained, frozen = split(config.optim, params)
-        rows = jnp.arange(config.batch_size)
-        (loss, metrics), grads = (at_once if parts == 1 else in_parts)(trained, frozen, batch, rows, key)
-        return loss, metrics, grads
+        how = at_once if parts == 1 else in_parts
+        loss, metrics, sums, rows, grads = how(trained, frozen, extra or {}, batch, jnp.arange(config.batch_size), key)
+        for name, mean in objective.local_metrics(sums).items():
+            metrics[name] = metrics.get(name, 0) + mean
+        return loss, metrics, grads, rows
 
     return loss_and_grads
 

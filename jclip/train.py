@@ -35,7 +35,7 @@ from jclip.processes import (
 from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
-from jclip.step import TrainState, make_program, non_finite
+from jclip.step import TrainState, evaluated_params, make_program, non_finite
 from jclip.weights import WeightsError
 
 
@@ -80,7 +80,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         train_step = program.compile()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(config, plan, mesh, train_step, program, record, start.origin, workdir))
-        fields = {tower: config.data.fields.get(tower, tower) for tower in config.model.towers}
+        fields = {name: view.field for name, view in config.inputs().items()}
         for line in shortcomings(source, fields, config.batch_size):
             terminal.say(f"jclip: {line}")
         _say_changes(start, record, config, plan, checkpoints, terminal)
@@ -223,7 +223,7 @@ def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluato
     values: dict[str, float] = {}
 
     def results() -> Iterator[tuple[str, float]]:
-        for name, value in run_evaluators(due, state.params):
+        for name, value in run_evaluators(due, evaluated_params(run.config, state.params, state.extra)):
             values[name] = value
             yield name, value
 

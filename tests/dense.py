@@ -26,7 +26,9 @@ def dense(
     *,
     kind: str = "softmax",
     label_smoothing: float = 0.0,
+    decoupled: bool = False,
     ids: NDArray[np.integer] | None = None,
+    ids_b: NDArray[np.integer] | None = None,
     equal: str = "ignore",
     valid: NDArray[np.floating] | None = None,
 ) -> Dense:
@@ -37,32 +39,43 @@ def dense(
     za, zb = (np.where(weight[:, None] > 0, z, 0) for z in (za, zb))
     ids = np.arange(batch) if ids is None else ids
     cosines = za @ zb.T
-    same, diagonal = ids[:, None] == ids[None], np.eye(batch, dtype=bool)
+    same, diagonal = ids[:, None] == (ids if ids_b is None else ids_b)[None], np.eye(batch, dtype=bool)
     both = (weight > 0)[:, None] & (weight > 0)[None]
     positive = both & (same if equal == "positive" else diagonal)
     candidate = both & (np.ones_like(same) if equal == "positive" else diagonal | ~same)
     total = weight.sum()
     if total == 0:
         return Dense(0.0, 0 * za, 0 * zb, 0.0, 0.0)
-    one = softmax if kind == "softmax" else sigmoid
-    loss, slope = one(scale * cosines + bias, positive, candidate, weight, label_smoothing)
+    what = (positive, candidate, weight, label_smoothing)
+    if kind == "softmax":
+        loss, slope = softmax(scale * (cosines - 1), *what, decoupled)
+        cosines = cosines - 1 if decoupled else cosines
+    else:
+        loss, slope = sigmoid(scale * cosines + bias, *what)
     loss, slope = loss / total, slope / total
     return Dense(loss, scale * slope @ zb, scale * slope.T @ za, float((slope * cosines).sum()), float(slope.sum()))
 
 
-def softmax(logits: Matrix, positive: Matrix, candidate: Matrix, weight: Matrix, smoothing: float) -> tuple[float, Matrix]:
+def softmax(
+    logits: Matrix, positive: Matrix, candidate: Matrix, weight: Matrix, smoothing: float, decoupled: bool
+) -> tuple[float, Matrix]:
     """Half the weighted cross-entropy of every row and of every column, and its gradient in the logits."""
     loss, slope = 0.0, np.zeros_like(logits)
     for transpose in (False, True):
         x, p, c = (m.T if transpose else m for m in (logits, positive, candidate))
         for i in np.flatnonzero(weight):
             among = np.flatnonzero(c[i])
-            target = (1 - smoothing) * p[i, among] / p[i].sum() + smoothing / len(among)
-            log_probability = x[i, among] - x[i, among].max()
-            log_probability = log_probability - np.log(np.exp(log_probability).sum())
-            loss -= 0.5 * weight[i] * (target * log_probability).sum()
-            part = 0.5 * weight[i] * (np.exp(log_probability) * target.sum() - target)
-            (slope.T if transpose else slope)[i, among] += part
+            positives = p[i].sum()
+            target = (1 - smoothing) * p[i, among] / positives if positives else np.zeros(len(among))
+            target = target + smoothing / len(among)
+            counted = ~p[i, among] if decoupled else np.ones(len(among), bool)
+            share, total = np.zeros(len(among)), 0.0
+            if counted.any():
+                top = x[i, among][counted].max()
+                total = top + np.log(np.exp(x[i, among][counted] - top).sum())
+                share[counted] = np.exp(x[i, among][counted] - total)
+            loss += 0.5 * weight[i] * (total - (target * x[i, among]).sum())
+            (slope.T if transpose else slope)[i, among] += 0.5 * weight[i] * (share - target)
     return loss, slope
 
 

@@ -16,6 +16,7 @@ from jclip.config import (
     Choice,
     Config,
     ConfigError,
+    Contrastive,
     Data,
     FewShot,
     InitFrom,
@@ -25,13 +26,13 @@ from jclip.config import (
     Model,
     NearestNeighbours,
     Optim,
-    Pair,
     Preprocess,
     ResNetTower,
     Retrieval,
     Robustness,
     TextTower,
     Tokenizer,
+    View,
     VisionTower,
     ZeroShot,
     architecture,
@@ -56,7 +57,10 @@ FULL = Config(
         clip_norm=1.0, weight_decay_rules=((".*", 1.0),), lr_rules=(("image/.*", 0.0), (".*", 1.0)), layer_decay={"text": 0.5}
     ),
     init_from=InitFrom("runs/x", step=3, rules=(("image/.*", "load"), (".*", "scratch"))),
-    pairs=(Pair(weight=2.0), Pair(a="text", b="image", loss="sigmoid", logit_bias="batch", block=4)),
+    objectives={
+        "image_text": Contrastive(weight=2.0),
+        "text_image": Contrastive(a="text", b="image", loss="sigmoid", logit_bias="batch", block=4),
+    },
     mesh=Mesh(data=2, fsdp=4),
     checkpoint=Checkpoint(best="zero/top1"),
     evals={
@@ -117,8 +121,18 @@ def at(data, *path):
         (("optim",), "lr", None, r"^config\.optim\.lr: None is not a float"),
         (("optim",), "clip_norm", "1", r"^config\.optim\.clip_norm: '1' is not a float"),
         (("data", "fields"), "text", 3, r"^config\.data\.fields\.text: 3 is not a str"),
-        (("pairs", 1), "loss", "triplet", r"^config\.pairs\[1\]\.loss: 'triplet' is not allowed; use one of 'softmax'"),
-        (("pairs", 1), "logit_bias", "x", r"logit_bias: 'x' is not a float; 'x' is not allowed; use one of 'batch'$"),
+        (
+            ("objectives", "text_image"),
+            "loss",
+            "triplet",
+            r"^config\.objectives\.text_image\.loss: 'triplet' is not allowed; use one of 'softmax'",
+        ),
+        (
+            ("objectives", "text_image"),
+            "logit_bias",
+            "x",
+            r"logit_bias: 'x' is not a float; 'x' is not allowed; use",
+        ),
         ((), "mesh", [8, 1], r"^config\.mesh: \[8, 1\] is not a Mesh"),
     ],
 )
@@ -158,20 +172,40 @@ CONTRADICTIONS = [
         Config(model=Model(towers={"key": VisionTower(), "text": TextTower()})),
         r"model\.towers\.key: .* other than key and problem",
     ),
-    (Config(model=Model(towers={"text": TextTower()})), r"model\.towers has 1 tower; .* needs at least 2"),
+    (Config(model=Model(towers={"text": TextTower()})), r"objectives\.image_text: there is no view 'image'; views: text"),
     (Config(model=Model(embed_dim=0)), r"model\.embed_dim 0 must be at least 1"),
-    (Config(pairs=(Pair(logit_bias=-10.0),)), r"pairs\[0\]\.logit_bias -10\.0: a softmax does not depend on a bias"),
     (
-        Config(pairs=(Pair(loss="sigmoid", logit_bias="batch"),), batch_size=1),
+        Config(objectives={"image_text": Contrastive(logit_bias=-10.0)}),
+        r"objectives\.image_text\.logit_bias -10\.0: a softmax does not depend on a bias",
+    ),
+    (
+        Config(objectives={"image_text": Contrastive(loss="sigmoid", logit_bias="batch")}, batch_size=1),
         r"batch_size 1 must be at least 2",
     ),
-    (Config(pairs=(Pair(label_smoothing=1.0),)), r"pairs\[0\]\.label_smoothing 1\.0 must be at least 0 and below 1"),
-    (Config(pairs=(Pair(equal_by="text"),)), r"pairs\[0\]\.equal_by 'text' has no effect with equal='negative'"),
-    (Config(pairs=(Pair(equal="ignore", equal_by="x"),)), r"pairs\[0\]\.equal_by: there is no tower 'x'; towers: image, text"),
-    (Config(pairs=(Pair(), Pair(loss="sigmoid"))), r"pairs\[1\]: the name 'image_text' is taken"),
+    (
+        Config(objectives={"image_text": Contrastive(label_smoothing=1.0)}),
+        r"objectives\.image_text\.label_smoothing 1\.0 must be at least 0 and below 1",
+    ),
+    (
+        Config(objectives={"image_text": Contrastive(equal_by="text")}),
+        r"objectives\.image_text\.equal_by 'text' has no effect with equal='negative'",
+    ),
+    (
+        Config(objectives={"image_text": Contrastive(equal="ignore", equal_by="x")}),
+        r"objectives\.image_text: there is no view 'x'; views: image, text",
+    ),
+    (Config(objectives={"image": Contrastive()}), r"objectives\.image: the name is that of a tower or of its projection"),
+    (Config(objectives={"Image": Contrastive()}), r"objectives\.Image: 'Image' cannot name an objective; use lower-case"),
+    (Config(views={"image@2": View("image")}), r"views: no objective reads image@2"),
+    (Config(views={"image2": View("image")}), r"views\.image2: 'image2' cannot name a view; .* such as image@2"),
+    (Config(views={"a@2": View("a")}), r"views\.a@2\.tower: there is no tower 'a'; towers: image, text"),
+    (Config(evaluate_ema=True), r"evaluate_ema: there is no moving average; give optim\.ema a decay"),
     (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 must be at least 0 and below 1"),
     (Config(accumulate=0), r"accumulate 0 must be at least 1"),
-    (Config(pairs=(Pair(logit_scale=0.5),)), r"pairs\[0\]\.logit_scale 0\.5 must be a number at least 1 and at most 100 or None"),
+    (
+        Config(objectives={"image_text": Contrastive(logit_scale=0.5)}),
+        r"objectives\.image_text\.logit_scale 0\.5 must be a number at least 1 and at most 100 or None",
+    ),
     (image(width=0), r"model\.towers\.image\.width 0 must be at least 1"),
     (image(depth=0), r"model\.towers\.image\.depth 0 must be at least 1"),
     (text(heads=0), r"model\.towers\.text\.heads 0 must be at least 1"),
@@ -232,11 +266,14 @@ CONTRADICTIONS = [
     (Config(init_from=InitFrom(step=3)), r"init_from\.path is empty; give the path"),
     (Config(init_from=InitFrom("x", step=3, architecture="ViT-B-32")), r"leave out init_from\.architecture"),
     (Config(optim=Optim(warmup="3 %")), r'optim\.warmup: duration "3 %" is not understood; write "5ep"'),
-    (Config(pairs=()), r"pairs is empty.* use \(Pair"),
-    (Config(pairs=(Pair(), Pair(a="audio"))), r"pairs\[1\]: there is no tower 'audio'; towers: image, text"),
-    (Config(pairs=(Pair(), Pair(a="text"))), r"pairs\[1\]: both sides are 'text'"),
-    (Config(pairs=(Pair(block=0),)), r"pairs\[0\]\.block 0 must be at least 1"),
-    (Config(model=Model(towers=AUDIO)), r"pairs: no pair trains the tower audio"),
+    (Config(objectives={}), r"objectives is empty.* use \{'image_text': Contrastive"),
+    (
+        Config(objectives={"audio_text": Contrastive("audio")}),
+        r"objectives\.audio_text: there is no view 'audio'; views: ",
+    ),
+    (Config(objectives={"same": Contrastive("text")}), r"objectives\.same: both sides are 'text'"),
+    (Config(objectives={"image_text": Contrastive(block=0)}), r"objectives\.image_text\.block 0 must be at least 1"),
+    (Config(model=Model(towers=AUDIO)), r"objectives: none trains the tower audio"),
     (evals(ZeroShot("s", image="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
     (evals(ZeroShot("s", text="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
     (evals(ZeroShot("s", text="image")), r"evals\.e\.text 'image' is not a text tower"),
@@ -280,7 +317,6 @@ CONTRADICTIONS = [
     (Config(checkpoint=Checkpoint(every="0.4")), r'checkpoint\.every "0\.4" is no step'),
     (Config(duration="9" * 400), r'duration: duration "9{40}" is more than the 2,147,483,647 steps'),
     (Config(optim=Optim(warmup="0")), None),
-    (Config(pairs=[Pair()]), None),
     (Config(mesh=Mesh(data=2)), None),  # how many devices there are is not known yet
 ]
 
@@ -393,7 +429,9 @@ def test_a_recipe_of_the_repository_is_sound_and_imports_the_config_room_alone(p
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
-@pytest.mark.parametrize("instance", [FULL, FULL.model, FULL.model.towers["image"], FULL.evals["probe"], FULL.pairs[0]])
+@pytest.mark.parametrize(
+    "instance", [FULL, FULL.model, FULL.model.towers["image"], FULL.evals["probe"], FULL.objectives["image_text"]]
+)
 def test_configs_are_frozen(instance):
     name = dataclasses.fields(instance)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -401,7 +439,8 @@ def test_configs_are_frozen(instance):
 
 
 def test_every_field_of_the_schema_is_documented():
-    tree = ast.parse((Path(room.__file__).parent / "schema.py").read_text())
+    files = [Path(room.__file__).parent / f"{name}.py" for name in ("schema", "augment", "objectives", "evals", "towers")]
+    tree = ast.parse("\n".join(file.read_text() for file in files))
     fields = 0
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         assert ast.get_docstring(cls), f"{cls.name} has no docstring"
@@ -412,7 +451,7 @@ def test_every_field_of_the_schema_is_documented():
                     isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
                 )
                 assert documented, f"{cls.name}.{ast.unparse(node.target)} has no docstring"
-    assert fields > 50
+    assert fields > 100
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)

@@ -114,14 +114,17 @@ def trains(config: Config, workdir: Path) -> bool:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optim.weight_decay": 0.0, "optim.clip_norm": None, "optim.final_lr": 0.0}, {"optim.b1": 0, "optim.b2": 0.0, "pairs": ()}],
+    [
+        {"optim.weight_decay": 0.0, "optim.clip_norm": None, "optim.final_lr": 0.0},
+        {"optim.b1": 0, "optim.b2": 0.0, "objectives": {}},
+    ],
     ids=["zeros", "nothing to learn"],
 )
 def test_what_is_accepted_trains(changes: Mapping[str, Any], tmp_path: Path) -> None:
     config = BASE
     for path, value in {**changes, "evals": {}, "checkpoint.best": None}.items():
         config = put(config, tuple(path.split(".")), value)
-    assert trains(config, tmp_path) == ("pairs" not in changes)
+    assert trains(config, tmp_path) == ("objectives" not in changes)
 
 
 @pytest.mark.slow

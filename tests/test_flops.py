@@ -9,9 +9,9 @@ from products import multiply_adds
 from tiny import tiny_config
 
 from jclip.config import Config, Mesh, Optim, architecture
-from jclip.models import example_inputs, step_flops
+from jclip.models import example_inputs
 from jclip.sharding import make_mesh
-from jclip.step import make_loss_and_grads, param_shapes
+from jclip.step import make_loss_and_grads, param_shapes, step_flops
 
 
 def config_of(**vision: object) -> Config:

@@ -16,7 +16,7 @@ from tiny import tiny_config as with_stem
 import jclip
 from jclip import cli, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, InitFrom, Pair, architecture, replace
+from jclip.config import Config, ConfigError, Contrastive, InitFrom, architecture, replace
 from jclip.init_from import start_from
 from jclip.sharding import make_mesh
 from jclip.step import Program, make_program
@@ -159,8 +159,8 @@ def test_dropout_and_a_new_projection_are_no_obstacle(tmp_path: Path) -> None:
 
 def test_missing_and_misshapen_parameters_are_all_listed(tmp_path: Path) -> None:
     write_folder(tmp_path / "w")
-    pairs = (Pair(loss="sigmoid"),)
-    config = tiny_config(pairs=pairs, **{"model.embed_dim": 24, "init_from.path": str(tmp_path / "w")})
+    objectives = {"image_text": Contrastive(loss="sigmoid")}
+    config = tiny_config(objectives=objectives, **{"model.embed_dim": 24, "init_from.path": str(tmp_path / "w")})
     with pytest.raises(ConfigError) as error:
         started(config)
     for problem in (

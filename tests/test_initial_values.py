@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jclip.config import Config, Model, Pair, TextTower, VisionTower
+from jclip.config import Config, Contrastive, Model, TextTower, VisionTower
 from jclip.data import make_loader
 from jclip.sharding import make_mesh, to_global
 from jclip.step import init_params, make_program, param_shapes
@@ -48,8 +48,8 @@ def config(pool: str) -> Config:
     shared = {"width": W, "depth": DEPTH, "heads": 4, "layer_scale": 0.125, "projection": "affine"}
     image = VisionTower(64, PATCH, stem=(8,), pool="map" if pool == "map" else "cls", **shared)  # type: ignore[arg-type]
     text = TextTower(16, pool="map" if pool == "map" else "eot", **shared)  # type: ignore[arg-type]
-    pairs = (Pair(), Pair(a="text", b="image", loss="sigmoid"))
-    return Config(model=Model({"image": image, "text": text}), pairs=pairs)
+    objectives = {"image_text": Contrastive(), "text_image": Contrastive(a="text", b="image", loss="sigmoid")}
+    return Config(model=Model({"image": image, "text": text}), objectives=objectives)
 
 
 @pytest.mark.parametrize("pool", ["map", "one"])
@@ -74,9 +74,10 @@ def test_every_new_parameter_has_the_mean_and_deviation_of_its_formula(pool: str
 
 
 def test_scale_and_bias_begin_where_the_configuration_says() -> None:
-    pairs = (Pair(logit_scale=3.0), Pair(a="text", b="image", loss="sigmoid", logit_scale=7.0, logit_bias="batch"))
+    sigmoid = Contrastive(a="text", b="image", loss="sigmoid", logit_scale=7.0, logit_bias="batch")
+    objectives = {"image_text": Contrastive(logit_scale=3.0), "text_image": sigmoid}
     params = make_program(
-        tiny_config(pairs=pairs), make_mesh(tiny_config().mesh), warmup_steps=1, total_steps=2
+        tiny_config(objectives=objectives), make_mesh(tiny_config().mesh), warmup_steps=1, total_steps=2
     ).init().params  # fmt: skip
     np.testing.assert_allclose(params["image_text"]["logit_scale"], math.log(3), rtol=1e-6)
     np.testing.assert_allclose(params["text_image"]["logit_scale"], math.log(7), rtol=1e-6)
@@ -86,8 +87,10 @@ def test_scale_and_bias_begin_where_the_configuration_says() -> None:
 @pytest.mark.parametrize(("begin", "smoothing", "bound"), [(1.01, 0.99, 1.0), (99.9, 0.0, 100.0)])
 def test_the_logit_scale_stays_within_its_bounds(begin: float, smoothing: float, bound: float) -> None:
     """A target that is almost uniform drives the scale down to 1; a rate that is too large drives it up to 100."""
-    cfg = tiny_config(pairs=(Pair(logit_scale=begin, label_smoothing=smoothing),))
-    cfg = tiny_config(**{"pairs": cfg.pairs, "optim.lr": 0.5, "optim.lr_rules": ((".*/logit_scale", 1.0), (".*", 1e-4))})
+    cfg = tiny_config(objectives={"image_text": Contrastive(logit_scale=begin, label_smoothing=smoothing)})
+    cfg = tiny_config(
+        **{"objectives": cfg.objectives, "optim.lr": 0.5, "optim.lr_rules": ((".*/logit_scale", 1.0), (".*", 1e-4))}
+    )
     mesh = make_mesh(cfg.mesh)
     program = make_program(cfg, mesh, warmup_steps=1, total_steps=100)
     state, scales = program.init(), []

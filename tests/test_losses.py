@@ -65,7 +65,7 @@ METHODS = ["gather", "ring"]
 def options(seed: int, batch: int) -> dict[str, dict[str, object]]:
     """The options of the loss, alone and together."""
     dice = np.random.default_rng(seed)
-    ids = dice.integers(0, max(2, batch // 3), batch).astype(np.int32)
+    ids, ids_b = dice.integers(0, max(2, batch // 3), (2, batch)).astype(np.int32)
     valid = np.where(dice.random(batch) < 0.3, 0, dice.uniform(0.5, 2, batch)).astype(np.float32)
     return {
         "plain": {},
@@ -73,6 +73,7 @@ def options(seed: int, batch: int) -> dict[str, dict[str, object]]:
         "ignore": {"ids": ids, "equal": "ignore"},
         "positive": {"ids": ids, "equal": "positive"},
         "valid": {"valid": valid},
+        "other-ids": {"ids": ids, "ids_b": ids_b, "valid": valid, "label_smoothing": 0.1},
         "all-ignore": {"label_smoothing": 0.2, "ids": ids, "equal": "ignore", "valid": valid},
         "all-positive": {"label_smoothing": 0.2, "ids": ids, "equal": "positive", "valid": valid},
     }
@@ -100,6 +101,31 @@ def test_every_kind_and_method_equals_the_dense_loss_on_every_mesh(
 @pytest.mark.parametrize(("kind", "bias"), KINDS)
 def test_every_option_equals_the_dense_loss(kind: str, bias: float | None, method: str, option: str) -> None:
     check_option(kind, bias, method, (2, 4), option)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 4)], ids=lambda m: f"{m[0]}x{m[1]}")
+@pytest.mark.parametrize("option", options(0, 3))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_decoupled_softmax_equals_the_dense_one(method: str, option: str, mesh: tuple[int, int]) -> None:
+    batch = 7 * mesh[0] * mesh[1]
+    za, zb = matching_rows(batch, batch, 13, 2.0)
+    where = {"mesh": make_mesh(*mesh), "axes": ("data", "fsdp"), "method": method, "block": 3}
+    assert_equals_dense(za, zb, 20.0, where=where, decoupled=True, **options(batch, batch)[option])
+
+
+def test_a_decoupled_row_without_negatives_has_its_own_distance_for_a_loss() -> None:
+    za, zb = unit_rows(0, 4, 3)
+    alike = np.zeros(4, np.int32)
+    want = 20 * (1 - (za * zb).sum(axis=1).mean())
+    assert contrastive(za, zb, 20.0, decoupled=True, ids=alike) == pytest.approx(want, rel=1e-5)
+
+
+def test_the_decoupled_loss_has_no_bound_below_where_the_softmax_ends_at_0() -> None:
+    """So the scale has to have one."""
+    za = np.eye(8, dtype=np.float32)
+    losses = [(float(contrastive(za, za, s)), float(contrastive(za, za, s, decoupled=True))) for s in (14.3, 100.0)]
+    assert losses[0] == pytest.approx((np.log1p(7 * np.exp(-14.3)), np.log(7) - 14.3), abs=1e-5)
+    assert losses[1] == pytest.approx((0, np.log(7) - 100), abs=1e-4)
 
 
 @pytest.mark.exhaustive

@@ -12,7 +12,7 @@ import pytest
 import jclip
 from jclip import convert, evaluate, runs, train
 from jclip.checkpoint import Checkpoints
-from jclip.config import Config, ConfigError, Data, from_json, history, to_json, to_saved
+from jclip.config import Config, ConfigError, Data, Pair, from_json, history, load, to_json, to_saved
 from jclip.config import replace as replace_path
 from jclip.data import open_source
 from jclip.tree import flatten
@@ -84,8 +84,21 @@ def test_a_field_that_a_file_lacks_has_the_value_that_keeps_its_meaning(monkeypa
         from_json(saved)
 
 
+def test_a_recipe_of_then_makes_the_configuration_of_its_run() -> None:
+    assert load(NOVEMBER / "recipe.py", ["--duration", "4"]) == runs.run_config(NOVEMBER / "run")
+
+
+def test_pairs_become_objectives_by_name_and_are_never_mixed_with_them() -> None:
+    pairs: Any = {"pairs": (Pair(weight=2.0), Pair("text", "image", loss="sigmoid"))}
+    assert Config(**pairs).objectives == {"image_text": pairs["pairs"][0], "text_image": pairs["pairs"][1]}
+    with pytest.raises(ConfigError, match="pairs are objectives now; give one of them"):
+        Config(**pairs, objectives={})
+    with pytest.raises(ConfigError, match="two are called image_text; give them names in objectives"):
+        Config(**{"pairs": [Pair(), Pair(loss="sigmoid")]})
+
+
 @pytest.mark.parametrize("written", [history.FORMAT + 1, 0, "2", None])
 def test_a_format_that_is_not_known_is_refused(written: Any) -> None:
     assert from_json(to_saved(Config())) == Config()
-    with pytest.raises(ConfigError, match=r"config: format .* is not known; this jclip reads 1 to 2: use a later jclip"):
+    with pytest.raises(ConfigError, match=r"config: format .* is not known; this jclip reads 1 to 3: use a later jclip"):
         from_json({**to_saved(Config()), "format": written})

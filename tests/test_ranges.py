@@ -14,12 +14,12 @@ from test_config import FULL
 from jclip.config import (
     Config,
     ConfigError,
+    Contrastive,
     FewShot,
     InitFrom,
     Length,
     NearestNeighbours,
     Optim,
-    Pair,
     Range,
     ResNetTower,
     Robustness,
@@ -36,7 +36,7 @@ NAN, INF = math.nan, math.inf
 EVERY = dataclasses.replace(  # an instance of each dataclass that has numbers
     FULL,
     model=dataclasses.replace(FULL.model, towers={**FULL.model.towers, "stages": ResNetTower()}),
-    pairs=(*FULL.pairs, Pair(a="stages", logit_scale=2.0)),
+    objectives={**FULL.objectives, "stages_text": Contrastive(a="stages", logit_scale=2.0)},
     evals={
         **FULL.evals,
         "few": FewShot("shapes:train", "shapes:test"),
@@ -116,7 +116,7 @@ def test_what_is_no_number_is_refused_with_what_is_allowed(value: Any) -> None:
     [
         ("optim.clip_norm", "1", "a number above 0 or None"),
         ("optim.clip_norm", 1e-46, "a number above 0 or None"),  # which is 0 in float32
-        ("pairs", None, "a tuple"),
+        ("objectives", None, "a mapping"),
         ("optim.warmup", 3, "a text"),
         ("data.fields", (), "a mapping"),
         ("model.scan", 1, "True or False"),

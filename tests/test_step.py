@@ -9,11 +9,12 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
-from jclip.config import Config, Mesh, Model, Pair, architecture
+from jclip.config import Config, Contrastive, Mesh, Model, architecture
 from jclip.data import make_loader
 from jclip.models import example_inputs
+from jclip.objectives.contrastive import hash_rows
 from jclip.sharding import batch_sharding, make_mesh, param_shardings, to_global
-from jclip.step import hash_rows, make_encode, make_loss_and_grads, make_program, param_shapes
+from jclip.step import make_encode, make_loss_and_grads, make_program, param_shapes
 from jclip.tree import flatten
 
 MESHES = [(2, 4)]
@@ -92,7 +93,7 @@ def test_layers_are_gathered_one_at_a_time_and_never_kept() -> None:
         loss_and_grads = jax.jit(
             make_loss_and_grads(config, mesh),
             in_shardings=(shardings, batch_sharding(mesh), None),
-            out_shardings=(None, None, shardings),
+            out_shardings=(None, None, shardings, None),
         )
         batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, 8).items()}
         compiled = loss_and_grads.lower(shapes, batch, jax.eval_shape(jax.random.key, 0)).compile()
@@ -111,7 +112,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch_dropout_included() -> N
 
     def gradients(parts: int, key: int) -> tuple[float, dict[str, np.ndarray]]:
         loss_and_grads = jax.jit(make_loss_and_grads(tiny_config(**DROPOUT, accumulate=parts), mesh))
-        loss, _, grads = loss_and_grads(params, batch, jax.random.key(key))
+        loss, _, grads, _ = loss_and_grads(params, batch, jax.random.key(key))
         return float(loss), {path: np.asarray(leaf) for path, leaf in flatten(grads).items()}
 
     loss, whole = gradients(1, key=3)
@@ -140,17 +141,17 @@ def test_the_memory_of_the_towers_falls_with_the_parts() -> None:
 def test_every_objective_learns_with_a_scale_of_its_own() -> None:
     model = architecture("ViT-tiny-test")
     model = dataclasses.replace(model, towers={**model.towers, "again": model.towers["text"]})
-    pairs = (
-        Pair(label_smoothing=0.1, equal="positive", equal_by="image", weight=2.0),
-        Pair("image", "again", loss="sigmoid", logit_bias="batch", method="ring", block=3, weight=0.5),
-        Pair("text", "again", loss="sigmoid", equal="ignore", dtype="bfloat16", logit_scale=5.0),
-    )
-    config = tiny_config(model=model, pairs=pairs, **{"data.fields": {"again": "text"}})
+    objectives = {
+        "image_text": Contrastive(label_smoothing=0.1, equal="positive", equal_by="image", weight=2.0),
+        "image_again": Contrastive("image", "again", "sigmoid", logit_bias="batch", method="ring", block=3, weight=0.5),
+        "text_again": Contrastive("text", "again", "sigmoid", equal="ignore", dtype="bfloat16", logit_scale=5.0),
+    }
+    config = tiny_config(model=model, objectives=objectives, **{"data.fields": {"again": "text"}})
     mesh, program = start(config, 2, 2)
     state = program.init()
-    scales = {pair.name: float(np.exp(state.params[pair.name]["logit_scale"])) for pair in pairs}
+    scales = {name: float(np.exp(state.params[name]["logit_scale"])) for name in objectives}
     assert scales == pytest.approx({"image_text": 1 / 0.07, "image_again": 10, "text_again": 5}, rel=1e-6)
-    biases = {pair.name: float(state.params[pair.name]["logit_bias"]) for pair in pairs[1:]}
+    biases = {name: float(state.params[name]["logit_bias"]) for name in ("image_again", "text_again")}
     assert biases == pytest.approx({"image_again": -np.log(15), "text_again": -10}, rel=1e-6)
     found = []
     with make_loader(config) as loader:
@@ -160,10 +161,10 @@ def test_every_objective_learns_with_a_scale_of_its_own() -> None:
     for line in found:
         total = 2 * line["image_text/loss"] + 0.5 * line["image_again/loss"] + line["text_again/loss"]
         assert line["loss"] == pytest.approx(total, rel=1e-6)
-    for pair in pairs:
-        losses = [line[f"{pair.name}/loss"] for line in found]
-        assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.02, pair.name
-        assert found[1][f"{pair.name}/logit_scale"] != pytest.approx(found[0][f"{pair.name}/logit_scale"], rel=1e-6)
+    for name in objectives:
+        losses = [line[f"{name}/loss"] for line in found]
+        assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.02, name
+        assert found[1][f"{name}/logit_scale"] != pytest.approx(found[0][f"{name}/logit_scale"], rel=1e-6)
 
 
 def test_equal_captions_are_known_by_their_input() -> None:
@@ -230,7 +231,7 @@ def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
     key = jax.random.fold_in(jax.random.key(0), 0)
     losses, grads = [], []
     for config in (whole, locked):
-        loss, _, gradients = jax.jit(make_loss_and_grads(config, mesh))(params, batch, key)
+        loss, _, gradients, _ = jax.jit(make_loss_and_grads(config, mesh))(params, batch, key)
         losses.append(float(loss))
         grads.append({path: np.asarray(leaf) for path, leaf in flatten(gradients).items()})
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from jclip import losses
-from jclip.config import Config, Mesh, Pair
+from jclip.config import Config, Contrastive, Mesh
 from jclip.data import make_loader
 from jclip.models import MultiTower
 from jclip.sharding import make_mesh, to_global
@@ -90,7 +90,11 @@ def test_three_steps_are_adamw_by_hand_with_every_option_on() -> None:
 
 @pytest.mark.parametrize(("by", "ids"), [("image", [0, 0, 1, 2, 3, 4, 5, 6]), ("text", [0, 1, 2, 2, 3, 4, 5, 6])])
 def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> None:
-    config = tiny_config(batch_size=8, pairs=(Pair(equal="ignore", equal_by=by),), **{"model.towers.image.patch_dropout": 0.0})
+    config = tiny_config(
+        batch_size=8,
+        objectives={"image_text": Contrastive(equal="ignore", equal_by=by)},
+        **{"model.towers.image.patch_dropout": 0.0},
+    )
     mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     random = np.random.default_rng(0)

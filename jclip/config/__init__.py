@@ -1,6 +1,7 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
+from jclip.config.augment import Augment
 from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -18,27 +19,41 @@ from jclip.config.evals import (
     towers_of,
 )
 from jclip.config.io import differences, from_json, to_json, to_saved
+from jclip.config.objectives import (
+    BYOL,
+    Contrastive,
+    NearestNeighbour,
+    Objective,
+    SimCLR,
+    SimSiam,
+    Triplet,
+    View,
+    Vocabulary,
+)
 from jclip.config.ranges import Range
 from jclip.config.recipes import load, load_suite
 from jclip.config.schema import (
-    Augment,
     Checkpoint,
     Config,
     Data,
     InitFrom,
     Mesh,
     Optim,
-    Pair,
     replace,
 )
 from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
 
+Pair = Contrastive
+"""The name in recipes of before objectives had names."""
+
 __all__ = [
+    "BYOL",
     "Augment",
     "Checkpoint",
     "Choice",
     "Config",
     "ConfigError",
+    "Contrastive",
     "Data",
     "Duration",
     "Eval",
@@ -50,7 +65,9 @@ __all__ = [
     "LinearProbe",
     "Mesh",
     "Model",
+    "NearestNeighbour",
     "NearestNeighbours",
+    "Objective",
     "Optim",
     "Pair",
     "Plan",
@@ -59,11 +76,16 @@ __all__ = [
     "ResNetTower",
     "Retrieval",
     "Robustness",
+    "SimCLR",
+    "SimSiam",
     "Suite",
     "TextTower",
     "Tokenizer",
     "Tower",
+    "Triplet",
+    "View",
     "VisionTower",
+    "Vocabulary",
     "ZeroShot",
     "architecture",
     "architecture_names",

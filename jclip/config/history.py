@@ -1,21 +1,37 @@
 """Files of an older jclip: the one place where old fields get their meaning, and new ones the value that keeps it."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
 
 from jclip.config.errors import ConfigError
 
-FORMAT = 2
+T = TypeVar("T")
+
+FORMAT = 3
 """Format of a configuration in config.json, checkpoints and jclip.json; raised when a field gets another meaning.
 
 1: jclip 0.1.0 until November 2026, which wrote no format.
 2: the format is written.
+3: `pairs`, a list, are `objectives` by name; the name of a pair is that of both sides, such as "image_text".
 """
 
 ADDED: dict[str, Any] = {
+    "Augment.blur": 0.0,
+    "Augment.blur_sigma": (0.1, 2.0),
+    "Augment.grayscale": 0.0,
+    "Augment.jitter": (0.4, 0.4, 0.4, 0.1),
+    "Augment.jitter_p": 0.0,
+    "Augment.magnitude": 0.3,
+    "Augment.rand_augment": 0,
+    "Augment.solarize": 0.0,
+    "Contrastive.decoupled": False,
     "Data.max_pixels": 64_000_000,
     "Labels.match": "name",
     "Model.attention": "auto",
+    "Optim.ema": None,
+    "Config.evaluate_ema": False,
+    "Config.views": {},
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""
@@ -32,7 +48,36 @@ def upgrade(data: Any, at: str) -> Any:
     written = data.get("format", 1)
     if not isinstance(written, int) or not 1 <= written <= FORMAT:
         raise ConfigError(f"{at}: format {written!r} is not known; this jclip reads 1 to {FORMAT}: use a later jclip")
-    return _with_added({key: value for key, value in data.items() if key != "format"})
+    data = {key: value for key, value in data.items() if key != "format"}
+    if written < 3 and isinstance(data.get("pairs"), list):
+        data["objectives"] = _named({**pair, "type": "Contrastive"} for pair in data.pop("pairs"))
+    return _with_added(data)
+
+
+def reads_pairs(config: type[T]) -> type[T]:
+    """Decorator of `Config`: recipes of before format 3 say `Config(pairs=(Pair(...), ...))`."""
+    made = config.__init__
+
+    @wraps(made)
+    def init(self: T, *values: Any, pairs: Iterable[Any] | None = None, **fields: Any) -> None:
+        if pairs is not None:
+            if "objectives" in fields:
+                raise ConfigError("config: pairs are objectives now; give one of them")
+            fields["objectives"] = _named(pairs)
+        made(self, *values, **fields)
+
+    config.__init__ = init  # type: ignore[method-assign, assignment]
+    return config
+
+
+def _named(pairs: Iterable[Any]) -> dict[str, Any]:
+    named = {}
+    for pair in pairs:
+        a, b = (pair[side] if isinstance(pair, Mapping) else getattr(pair, side) for side in "ab")
+        if f"{a}_{b}" in named:
+            raise ConfigError(f"config: pairs: two are called {a}_{b}; give them names in objectives")
+        named[f"{a}_{b}"] = pair
+    return named
 
 
 def _with_added(data: Any) -> Any:

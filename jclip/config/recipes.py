@@ -29,6 +29,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     import tyro  # here, because reading a saved configuration needs no command line
 
+    if old := next((option for option in overrides if option.startswith("--pairs.")), None):
+        raise ConfigError(
+            f"config: {old}: pairs are objectives by name now, such as --objectives.image_text.{old.rpartition('.')[2]}"
+        )
     get_config, doc = _read(path, "get_config", "Config")
     overrides, names = _chosen_evals(list(overrides))
     arguments: Mapping[str, Any] = {p.name: p.name.upper() for p in _parameters(get_config) if p.default is p.empty}

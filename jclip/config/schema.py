@@ -4,37 +4,19 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
+from jclip.config.augment import Augment
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
+from jclip.config.history import reads_pairs
+from jclip.config.objectives import Contrastive, Objective, View, objective_problems, view_problems
 from jclip.config.ranges import Range
 from jclip.config.towers import Model, ResNetTower
 
 T = TypeVar("T")
 
-Fraction = Annotated[float, Range(above=0, most=1)]
-Ratio = Annotated[float, Range(least=0.01, most=100)]
 Factor = Annotated[float, Range(least=0, most=1000)]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What training does to an image before it is `image_size` square."""
-
-    scale: tuple[Fraction, Fraction] = (0.9, 1.0)
-    """Range of the area of the random crop, as a fraction of the image (open_clip's default)."""
-    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    """Range of width over height of the random crop."""
-    flip: Annotated[float, Range(least=0, most=1)] = 0.0
-    """Probability of a horizontal flip."""
-
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
-            if low > high:
-                yield f".{name} {(low, high)} is no range: it ends before it begins"
 
 
 @dataclass(frozen=True)
@@ -83,6 +65,8 @@ class Optim:
     """By tower: each block's lr is that of the block after it times this (Bao et al. 2022, BEiT); see `optim.lr_factors`."""
     clip_norm: Annotated[float, Range(above=0)] | None = None
     """Largest global norm of the gradient of what is trained; None never clips."""
+    ema: Annotated[float, Range(least=0, below=1)] | None = None
+    """Decay of a moving average of what is trained, such as 0.9999; see `optim.ema_decay`. None: there is none."""
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
@@ -124,50 +108,6 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One contrastive objective between two towers, with a logit scale of its own; see `jclip.losses.contrastive`."""
-
-    a: str = "image"
-    """Name of one tower."""
-    b: str = "text"
-    """Name of the other."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: symmetric cross-entropy over the global batch (CLIP); sigmoid: every pair of the batch by itself (SigLIP)."""
-    weight: Annotated[float, Range(above=0, most=1e6)] = 1.0
-    """Factor in the total loss."""
-    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
-    """Initial factor on the cosines, learned as a logarithm, kept within 1 and 100. None: 1/0.07 (CLIP), sigmoid 10 (SigLIP)."""
-    logit_bias: Annotated[float, Range(least=-1000, most=1000)] | Literal["batch"] | None = None
-    """Initial bias of a sigmoid, learned. None: -10 (SigLIP); batch: -ln(batch_size - 1), a prior of one match in a batch."""
-    label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.0
-    """Share of the target that is spread over all candidates."""
-    equal: Literal["negative", "ignore", "positive"] = "negative"
-    """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
-    Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
-    right answers as with negatives."""
-    equal_by: str | None = None
-    """Tower whose input tells which examples are equal, by a 32-bit hash of it. None: `b`."""
-    method: Literal["gather", "ring"] = "gather"
-    """gather: every device holds one whole side (fastest); ring: it goes around the devices (least memory)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type the embeddings are multiplied in; the logits and all after them are float32 always."""
-    block: Count = 256
-    """Columns of the logits computed at a time; memory, not the result, depends on it."""
-
-    @property
-    def name(self) -> str:
-        """Of its parameters and metrics: "image_text"."""
-        return f"{self.a}_{self.b}"
-
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.logit_bias is not None and self.loss == "softmax":
-            yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
-        if self.equal_by is not None and self.equal == "negative":
-            yield f".equal_by {self.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
-
-
-@dataclass(frozen=True)
 class Mesh:
     """How devices are arranged. The batch is split over all of them."""
 
@@ -200,6 +140,18 @@ class Checkpoint:
     """Metric of an evaluation, such as "clipart/retrieval/mean/recall@10"; the checkpoint where it is highest is kept too."""
 
 
+class Input(NamedTuple):
+    """A view with nothing left open."""
+
+    tower: str
+    """Tower that encodes it."""
+    field: str
+    """Field of an example that it is made of."""
+    augment: Augment
+    """Augmentation, where it is an image."""
+
+
+@reads_pairs
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
@@ -212,8 +164,10 @@ class Config:
     """How it is trained."""
     init_from: InitFrom = InitFrom()
     """What it starts from."""
-    pairs: tuple[Pair, ...] = (Pair(),)
-    """The objective: a weighted sum of contrastive losses."""
+    views: Mapping[str, View] = field(default_factory=dict)
+    """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
+    objectives: Mapping[str, Objective] = field(default_factory=lambda: {"image_text": Contrastive()})
+    """What is learned: a weighted sum of losses. The name is that of an objective's own parameters and metrics."""
     mesh: Mesh = Mesh()
     """Where it is trained."""
     checkpoint: Checkpoint = Checkpoint()
@@ -222,6 +176,8 @@ class Config:
     """How it is measured: evaluations by name; the name is the prefix of their metrics."""
     batch_size: Annotated[int, Range(least=2)] = 256
     """Examples in the global batch, which is also the number of candidates in the loss."""
+    evaluate_ema: bool = False
+    """Whether evaluations, and all who load the run, use the moving average of optim.ema."""
     eval_batch_size: Count = 256
     """Examples in the global batch of an evaluation; no result depends on it."""
     accumulate: Count = 1
@@ -233,43 +189,33 @@ class Config:
     seed: Seed = 0
     """Seed of everything random: initialisation, order, augmentation, dropout."""
 
+    def inputs(self) -> dict[str, Input]:
+        """The views that the objectives read, by name: what a batch of training consists of. The towers' own come first."""
+        read = {name for objective in self.objectives.values() for name in objective.views()}
+        views = {name: View(name) for name in self.model.towers} | dict(self.views)
+        return {name: self._input(view) for name, view in views.items() if name in read}
+
+    def _input(self, view: View) -> Input:
+        field = view.field or self.data.fields.get(view.tower, view.tower)
+        return Input(view.tower, field, view.augment or self.data.augment)
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from self._objective_problems()
-        towers = ", ".join(self.model.towers)
-        named = [(f".data.fields: there is no tower {name!r}", name) for name in self.data.fields]
-        named += [(f".optim.layer_decay: there is no tower {name!r}", name) for name in self.optim.layer_decay]
-        for i, pair in enumerate(self.pairs):
-            named += [(f".pairs[{i}]: there is no tower {name!r}", name) for name in (pair.a, pair.b)]
-            named += [
-                (f".pairs[{i}].equal_by: there is no tower {name!r}", name) for name in (pair.equal_by,) if name is not None
-            ]
-        yield from (f"{problem}; towers: {towers}" for problem, name in named if name not in self.model.towers)
+        towers, known = self.model.towers, ", ".join(self.model.towers)
+        yield from view_problems(self.views, towers)
+        yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        named = [(".data.fields", name) for name in self.data.fields]
+        named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]
+        yield from (f"{at}: there is no tower {name!r}; towers: {known}" for at, name in named if name not in towers)
         for name in self.optim.layer_decay:
-            if isinstance(self.model.towers[name], ResNetTower):
+            if isinstance(towers[name], ResNetTower):
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
+        if self.evaluate_ema and self.optim.ema is None:
+            yield ".evaluate_ema: there is no moving average; give optim.ema a decay"
         best = self.checkpoint.best
         if best is not None and not any(best.startswith(f"{name}/") for name in self.evals):
-            known = ", ".join(self.evals) or "none"
-            yield f".checkpoint.best {best!r} is no metric of an evaluation; it starts with one of {known}, or is None"
-
-    def _objective_problems(self) -> Iterator[str]:
-        if len(self.model.towers) < 2:
-            yield f".model.towers has {len(self.model.towers)} tower; a contrastive model needs at least 2"
-        if not self.pairs:
-            yield ".pairs is empty: there is nothing to learn; use (Pair(a='image', b='text'),)"
-        taken = {*self.model.towers, *(f"{tower}_projection" for tower in self.model.towers)}
-        for i, pair in enumerate(self.pairs):
-            if pair.a == pair.b:
-                yield f".pairs[{i}]: both sides are {pair.a!r}"
-            if pair.name in taken:
-                yield (
-                    f".pairs[{i}]: the name {pair.name!r} is taken, by a tower, its projection or another pair; rename a tower"
-                )
-            taken.add(pair.name)
-        unused = set(self.model.towers) - {tower for pair in self.pairs for tower in (pair.a, pair.b)}
-        if unused:
-            yield f".pairs: no pair trains the tower {', '.join(sorted(unused))}"
+            evals = ", ".join(self.evals) or "none"
+            yield f".checkpoint.best {best!r} is no metric of an evaluation; it starts with one of {evals}, or is None"
 
 
 def replace(config: T, path: str, value: object) -> T:

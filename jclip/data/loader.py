@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from jclip.config import Config
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
-from jclip.data.transforms import Transform, train_transform
+from jclip.data.transforms import Compose, Decode, Transform, train_transform
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,7 +39,7 @@ class Batch:
     """This host's rows of one global batch of training."""
 
     arrays: Arrays
-    """By tower name, u8[b,S,S,3] of images and i32[b,L] of texts."""
+    """By view, u8[b,S,S,3] of images and i32[b,L] of texts."""
     keys: list[str]
     """The example of each row."""
     problems: list[str]
@@ -117,11 +117,12 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     from absl import flags
 
     source = open_source(config.data.source) if source is None else source
+    views = config.inputs()
     transforms = {
-        name: train_transform(tower, config.data.augment, max_pixels=config.data.max_pixels)
-        for name, tower in config.model.towers.items()
+        name: train_transform(config.model.towers[view.tower], view.augment, max_pixels=config.data.max_pixels)
+        for name, view in views.items()
     }
-    prepare = _Prepare(source, transforms, dict(config.data.fields))
+    prepare = _Prepare(source, transforms, {name: view.field for name, view in views.items()})
     rows = config.batch_size // hosts
     examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
     batches = examples.batch(rows, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
@@ -277,7 +278,17 @@ class _Prepare:
 def _apply(
     transforms: Mapping[str, Transform], example: Mapping[str, Any], fields: Mapping[str, str], rng: np.random.Generator | None
 ) -> Arrays:
-    return {name: transform(lookup(example, fields.get(name, name)), rng) for name, transform in transforms.items()}
+    decoded: dict[tuple[str, Decode], Any] = {}  # several views of an image decode it once, which is most of the work
+
+    def made(field: str, transform: Transform) -> NDArray[Any]:
+        value = lookup(example, field)
+        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode):
+            return np.asarray(transform(value, rng))
+        if (field, decode) not in decoded:
+            decoded[field, decode] = decode(value)
+        return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
+
+    return {name: made(fields.get(name, name), transform) for name, transform in transforms.items()}
 
 
 class _Notes:

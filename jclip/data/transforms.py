@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jclip.config import Augment, TextTower, Tokenizer, Tower
+from jclip.data.augmentations import changes, needs_rng
 from jclip.data.sources import BadExample, decode_text
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 
@@ -99,7 +100,7 @@ def train_transform(tower: Tower, augment: Augment, *, max_pixels: int = MAX_PIX
     steps.append(RandomResizedCrop(tower.image_size, augment.scale, augment.ratio, how.interpolation))
     if augment.flip > 0:
         steps.append(Flip(augment.flip))
-    return Compose((*steps, ToArray()))
+    return Compose((*steps, *changes(augment), ToArray()))
 
 
 def _text_transform(tower: TextTower, empty: bool = False) -> Compose:
@@ -285,7 +286,7 @@ class RandomResizedCrop:
     interpolation: str = "bicubic"
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        left, top, width, height = self.sample(value.width, value.height, _needs(rng, self))
+        left, top, width, height = self.sample(value.width, value.height, needs_rng(rng, self))
         crop = value.crop((left, top, left + width, top + height))
         return crop.resize((self.size, self.size), FILTERS[self.interpolation])
 
@@ -312,7 +313,7 @@ class Flip:
     p: float = 0.5
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        if _needs(rng, self).random() < self.p:
+        if needs_rng(rng, self).random() < self.p:
             return value.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return value
 
@@ -367,9 +368,3 @@ class Tokenize:
 def _center(length: int, size: int) -> int:
     """Where the central `size` of `length` pixels begin."""
     return round((length - size) / 2)
-
-
-def _needs(rng: Generator | None, transform: Transform) -> Generator:
-    if rng is None:
-        raise ValueError(f"{transform} is random: give it an rng")
-    return rng

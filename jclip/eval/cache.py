@@ -66,7 +66,7 @@ def _program() -> dict[str, str]:
     return {"code": code, "jax": jax.__version__, "backend": jax.default_backend(), "pillow": PIL.__version__}
 
 
-COMPUTES = ("models/*.py", "data/*.py", "eval/**/*.py", "step.py", "losses.py")
+COMPUTES = ("models/*.py", "data/*.py", "eval/**/*.py", "step.py")
 """Files that features and results depend on; the facts beside them say weights, data and settings."""
 
 CARRIES = ("data/loader.py", "data/caches.py", "data/fingerprint.py", "eval/cache.py")

@@ -6,20 +6,19 @@ from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
 from jclip.models.vit import class_tokens, kept_patches
 
 
-def step_flops(config: Config, locked: Collection[str] = ()) -> int:
-    """Of the matrix products of a train step, without what is computed again to save memory ("model FLOPs").
+def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
+    """Of the towers in a train step, without what is computed again to save memory ("model FLOPs").
 
-    Backward takes twice as many as forward (Kaplan et al. 2020, section 2.1), but in the loss, where both directions and both
-    passes together take 4 B^2 E multiply-adds. The `locked` towers, which nothing trains, have no backward.
+    Backward takes twice as many as forward (Kaplan et al. 2020, section 2.1). The `locked` towers, which nothing trains, have no
+    backward.
     """
-    model, loop = config.model, config.model.scan or config.mesh.fsdp > 1
-    passes = {name: 1 if name in locked else 3 for name in model.towers}
-    towers = sum(
-        passes[name] * (tower_flops(tower, tokens=loop) + projection_flops(tower, model.embed_dim))
-        for name, tower in model.towers.items()
-    )
-    loss = 8 * config.batch_size**2 * model.embed_dim
-    return config.batch_size * towers + loss * len(config.pairs)
+    loop = config.model.scan or config.mesh.fsdp > 1
+    total = 0
+    for view in config.inputs().values():
+        tower = config.model.towers[view.tower]
+        forward = tower_flops(tower, tokens=loop) + projection_flops(tower, config.model.embed_dim)
+        total += forward * (1 if view.tower in locked else 3)
+    return config.batch_size * total
 
 
 def tower_flops(tower: Tower, *, tokens: bool = True) -> int:

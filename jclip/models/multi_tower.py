@@ -1,10 +1,11 @@
 """The model: any number of named towers, with a projection each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -39,30 +40,45 @@ class MultiTower(nn.Module):
     """As in Compute, with the path of the stack of blocks."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
+    views: Mapping[str, str] | None = None
+    """Towers of inputs that do not bear their tower's name."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:
-        """Encodes the towers that the batch has inputs for.
+        """Encodes the views that the batch has, those of one tower in one call of it.
 
         Args:
-            batch: inputs by tower name, an array each, or for a text tower the tuple (input embeddings, eot); with `init`, of
-                every tower.
-            rows: in training, the index i32 [b] of each example in the global batch. Dropout is a function of it and of the key
-                "dropout", so that an example loses the same whatever the devices and the parts of the batch.
+            batch: inputs by view, an array each, or for a text tower the tuple (input embeddings, eot); with `init`, of every
+                tower.
+            rows: in training, the index i32 [b] of each example in the global batch. Dropout is a function of it, of the view and
+                of the key "dropout", so that an example loses the same whatever the devices and the parts of the batch.
             normalised: whether images are floats that are normalised already, instead of u8.
+
+        Returns:
+            The encoded views by name.
         """
-        c = self.config
-        dtype = jnp.dtype(c.dtype)
-        encoded = {}
-        for name in sorted(batch):
-            gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
-            how = Compute(dtype, c.scan, c.remat, gather, self.backend)
-            tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
-            inputs = batch[name] if isinstance(batch[name], tuple) else (batch[name],)
-            pixels = {} if isinstance(c.towers[name], TextTower) or not normalised else {"normalised": True}
-            output = tower(*inputs, rows=rows, **pixels)
-            encoded[name] = Encoded(unit(self._project(name, output.pooled)), output)
+        of = self.views or {}
+        by_tower: dict[str, list[str]] = {}
+        for view in sorted(batch):
+            by_tower.setdefault(of.get(view, view), []).append(view)
+        encoded: dict[str, Encoded] = {}
+        for tower, views in sorted(by_tower.items()):
+            inputs = [batch[view] if isinstance(batch[view], tuple) else (batch[view],) for view in views]
+            outputs = self._encode(tower, tuple(map(together, zip(*inputs, strict=True))), rows, len(views), normalised)
+            encoded |= dict(zip(views, apart(outputs, len(views)), strict=True))
         return encoded
+
+    def _encode(self, name: str, inputs: tuple[Array, ...], rows: Array | None, views: int, normalised: bool) -> Encoded:
+        """Inputs [b * views, ...] of one tower; see `together`."""
+        c = self.config
+        gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
+        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend)
+        tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
+        pixels = {} if isinstance(c.towers[name], TextTower) or not normalised else {"normalised": True}
+        if rows is not None:
+            rows = together([rows * views + i for i in range(views)])
+        output = tower(*inputs, rows=rows, **pixels)
+        return Encoded(unit(self._project(name, output.pooled)), output)
 
     def _project(self, name: str, pooled: Array) -> Array:
         """To the shared space: [b, d] -> [b, E]."""
@@ -72,6 +88,18 @@ class MultiTower(nn.Module):
             return pooled
         how = Compute(jnp.dtype(c.dtype), backend=self.backend)
         return Dense(c.embed_dim, init, kind == "affine", how, name=f"{name}_projection")(pooled)
+
+
+def together(views: Sequence[Array]) -> Array:
+    """Views [b, ...] of the same examples as [b * views, ...], those of an example side by side: so they stay on its device."""
+    return views[0] if len(views) == 1 else jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+
+
+def apart(tree: Any, views: int) -> list[Any]:
+    """The inverse of `together`, of trees."""
+    if views == 1:
+        return [tree]
+    return [jax.tree.map(lambda x, i=i: x.reshape(-1, views, *x.shape[1:])[:, i], tree) for i in range(views)]
 
 
 def unit(x: Array) -> Array:

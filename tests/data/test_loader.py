@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jclip.config import Augment, Config, Data, Model, TextTower, VisionTower
+from jclip.config import Augment, Config, Contrastive, Data, Model, TextTower, VisionTower
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_field, read_once
 from jclip.data import loader as module
 
@@ -228,6 +228,7 @@ def test_fields_say_where_a_tower_finds_its_input(flawed: Flawed) -> None:
     flawed.broken = set()
     towers = {"left": TOWERS["image"], "right": TOWERS["image"]}
     config = replace(CONFIG, model=Model(towers=towers), data=Data(source="flawed", fields={"left": "image", "right": "image"}))
+    config = replace(config, objectives={"sides": Contrastive("left", "right")})
     batch = batches(config, 1)[0]
     assert set(batch.arrays) == {"left", "right"}
     (eval_batch,) = read_once(flawed, {"x": eval_transform(TOWERS["image"])}, batch_size=20, fields={"x": "image"})

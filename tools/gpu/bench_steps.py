@@ -24,10 +24,9 @@ import jax
 import numpy as np
 from kernels import by_part
 
-from jclip.config import Config, Pair, architecture, replace
-from jclip.models import step_flops
+from jclip.config import Config, Contrastive, architecture, replace
 from jclip.sharding import make_mesh, to_global
-from jclip.step import Program, make_program
+from jclip.step import Program, make_program, step_flops
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 FLOP/s, by what the name of the card contains."""
@@ -60,7 +59,9 @@ class Row(NamedTuple):
             model = replace(model, path, value)
         sigmoid = "SigLIP" in self.model
         return Config(
-            model, batch_size=self.batch, pairs=(Pair(dtype="bfloat16", loss="sigmoid" if sigmoid else "softmax", block=1024),)
+            model,
+            batch_size=self.batch,
+            objectives={"image_text": Contrastive(dtype="bfloat16", loss="sigmoid" if sigmoid else "softmax", block=1024)},
         )
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jclip import losses
-from jclip.config import Config, Mesh, Model, Pair, TextTower, Tower, VisionTower, replace
+from jclip.config import Config, Contrastive, Mesh, Model, TextTower, Tower, VisionTower, replace
 from jclip.models import Backend
 from jclip.models.attention import attend
 from jclip.sharding import make_mesh, param_shardings, to_global
@@ -144,7 +144,7 @@ def small(dtype: str, attention: str = "auto") -> Config:
         "text": TextTower(context_length=13, vocab_size=1000, width=128, depth=3, heads=2),
     }
     model = replace(replace(Model(towers, embed_dim=64), "dtype", dtype), "attention", attention)
-    return Config(model, batch_size=32, pairs=(Pair(block=16),))
+    return Config(model, batch_size=32, objectives={"image_text": Contrastive(block=16)})
 
 
 def inputs(config: Config) -> dict[str, Array]:

@@ -1,8 +1,8 @@
-"""The contrastive losses of a global batch: exact on any mesh, computed tile by tile, the B x B logits never whole.
+"""Losses over all pairs of a global batch, computed tile by tile: the B x B logits are never whole.
 
-One frame serves every kind and method. A tile is a block of columns beside all the rows of a device; its logits serve both
-directions, once forward and once backward: 4 B^2 E multiply-adds in all. `_meet` brings rows and columns together, by gathering
-the columns or by passing them around a ring. With logits s, weights w, and `pull` the targets (see `_targets`),
+A tile is a block of columns beside all the rows of a device; its logits serve both directions, once forward and once backward:
+4 B^2 E multiply-adds in all. `_meet` brings rows and columns together, by gathering the columns or by passing them around a ring.
+With logits s, weights w, and `pull` the targets (see `Rows`),
 
     loss = 1/(2W) [ repulsion - sum_ij pull_ij s_ij ],    W = sum_i w_i,
 
@@ -10,10 +10,9 @@ the columns or by passing them around a ring. With logits s, weights w, and `pul
     sigmoid:  repulsion = sum_ij (w_i + w_j) log(1 + exp s_ij)
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,74 +23,6 @@ NEGLIGIBLE = -1e30  # a logit that counts for nothing; finite, because the diffe
 
 Kind = Literal["softmax", "sigmoid"]
 Method = Literal["gather", "ring"]
-Equal = Literal["ignore", "positive"]
-
-
-def contrastive(
-    za: Array,
-    zb: Array,
-    scale: Array | float,
-    bias: Array | float | None = None,
-    *,
-    kind: Kind = "softmax",
-    mesh: Mesh | None = None,
-    axes: str | Sequence[str] = ("data",),
-    method: Method = "gather",
-    block: int = 256,
-    label_smoothing: float = 0.0,
-    ids: Array | None = None,
-    equal: Equal = "ignore",
-    valid: Array | None = None,
-) -> Array:
-    """The loss of matching row i of one side with row i of the other, against all other rows of the global batch.
-
-    With logits s_ij = scale * <za_i, zb_j> + bias:
-
-        softmax   1/(2B) sum_i [ log sum_j exp s_ij + log sum_j exp s_ji - 2 s_ii ]           (InfoNCE; CLIP, figure 3)
-        sigmoid   1/B sum_ij log(1 + exp(-y_ij s_ij)), y_ij = 1 where i = j, else -1          (SigLIP, algorithm 1)
-
-    Value and gradients are those of the global batch, whatever the mesh, the method and the block. `gather` holds one whole side
-    and its gradient, 2 B E numbers, on every device; `ring` passes both around the devices and holds 2 B E / devices, and as much
-    in transit. Beside that there is one tile of B / devices x `block` logits; the backward pass computes the tiles again.
-
-    Args:
-        za: [B, E] unit vectors, f32 or bf16, sharded on B over `axes` of `mesh`.
-        zb: [B, E] like za.
-        scale: f32 [], factor on the cosines: 1 / temperature, not its logarithm.
-        bias: f32 [], added to the logits of a sigmoid (None: 0); a softmax does not depend on it.
-        kind: "softmax" or "sigmoid".
-        mesh: mesh of the devices; None computes on one.
-        axes: axes of the mesh that B is sharded over.
-        method: "gather" or "ring".
-        block: columns of the logits held at a time.
-        label_smoothing: e in [0, 1). softmax: each target is 1 - e on the positive plus e spread evenly over all candidates
-            (Szegedy et al. 2016, section 7); sigmoid: targets are 1 - e/2 and e/2 for 1 and 0.
-        ids: i32 [B]; rows of equal id show the same thing, and are not each other's negatives. None: every row its own thing.
-        equal: what rows of equal id are to each other: "ignore" leaves the pair out, "positive" makes it as right an answer as
-            the row's own partner (softmax: the mean over all right answers, SupCon's L_out, Khosla et al. 2020, equation 2).
-        valid: [B], weight of each row as a question, in both directions; a row of weight 0 (or below, or NaN) is no candidate
-            either, and whatever it holds, NaN included, changes nothing. The sums above are then weighted means. None: all are 1.
-
-    Returns:
-        The loss, f32 []; 0 where no row is valid.
-
-    Raises:
-        ValueError: shapes or dtypes differ, B does not divide, or an argument is not one of those above.
-
-    Why is there no `local_loss`, no `gather_with_grad`? Because there is one loss: those flags of other codebases choose between
-    memory and exactness, and tiles need no such choice.
-    """
-    axes = (axes,) if isinstance(axes, str) else tuple(axes)
-    _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, ids, equal, valid)
-    plan = Plan(
-        kind, method, mesh, axes if mesh is not None else (), block, ids is not None or valid is not None, label_smoothing > 0
-    )
-    if valid is not None:
-        present = jnp.asarray(valid)[:, None] > 0
-        za, zb = (jnp.where(present, z, 0) for z in (za, zb))
-    rows = _targets(kind, len(za), label_smoothing, ids, equal, valid)
-    scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
-    return _loss(plan, za, zb, scale, bias, rows)
 
 
 class Plan(NamedTuple):
@@ -106,6 +37,8 @@ class Plan(NamedTuple):
     """Whether some pairs are left out."""
     smooth: bool
     """Whether every pair pulls, and not the positives alone."""
+    decoupled: bool
+    """Whether the log-sum-exps leave the positives out."""
 
     def on_devices(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         """`fn` of the rows of one device, mapped over all of them."""
@@ -146,43 +79,18 @@ class Tile(NamedTuple):
     """f32 [b, block]; of a softmax less 1."""
     logits: Array
     """f32 [b, block]; NEGLIGIBLE where the two are no candidates."""
+    rivals: Array
+    """The logits that the log-sum-exps count, f32 [b, block]: all, or where these are decoupled those of no positive."""
     pull: Array
     """f32 [b, block]; see Rows."""
 
 
-def _targets(kind: Kind, batch: int, smoothing: float, ids: Array | None, equal: Equal, valid: Array | None) -> Rows:
-    """The rows of the global batch; weights are divided by 2W, so that the loss is a plain sum."""
-    index = jnp.arange(batch, dtype=jnp.int32)
-    thing = index if ids is None else jnp.asarray(ids)
-    label = thing if equal == "positive" else index
-    weight = jnp.ones(batch) if valid is None else lax.stop_gradient(jnp.asarray(valid, jnp.float32))
-    present = weight > 0
-    weight = jnp.where(present, weight, 0)
-    weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
-    if kind == "sigmoid":
-        return Rows(label, thing, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
-    same = jnp.ones(batch) if ids is None else _count_equal(thing, present)
-    positives = same if equal == "positive" else jnp.ones(batch)
-    candidates = present.sum() - same + positives
-    own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
-    return Rows(label, thing, weight, own, spread)
-
-
-def _count_equal(ids: Array, present: Array) -> Array:
-    """How many of the rows present have the id of each row, f32 [B]."""
-    order = jnp.argsort(ids)
-    ordered = ids[order]
-    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(present[order], dtype=jnp.int32)])
-    first, last = jnp.searchsorted(ordered, ids, side="left"), jnp.searchsorted(ordered, ids, side="right")
-    return (before[last] - before[first]).astype(jnp.float32)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> Array:
+def loss_of_tiles(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> Array:
     return _loss_forward(plan, za, zb, scale, bias, rows)[0]
 
 
-def _loss_forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> tuple[Array, Any]:
+def _loss_forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> tuple[Array, Any]:
     split, one = PartitionSpec(plan.axes), PartitionSpec()
     forward = plan.on_devices(_forward, (split, split, one, one, split), (one, split, split))
     loss, lse_a, lse_b = forward(za, zb, scale, bias, rows)
@@ -195,11 +103,12 @@ def _loss_backward(plan: Plan, residuals: Any, cotangent: Array) -> tuple[Any, .
     return (*backward(*residuals, cotangent), None)
 
 
-_loss.defvjp(_loss_forward, _loss_backward)
+loss_of_tiles.defvjp(_loss_forward, _loss_backward)
 
 
-def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows) -> tuple[Array, Array, Array]:
+def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Rows, Rows]) -> tuple[Array, Array, Array]:
     """On one device: the loss f32 [], and the log-sum-exps of its own rows and columns f32 [b] (of a sigmoid: not used)."""
+    rows, columns = sides
 
     def visit(found: Any, tile: Tile) -> Any:
         (total, lse_a), lse_b = found
@@ -210,9 +119,9 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: 
             pairs = push * jnp.log1p(jnp.exp(-jnp.abs(x))) + (push * jnp.maximum(x, 0) - tile.pull * x)
             return (total + pairs.sum(axis=1), lse_a), lse_b
         total = total - (tile.pull * x).sum(axis=1)
-        lse_a = jnp.logaddexp(lse_a, _log_sum_exp(x, axis=1))
+        lse_a = jnp.logaddexp(lse_a, _log_sum_exp(tile.rivals, axis=1))
         old = lax.dynamic_slice_in_dim(lse_b, tile.start, x.shape[1])
-        new = jnp.logaddexp(old, _log_sum_exp(x, axis=0))
+        new = jnp.logaddexp(old, _log_sum_exp(tile.rivals, axis=0))
         return (total, lse_a), lax.dynamic_update_slice_in_dim(lse_b, new, tile.start, axis=0)
 
     def join(lse_b: Array) -> Array:
@@ -222,14 +131,24 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: 
 
     nothing = jnp.full(len(za), NEGLIGIBLE)
     found = (jnp.zeros(len(za)), nothing), nothing
-    (total, lse_a), lse_b = _meet(plan, visit, found, join, jnp.logaddexp, Side(za, rows), Side(zb, rows), scale, bias)
+    (total, lse_a), lse_b = _meet(plan, visit, found, join, jnp.logaddexp, Side(za, rows), Side(zb, columns), scale, bias)
+    if plan.decoupled:  # a row without rivals has an empty sum: a log-sum-exp of 0 takes no part, in the gradient either
+        lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
     if plan.kind == "softmax":
-        total = total + rows.weight * (lse_a + lse_b)
+        total = total + rows.weight * lse_a + columns.weight * lse_b
     return _sum(plan, total.sum()), lse_a, lse_b
 
 
 def _backward(
-    plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: Rows, lse_a: Array, lse_b: Array, cotangent: Array
+    plan: Plan,
+    za: Array,
+    zb: Array,
+    scale: Array,
+    bias: Array,
+    sides: tuple[Rows, Rows],
+    lse_a: Array,
+    lse_b: Array,
+    cotangent: Array,
 ) -> tuple[Array, Array, Array, Array]:
     """On one device: the gradients of its rows of za and zb, of the scale and of the bias.
 
@@ -239,22 +158,22 @@ def _backward(
 
     def visit(found: Any, tile: Tile) -> Any:
         (dza, dscale, dbias), dzb = found
-        g = _slope(plan, tile, rows.weight, lse_a)
+        g = _slope(plan, tile, sides[0].weight, lse_a)
         dscale = dscale + (g * tile.cosines).sum(axis=1)  # of g in f32: where all cosines are alike, bf16 leaves no digit
         if plan.kind == "sigmoid":
             dbias = dbias + g.sum(axis=1)
         g = g.astype(za.dtype)  # after the difference is taken: bf16 cannot tell p from 1 where a pair matches
-        dza = dza + _dot(g, tile.columns.z, (1, 0))
+        dza = dza + dot(g, tile.columns.z, (1, 0))
         old = lax.dynamic_slice_in_dim(dzb, tile.start, g.shape[1])
-        dzb = lax.dynamic_update_slice_in_dim(dzb, old + _dot(g, za, (0, 0)), tile.start, axis=0)
+        dzb = lax.dynamic_update_slice_in_dim(dzb, old + dot(g, za, (0, 0)), tile.start, axis=0)
         return (dza, dscale, dbias), dzb
 
     def join(dzb: Array) -> Array:
         return lax.psum_scatter(dzb, plan.axes, tiled=True)
 
     found = (jnp.zeros(za.shape), jnp.zeros(len(za)), jnp.zeros(len(za))), jnp.zeros(zb.shape)
-    sides = Side(za, rows), Side(zb, rows, lse_b)
-    (dza, dscale, dbias), dzb = _meet(plan, visit, found, join, jnp.add, *sides, scale, bias)
+    mine, other = Side(za, sides[0]), Side(zb, sides[1], lse_b)
+    (dza, dscale, dbias), dzb = _meet(plan, visit, found, join, jnp.add, mine, other, scale, bias)
     dza, dzb = (cotangent * scale * d for d in (dza, dzb))
     dscale, dbias = (cotangent * _sum(plan, d.sum()) for d in (dscale, dbias))
     return dza.astype(za.dtype), dzb.astype(zb.dtype), dscale, dbias
@@ -266,7 +185,7 @@ def _slope(plan: Plan, tile: Tile, weight: Array, lse_a: Array) -> Array:
     mine, other = weight[:, None], tile.columns.rows.weight[None]
     if plan.kind == "softmax":
         assert tile.columns.lse is not None
-        return mine * jnp.exp(x - lse_a[:, None]) + other * jnp.exp(x - tile.columns.lse[None]) - pull
+        return mine * jnp.exp(tile.rivals - lse_a[:, None]) + other * jnp.exp(tile.rivals - tile.columns.lse[None]) - pull
     push = mine + other
     rest = push * jax.nn.sigmoid(-jnp.abs(x))
     return jnp.where(x > 0, (push - pull) - rest, rest - pull)
@@ -304,14 +223,14 @@ def _meet(
         on_rows, on_columns = found
         found = on_rows, jnp.tile(on_columns, (devices,) + (1,) * (on_columns.ndim - 1))
         columns = jax.tree.map(lambda x: lax.all_gather(x, plan.axes, tiled=True), other)
-        on_rows, on_columns = chunk(_varying(plan, found), columns=columns)
+        on_rows, on_columns = chunk(varying(found, plan.axes), columns=columns)
         return on_rows, join(on_columns)
 
     def pass_on(tree: Any) -> Any:
         ring = [(device, (device + 1) % devices) for device in range(devices)]
         return jax.tree.map(lambda x: lax.ppermute(x, plan.axes, ring), tree)
 
-    nothing = _varying(plan, found)
+    nothing = varying(found, plan.axes)
 
     def hop(carry: Any, _: None) -> tuple[Any, None]:
         (on_rows, on_columns), columns = carry
@@ -345,7 +264,7 @@ def _each_tile(
 
 def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | None, scale: Array, bias: Array) -> Tile:
     # A softmax is the same less `scale`, and more exact: the cosine of a match is near 1, and f32 is finest near 0.
-    cosines = _dot(mine.z, columns.z, (1, 1))
+    cosines = dot(mine.z, columns.z, (1, 1))
     cosines = cosines - 1 if plan.kind == "softmax" else cosines
     logits = scale * cosines if plan.kind == "softmax" else scale * cosines + bias
     a, b = jax.tree.map(lambda x: x[:, None], mine.rows), jax.tree.map(lambda x: x[None], columns.rows)
@@ -362,7 +281,8 @@ def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | No
     if plan.smooth:
         spread = a.spread + b.spread
         pull = pull + (spread if candidate is None else jnp.where(candidate, spread, 0.0))
-    return Tile(start, columns, cosines, logits, pull)
+    rivals = jnp.where(positive, NEGLIGIBLE, logits) if plan.decoupled else logits
+    return Tile(start, columns, cosines, logits, rivals, pull)
 
 
 def _log_sum_exp(x: Array, axis: int) -> Array:
@@ -370,56 +290,16 @@ def _log_sum_exp(x: Array, axis: int) -> Array:
     return jnp.log(jnp.exp(x - top).sum(axis=axis)) + top.squeeze(axis)
 
 
-def _dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
+def dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
     """x and y contracted over one axis each, accumulated in f32; f32 inputs are multiplied as such on every platform."""
     dimensions = (((contract[0],), (contract[1],)), ((), ()))
     return lax.dot_general(x, y, dimensions, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
-def _varying(plan: Plan, tree: Any) -> Any:
-    return jax.tree.map(lambda x: lax.pcast(x, plan.axes, to="varying"), tree) if plan.axes else tree
+def varying(tree: Any, axes: tuple[str, ...]) -> Any:
+    """A tree of constants as one of arrays that may differ between devices, which the carry of a loop has to be."""
+    return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), tree) if axes else tree
 
 
 def _sum(plan: Plan, x: Array) -> Array:
     return lax.psum(x, plan.axes) if plan.axes else x
-
-
-def _check(
-    za: Array,
-    zb: Array,
-    bias: object,
-    kind: str,
-    mesh: Mesh | None,
-    axes: tuple[str, ...],
-    method: str,
-    block: int,
-    label_smoothing: float,
-    ids: Array | None,
-    equal: str,
-    valid: Array | None,
-) -> None:
-    if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype or za.size == 0:
-        raise ValueError(f"contrastive: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E], and not empty")
-    if za.dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"contrastive: embeddings are {za.dtype}; use float32 or bfloat16")
-    for name, value, allowed in (("kind", kind, Kind), ("method", method, Method), ("equal", equal, Equal)):
-        if value not in get_args(allowed):
-            raise ValueError(f"contrastive: {name} {value!r} is unknown; use {' or '.join(map(repr, get_args(allowed)))}")
-    if bias is not None and kind == "softmax":
-        raise ValueError("contrastive: a softmax does not depend on a bias; leave it None")
-    if block < 1:
-        raise ValueError(f"contrastive: block {block} must be at least 1")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"contrastive: label_smoothing {label_smoothing} is a share; use 0 or more and less than 1")
-    for name, rows in (("ids", ids), ("valid", valid)):
-        if rows is not None and rows.shape != za.shape[:1]:
-            raise ValueError(f"contrastive: {name} has shape {rows.shape}; it needs one value a row, [{len(za)}]")
-    if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"contrastive: ids are {ids.dtype}; use integers")
-    if mesh is None:
-        return
-    if missing := [axis for axis in axes if axis not in mesh.shape]:
-        raise ValueError(f"contrastive: the mesh has no axis {missing[0]!r}; axes: {', '.join(mesh.shape)}")
-    devices = math.prod(mesh.shape[axis] for axis in axes)
-    if len(za) % devices:
-        raise ValueError(f"contrastive: batch {len(za)} is not divisible by the {devices} devices of {axes}")

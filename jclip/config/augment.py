@@ -1,0 +1,47 @@
+"""What training does to the values of an example before they become a tower's input."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from jclip.config.ranges import Range
+
+Fraction = Annotated[float, Range(above=0, most=1)]
+Ratio = Annotated[float, Range(least=0.01, most=100)]
+Factor = Annotated[float, Range(least=0, most=10)]
+Sigma = Annotated[float, Range(least=0, most=100)]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to an image before it is `image_size` square."""
+
+    scale: tuple[Fraction, Fraction] = (0.9, 1.0)
+    """Range of the area of the random crop, as a fraction of the image (open_clip's default)."""
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    """Range of width over height of the random crop."""
+    flip: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability of a horizontal flip."""
+    rand_augment: Annotated[int, Range(least=0, most=20)] = 0
+    """Changes that RandAugment draws for each image (Cubuk et al. 2020; usual: 2)."""
+    magnitude: Annotated[float, Range(least=0, most=1)] = 0.3
+    """Strength of these changes; 1 is the paper's 30, 0.3 its usual 9."""
+    jitter: tuple[Factor, Factor, Factor, Annotated[float, Range(least=0, most=0.5)]] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of a change of brightness, contrast, saturation and hue (SLIP's)."""
+    jitter_p: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability of that change (SimCLR, SLIP: 0.8)."""
+    grayscale: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that an image loses its colours (SimCLR, SLIP: 0.2)."""
+    blur: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability of a Gaussian blur (SimCLR, SLIP: 0.5)."""
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
+    """Range of its sigma, in pixels of what the tower sees."""
+    solarize: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that levels of 128 and above are inverted (BYOL: 0.2 of one of the views)."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if low > high:
+                yield f".{name} {(low, high)} is no range: it ends before it begins"

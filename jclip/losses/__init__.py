@@ -1,0 +1,6 @@
+"""Losses: pure functions of arrays, exact on any mesh."""
+
+from jclip.losses.contrastive import contrastive
+from jclip.losses.triplet import triplet
+
+__all__ = ["contrastive", "triplet"]

@@ -1,0 +1,95 @@
+"""What is learned: objectives by name, each a file here and a dataclass in `jclip.config.objectives`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jclip import config
+from jclip.config import Config
+from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.nearest_neighbour import NearestNeighbour
+from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.triplet import Triplet
+from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
+from jclip.objectives.vocabulary import Vocabulary
+
+__all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum", "make_objective"]
+
+OBJECTIVES: Mapping[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
+    config.Contrastive: Contrastive,
+    config.Triplet: Triplet,
+    config.SimCLR: SimCLR,
+    config.SimSiam: SimSiam,
+    config.BYOL: BYOL,
+    config.NearestNeighbour: NearestNeighbour,
+    config.Vocabulary: Vocabulary,
+}
+"""How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
+
+
+def make_objective(whole: Config, mesh: Mesh | None = None) -> "WeightedSum":
+    """The objective of a run. Without a mesh it can tell its parameters and its FLOPs."""
+    objectives = {name: OBJECTIVES[type(how)](name, how, whole, mesh) for name, how in whole.objectives.items()}
+    weights = {name: how.weight for name, how in whole.objectives.items()}
+    return WeightedSum(objectives, weights, whole.batch_size)
+
+
+class WeightedSum:
+    """A weighted sum of objectives by name: sum_k weight_k (batch_k + 1/B sum_i local_ki), never with factors of each other."""
+
+    def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float], batch_size: int) -> None:
+        self.objectives, self.weights, self.batch_size = objectives, weights, batch_size
+
+    def init(self, key: Array, part: Part) -> Params:
+        """The parameters of all, by name; of those that have any."""
+        return self._of_each(key, lambda objective, key: objective.init(key, part))
+
+    def init_extra(self, key: Array, params: Params) -> Params:
+        """The state of all, by name; of those that have any."""
+        return self._of_each(key, lambda objective, key: objective.init_extra(key, params))
+
+    def _of_each(self, key: Array, make: Callable[[Objective, Array], Params]) -> Params:
+        keys = jax.random.split(key, len(self.objectives))
+        made = {name: make(objective, key) for key, (name, objective) in zip(keys, self.objectives.items(), strict=True)}
+        return {name: tree for name, tree in made.items() if tree}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[dict[str, Any], dict[str, Metrics]]:
+        """What each `rows` returns, by name."""
+        found = {name: o.rows(params.get(name, {}), extra.get(name, {}), part) for name, o in self.objectives.items()}
+        return {name: rows for name, (rows, _) in found.items()}, {name: sums for name, (_, sums) in found.items()}
+
+    def batch(self, params: Params, extra: Params, rows: Mapping[str, Any], batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
+        """The loss of the global batch without `local_loss`, and the metrics of each as "name/metric"."""
+        total, metrics = jnp.zeros(()), dict[str, Array]()
+        for name, objective in self.objectives.items():
+            loss, own = objective.batch(params.get(name, {}), extra.get(name, {}), rows[name], batch)
+            total = total + self.weights[name] * loss
+            metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
+        return total, metrics
+
+    def local_loss(self, sums: Mapping[str, Metrics]) -> Array:
+        """What the losses of some rows by themselves add to the loss, f32 []."""
+        losses = (self.weights[name] * own["loss"] for name, own in sums.items() if "loss" in own)
+        return sum(losses, jnp.zeros(())) / self.batch_size
+
+    def local_metrics(self, sums: Mapping[str, Metrics]) -> Metrics:
+        """Means over the batch as "name/metric", of the sums over all of its rows."""
+        return {f"{name}/{metric}": value / self.batch_size for name, own in sums.items() for metric, value in own.items()}
+
+    def update(
+        self, extra: Params, params: Params, rows: Mapping[str, Any], batch: Mapping[str, Array], progress: Array
+    ) -> Params:
+        """The state of all after a step."""
+        return {name: self.objectives[name].update(own, params, rows[name], batch, progress) for name, own in extra.items()}
+
+    def bound(self, old: Params, new: Params) -> Params:
+        """All parameters after an update, those of each objective where it lets them be."""
+        return new | {name: o.bound(old[name], new[name]) for name, o in self.objectives.items() if name in new}
+
+    def flops(self) -> int:
+        """Of all; see `Objective.flops`."""
+        return sum(objective.flops() for objective in self.objectives.values())

@@ -1,0 +1,86 @@
+"""The contrastive objective: each example's two views against all others of the global batch."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jclip import config, losses
+from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.sharding import BATCH_AXES
+
+LOG_SCALE_RANGE = (0.0, math.log(100.0))
+"""Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
+
+
+class Contrastive(Objective):
+    """See `config.Contrastive`."""
+
+    def __init__(self, name: str, how: config.Contrastive, whole: config.Config, mesh: Mesh | None) -> None:
+        self.how, self.whole, self.mesh = how, whole, mesh
+
+    def init(self, key: Array, part: Part) -> Params:
+        """The scale and bias; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section 3.2)."""
+        how = self.how
+        default = 1 / 0.07 if how.loss == "softmax" else 10.0
+        scale = {"logit_scale": jnp.log(jnp.float32(default if how.logit_scale is None else how.logit_scale))}
+        if how.loss == "softmax":
+            return scale
+        bias = -math.log(self.whole.batch_size - 1) if how.logit_bias == "batch" else how.logit_bias
+        return {**scale, "logit_bias": jnp.float32(-10.0 if bias is None else bias)}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
+        """The embeddings, f32 [b, E] of both views."""
+        return (part.encoded[self.how.a].z, part.encoded[self.how.b].z), {}
+
+    def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
+        """The loss, and the scale and bias."""
+        how = self.how
+        scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias")
+        za, zb = (z.astype(how.dtype) for z in rows)
+        same: dict[str, Any] = {}
+        if how.equal != "negative":
+            same = {"ids": hash_rows(batch[how.equal_by or how.b]), "equal": how.equal}
+        loss = losses.contrastive(
+            za,
+            zb,
+            scale,
+            bias,
+            kind=how.loss,
+            mesh=self.mesh,
+            axes=BATCH_AXES,
+            method=how.method,
+            block=how.block,
+            label_smoothing=how.label_smoothing,
+            decoupled=how.decoupled,
+            **same,
+        )
+        return loss, {"loss": loss, "logit_scale": scale} | ({} if bias is None else {"logit_bias": bias})
+
+    def bound(self, old: Params, new: Params) -> Params:
+        """The scale within its range, or, where it came from outside of it (SigLIP's), no further out."""
+        if "logit_scale" not in new:  # it is frozen
+            return new
+        (low, high), before = LOG_SCALE_RANGE, old["logit_scale"]
+        return new | {"logit_scale": jnp.clip(new["logit_scale"], jnp.minimum(before, low), jnp.maximum(before, high))}
+
+    def flops(self) -> int:
+        """Both directions and both passes together take 4 B^2 E multiply-adds."""
+        return 8 * self.whole.batch_size**2 * self.whole.model.embed_dim
+
+
+def hash_rows(x: Array) -> Array:
+    """i32 [B] of integers [B, ...]: equal for equal rows, for two others once in 4e9.
+
+    Each word is mixed with its place by the finalizer of MurmurHash3 (Appleby 2011), so that no simple change cancels another.
+    """
+    words = x.reshape(len(x), -1).astype(jnp.uint32)
+    mixed = words ^ jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    total = (mixed ^ (mixed >> 16)).sum(axis=1, dtype=jnp.uint32)
+    return jax.lax.bitcast_convert_type(total, jnp.int32)

@@ -1,0 +1,84 @@
+"""What an objective is: two pure functions, of which one sees rows and the other the batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jclip.models import Encoded
+
+Params = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+class Part(NamedTuple):
+    """Some rows of a global batch, and what the towers make of them.
+
+    Attributes:
+        batch: inputs by view, arrays [b, ...].
+        encoded: by view.
+        encode: (parameters of towers, views) -> these views encoded by other towers than those in training: by a teacher.
+        rows: i32 [b], the index of each in the global batch. With `key`, all that randomness may depend on.
+        key: one for the step.
+    """
+
+    batch: Mapping[str, Array]
+    encoded: Mapping[str, Encoded]
+    encode: Callable[[Params, Sequence[str]], Mapping[str, Encoded]]
+    rows: Array
+    key: Array
+
+
+class Objective:
+    """Something to learn. What a family does not need it leaves as it is here: no parameters, no state, no bounds.
+
+    `rows` never looks at other rows than those it is given, so a batch may come to it in parts: that is all that gradient
+    accumulation has to know. `batch` is where rows meet. `extra` is state that no gradient reaches, such as a teacher or a
+    queue; it is sharded by the rules of parameters, saved and restored with them.
+    """
+
+    def init(self, key: Array, part: Part) -> Params:
+        """Parameters of its own, which lie under its name in the tree of all; their shapes follow from those of `part`."""
+        return {}
+
+    def init_extra(self, key: Array, params: Params) -> Params:
+        """Its state at step 0; `params` are those of all, at the start or as they were loaded."""
+        return {}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
+        """What the batch needs of each row, and what is a loss of a row by itself.
+
+        Args:
+            params: its own parameters.
+            extra: its own state.
+            part: some rows.
+
+        Returns:
+            A tree of arrays [b, ...]; sums f32 [] over the rows by name, whose means over the batch are metrics, and that of
+            "loss" a part of the loss.
+        """
+        raise NotImplementedError
+
+    def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
+        """The loss f32 [] of a global batch, without the losses of rows by themselves; and metrics f32 [].
+
+        Args:
+            params: its own parameters.
+            extra: its own state.
+            rows: what `rows` has returned, arrays [B, ...] sharded on B.
+            batch: inputs of the global batch by view.
+        """
+        return jnp.zeros(()), {}
+
+    def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
+        """Its state after a step. `params` are those of all, updated; `rows` and `batch` are as above; `progress` ends at 1."""
+        return extra
+
+    def bound(self, old: Params, new: Params) -> Params:
+        """Its own parameters after an update, kept where they have to stay; `old` are those before it."""
+        return new
+
+    def flops(self) -> int:
+        """Floating-point operations of a train step in its matrix products, forward and backward, beside those of the towers."""
+        return 0

@@ -1,0 +1,69 @@
+"""Classification of the caption's words from the image: SuperCLIP."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jclip import config
+from jclip.models import Backend, Compute, Dense, class_tokens, end_of_text
+from jclip.objectives.objective import Metrics, Objective, Params, Part
+
+
+class Vocabulary(Objective):
+    """See `config.Vocabulary`. Its state counts the captions seen, and in how many of them each id was: f32 [] and [V]."""
+
+    def __init__(self, name: str, how: config.Vocabulary, whole: config.Config, mesh: Mesh | None) -> None:
+        self.how, self.whole = how, whole
+        inputs, towers = whole.inputs(), whole.model.towers
+        self.image = towers[inputs[how.image].tower]
+        self.text = cast(config.TextTower, towers[inputs[how.text].tower])
+        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
+        compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
+        self.head = Dense(self.text.vocab_size, nn.initializers.normal(0.02), True, compute)
+
+    def init(self, key: Array, part: Part) -> Params:
+        """The classifier."""
+        return {"head": self.head.init(key, part.encoded[self.how.image].output.pooled)["params"]}
+
+    def init_extra(self, key: Array, params: Params) -> Params:
+        """Nothing is counted yet."""
+        return {"captions": jnp.zeros(()), "having": jnp.zeros(self.text.vocab_size)}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
+        """The cross-entropy of the mean patch's classification and of the caption's ids, weighed by their rarity."""
+        output = part.encoded[self.how.image].output
+        first = class_tokens(self.image) if isinstance(self.image, config.VisionTower) else 0
+        logits = self.head.apply({"params": params["head"]}, output.tokens[:, first:].mean(axis=1)).astype(jnp.float32)
+        words = multi_hot(part.batch[self.how.text], self.text)
+        weights = words * rarity(extra["captions"], extra["having"])[None]
+        share = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+        return {}, {"loss": -(share * jax.nn.log_softmax(logits)).sum()}
+
+    def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
+        """The captions of this batch are counted too."""
+        words = multi_hot(batch[self.how.text], self.text)
+        return {"captions": extra["captions"] + len(words), "having": extra["having"] + words.sum(axis=0)}
+
+    def flops(self) -> int:
+        """The classifier forward and backward."""
+        return 3 * 2 * self.whole.batch_size * self.image.width * self.text.vocab_size
+
+
+def multi_hot(ids: Array, tower: config.TextTower) -> Array:
+    """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there; a text's begin and end are none."""
+    real = jnp.arange(ids.shape[1])[None] < end_of_text(ids, tower)[:, None]
+    how = tower.tokenizer
+    for special in (how.bos_id, how.eos_id, how.last_id, tower.eot_id, 49406 if how.kind == "clip" else None):
+        real = real if special is None else real & (ids != special)
+    rows = jnp.broadcast_to(jnp.arange(len(ids))[:, None], ids.shape)
+    return jnp.zeros((len(ids), tower.vocab_size)).at[rows, ids].max(real.astype(jnp.float32))
+
+
+def rarity(captions: Array, having: Array) -> Array:
+    """log((1 + n) / (1 + n_c)) + 1 of each id c, of n captions of which n_c have it: 1 for all at the start, and never 0."""
+    return jnp.log((1 + captions) / (1 + having)) + 1
