@@ -31,7 +31,18 @@ from jclip.config.schema import (
     Pair,
     replace,
 )
-from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
+from jclip.config.towers import (
+    ImageSize,
+    ImageTower,
+    Model,
+    Preprocess,
+    ResNetTower,
+    TextTower,
+    Tokenizer,
+    Tower,
+    VisionTower,
+    as_image_size,
+)
 
 __all__ = [
     "Augment",
@@ -43,6 +54,7 @@ __all__ = [
     "Duration",
     "Eval",
     "FewShot",
+    "ImageSize",
     "ImageTower",
     "InitFrom",
     "Labels",
@@ -67,6 +79,7 @@ __all__ = [
     "ZeroShot",
     "architecture",
     "architecture_names",
+    "as_image_size",
     "check",
     "check_model",
     "check_suite",

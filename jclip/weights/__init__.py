@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, TextTower, architecture, architecture_names, check_model
+from jclip.config import ImageSize, Model, TextTower, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
@@ -82,7 +82,7 @@ class Weights:
         for path, array in self._resized_from:
             yield from resize_positions({path: array}, self._resized_from.model, self.model).items()
 
-    def resized(self, image_size: int | None = None, context_length: int | None = None) -> "Weights":
+    def resized(self, image_size: ImageSize | None = None, context_length: int | None = None) -> "Weights":
         """The same weights for images and texts of another size; see `resize_positions`. Raises as `with_sizes` does."""
         model = with_sizes(self.model, image_size, context_length)
         if model == self.model:

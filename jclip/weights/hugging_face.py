@@ -175,6 +175,8 @@ def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
     image, text = model.towers["image"], model.towers["text"]
     if not isinstance(image, VisionTower):
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
+    if not isinstance(image.image_size, int):
+        raise WeightsError(f"Hugging Face's models take square images, and this one's are of {image.image_size} pixels")
     assert isinstance(text, TextTower)
     kind = model_type(model)
     config, processor = _config(kind, model, image, text), settings(kind, image)
@@ -204,7 +206,7 @@ def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dic
     words = {**common(text), "max_position_embeddings": text.context_length, "vocab_size": text.vocab_size}
     config: dict[str, Any] = {"architectures": [KINDS[kind]], "model_type": kind}
     if kind == "siglip2":
-        vision |= {"num_patches": image.grid**2}
+        vision |= {"num_patches": math.prod(image.grid)}
     if kind != "clip":
         words |= {"projection_size": model.embed_dim, "pad_token_id": text.tokenizer.pad_id}
         words |= {"bos_token_id": None, "eos_token_id": SIGLIP_END}

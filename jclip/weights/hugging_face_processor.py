@@ -120,7 +120,7 @@ def _sides(size: Any) -> Mapping[str, int]:
 
 def settings(kind: str, image: VisionTower) -> dict[str, Any]:
     """What `preprocessor_config.json` says so that transformers makes our pixels for a model of type `kind`."""
-    how, square = image.preprocess, {"height": image.image_size, "width": image.image_size}
+    how, square = image.preprocess, dict(zip(("height", "width"), image.size, strict=True))
     crop = how.resize == "shortest"
     crops = {"do_center_crop": crop, "crop_size": square} if kind == "clip" else {}
     return {

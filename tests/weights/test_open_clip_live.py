@@ -86,7 +86,7 @@ def make(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Both:
     tower = weights.model.towers["image"]
     assert isinstance(tower, (VisionTower, ResNetTower))
     rng = np.random.default_rng(0)
-    pixels = rng.normal(size=(3, tower.image_size, tower.image_size, 3)).astype(np.float32)
+    pixels = rng.normal(size=(3, *tower.size, 3)).astype(np.float32)
     return Both(theirs, state, weights, unflatten(dict(weights)), pixels, some_ids(text, rng))
 
 
