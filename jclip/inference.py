@@ -120,7 +120,10 @@ def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model with its parameters; embeds what people have: images, paths and texts."""
+    """A model with its parameters; embeds what people have: images, paths and texts.
+
+    An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
+    """
 
     model: Model
     """Its architecture, with preprocessing and tokenizer."""
@@ -187,9 +190,11 @@ class Encoder:
 
     def _only(self, *kinds: type) -> str:
         names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]
-        if len(names) != 1:
-            what = " or ".join(kind.__name__ for kind in kinds)
-            raise ConfigError(f"the model has {len(names)} towers of type {what} ({', '.join(names)}); use embed(tower, ...)")
+        what = "texts" if TextTower in kinds else "images"
+        if not names:
+            raise ConfigError(f"the model has no tower for {what}, which this needs; it has {', '.join(self.model.towers)} alone")
+        if len(names) > 1:
+            raise ConfigError(f"the model has {len(names)} towers for {what} ({', '.join(names)}); use embed(tower, ...)")
         return names[0]
 
 

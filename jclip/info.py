@@ -63,6 +63,7 @@ def outline(model: Model) -> dict[str, Any]:
             "image_size",
             "patch_size",
             "stem",
+            "projection",
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
         facts |= {field: value for field in shown if (value := getattr(tower, field, ())) != ()}

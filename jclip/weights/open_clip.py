@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,8 +88,10 @@ SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture, preprocessing and tokenizer of an `open_clip_config.json`, and the parameters of its objective.
+
+    The `names` of arrays tell no more.
 
     Raises:
         WeightsError: an option has a value that is not reproduced, or is unknown.
