@@ -202,6 +202,9 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--cache", metavar="DIR", help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)"
     )
+    evaluate.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of an image; larger ones are broken (default: as the suite or run says)"
+    )
     evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
     evaluate.set_defaults(run=_eval)
 
@@ -318,6 +321,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         as_json=options.json is True,
         cache=None if options.no_cache else options.cache or (evaluate.default_cache() if suite else None),
         title=options.suite or "",
+        max_pixels=options.max_pixels,
     )
     return 0
 

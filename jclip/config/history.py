@@ -16,6 +16,7 @@ ADDED: dict[str, Any] = {
     "Data.max_pixels": 64_000_000,
     "Labels.match": "name",
     "Model.attention": "auto",
+    "Suite.max_pixels": 64_000_000,
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""

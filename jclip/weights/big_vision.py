@@ -131,7 +131,9 @@ def _image(file: _File, preprocess: Preprocess) -> tuple[VisionTower, list[Rule]
     patches = file.shape("img/pos_embedding", 2)[0] - extra
     grid = math.isqrt(patches)
     if grid**2 != patches:
-        raise WeightsError(f"{file.path}: has positions of {patches} patches, which are no square, and does not say their shape")
+        raise WeightsError(
+            f"{file.path}: img/pos_embedding is of {patches} patches, which are no square, and nothing says their rows"
+        )
     image_size = SIZES.get((grid, patch_size), grid * patch_size)
     tower = VisionTower(
         image_size=image_size,
