@@ -128,11 +128,13 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     if isinstance(kind, str) and kind in REFUSED:
         raise WeightsError(f"{at}: model_type is {kind!r}: {REFUSED[kind]}, which no tower here is")
     if isinstance(kind, str) and kind in FOREIGN_TEXTS:
-        return _image_of(at, config, read_processor(folder)), ()
+        return _image_of(at, config, _required(read_processor(folder))), ()
     if isinstance(kind, str) and kind in ALONE:
         projected = any(re.fullmatch(r"(.*\.)?(visual|text)_projection\.weight", name) for name in names)
         part, tower = ALONE[kind]
         source = read_processor(folder) if tower == "image" else read_hugging_face(folder, part)
+        if not kind.startswith(part) and not isinstance(source, Tokenizer):
+            source = _required(source)
         return _tower_alone(at, config, source, projected), ()
     if not isinstance(kind, str) or kind not in KINDS:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join((*KINDS, *ALONE))}")
@@ -154,11 +156,16 @@ def _image_of(at: str, config: Mapping[str, Any], processor: Processor) -> Model
     """The model of the image tower of a whole model, whose options are those of a CLIP; those of texts are not looked at."""
     own = {name: value for name, value in config.items() if not name.startswith("text_config")}
     check_options(f"{at}: ", own, SECTIONS | {"projection_dim": COUNT}, NEUTRAL, INERT)
-    if processor[1] is None:
-        raise WeightsError(f"{processor[0]}: is missing, and this model's pixels are not those of CLIP; put it there")
     vision, _ = _defaults("clip")
     image = _image_tower("clip", {**vision, **_section(at, config, "vision_config", VISION, vision)}, processor)
     return Model({"image": image}, config.get("projection_dim", 512))
+
+
+def _required(processor: Processor) -> Processor:
+    """The settings, which a tower that another library trained cannot do without."""
+    if processor[1] is None:
+        raise WeightsError(f"{processor[0]}: is missing, and this model's pixels need not be those of CLIP; put it there")
+    return processor
 
 
 def without_foreign_texts(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, T]) -> dict[str, T]:
@@ -191,7 +198,7 @@ def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | Tokeniz
         tower = _image_tower(kind, {**vision, **config}, source)
     if not clip:
         return Model({name: tower}, tower.width if name == "image" else config.get("projection_size") or tower.width)
-    if projected or any(str(name).endswith(PROJECTED) for name in config.get("architectures") or ()):
+    if projected or any(str(one).endswith(PROJECTED) for one in config.get("architectures") or ()):
         return Model({name: tower}, config.get("projection_dim", 512))
     return Model({name: replace(tower, projection="none")}, tower.width)
 

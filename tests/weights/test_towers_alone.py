@@ -213,8 +213,13 @@ def test_the_image_tower_of_a_model_with_foreign_texts_is_read_alone_and_that_is
     assert "reads its texts, which no tower here is; it is a model of its image tower alone, 4 arrays are left out" in caplog.text
     with pytest.raises(ConfigError, match="no tower for texts"):
         encoder.embed_text("a")
-    with pytest.raises(WeightsError, match="this model's pixels are not those of CLIP; put it there"):
+    with pytest.raises(WeightsError, match="this model's pixels need not be those of CLIP; put it there"):
         read_weights(write_foreign(tmp_path / "without", kind))
+    alone = write_tower(tmp_path / "alone", "hugging_face", "image", model_type=f"{kind}_vision_model")
+    with pytest.raises(WeightsError, match="this model's pixels need not be those of CLIP; put it there"):
+        read_weights(alone)
+    (alone / "preprocessor_config.json").write_text(json.dumps(how))
+    assert read_weights(alone).model == encoder.model
 
 
 def test_a_size_that_versions_of_transformers_take_for_another_is_refused(tmp_path: Path) -> None:
