@@ -1,6 +1,7 @@
 """`jclip classify`: the classes that images are nearest to, by prompts or by a linear probe."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from jclip.data.transforms import MAX_PIXELS, Decode
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.inference import Encoder, load, tower_digest
+from jclip.weights.same import changed_towers
+
+log = logging.getLogger(__name__)
 
 
 def main(
@@ -115,6 +119,12 @@ def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixel
         raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.model.towers)}")
     if facts.get("weights", "") not in ("", tower_digest(encoder.params, tower, encoder.mesh)):
         raise ConfigError(f"classify: {path} was fitted to features of other weights than those of this model; fit it again")
+    if "configuration" not in facts:
+        log.warning(
+            "classify: %s does not say the pixels of its features (an older jclip wrote it): they are taken for these", path
+        )
+    elif changes := changed_towers({tower: _parsed(path, facts["configuration"])}, {tower: encoder.model.towers[tower]}):
+        raise ConfigError(f"classify: {path} was fitted to features of another configuration: {'; '.join(changes)}; fit it again")
     features = getattr(encoder.encode(tower, images, max_pixels=max_pixels), facts.get("features", "pooled"))
     if features.shape[1] != len(probe.weights):
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
@@ -122,6 +132,13 @@ def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixel
     if probe.protocol == "ridge":
         return names, scores, "score"
     return names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability"
+
+
+def _parsed(path: str | Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"classify: {path}: the configuration of its features is damaged: {error}") from None
 
 
 def _table(answer: dict[str, Any], truth: str | None, top: int, unit: str) -> Table:

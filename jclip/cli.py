@@ -202,6 +202,9 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--cache", metavar="DIR", help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)"
     )
+    evaluate.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of an image; larger ones are broken (default: as the suite or run says)"
+    )
     evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
     evaluate.set_defaults(run=_eval)
 
@@ -242,12 +245,22 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
     )
     model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
-    model.add_argument("--image-size", type=int, metavar="N", help="resample the positions for images of N by N pixels")
+    model.add_argument(
+        "--image-size", type=_image_size, metavar="N|HxW", help="resample the positions for images of N by N, or H by W, pixels"
+    )
     model.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
     model.add_argument("--mean", nargs=3, type=float, metavar="X", help="of a weight file: mean of red, green and blue, 0 to 1")
     model.add_argument("--std", nargs=3, type=float, metavar="X", help="of a weight file: their standard deviation")
     model.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="of a weight file: filter of the resize")
     model.add_argument("--resize", choices=("shortest", "longest", "squash"), help="of a weight file: which side is resized")
+
+
+def _image_size(text: str) -> int | tuple[int, ...]:
+    """384, or of "96x64" height and width."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, such as 384, nor height and width, such as 96x64")
+    return int(sides[0]) if len(sides) == 1 else tuple(map(int, sides))
 
 
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -308,6 +321,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         as_json=options.json is True,
         cache=None if options.no_cache else options.cache or (evaluate.default_cache() if suite else None),
         title=options.suite or "",
+        max_pixels=options.max_pixels,
     )
     return 0
 

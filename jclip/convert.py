@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError
+from jclip.config import ConfigError, ImageSize
 from jclip.runs import is_run, load_run
 from jclip.tree import flatten
 from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
@@ -20,7 +20,7 @@ def main(
     to: str = "jclip",
     architecture_name: str | None = None,
     step: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     context_length: int | None = None,
     tokenizer: str | Path | None = None,
     kind: str | None = None,
@@ -33,7 +33,8 @@ def main(
         folder: is made; must not exist.
         architecture_name: of the architecture, where the source does not say it.
         step: which checkpoint of a workdir; None means the last.
-        image_size: side of the images that the written model takes; None: the same. Its positions are resampled.
+        image_size: side of the images that the written model takes, or (height, width), to which its positions are resampled;
+            None: the same.
         context_length: tokens of the texts that it takes, likewise.
         tokenizer: the vocabulary that the source leaves out; see `weights.read_weights`.
         kind: which of `weights.FORMATS` a folder is read as; None: the first that it has.

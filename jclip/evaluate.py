@@ -1,5 +1,6 @@
 """Evaluation as the training loop does it, and `jclip eval`: the same evaluators on a checkpoint or on weights."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ from rich.console import Console
 from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
+from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
@@ -28,7 +30,14 @@ from jclip.step import make_encode, param_shapes
 def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name; `between_batches` is called before each batch and may raise."""
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    functions = make_functions(config.model, mesh, config.eval_batch_size, gather=gather, between_batches=between_batches)
+    functions = make_functions(
+        config.model,
+        mesh,
+        config.eval_batch_size,
+        gather=gather,
+        between_batches=between_batches,
+        max_pixels=config.data.max_pixels,
+    )
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
 
@@ -41,6 +50,7 @@ def make_functions(
     cache: FeatureCache | None = None,
     weights: Callable[[str], str] | None = None,
     between_batches: Callable[[], object] = lambda: None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Functions:
     """How evaluators embed on a mesh.
 
@@ -52,6 +62,7 @@ def make_functions(
         cache: of features.
         weights: a tower's name -> the digest of its parameters.
         between_batches: called before each batch; what it raises ends the evaluation.
+        max_pixels: of an image; a larger one is a broken example.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -73,6 +84,7 @@ def make_functions(
         weights=weights,
         place=place,
         devices=mesh.size,
+        max_pixels=max_pixels,
     )
 
 
@@ -86,6 +98,7 @@ def main(
     as_json: bool = False,
     cache: str | Path | None = None,
     title: str = "",
+    max_pixels: int | None = None,
     **how: Any,
 ) -> dict[str, float]:
     """Runs evaluations of a model and prints the results.
@@ -100,6 +113,7 @@ def main(
         as_json: print one JSON object instead of a table.
         cache: folder in which features are kept from run to run; None: they are not.
         title: of the suite, in the file of results.
+        max_pixels: of an image; a larger one is a broken example. None: as the suite, or the run, says.
         how: further arguments of `jclip.load`.
 
     Raises:
@@ -114,6 +128,7 @@ def main(
         raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)
     check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
     weights = functools.cache(lambda tower: tower_digest(subject.params, tower, subject.mesh))
@@ -125,6 +140,7 @@ def main(
         gather=subject.gather,
         cache=None if kept is None else FeatureCache(kept),
         weights=weights,
+        max_pixels=suite.max_pixels,
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
@@ -184,4 +200,6 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
         return Subject(str(model), encoder.model, encoder.params, encoder.mesh)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    return Subject(str(model), config.model, params, mesh, step, gather, Suite(config.evals, config.eval_batch_size))
+    return Subject(
+        str(model), config.model, params, mesh, step, gather, Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
+    )

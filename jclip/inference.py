@@ -11,7 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from jclip.config import Config, ConfigError, Mesh, Model, ResNetTower, TextTower, VisionTower, architecture_names, check_model
+from jclip.config import (
+    Config,
+    ConfigError,
+    ImageSize,
+    Mesh,
+    Model,
+    ResNetTower,
+    TextTower,
+    VisionTower,
+    architecture_names,
+    check_model,
+)
 from jclip.data import BadExample, Transform, eval_transform
 from jclip.data.files import read_file
 from jclip.data.transforms import MAX_PIXELS
@@ -28,7 +39,7 @@ def load(
     *,
     step: int | None = None,
     architecture_name: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     context_length: int | None = None,
     tokenizer: str | Path | None = None,
     kind: str | None = None,
@@ -44,7 +55,7 @@ def load(
             weights).
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
-        image_size: side of the images to embed, where it is not the model's own: its positions are resampled.
+        image_size: side of the images to embed, or (height, width), where it is not the model's own: its positions are resampled.
         context_length: tokens of the texts to embed, likewise.
         tokenizer: the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out; see
             `weights.read_weights`.
@@ -109,7 +120,10 @@ def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model with its parameters; embeds what people have: images, paths and texts."""
+    """A model with its parameters; embeds what people have: images, paths and texts.
+
+    An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
+    """
 
     model: Model
     """Its architecture, with preprocessing and tokenizer."""
@@ -176,9 +190,11 @@ class Encoder:
 
     def _only(self, *kinds: type) -> str:
         names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]
-        if len(names) != 1:
-            what = " or ".join(kind.__name__ for kind in kinds)
-            raise ConfigError(f"the model has {len(names)} towers of type {what} ({', '.join(names)}); use embed(tower, ...)")
+        what = "texts" if TextTower in kinds else "images"
+        if not names:
+            raise ConfigError(f"the model has no tower for {what}, which this needs; it has {', '.join(self.model.towers)} alone")
+        if len(names) > 1:
+            raise ConfigError(f"the model has {len(names)} towers for {what} ({', '.join(names)}); use embed(tower, ...)")
         return names[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from jclip.config import ConfigError, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
+from jclip.config import ConfigError, ImageSize, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
 from jclip.models.flops import projection_flops, tower_flops
 from jclip.runs import is_run, run_config
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
@@ -63,6 +63,7 @@ def outline(model: Model) -> dict[str, Any]:
             "image_size",
             "patch_size",
             "stem",
+            "projection",
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
         facts |= {field: value for field in shown if (value := getattr(tower, field, ())) != ()}
@@ -111,7 +112,7 @@ def main(
     path_or_name: str | None,
     *,
     architecture_name: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     context_length: int | None = None,
     as_json: bool = False,
     **how: Any,
@@ -134,7 +135,7 @@ def _list(facts: Mapping[str, Any]) -> Table:
     table = Table(*(Column(name, no_wrap=True) for name in columns), box=None)
     for key, model in facts.items():
         image, text = model["towers"]["image"], model["towers"]["text"]
-        row = (image["image_size"], image.get("patch_size", ""), f"{image['gflops']:.2f}")
+        row = (_text(image["image_size"], "image_size"), image.get("patch_size", ""), f"{image['gflops']:.2f}")
         table.add_row(key, *map(str, row), str(text["context_length"]), f"{text['gflops']:.2f}", str(model["embed_dim"]))
     return table
 
@@ -145,11 +146,13 @@ def _table(title: str, facts: Mapping[str, Any]) -> Table:
     )
     rows = list(dict.fromkeys(row for tower in facts["towers"].values() for row in tower))
     for row in rows:
-        table.add_row(row.replace("_", " "), *(_text(tower.get(row)) for tower in facts["towers"].values()))
+        table.add_row(row.replace("_", " "), *(_text(tower.get(row), row) for tower in facts["towers"].values()))
     return table
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, row: str) -> str:
+    if row == "image_size" and isinstance(value, tuple):
+        return "{} x {} (height x width)".format(*value)
     match value:
         case None:
             return ""

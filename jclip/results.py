@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from jclip import __version__
-from jclip.config import ConfigError, LinearProbe, to_json, towers_of
+from jclip.config import ConfigError, LinearProbe, Tower, from_json, to_json, towers_of
 from jclip.data.caches import write_atomically
 from jclip.eval import Evaluator, Result, load_probe, tower_facts
 from jclip.eval.cache import digest
+from jclip.weights.same import changed_towers
 
 FORMAT = "jclip results 1"
 """Of the file; `jclip report` reads this one."""
@@ -52,6 +53,11 @@ class Results:
                 f"{self.path}: holds results of other weights ({theirs['name']}, step {theirs['step']}) than those of "
                 f"{ours['name']}, step {ours['step']}; give another --json, or remove it"
             )
+        if changes := _changes(theirs, ours):
+            raise ConfigError(
+                f"{self.path}: holds results of the same weights under another configuration: {'; '.join(changes)} (here); give "
+                "another --json, or remove it"
+            )
         self._found.update(content["results"])
 
     def run(self, name: str, evaluator: Evaluator, params: Any) -> Result:
@@ -78,14 +84,17 @@ class Results:
             write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _is_saved(self, evaluator: Evaluator) -> bool:
-        """Whether the probe that an evaluation saves is there, of these weights."""
+        """Whether the probe that an evaluation saves is there, of these weights and of features of this tower."""
         config = evaluator.config
         if not isinstance(config, LinearProbe) or not config.save:
             return True
         try:
-            return load_probe(config.save)[2].get("weights") == self.weights(config.tower)
-        except ConfigError:
+            facts, name = load_probe(config.save)[2], config.tower
+            saved = {name: json.loads(facts["configuration"])}
+            same = not changed_towers(saved, {name: evaluator.bench.model.towers[name]})
+        except (ConfigError, KeyError, ValueError, RecursionError):
             return False
+        return same and facts.get("weights") == self.weights(name)
 
     def _describe(self, evaluator: Evaluator) -> dict[str, Any]:
         config = evaluator.config
@@ -99,7 +108,15 @@ class Results:
         entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
         facts = {tower: tower_facts(evaluator.bench.model.towers[tower]) for tower in weights}
         machine = {name: self.header[name] for name in ("versions", "devices")}
-        return {**entry, **machine, "key": digest({**entry, "towers": facts})}
+        return {**entry, **machine, "key": digest({**entry, "towers": facts, "max_pixels": evaluator.bench.functions.max_pixels})}
+
+
+def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Fields of towers that two files' models do not share, as far as features depend on them; none where one says no towers."""
+    if theirs.get("towers", {}).keys() != ours.get("towers", {}).keys():
+        return []
+    towers = {name: from_json(tower, cast(Any, Tower)) for name, tower in ours.get("towers", {}).items()}
+    return changed_towers(theirs.get("towers", {}), towers)
 
 
 def read_results(path: Path) -> dict[str, Any]:

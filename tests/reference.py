@@ -74,11 +74,12 @@ def vision(p: Params, image: np.ndarray, c: VisionTower) -> tuple[np.ndarray, np
     pixels = (image / 255.0 - np.array(c.preprocess.mean)) / np.array(c.preprocess.std)
     for i, _ in enumerate(c.stem, 1):
         pixels = ACTIVATIONS[c.activation](convolve(p[f"stem{i}"], pixels))
-    side, size = len(pixels), len(pixels) // c.grid
-    patches = [pixels[y : y + size, x : x + size].reshape(-1) for y in range(0, side, size) for x in range(0, side, size)]
+    (rows, columns), size = c.grid, c.patch_size // 2 ** len(c.stem)
+    places = [(size * row, size * column) for row in range(rows) for column in range(columns)]
+    patches = [pixels[y : y + size, x : x + size].reshape(-1) for y, x in places]
     x = dense(p["patch_embed"], np.stack(patches))
     if c.positions == "sincos":
-        positions = sincos(c.grid, c.width)
+        positions = sincos(*c.grid, c.width)
         positions = np.concatenate([np.zeros((1, c.width)), positions]) if c.pool == "cls" else positions
     else:
         positions = p["pos_embed"]
@@ -93,22 +94,22 @@ def vision(p: Params, image: np.ndarray, c: VisionTower) -> tuple[np.ndarray, np
 
 def convolve(p: Params, x: np.ndarray) -> np.ndarray:
     """Windows of 4 x 4 every 2 pixels, over one ring of zeros: [h, w, c] -> [h/2, w/2, features]."""
-    half = len(x) // 2
-    padded = np.zeros((len(x) + 2, len(x) + 2, x.shape[2]))
+    height, width, channels = x.shape
+    padded = np.zeros((height + 2, width + 2, channels))
     padded[1:-1, 1:-1] = x
-    y = np.zeros((half, half, len(p["bias"])))
-    for row in range(half):
-        for column in range(half):
+    y = np.zeros((height // 2, width // 2, len(p["bias"])))
+    for row in range(height // 2):
+        for column in range(width // 2):
             window = padded[2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
             y[row, column] = window.reshape(-1) @ p["kernel"].reshape(window.size, -1) + p["bias"]
     return y
 
 
-def sincos(grid: int, width: int) -> np.ndarray:
-    table = np.zeros((grid, grid, width))
+def sincos(rows: int, columns: int, width: int) -> np.ndarray:
+    table = np.zeros((rows, columns, width))
     quarter = width // 4
-    for row in range(grid):
-        for column in range(grid):
+    for row in range(rows):
+        for column in range(columns):
             for k in range(quarter):
                 frequency = 10000 ** -(k / (quarter - 1))
                 for part, angle in ((0, column * frequency), (2, row * frequency)):

@@ -88,6 +88,23 @@ def test_a_config_with_everything_survives_json_and_the_check():
     check(FULL, devices=8)
 
 
+def test_a_side_stays_a_number_and_height_and_width_a_pair():
+    for size, saved in ((64, 64), ((96, 64), [96, 64])):
+        config = image(image_size=size)
+        data = json.loads(json.dumps(to_json(config)))
+        assert data["model"]["towers"]["image"]["image_size"] == saved
+        again = from_json(data)
+        assert again == config
+        assert again.model.towers["image"].image_size == size
+
+
+def test_height_and_width_are_given_on_the_command_line():
+    recipe = str(Path(__file__).parent / "recipe_tiny.py")
+    for given, size in ((["96", "64"], (96, 64)), (["64"], 64)):
+        config = load(recipe, ["--model.towers.image.image-size", *given, "--optim.lr", "0.5"])
+        assert (config.model.towers["image"].image_size, config.optim.lr) == (size, 0.5)
+
+
 def test_an_unknown_architecture_is_answered_with_the_names():
     with pytest.raises(ConfigError, match=r"'ViT-B16'; known: .*ViT-B-16"):
         architecture("ViT-B16")
@@ -219,6 +236,15 @@ CONTRADICTIONS = [
     (image(stem=(8,), image_size=225, crop=True), r"image\.stem .* image_size 225 out; use 224 or 240"),
     (image(stem=(8,), patch_size=0), r"image\.patch_size 0 must be at least 1"),
     (image(image_size=8), r"image\.image_size 8 is not divisible by patch_size 16; use 16 or 32"),
+    (image(image_size=(64, 64)), r"model\.towers\.image\.image_size \(64, 64\) is a square; use 64"),
+    (image(image_size=(64, 36)), r"image\.image_size \(64, 36\): width 36 is not divisible by patch_size 16; use 32 or 48"),
+    (image(image_size=(8, 64)), r"image\.image_size \(8, 64\): height 8 is not divisible by patch_size 16; use 16 or 32"),
+    (image(image_size=(0, 64)), r"image\.image_size\[0\] 0 must be at least 1"),
+    (image(image_size=(64, 32, 3)), r"image\.image_size \(64, 32, 3\) must be .* or 2 values"),
+    (image(image_size="64x32"), r"image\.image_size '64x32' must be a whole number .* or 2 values"),
+    (image(image_size=(64, 41), stem=(8,), crop=True), r"image\.stem .* image_size \(64, 41\): width 41 out; use 32 or 48"),
+    (image(image_size=(4096, 16), patch_size=1), None),
+    (image(image_size=(4096, 512), patch_size=1), r"image_size \(4096, 512\) in patches of 1 is 2,097,152 tokens; 1,048,576 at"),
     (image(patch_dropout=1.0), r"image\.patch_dropout 1\.0 must be at least 0 and below 1"),
     (image(width=6, heads=1, positions="sincos"), r"image\.width 6 is not divisible by 4"),
     (image(preprocess=Preprocess(std=(1.0, 0.0, 1.0))), r"image\.preprocess\.std\[1\] 0\.0 must be at least 0\.001"),

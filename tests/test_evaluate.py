@@ -1,6 +1,7 @@
 """`jclip eval` with a suite, its file of results, `jclip report` of it, and `jclip classify`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from tiny import tiny_config
 
 import jclip
 from jclip import classify, cli, evaluate, train
-from jclip.config import ConfigError, LinearProbe, Suite, load_suite
-from jclip.data import open_source
+from jclip.config import ConfigError, LinearProbe, Retrieval, Suite, load_suite
+from jclip.data import SourceError, open_source
 from jclip.eval import FeatureCache, Functions, load_probe, make_evaluator
 from jclip.results import training_curves
+from jclip.sharding import make_mesh
 from jclip.weights import write_weights
 
 SUITE = str(Path(__file__).parent / "suite_tiny.py")
@@ -140,6 +142,56 @@ def others(weights: Path, folder: Path) -> Path:
     return folder / "other"
 
 
+def squashed(weights: Path, folder: Path) -> Path:
+    """The same weights under another preprocessing."""
+    shutil.copytree(weights, folder / "squashed")
+    file = folder / "squashed" / "jclip.json"
+    config = json.loads(file.read_text())
+    config["model"]["towers"]["image"]["preprocess"]["resize"] = "squash"
+    file.write_text(json.dumps(config))
+    return folder / "squashed"
+
+
+def test_results_of_the_same_weights_under_other_pixels_do_not_mix(tmp_path: Path, weights: Path) -> None:
+    test, out = "shapes:test?size=16&length=24", tmp_path / "out.json"
+    pairs = {"pairs": Retrieval("shapes:val?size=16&length=8")}
+    evaluate.main(weights, suite=Suite(pairs, batch_size=8), out=out)
+    before, other = read(out), squashed(weights, tmp_path)
+    with pytest.raises(ConfigError, match=r"the same weights under another configuration: image.preprocess is .*, not .*squash"):
+        evaluate.main(other, suite=Suite(pairs, batch_size=8), out=out)
+    assert read(out) == before
+
+    saved = tmp_path / "probe.safetensors"
+    suite = Suite({"probe": LinearProbe(test, test, "ridge", save=str(saved))}, batch_size=8)
+    evaluate.main(weights, suite=suite, out=out)
+    facts = load_probe(saved)[2]
+    evaluate.main(other, suite=suite, out=tmp_path / "other.json")
+    assert load_probe(saved)[2] != facts
+    evaluate.main(weights, suite=suite, out=out)  # the result is there, and the probe is of other pixels: it is made again
+    assert load_probe(saved)[2] == facts
+
+
+def test_the_largest_image_of_evaluations_is_said_by_suite_command_and_run(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, out, refused = {"pairs": Retrieval("shapes:val?size=16&length=8")}, tmp_path / "out.json", "more than 255"
+    assert evaluate.main(weights, suite=Suite(pairs, 8, max_pixels=256), out=out)["pairs/image"] == 8
+    with pytest.raises(SourceError, match=refused):  # and the result that is there is another one
+        evaluate.main(weights, suite=Suite(pairs, 8, max_pixels=255), out=out)
+    with pytest.raises(SourceError, match=refused):
+        evaluate.main(weights, suite=Suite(pairs, 8), max_pixels=255)
+    with pytest.raises(ConfigError, match="max_pixels 0 must be at least 1"):
+        evaluate.main(weights, suite=Suite(pairs, 8), max_pixels=0)
+    assert cli.main(["eval", str(weights), "--suite", SUITE, "--length", "20", "--no-cache", "--max-pixels", "255"]) == 1
+    assert refused in capsys.readouterr().err
+
+    config = tiny_config(**{"data.max_pixels": 255, "evals": pairs})
+    mesh = make_mesh(config.mesh)
+    (evaluator,) = evaluate.make_evaluators(config, mesh, lambda: None).values()
+    with pytest.raises(SourceError, match=refused):
+        evaluator.run(jclip.load(weights).params)
+
+
 def test_the_recipes_own_evaluations_need_no_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main(tiny_config(**{"duration": "4", "checkpoint.every": "4", "evals": tiny_config().evals}), tmp_path)
     capsys.readouterr()
@@ -207,6 +259,10 @@ def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:
     assert answer["classes"][0] == [names[int(np.argmax(scores))], pytest.approx(scores.max(), abs=1e-5)]
     with pytest.raises(ConfigError, match="was fitted to features of other weights than those of this model; fit it again"):
         classify.main([picture], str(others(weights, tmp_path)), probe=probe)
+    with pytest.raises(
+        ConfigError, match=r"of another configuration: image.preprocess is .*shortest.*, not .*squash.*; fit it ag"
+    ):
+        classify.main([picture], str(squashed(weights, tmp_path)), probe=probe)
     out = tmp_path / "out.json"
     evaluate.main(weights, suite=suite, out=out)
     probe.unlink()

@@ -13,7 +13,7 @@ import jclip
 from jclip.config import architecture
 from jclip.info import describe
 from jclip.models import MultiTower, example_inputs
-from jclip.weights import write_weights
+from jclip.weights import with_sizes, write_weights
 
 
 def test_sizes_are_the_published_ones() -> None:
@@ -29,9 +29,13 @@ def test_statistics_of_batch_normalisation_are_no_parameters() -> None:
     assert describe(architecture("RN50"))["parameters"] == 102_007_136
 
 
-@pytest.mark.parametrize("architecture_name", ["ViT-B-32", "RN50", "ViT-B-16-SigLIP"])
-def test_operations_are_those_of_the_traced_towers(architecture_name: str) -> None:
+SIZES = [("ViT-B-32", None), ("RN50", None), ("ViT-B-16-SigLIP", None), ("ViT-B-32", (96, 64)), ("RN50", (64, 160))]
+
+
+@pytest.mark.parametrize(("architecture_name", "image_size"), SIZES)
+def test_operations_are_those_of_the_traced_towers(architecture_name: str, image_size: tuple[int, int] | None) -> None:
     model = dataclasses.replace(architecture(architecture_name), scan=True)  # a loop computes all tokens
+    model = model if image_size is None else with_sizes(model, image_size)
     inputs = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(model, 1).items()}
     params = jax.eval_shape(lambda x: MultiTower(model).init(jax.random.key(0), x), inputs)
     for name, facts in describe(model)["towers"].items():
@@ -52,6 +56,8 @@ def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureF
     assert all(name in shown for name in jclip.list_models())
     assert exit_status(["info", "ViT-tiny-test"]) == 0
     assert "clip" in capsys.readouterr().out
+    assert exit_status(["info", "ViT-B-16-SigLIP"]) == 0  # whose vocabulary is left out
+    assert "sentencepiece" in capsys.readouterr().out
     assert exit_status(["info", "ViT-B-31"]) == 1
     assert "ViT-B-32" in capsys.readouterr().err
     assert exit_status(["info", str(tmp_path / "nothing")]) == 1
@@ -67,6 +73,18 @@ def test_weights_of_another_model_are_not_described(tmp_path: Path, capsys: pyte
     config.write_text(json.dumps(deeper))
     assert exit_status(["info", str(tmp_path / "w")]) == 1
     assert "do not fit the architecture: " in capsys.readouterr().err
+
+
+def test_height_and_width_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["info", "ViT-tiny-test", "--image-size", "24x16"]) == 0
+    assert "24 x 16 (height x width)" in capsys.readouterr().out
+    assert exit_status(["info", "ViT-tiny-test", "--image-size", "24x16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["towers"]["image"]["image_size"] == [24, 16]
+    assert exit_status(["info", "ViT-tiny-test", "--image-size", "24x24", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["towers"]["image"]["image_size"] == 24
+    for wrong in ("24x", "24x16x3", "-24", "24,16"):
+        assert exit_status(["info", "ViT-tiny-test", f"--image-size={wrong}"]) == 2
+        assert "neither a side, such as 384, nor height and width, such as 96x64" in capsys.readouterr().err
 
 
 def test_what_the_package_offers_is_listed() -> None:

@@ -181,6 +181,24 @@ def test_positions_are_resampled_for_another_image_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(state.params["image"]["cls"], there["image/cls"])
 
 
+def test_as_many_positions_of_another_grid_are_resampled(tmp_path: Path) -> None:
+    write_folder(tmp_path / "w", **{"towers.image.image_size": (32, 8)})
+    state, _ = started(tiny_config(**{"init_from.path": str(tmp_path / "w"), "model.towers.image.image_size": 16}))
+    expected = jclip.load(tmp_path / "w", image_size=16).params["image"]["pos_embed"]
+    np.testing.assert_allclose(state.params["image"]["pos_embed"], expected, atol=1e-6)
+    there = jclip.load(tmp_path / "w").params["image"]["pos_embed"]
+    assert there.shape == expected.shape == (5, 32)
+    assert np.abs(there - expected).max() > 0.01
+
+
+def test_a_tower_of_another_size_comes_alone(tmp_path: Path) -> None:
+    """Its positions are resampled, whatever the other tower, which is new, is like."""
+    write_folder(tmp_path / "w")
+    there = {"init_from.path": str(tmp_path / "w"), **ONLY_IMAGE}
+    state, _ = started(tiny_config(**there, **{"model.towers.image.image_size": (24, 16), "model.towers.text.width": 64}))
+    assert state.params["image"]["pos_embed"].shape == (7, 32)
+
+
 def test_what_is_no_source_is_refused(run: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "w")
     for changes, message in (

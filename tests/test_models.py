@@ -1,6 +1,7 @@
 """The towers against an independent f64 implementation, and what must not change them."""
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import reference
 
-from jclip.config import Config, Model, TextTower, VisionTower, architecture
+from jclip.config import Config, Model, ResNetTower, TextTower, VisionTower, architecture, check_model
 from jclip.models import MultiTower, TextTransformer, VisionTransformer, example_inputs
 from jclip.models.compute import Compute
-from jclip.models.vit import drop_patches, kept_patches
+from jclip.models.resnet import ModifiedResNet
+from jclip.models.vit import drop_patches, kept_patches, sincos_positions
 from jclip.step import param_shapes
 from jclip.tree import flatten
 
@@ -69,6 +71,64 @@ def test_vision_tower_equals_the_reference(options: dict[str, Any]) -> None:
     assert output.mask.all()
 
 
+RECTANGLES = [
+    {"image_size": (16, 40)},
+    {"image_size": (40, 16), "pool": "avg", "positions": "sincos", "pre_norm": False},
+    {"image_size": (21, 47), "pool": "map", "crop": True},
+    {"image_size": (24, 8), "pool": "map", "positions": "sincos", "stem": (4, 5)},
+]
+
+
+def pictures(config: VisionTower | ResNetTower, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *config.size, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("options", RECTANGLES, ids=lambda options: "-".join(map(str, options.values())))
+def test_images_that_are_not_square_equal_the_reference(options: dict[str, Any]) -> None:
+    config = dataclasses.replace(VISION, **options)
+    check_model(Model({"image": config}, embed_dim=8))
+    tower, x = VisionTransformer(config), pictures(config)
+    params = params_like(tower.init, x)
+    output = jax.jit(tower.apply)({"params": params}, x)
+    assert output.tokens.shape[1] == config.grid[0] * config.grid[1] + (config.pool == "cls")
+    for i, image in enumerate(x):
+        pooled, tokens = reference.vision(as_f64(params), image, config)
+        np.testing.assert_allclose(output.pooled[i], pooled, atol=1e-5)
+        np.testing.assert_allclose(output.tokens[i], tokens, atol=1e-5)
+
+
+def test_a_resnet_of_turned_images_with_turned_weights_computes_the_same() -> None:
+    """Rows for columns in images, kernels and positions: the sum over places has other names, and the same terms."""
+    wide = ResNetTower((64, 96), (1, 1, 2, 1), stem_width=4, heads=2)
+    high = dataclasses.replace(wide, image_size=(96, 64))
+    x = pictures(wide)
+    params = params_like(ModifiedResNet(wide).init, x)
+    turned = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, params)
+    positions = params["pool"]["pos_embed"]
+    of_places = positions[1:].reshape(*wide.grid, -1).swapaxes(0, 1).reshape(positions[1:].shape)
+    turned["pool"]["pos_embed"] = np.concatenate([positions[:1], of_places])
+    assert (params["pool"]["pos_embed"] != turned["pool"]["pos_embed"]).any()
+    expected = ModifiedResNet(wide).apply({"params": params}, x)
+    output = ModifiedResNet(high).apply({"params": turned}, x.swapaxes(1, 2))
+    scale = np.abs(expected.pooled).max()
+    np.testing.assert_allclose(output.pooled / scale, expected.pooled / scale, atol=1e-5)
+    assert output.tokens.shape == (2, 6, wide.width)
+
+
+def test_fixed_positions_are_sines_and_cosines_of_column_and_row() -> None:
+    table = np.asarray(sincos_positions(2, 3, 8), np.float64).reshape(2, 3, 8)
+    for row in range(2):
+        for column in range(3):
+            angles = (column, column / 10_000, row, row / 10_000)
+            expected = [f(angle) for pair in (angles[:2], angles[2:]) for f in (math.sin, math.cos) for angle in pair]
+            np.testing.assert_allclose(table[row, column], expected, atol=1e-6)
+
+
+def test_patches_are_dropped_of_the_whole_grid() -> None:
+    config = dataclasses.replace(VISION, image_size=(16, 40), patch_dropout=0.5)
+    assert kept_patches(config) == 5
+
+
 TEXT_OPTIONS = [("eot", True, False), ("last", False, False), ("first", False, True), ("mean", True, True), ("map", False, True)]
 TEXT_OPTIONS += [("eot", False, True), ("mean", False, False), ("map", True, False)]
 
@@ -99,6 +159,10 @@ def test_text_tower_takes_embeddings_with_an_end_of_text_index() -> None:
 def test_wrong_input_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"not \[b, 24, 24, 3\]"):
         VisionTransformer(VISION).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"shape \(1, 40, 16, 3\) is not \[b, 16, 40, 3\]"):
+        VisionTransformer(dataclasses.replace(VISION, image_size=(16, 40))).init(
+            jax.random.key(0), np.zeros((1, 40, 16, 3), np.uint8)
+        )
     with pytest.raises(ValueError, match="length 8 is not context_length 9"):
         TextTransformer(TEXT).init(jax.random.key(0), np.zeros((1, 8), np.int32))
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jclip import runs, train
+import jclip
+from jclip import convert, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
 from jclip.data import make_loader
@@ -29,6 +30,20 @@ HERE = Path(__file__).parent
 STEPS = 40
 SHORT: dict[str, Any] = {"evals": {}, "checkpoint.best": None}  # of one length, so that the step is compiled once
 LONG = ("--duration", str(STEPS), "--evals.seen.every", "20")
+
+
+def test_a_run_of_images_that_are_not_square_is_trained_evaluated_and_converted(tmp_path: Path) -> None:
+    size, short = {"model.towers.image.image_size": (24, 16)}, {**SHORT, "optim.warmup": "1"}
+    train.main(tiny_config(**short, **size, duration="2"), tmp_path / "w")
+    encoder = jclip.load(tmp_path / "w")
+    assert encoder.params["image"]["pos_embed"].shape == (1 + 3 * 2, 32)
+    images = np.random.default_rng(0).integers(0, 256, (3, 30, 20, 3), np.uint8)
+    convert.main(tmp_path / "w", tmp_path / "square", image_size=16)
+    convert.main(tmp_path / "w", tmp_path / "same")
+    np.testing.assert_array_equal(jclip.load(tmp_path / "same").embed_image(images), encoder.embed_image(images))
+    assert jclip.load(tmp_path / "square").params["image"]["pos_embed"].shape == (1 + 2 * 2, 32)
+    with pytest.raises(CheckpointError, match=r"image_size: \(24, 16\) -> \(16, 24\)"):
+        train.main(tiny_config(**short, duration="3", **{"model.towers.image.image_size": (16, 24)}), tmp_path / "w")
 
 
 def start_jclip(workdir: Path, *overrides: str, devices: int = 1, **variables: str) -> subprocess.Popen[str]:

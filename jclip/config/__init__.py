@@ -41,7 +41,18 @@ from jclip.config.schema import (
     Optim,
     replace,
 )
-from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, Tower, VisionTower
+from jclip.config.towers import (
+    ImageSize,
+    ImageTower,
+    Model,
+    Preprocess,
+    ResNetTower,
+    TextTower,
+    Tokenizer,
+    Tower,
+    VisionTower,
+    as_image_size,
+)
 
 Pair = Contrastive
 """The name in recipes of before objectives had names."""
@@ -58,6 +69,7 @@ __all__ = [
     "Duration",
     "Eval",
     "FewShot",
+    "ImageSize",
     "ImageTower",
     "InitFrom",
     "Labels",
@@ -89,6 +101,7 @@ __all__ = [
     "ZeroShot",
     "architecture",
     "architecture_names",
+    "as_image_size",
     "check",
     "check_model",
     "check_suite",

@@ -14,12 +14,13 @@ Sigma = Annotated[float, Range(least=0, most=100)]
 
 @dataclass(frozen=True)
 class Augment:
-    """What training does to an image before it is `image_size` square."""
+    """What training does to an image before it has the tower's size."""
 
     scale: tuple[Fraction, Fraction] = (0.9, 1.0)
     """Range of the area of the random crop, as a fraction of the image (open_clip's default)."""
     ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    """Range of width over height of the random crop."""
+    """Range of width over height of the random crop, in pixels of the image, whatever the shape of the tower's input, as in
+    open_clip; with resize="longest", which pads an image to that shape before, in multiples of its width over height."""
     flip: Annotated[float, Range(least=0, most=1)] = 0.0
     """Probability of a horizontal flip."""
     rand_augment: Annotated[int, Range(least=0, most=20)] = 0

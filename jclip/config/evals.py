@@ -279,3 +279,5 @@ class Suite:
     """By name, in order; the name is the prefix of the metrics."""
     batch_size: Count = 256
     """Examples in the global batch; no result depends on it."""
+    max_pixels: Annotated[int, Range(least=1)] = 64_000_000
+    """Larger images are broken examples, as in training; see `Data`."""

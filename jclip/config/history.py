@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "Optim.ema": None,
     "Config.evaluate_ema": False,
     "Config.views": {},
+    "Suite.max_pixels": 64_000_000,
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""

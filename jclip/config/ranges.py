@@ -97,7 +97,8 @@ def _union_problems(value: Any, members: tuple[Any, ...], at: str) -> Iterator[s
     if not all(by_member):
         return
     for member, problems in zip(members, by_member, strict=True):
-        if type(value) is member:  # one of several dataclasses: what is wrong is in it
+        # One of several dataclasses, or as many values as a tuple has: what is wrong is in it.
+        if type(value) is member or (isinstance(value, (tuple, list)) and len(value) == _length(member)):
             yield from problems
             return
     yield f"{at} {shown(value)} must be {' or '.join(map(_words, members))}"
@@ -112,6 +113,12 @@ def _is_of(value: Any, hint: Any) -> bool:
     return isinstance(hint, type) and isinstance(value, hint)
 
 
+def _length(hint: Any) -> int | None:
+    """Values of a tuple, where its type says how many."""
+    args = typing.get_args(hint)
+    return len(args) if typing.get_origin(hint) is tuple and Ellipsis not in args else None
+
+
 def _words(hint: Any) -> str:
     """Values that a type allows, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -119,6 +126,8 @@ def _words(hint: Any) -> str:
         return f"{_words(args[0])} {' and '.join(map(str, args[1:]))}" if isinstance(args[1], Range) else _words(args[0])
     if origin is Literal:
         return " or ".join(map(repr, args))
+    if (length := _length(hint)) is not None:
+        return f"{length} values"
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
     return plain.get(hint) or ("a tuple" if origin is tuple else "a mapping" if origin is Mapping else f"a {hint.__name__}")
 

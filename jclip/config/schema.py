@@ -30,7 +30,7 @@ class Data:
     augment: Augment = Augment()
     """Image augmentation."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
-    """In training larger images are broken examples, found before they are decoded: 64 M pixels take 256 MB while they are."""
+    """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 

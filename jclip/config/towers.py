@@ -1,15 +1,19 @@
 """The dataclasses of a model: its towers, and how their inputs are made; all of it is stored with the weights."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from jclip.config.ranges import Range, Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 Projection = Literal["linear", "affine", "none"]
+
+ImageSize = Size | tuple[Size, Size]
+"""Side of a square image, or its height and width, in pixels."""
 
 Layers = Annotated[int, Range(least=1, most=10_000)]
 Id = Annotated[int, Range(least=0)]
@@ -33,7 +37,8 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter of every resize, antialiased, on uint8."""
     resize: Literal["shortest", "longest", "squash"] = "shortest"
-    """shortest: shorter side to the image size, then centre crop; longest: longer side to it, then pad; squash: both sides."""
+    """shortest: to the least size that covers the tower's, then centre crop; longest: to the largest that fits into it, then pad;
+    squash: both sides to it."""
     fill: Annotated[int, Range(least=0, most=255)] = 0
     """Grey value (0 to 255) of the padding of `longest`."""
 
@@ -83,8 +88,8 @@ class Tokenizer:
 class VisionTower:
     """A vision transformer (Dosovitskiy et al. 2021) as CLIP uses it."""
 
-    image_size: Size = 224
-    """Side of the square input, in pixels."""
+    image_size: ImageSize = 224
+    """Side of the square input, or (height, width), in pixels."""
     patch_size: Size = 16
     """Side of a square patch, in pixels; divides image_size."""
     width: Size = 768
@@ -128,27 +133,30 @@ class VisionTower:
     """How images become pixels."""
 
     @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch_size
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return _height_and_width(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.size
+        return height // self.patch_size, width // self.patch_size
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from _head_problems(self)
         yield from _hidden_problems(self)
-        low = max(1, self.image_size // self.patch_size) * self.patch_size
-        if self.image_size < self.patch_size or not (self.crop or self.image_size % self.patch_size == 0):
-            yield (
-                f".image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
-                f"use {low} or {low + self.patch_size}"
-            )
-        elif self.stem and self.image_size % self.patch_size:
-            yield (
-                f".stem sees all pixels, and crop leaves some of image_size {self.image_size} out; "
-                f"use {low} or {low + self.patch_size}"
-            )
-        if self.grid**2 > MAX_TOKENS:
-            tokens = f"{self.grid**2:,} tokens; {MAX_TOKENS:,} at most"
+        yield from _square_problems(self.image_size)
+        for name, side in _named_sides(self.image_size):
+            low = max(1, side // self.patch_size) * self.patch_size
+            use = f"use {low} or {low + self.patch_size}"
+            if side < self.patch_size or not (self.crop or side % self.patch_size == 0):
+                yield f".{name} is not divisible by patch_size {self.patch_size}; {use}"
+            elif self.stem and side % self.patch_size:
+                yield f".stem sees all pixels, and crop leaves some of {name} out; {use}"
+        if math.prod(self.grid) > MAX_TOKENS:
+            tokens = f"{math.prod(self.grid):,} tokens; {MAX_TOKENS:,} at most"
             yield f".image_size {self.image_size} in patches of {self.patch_size} is {tokens}"
         if self.patch_size % 2 ** len(self.stem):
             halvings = (self.patch_size & -self.patch_size).bit_length() - 1
@@ -164,8 +172,8 @@ class ResNetTower:
     Its batch normalisation keeps the means and variances that its weights came with, in training as well.
     """
 
-    image_size: Size = 224
-    """Side of the square input, in pixels; divisible by 32."""
+    image_size: ImageSize = 224
+    """Side of the square input, or (height, width), in pixels; divisible by 32."""
     layers: tuple[Layers, Layers, Layers, Layers] = (3, 4, 6, 3)
     """Bottleneck blocks of each stage."""
     stem_width: Annotated[int, Range(least=2, most=2**15)] = 64
@@ -183,16 +191,24 @@ class ResNetTower:
         return 32 * self.stem_width
 
     @property
-    def grid(self) -> int:
-        """Places along a side of the last stage."""
-        return self.image_size // 32
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return _height_and_width(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last stage."""
+        height, width = self.size
+        return height // 32, width // 32
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from _head_problems(self)
-        if self.image_size % 32:
-            low = max(1, self.image_size // 32) * 32
-            yield f".image_size {self.image_size} is not divisible by 32; use {low} or {low + 32}"
+        yield from _square_problems(self.image_size)
+        for name, side in _named_sides(self.image_size):
+            if side % 32:
+                low = max(1, side // 32) * 32
+                yield f".{name} is not divisible by 32; use {low} or {low + 32}"
         if self.stem_width % 2:
             yield f".stem_width {self.stem_width} is odd; use {self.stem_width - 1} or {self.stem_width + 1}"
 
@@ -285,6 +301,35 @@ class Model:
                 yield (
                     f".towers.{name}.projection 'none' needs width {tower.width} to be embed_dim {self.embed_dim}; use 'linear'"
                 )
+
+
+def as_image_size(sides: Any) -> Any:
+    """The one form of an image_size that a side, or a pair of height and width, may have: a square is its side. Else as it is."""
+    if not isinstance(sides, (tuple, list)):
+        return sides
+    return sides[0] if len(sides) == 2 and sides[0] == sides[1] else tuple(sides)
+
+
+def _height_and_width(image_size: ImageSize) -> tuple[int, int]:
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width
+
+
+def _named_sides(image_size: ImageSize) -> Iterator[tuple[str, int]]:
+    """Each side, after its name in messages."""
+    if isinstance(image_size, int):
+        yield f"image_size {image_size}", image_size
+        return
+    for name, side in zip(("height", "width"), image_size, strict=True):
+        yield f"image_size {tuple(image_size)}: {name} {side}", side
+
+
+def _square_problems(image_size: ImageSize) -> Iterator[str]:
+    """A square has one form, so that equal towers are equal."""
+    if not isinstance(image_size, int) and image_size[0] == image_size[1]:
+        yield f".image_size {tuple(image_size)} is a square; use {image_size[0]}"
 
 
 def _head_problems(tower: Tower) -> Iterator[str]:

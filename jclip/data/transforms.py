@@ -17,6 +17,9 @@ from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 
 Generator = np.random.Generator
 
+Size = tuple[int, int]
+"""Height and width in pixels, in the order of arrays; Pillow's own order is the other."""
+
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded, unless more is asked for: 64 M pixels take 256 MB. The largest photographs
 of crawls fit."""
@@ -57,7 +60,7 @@ class Compose:
 
 
 def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Compose:
-    """How an example's value becomes the input of `tower`, nothing random: u8[S,S,3] of an image, i32[L] of a text.
+    """How an example's value becomes the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
 
     The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
 
@@ -72,7 +75,7 @@ def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool 
     """
     if isinstance(tower, TextTower):
         return _text_transform(tower, empty_texts)
-    how, size = tower.preprocess, tower.image_size
+    how, size = tower.preprocess, tower.size
     resize = Resize(size, how.resize, how.interpolation)
     fit: tuple[Transform, ...]
     match how.resize:
@@ -86,18 +89,19 @@ def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool 
 
 
 def train_transform(tower: Tower, augment: Augment, *, max_pixels: int = MAX_PIXELS) -> Compose:
-    """How an example's value becomes the input of `tower` in training: u8[S,S,3] of an image, i32[L] of a text.
+    """How an example's value becomes the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
-    A random crop of the image, resized to the square; with resize="longest" the image is padded to a square before.
-    Needs an `rng`, except for texts. Images of more than `max_pixels` are BadExamples.
+    A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
+    that shape has ratio 1. Needs an `rng`, except for texts. Images of more than `max_pixels` are BadExamples.
     """
     if isinstance(tower, TextTower):
         return _text_transform(tower)
-    how = tower.preprocess
+    how, (height, width), ratio = tower.preprocess, tower.size, augment.ratio
     steps: list[Transform] = [Decode(max_pixels), ToRgb()]
     if how.resize == "longest":
-        steps.append(PadToSquare(how.fill))
-    steps.append(RandomResizedCrop(tower.image_size, augment.scale, augment.ratio, how.interpolation))
+        steps.append(PadToShape(tower.size, how.fill))
+        ratio = (ratio[0] * width / height, ratio[1] * width / height)
+    steps.append(RandomResizedCrop(tower.size, augment.scale, ratio, how.interpolation))
     if augment.flip > 0:
         steps.append(Flip(augment.flip))
     return Compose((*steps, *changes(augment), ToArray()))
@@ -200,12 +204,12 @@ def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 class Resize:
     """Resizes with antialiasing on uint8, to the sizes that open_clip computes.
 
-    shortest: the shorter side becomes `size`; longest: the longer side; squash: both. Where the result would exceed
+    shortest: the least that covers `size`; longest: the largest that fits into it; squash: `size`. Where the result would exceed
     `max_pixels`, only what `CenterCrop` keeps is computed (1 x 10,000 pixels would become 224 x 2,240,000); it may differ
     by the rounding between Pillow's two passes.
     """
 
-    size: int
+    size: Size
     mode: str = "shortest"
     interpolation: str = "bicubic"
     max_pixels: int = MAX_PIXELS
@@ -214,43 +218,46 @@ class Resize:
         width, height = self._size(value.width, value.height)
         if width * height <= self.max_pixels:
             return value.resize((width, height), FILTERS[self.interpolation])
-        left, top = _center(width, self.size), _center(height, self.size)
+        kept_height, kept_width = self.size
+        left, top = _center(width, kept_width), _center(height, kept_height)
         x, y = value.width / width, value.height / height
-        right, bottom = min((left + self.size) * x, value.width), min((top + self.size) * y, value.height)
-        return value.resize((self.size, self.size), FILTERS[self.interpolation], box=(left * x, top * y, right, bottom))
+        right, bottom = min((left + kept_width) * x, value.width), min((top + kept_height) * y, value.height)
+        return value.resize((kept_width, kept_height), FILTERS[self.interpolation], box=(left * x, top * y, right, bottom))
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
-        match self.mode:
-            case "squash":
-                return self.size, self.size
-            case "shortest":
-                long = int(self.size * max(width, height) / min(width, height))
-                return (self.size, long) if width <= height else (long, self.size)
-            case _:
-                ratio = max(width / self.size, height / self.size)
-                return max(1, round(width / ratio)), max(1, round(height / ratio))
+        """Width and height of the result."""
+        to_height, to_width = self.size
+        if self.mode == "squash":
+            return to_width, to_height
+        if self.mode == "shortest" and to_width == to_height:  # torchvision's resize of the shorter side rounds down
+            long = int(to_width * max(width, height) / min(width, height))
+            return (to_width, long) if width <= height else (long, to_height)
+        ratios = width / to_width, height / to_height
+        ratio = min(ratios) if self.mode == "shortest" else max(ratios)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The central `size` x `size` pixels; half pixels are rounded to even, as in torchvision."""
+    """The central `size` of an image; half pixels are rounded to even, as in torchvision."""
 
-    size: int
+    size: Size
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        left, top = _center(value.width, self.size), _center(value.height, self.size)
-        return value.crop((left, top, left + self.size, top + self.size))
+        height, width = self.size
+        left, top = _center(value.width, width), _center(value.height, height)
+        return value.crop((left, top, left + width, top + height))
 
 
 @dataclass(frozen=True)
 class Pad:
-    """Pads an image no larger than `size` to `size` x `size`; every band gets `fill`, an odd pixel goes right or below."""
+    """Pads an image no larger than `size` to it; every band gets `fill`, an odd pixel goes right or below."""
 
-    size: int
+    size: Size
     fill: int = 0
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        wide, high = self.size - value.width, self.size - value.height
+        wide, high = self.size[1] - value.width, self.size[0] - value.height
         bands = len(value.getbands())
         border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
         padded = ImageOps.expand(value, border, fill=(self.fill,) * bands if bands > 1 else self.fill)
@@ -260,27 +267,38 @@ class Pad:
 
 
 @dataclass(frozen=True)
-class PadToSquare:
-    """Pads an RGB image to a square of its longer side, which is made at most `max_side` first (16 M pixels)."""
+class PadToShape:
+    """Pads an RGB image to the least rectangle around it that has the shape of `size`, to the nearest pixel.
 
+    An image whose rectangle has a side above `max_side` (16 M pixels) is made smaller first.
+    """
+
+    size: Size
     fill: int = 0
     max_side: int = 4096
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        if max(value.size) > self.max_side:
-            value = Resize(self.max_side, "longest")(value)
-        return Pad(max(value.size), self.fill)(value)
+        height, width = self._around(value)
+        if max(height, width) > self.max_side:
+            scale = self.max_side / max(self.size)
+            value = Resize((max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))), "longest")(value)
+            height, width = self._around(value)
+        return Pad((height, width), self.fill)(value)
+
+    def _around(self, value: Image.Image) -> Size:
+        scale = max(value.height / self.size[0], value.width / self.size[1])
+        return max(value.height, round(self.size[0] * scale)), max(value.width, round(self.size[1] * scale))
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A crop of random area and shape, resized to `size` x `size` (Szegedy et al. 2015; torchvision's sampling).
+    """A crop of random area and shape, resized to `size` (Szegedy et al. 2015; torchvision's sampling).
 
     The area is uniform in `scale` (fractions of the image), the logarithm of width over height uniform in `ratio`; after
     ten crops that do not fit, the largest central one whose shape is allowed.
     """
 
-    size: int
+    size: Size
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bicubic"
@@ -288,7 +306,7 @@ class RandomResizedCrop:
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
         left, top, width, height = self.sample(value.width, value.height, needs_rng(rng, self))
         crop = value.crop((left, top, left + width, top + height))
-        return crop.resize((self.size, self.size), FILTERS[self.interpolation])
+        return crop.resize((self.size[1], self.size[0]), FILTERS[self.interpolation])
 
     def sample(self, width: int, height: int, rng: Generator) -> tuple[int, int, int, int]:
         """Left, top, width and height of a crop of an image of `width` x `height`."""

@@ -15,6 +15,7 @@ import numpy as np
 from jclip.config import ConfigError, TextTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.fingerprint import file_digests
+from jclip.data.transforms import MAX_PIXELS
 from jclip.eval.cache import Arrays, FeatureCache
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Functions:
     """An array [devices, ...] that is the same on every host -> spread over all devices by its first axis."""
     devices: int = 1
     """How many there are."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image; a larger one is a broken example."""
 
 
 class Embedded(NamedTuple):
@@ -92,7 +95,8 @@ def embed_source(
     def make() -> Arrays:
         return _embed_source(functions, params, source, name, tower, field)
 
-    arrays = _cached(functions, name, {"tower": tower_facts(tower), "field": field}, source.fingerprint, make)
+    facts = {"tower": tower_facts(tower), "field": field, "max_pixels": functions.max_pixels}
+    arrays = _cached(functions, name, facts, source.fingerprint, make)
     return Embedded(arrays["pooled"], arrays["z"], arrays["read"])
 
 
@@ -100,7 +104,7 @@ def _embed_source(functions: Functions, params: Any, source: Source, name: str, 
     pooled, z, read, problems = [], [], [], 0
     batches = read_once(
         source,
-        {name: eval_transform(tower)},
+        {name: eval_transform(tower, max_pixels=functions.max_pixels)},
         batch_size=functions.batch_size,
         host=functions.host,
         hosts=functions.hosts,

@@ -1,5 +1,6 @@
 """How many floating-point operations the model needs, counted by hand: XLA counts the body of a loop once."""
 
+import math
 from collections.abc import Collection
 
 from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
@@ -47,17 +48,17 @@ def projection_flops(tower: Tower, embed_dim: int) -> int:
 
 def _resnet_flops(tower: ResNetTower) -> int:
     """Stem, blocks and attention pooling; a convolution multiplies its whole kernel at each place of its output."""
-    stem, side = tower.stem_width, tower.image_size // 2
-    total = side**2 * 9 * (3 * stem // 2 + (stem // 2) ** 2 + stem // 2 * stem)
-    side, inputs = side // 2, stem
+    stem, places = tower.stem_width, math.prod(tower.size) // 4  # both sides are divisible by 32
+    total = places * 9 * (3 * stem // 2 + (stem // 2) ** 2 + stem // 2 * stem)
+    places, inputs = places // 4, stem
     for stage, blocks in enumerate(tower.layers):
         channels = stem * 2**stage
         for i in range(blocks):
-            after = side // 2 if stage > 0 and i == 0 else side
-            total += side**2 * (inputs * channels + 9 * channels**2) + after**2 * 4 * channels**2
-            total += after**2 * inputs * 4 * channels if i == 0 else 0
-            side, inputs = after, 4 * channels
-    tokens, width = side**2 + 1, tower.width
+            after = places // 4 if stage > 0 and i == 0 else places
+            total += places * (inputs * channels + 9 * channels**2) + after * 4 * channels**2
+            total += after * inputs * 4 * channels if i == 0 else 0
+            places, inputs = after, 4 * channels
+    tokens, width = places + 1, tower.width
     return 2 * (total + (1 + 2 * tokens) * width**2 + 2 * tokens * width)
 
 
@@ -67,10 +68,10 @@ def _length(tower: Tower) -> tuple[int, int]:
         return tower.context_length, 0
     assert isinstance(tower, VisionTower)
     tokens = kept_patches(tower) + class_tokens(tower)
-    total, side, channels = 0, tower.image_size, 3
+    total, places, channels = 0, math.prod(tower.size), 3
     for features in tower.stem:
-        side //= 2
-        total += 2 * side**2 * 16 * channels * features
+        places //= 4  # a stem's sides can be halved so often
+        total += 2 * places * 16 * channels * features
         channels = features
     patch = tower.patch_size // 2 ** len(tower.stem)
-    return tokens, total + 2 * tower.grid**2 * channels * patch**2 * tower.width
+    return tokens, total + 2 * math.prod(tower.grid) * channels * patch**2 * tower.width

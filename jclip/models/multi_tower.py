@@ -115,6 +115,6 @@ def example_inputs(config: Model, batch_size: int) -> dict[str, tuple[tuple[int,
     def one(tower: Tower) -> tuple[tuple[int, ...], str]:
         if isinstance(tower, TextTower):
             return (batch_size, tower.context_length), "int32"
-        return (batch_size, tower.image_size, tower.image_size, 3), "uint8"
+        return (batch_size, *tower.size, 3), "uint8"
 
     return {name: one(tower) for name, tower in config.towers.items()}

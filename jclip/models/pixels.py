@@ -6,16 +6,16 @@ from jax import Array
 from jclip.config import Preprocess
 
 
-def as_pixels(images: Array, image_size: int, preprocess: Preprocess, normalised: bool = False) -> Array:
-    """f32 [b, S, S, 3], normalised, of images u8 [b, S, S, 3]; or of floats of that shape, if they are said to be `normalised`.
+def as_pixels(images: Array, size: tuple[int, int], preprocess: Preprocess, normalised: bool = False) -> Array:
+    """f32 [b, H, W, 3], normalised, of images u8 [b, H, W, 3]; or of floats of that shape, if they are said to be `normalised`.
 
     Floats alone do not say what they are: 0 to 1, 0 to 255 and normalised pixels look alike.
 
     Raises:
         ValueError: they have another size or type.
     """
-    if images.shape[1:] != (image_size, image_size, 3):
-        raise ValueError(f"image: shape {images.shape} is not [b, {image_size}, {image_size}, 3]")
+    if images.shape[1:] != (*size, 3):
+        raise ValueError(f"image: shape {images.shape} is not [b, {size[0]}, {size[1]}, 3]")
     if images.dtype == jnp.uint8:
         return normalise(images, preprocess)
     if not (normalised and jnp.issubdtype(images.dtype, jnp.floating)):

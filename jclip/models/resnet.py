@@ -37,7 +37,7 @@ class ModifiedResNet(nn.Module):
             The features of the last stage as tokens [b, (H/32)(W/32), width], and what attention pools of them.
         """
         c, dtype, remat = self.config, self.how.dtype, self.how.remat
-        x = as_pixels(images, c.image_size, c.preprocess, normalised).astype(dtype)
+        x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
         for i, (channels, stride) in enumerate(((c.stem_width // 2, 2), (c.stem_width // 2, 1), (c.stem_width, 1)), 1):
             x = nn.relu(ConvNorm(channels, 3, stride, dtype, name=f"stem{i}")(x))
         x = average(x, 2)

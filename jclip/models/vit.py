@@ -1,5 +1,7 @@
 """The vision transformer: images to TowerOutput."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ class VisionTransformer(Transformer):
             rows: in training, the index of each image in the global batch, for dropout.
         """
         c, dtype = self.config, self.how.dtype
-        x = as_pixels(images, c.image_size, c.preprocess, normalised).astype(dtype)
+        x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
         for i, channels in enumerate(c.stem, 1):
             x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))
@@ -62,9 +64,9 @@ class VisionTransformer(Transformer):
         c = self.config
         extra = class_tokens(c)
         if c.positions == "learned":
-            positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + c.grid**2, c.width))
+            positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + math.prod(c.grid), c.width))
         else:
-            positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(c.grid, c.width)])
+            positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(*c.grid, c.width)])
         if not extra:
             return None, positions
         return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], positions[1:]
@@ -100,7 +102,7 @@ def patchify(images: Array, patch_size: int) -> Array:
 
 def kept_patches(config: VisionTower) -> int:
     """How many patches training keeps: the fraction rounded down, at least 1."""
-    return max(1, int(config.grid**2 * (1 - config.patch_dropout)))
+    return max(1, int(math.prod(config.grid) * (1 - config.patch_dropout)))
 
 
 def drop_patches(key: Array, rows: Array, x: Array, kept: int) -> Array:
@@ -109,9 +111,9 @@ def drop_patches(key: Array, rows: Array, x: Array, kept: int) -> Array:
     return jnp.take_along_axis(x, order[:, :, None], axis=1)
 
 
-def sincos_positions(grid: int, width: int) -> Array:
-    """Fixed 2-D position embedding f32 [grid^2, width] (MoCo v3): sines and cosines of column, then of row."""
+def sincos_positions(rows: int, columns: int, width: int) -> Array:
+    """Fixed 2-D position embedding f32 [rows * columns, width] (MoCo v3): sines and cosines of column, then of row."""
     frequencies = 1.0 / 10000 ** np.linspace(0, 1, width // 4)
-    row, column = np.mgrid[:grid, :grid]
+    row, column = np.mgrid[:rows, :columns]
     angles = [position.reshape(-1, 1) * frequencies for position in (column, row)]
     return jnp.asarray(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1), jnp.float32)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, TextTower, architecture, architecture_names, check_model
+from jclip.config import ImageSize, Model, TextTower, architecture, architecture_names, check_model
 from jclip.models import MultiTower, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, own
@@ -82,7 +82,7 @@ class Weights:
         for path, array in self._resized_from:
             yield from resize_positions({path: array}, self._resized_from.model, self.model).items()
 
-    def resized(self, image_size: int | None = None, context_length: int | None = None) -> "Weights":
+    def resized(self, image_size: ImageSize | None = None, context_length: int | None = None) -> "Weights":
         """The same weights for images and texts of another size; see `resize_positions`. Raises as `with_sizes` does."""
         model = with_sizes(self.model, image_size, context_length)
         if model == self.model:
@@ -168,11 +168,13 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
     module = FORMATS[key]
     config = read_json(path / module.CONFIG)
     try:
-        model, scales = module.read_model(path, config)
+        model, scales = module.read_model(path, config, tensors)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:  # a value of an odd type
         raise WeightsError(f"{path}: {module.CONFIG} or what it names is damaged: {type(error).__name__}: {error}") from error
     if module is own:
         tensors = own.with_digests(path, config, tensors)
+    if module is hugging_face:
+        tensors = hugging_face.without_foreign_texts(path, config, tensors)
     return _Opened(key, model, scales, tensors)
 
 
@@ -254,7 +256,8 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     folder, module, flat = Path(folder), FORMATS[to], flatten(params)
     if folder.exists():
         raise WeightsError(f"{folder} exists already; give a folder that does not")
-    if set(model.towers) != {"image", "text"} and module is not own:
+    alone = module is hugging_face and set(model.towers) in ({"image"}, {"text"})
+    if set(model.towers) != {"image", "text"} and module is not own and not alone:
         raise WeightsError(f"{to} has models of an image and a text tower; this one has {', '.join(model.towers)}")
     scales = tuple(path for path in flat if path.endswith(("/logit_scale", "/logit_bias")))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +265,7 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     draft.mkdir()
     try:
         module.write_config(model, draft, scales)
-        if module is not own and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
+        if module is not own and not alone and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
             others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
             raise WeightsError(f"{to} has one objective, image_text; this model has {others or 'none'}")
         arrays = to_theirs(module.rules(model, flat), flat)

@@ -128,7 +128,12 @@ def _image(file: _File, preprocess: Preprocess) -> tuple[VisionTower, list[Rule]
     parts = FIRST_PARTS if f"{name.format(0)}/{FIRST_PARTS[0]}/query/kernel" in file.arrays else PARTS
     heads, hidden = _sizes(file, name, parts)
     pool_by_map, head = "img/MAPHead_0/probe" in file.arrays, "img/head/kernel" in file.arrays
-    grid = math.isqrt(file.shape("img/pos_embedding", 2)[0] - extra)
+    patches = file.shape("img/pos_embedding", 2)[0] - extra
+    grid = math.isqrt(patches)
+    if grid**2 != patches:
+        raise WeightsError(
+            f"{file.path}: img/pos_embedding is of {patches} patches, which are no square, and nothing says their rows"
+        )
     image_size = SIZES.get((grid, patch_size), grid * patch_size)
     tower = VisionTower(
         image_size=image_size,

@@ -1,10 +1,16 @@
-"""Models as Hugging Face describes them, in and out: `config.json` and `preprocessor_config.json` of CLIP and SigLIP."""
+"""Models as Hugging Face describes them, in and out: `config.json` and `preprocessor_config.json` of CLIP and SigLIP.
+
+Whole models, or a tower alone.
+"""
 
 import json
+import logging
 import math
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jclip.config import Model, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
@@ -16,16 +22,20 @@ from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
 
-__all__ = ["BUFFERS", "CONFIG", "FILES", "read_model", "rules", "write_config"]
+__all__ = ["BUFFERS", "CONFIG", "FILES", "read_model", "rules", "without_foreign_texts", "write_config"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the weights in a folder, the preferred first."""
 
-MARK = r"(.*\.)?(vision|text)_model\..*"
+MARK = r"(.*\.)?(vision_model|text_model|embeddings)\..*"
 """Names that tell weights of this library."""
 
-BUFFERS = r"(text|vision)_model\.embeddings\.position_ids"
+BUFFERS = r"((text|vision)_model\.)?embeddings\.position_ids"
 """What some state dicts hold besides parameters."""
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
@@ -34,13 +44,23 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 """Their types of models, and the classes."""
 
-ONE_TOWER = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model")
-ALONE = {
-    **dict.fromkeys(ONE_TOWER, "one tower alone, whose embeddings have nothing to be compared with; give the whole model"),
-    "chinese_clip": "a BERT reads its texts, which no tower here is",
-    "altclip": "an XLM-RoBERTa reads its texts, which no tower here is",
+ALONE: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("chinese_clip_vision_model", "altclip_vision_model"), ("clip", "image")),
+    **{f"{kind}_vision_model": (kind, "image") for kind in ("clip", "siglip")},
+    **{f"{kind}_text_model": (kind, "text") for kind in ("clip", "siglip")},
 }
-"""Types of models that are known and not read, and why."""
+"""Their types of towers alone: of which type of model, and which tower."""
+
+CLASSES = {("clip", "image"): "CLIPVisionModel", ("clip", "text"): "CLIPTextModel"}
+CLASSES |= {("siglip", "image"): "SiglipVisionModel", ("siglip", "text"): "SiglipTextModel"}
+PROJECTED = "WithProjection"
+"""Their classes of towers alone; of CLIP's, with this at the end where the tower comes with its projection."""
+
+FOREIGN_TEXTS = {"chinese_clip": "a BERT", "altclip": "an XLM-RoBERTa"}
+"""Types of models whose image tower is CLIP's and is read alone, and what reads their texts, which no tower here is."""
+
+REFUSED = {f"{kind}_text_model": reader for kind, reader in FOREIGN_TEXTS.items()}
+"""Types of towers alone that are known and not read, and what they are."""
 
 SCALES = {"clip": (SCALE,), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
 """The parameters of the objective of a type of model."""
@@ -86,44 +106,119 @@ def _defaults(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return vision, base | {"vocab_size": 32000, "max_position_embeddings": 64}
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+Processor = tuple[str, Mapping[str, Any] | None]
+"""Settings of images, after the place they stand in; see `read_processor`."""
+
+
+def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture, preprocessing and tokenizer of a `CLIPModel`, `SiglipModel` or `Siglip2Model`, and its SCALES.
+
+    Or of one of their towers alone, which has no scale. Its embedding is what is projected, where the folder has the projection,
+    and otherwise the pooled output.
+
+    Args:
+        folder: of the files.
+        config: its `config.json`.
+        names: of the arrays beside it, which tell whether a tower alone has its projection.
 
     Raises:
         WeightsError: it is another kind of model, or an option has a value that is not reproduced.
     """
     at, kind = str(folder / CONFIG), config.get("model_type")
+    if isinstance(kind, str) and kind in REFUSED:
+        raise WeightsError(f"{at}: model_type is {kind!r}: {REFUSED[kind]}, which no tower here is")
+    if isinstance(kind, str) and kind in FOREIGN_TEXTS:
+        return _image_of(at, config, _required(read_processor(folder))), ()
     if isinstance(kind, str) and kind in ALONE:
-        raise WeightsError(f"{at}: model_type is {kind!r}: {ALONE[kind]}")
+        projected = any(re.fullmatch(r"(.*\.)?(visual|text)_projection\.weight", name) for name in names)
+        part, tower = ALONE[kind]
+        source = read_processor(folder) if tower == "image" else read_hugging_face(folder, part)
+        if not kind.startswith(part) and not isinstance(source, Tokenizer):
+            source = _required(source)
+        return _tower_alone(at, config, source, projected), ()
     if not isinstance(kind, str) or kind not in KINDS:
-        raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join(KINDS)}")
+        raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join((*KINDS, *ALONE))}")
     return _model(at, config, read_processor(folder), read_hugging_face(folder, kind)), SCALES[kind]
 
 
-def _model(at: str, config: Mapping[str, Any], processor: tuple[str, Mapping[str, Any] | None], tokenizer: Tokenizer) -> Model:
+def _model(at: str, config: Mapping[str, Any], processor: Processor, tokenizer: Tokenizer) -> Model:
     kind = config["model_type"]
     clip = {"projection_dim": COUNT} if kind == "clip" else {}
     check_options(f"{at}: ", config, SECTIONS | clip, NEUTRAL, INERT)
     vision, text = _defaults(kind)
-    vision |= _section(at, config, "vision_config", VISION, vision)
-    text |= _section(at, config, "text_config", TEXT | ({"eos_token_id": ID} if clip else {}), text)
-    size, patch_size = vision["image_size"], vision["patch_size"]
-    if kind == "siglip2":
-        size = math.isqrt(vision["num_patches"]) * patch_size
-    if kind != "clip":
-        vision |= {"crop": bool(size % patch_size), "patch_bias": True, "pool": "map", "pre_norm": False, "projection": "none"}
-        text |= {"causal": False, "pool": "last", "projection": "affine", "eot_id": SIGLIP_END}
-    elif text["eos_token_id"] != 2:  # 2 stands for the largest id, as in the first such files
-        text["eot_id"] = None if text["eos_token_id"] == text["vocab_size"] - 1 else text["eos_token_id"]
-    image = VisionTower(size, patch_size, **_common(vision), preprocess=preprocess(kind, *processor, size))
-    words = TextTower(
-        context_length=text["max_position_embeddings"],
-        vocab_size=text["vocab_size"],
-        tokenizer=tokenizer,
-        **_common(text),
+    image = _image_tower(kind, {**vision, **_section(at, config, "vision_config", VISION, vision)}, processor)
+    words = {**text, **_section(at, config, "text_config", TEXT | ({"eos_token_id": ID} if clip else {}), text)}
+    embed_dim = config.get("projection_dim", 512) if clip else words.get("projection_size") or words["hidden_size"]
+    return Model({"image": image, "text": _text_tower(kind, words, tokenizer)}, embed_dim)
+
+
+def _image_of(at: str, config: Mapping[str, Any], processor: Processor) -> Model:
+    """The model of the image tower of a whole model, whose options are those of a CLIP; those of texts are not looked at."""
+    own = {name: value for name, value in config.items() if not name.startswith("text_config")}
+    check_options(f"{at}: ", own, SECTIONS | {"projection_dim": COUNT}, NEUTRAL, INERT)
+    vision, _ = _defaults("clip")
+    image = _image_tower("clip", {**vision, **_section(at, config, "vision_config", VISION, vision)}, processor)
+    return Model({"image": image}, config.get("projection_dim", 512))
+
+
+def _required(processor: Processor) -> Processor:
+    """The settings, which a tower that another library trained cannot do without."""
+    if processor[1] is None:
+        raise WeightsError(f"{processor[0]}: is missing, and this model's pixels need not be those of CLIP; put it there")
+    return processor
+
+
+def without_foreign_texts(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, T]) -> dict[str, T]:
+    """The arrays that belong to what is read of one of FOREIGN_TEXTS, which is said; all of any other model."""
+    reader = FOREIGN_TEXTS.get(str(config.get("model_type")))
+    if reader is None:
+        return dict(tensors)
+    kept = {name: x for name, x in tensors.items() if re.fullmatch(r"(.*\.)?(vision_model\..*|visual_projection\.weight)", name)}
+    # As transformers 5 writes AltCLIP's blocks, of which it reads both names.
+    kept = {name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): x for name, x in kept.items()}
+    left = len(tensors) - len(kept)
+    log.warning(
+        "%s: %s reads its texts, which no tower here is; it is a model of its image tower alone, %d arrays are left out",
+        *(folder, reader, left),
     )
-    embed_dim = config.get("projection_dim", 512) if clip else text.get("projection_size") or words.width
-    return Model({"image": image, "text": words}, embed_dim)
+    return kept
+
+
+def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | Tokenizer, projected: bool) -> Model:
+    """The model of one tower, whose options are the whole configuration."""
+    kind, name = ALONE[config["model_type"]]
+    clip = {"projection_dim": COUNT} if kind == "clip" else {}
+    end = {"eos_token_id": ID} if clip and name == "text" else {}
+    check_options(f"{at}: ", config, (VISION if name == "image" else TEXT) | clip | end, NEUTRAL, INERT)
+    vision, text = _defaults(kind)
+    tower: VisionTower | TextTower
+    if isinstance(source, Tokenizer):
+        tower = _text_tower(kind, {**text, **config}, source)
+    else:
+        tower = _image_tower(kind, {**vision, **config}, source)
+    if not clip:
+        return Model({name: tower}, tower.width if name == "image" else config.get("projection_size") or tower.width)
+    if projected or any(str(one).endswith(PROJECTED) for one in config.get("architectures") or ()):
+        return Model({name: tower}, config.get("projection_dim", 512))
+    return Model({name: replace(tower, projection="none")}, tower.width)
+
+
+def _image_tower(kind: str, options: Mapping[str, Any], processor: Processor) -> VisionTower:
+    size, patch_size = options["image_size"], options["patch_size"]
+    if kind == "siglip2":
+        size = math.isqrt(options["num_patches"]) * patch_size
+    siglip: dict[str, Any] = {"crop": bool(size % patch_size), "patch_bias": True, "pool": "map", "pre_norm": False}
+    own = {} if kind == "clip" else siglip | {"projection": "none"}
+    return VisionTower(size, patch_size, **_common(options), **own, preprocess=preprocess(kind, *processor, size))
+
+
+def _text_tower(kind: str, options: Mapping[str, Any], tokenizer: Tokenizer) -> TextTower:
+    own: dict[str, Any] = {"causal": False, "pool": "last", "projection": "affine", "eot_id": SIGLIP_END}
+    if kind == "clip":  # 2 stands for the largest id, as in the first such files
+        end, largest = options["eos_token_id"], options["vocab_size"] - 1
+        own = {"eot_id": None if end in (2, largest) else end}
+    length, vocab_size = options["max_position_embeddings"], options["vocab_size"]
+    return TextTower(context_length=length, vocab_size=vocab_size, tokenizer=tokenizer, **_common(options), **own)
 
 
 def _section(
@@ -147,10 +242,6 @@ def _section(
     return given
 
 
-OURS = ("crop", "patch_bias", "pool", "pre_norm", "projection", "causal", "eot_id")
-"""Fields of our towers that their type of model says."""
-
-
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:
     width, hidden = config["hidden_size"], config["intermediate_size"]
     return {
@@ -160,7 +251,6 @@ def _common(config: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_ratio": hidden / width,
         "activation": ACTIVATIONS[config["hidden_act"]],
         "norm_eps": config["layer_norm_eps"],
-        **{name: config[name] for name in OURS if name in config},
     }
 
 
@@ -168,49 +258,75 @@ def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
     A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; any other a `CLIPModel`.
+    A tower alone makes their class of it.
 
     Raises:
         WeightsError: the library has no such model.
     """
-    image, text = model.towers["image"], model.towers["text"]
-    if not isinstance(image, VisionTower):
+    image, text = model.towers.get("image"), model.towers.get("text")
+    if image is not None and not isinstance(image, VisionTower):
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
-    assert isinstance(text, TextTower)
+    if image is not None and not isinstance(image.image_size, int):
+        raise WeightsError(f"Hugging Face's models take square images, and this one's are of {image.image_size} pixels")
+    assert text is None or isinstance(text, TextTower)
     kind = model_type(model)
-    config, processor = _config(kind, model, image, text), settings(kind, image)
-    again = _model(CONFIG, config, (FILE, processor), text.tokenizer)
-    require_same(f"Hugging Face's {KINDS[kind]} cannot compute this model", model, again)
-    if (BIAS in scales) != (BIAS in SCALES[kind]):
-        raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
-    write_hugging_face(text.tokenizer, folder, kind)
+    processor = None if image is None else settings(kind, image)
+    if image is not None and text is not None:
+        config = _config(kind, model, image, text)
+        again = _model(CONFIG, config, (FILE, processor), text.tokenizer)
+        if (BIAS in scales) != (BIAS in SCALES[kind]):
+            raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
+    else:
+        config = _config_alone(kind, model, image, text)
+        again = _tower_alone(CONFIG, config, text.tokenizer if text else (FILE, processor), False)
+    require_same(f"Hugging Face's {config['architectures'][0]} cannot compute this model", model, again)
+    if text is not None:
+        write_hugging_face(text.tokenizer, folder, kind)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n")
+    if processor is not None:
+        (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n")
 
 
 def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dict[str, Any]:
-    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
-
-    def common(tower: VisionTower | TextTower) -> dict[str, Any]:
-        return {
-            "hidden_size": tower.width,
-            "intermediate_size": round(tower.mlp_ratio * tower.width),
-            "num_hidden_layers": tower.depth,
-            "num_attention_heads": tower.heads,
-            "hidden_act": theirs[tower.activation],
-            "layer_norm_eps": tower.norm_eps,
-        }
-
-    vision = {**common(image), "image_size": image.image_size, "patch_size": image.patch_size}
-    words = {**common(text), "max_position_embeddings": text.context_length, "vocab_size": text.vocab_size}
     config: dict[str, Any] = {"architectures": [KINDS[kind]], "model_type": kind}
-    if kind == "siglip2":
-        vision |= {"num_patches": image.grid**2}
-    if kind != "clip":
-        words |= {"projection_size": model.embed_dim, "pad_token_id": text.tokenizer.pad_id}
-        words |= {"bos_token_id": None, "eos_token_id": SIGLIP_END}
-    else:
-        end = text.vocab_size - 1 if text.eot_id is None else text.eot_id
-        words |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end, "projection_dim": model.embed_dim}
-        vision |= {"projection_dim": model.embed_dim}
+    if kind == "clip":
         config |= {"projection_dim": model.embed_dim}
-    return {**config, "text_config": words, "vision_config": vision}
+    return {**config, "text_config": _text_config(kind, model, text), "vision_config": _vision_config(kind, model, image)}
+
+
+def _config_alone(kind: str, model: Model, image: VisionTower | None, text: TextTower | None) -> dict[str, Any]:
+    name, tower = next(iter(model.towers.items()))
+    projected = kind == "clip" and tower.projection != "none"
+    section = _vision_config(kind, model, image) if image else _text_config(kind, model, text) if text else {}
+    types = {part: theirs for theirs, part in ALONE.items()}
+    architecture = CLASSES[kind, name] + (PROJECTED if projected else "")
+    return {"architectures": [architecture], "model_type": types[kind, name], **section}
+
+
+def _vision_config(kind: str, model: Model, image: VisionTower) -> dict[str, Any]:
+    config = {**_common_config(image), "image_size": image.image_size, "patch_size": image.patch_size}
+    if kind == "siglip2":
+        config |= {"num_patches": math.prod(image.grid)}
+    return config | ({"projection_dim": model.embed_dim} if kind == "clip" else {})
+
+
+def _text_config(kind: str, model: Model, text: TextTower) -> dict[str, Any]:
+    config = {**_common_config(text), "max_position_embeddings": text.context_length, "vocab_size": text.vocab_size}
+    if kind == "clip":
+        end = text.vocab_size - 1 if text.eot_id is None else text.eot_id
+        config |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+        return config | {"projection_dim": model.embed_dim}
+    config |= {"bos_token_id": None, "eos_token_id": SIGLIP_END, "pad_token_id": text.tokenizer.pad_id}
+    return config | {"projection_size": model.embed_dim}
+
+
+def _common_config(tower: VisionTower | TextTower) -> dict[str, Any]:
+    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "hidden_size": tower.width,
+        "intermediate_size": round(tower.mlp_ratio * tower.width),
+        "num_hidden_layers": tower.depth,
+        "num_attention_heads": tower.heads,
+        "hidden_act": theirs[tower.activation],
+        "layer_norm_eps": tower.norm_eps,
+    }

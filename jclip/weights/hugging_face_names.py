@@ -1,70 +1,90 @@
 """Which of Hugging Face's models ours is, and where that keeps each parameter."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from jclip.config import Model, TextTower, VisionTower
 from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 
 def model_type(model: Model) -> str:
-    """Which type of model is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded."""
-    image, text = model.towers["image"], model.towers["text"]
-    assert isinstance(text, TextTower)
+    """Which type of model is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded.
+
+    A tower alone is one of a clip or a siglip.
+    """
+    image, text = model.towers.get("image"), model.towers.get("text")
+    if image is None:
+        return "siglip" if isinstance(text, TextTower) and text.pool == "last" else "clip"
     if not isinstance(image, VisionTower) or image.pool != "map":
         return "clip"
-    return "siglip2" if text.tokenizer.clean == "siglip2" else "siglip"
+    return "siglip2" if isinstance(text, TextTower) and text.tokenizer.clean == "siglip2" else "siglip"
 
 
-def rules(model: Model, paths: Container[str], names: Container[str] | None = None) -> list[Rule]:
+def rules(model: Model, paths: Container[str], names: Iterable[str] | None = None) -> list[Rule]:
     """A rule for every parameter.
 
     Args:
         model: the architecture.
-        paths: of our parameters, which tell whether the logits have a bias.
-        names: of the arrays of a file; not needed, their shapes tell the kinds apart.
+        paths: of our parameters, which tell whether there are scale and bias of the logits, and projections.
+        names: of the arrays of a file, which tell whether those of a tower alone begin with its name, as all did before
+            transformers 5; what is written does, and any version reads it.
     """
-    image = model.towers["image"]
-    assert isinstance(image, VisionTower)
+    image, text = model.towers.get("image"), model.towers.get("text")
     kind = model_type(model)
     scalar = SCALAR if kind == "clip" else VECTOR
+    bare = len(model.towers) == 1 and names is not None and any(name.startswith(("embeddings.", "encoder.")) for name in names)
+    found = [Rule(path, name, scalar) for path, name in ((SCALE, "logit_scale"), (BIAS, "logit_bias")) if path in paths]
+    if isinstance(image, VisionTower):
+        found += _image_rules(image, kind, "" if bare else "vision_model.")
+    if isinstance(text, TextTower):
+        found += _text_rules(kind, "" if bare else "text_model.")
+    return [rule for rule in found if kind != "clip" or "_projection/" not in rule.ours or rule.ours in paths]
+
+
+def _image_rules(image: VisionTower, kind: str, at: str) -> list[Rule]:
     return [
-        *(_clip_rules(image) if kind == "clip" else _siglip_rules(image, kind)),
-        Rule("image/pos_embed", "vision_model.embeddings.position_embedding.weight"),
-        *_block_rules("image/blocks", "vision_model.encoder.layers.{}"),
-        *norm_rules("image/norm", "vision_model.post_layernorm"),
-        Rule("text/token_embed", "text_model.embeddings.token_embedding.weight"),
-        Rule("text/pos_embed", "text_model.embeddings.position_embedding.weight"),
-        *_block_rules("text/blocks", "text_model.encoder.layers.{}"),
-        *norm_rules("text/norm", "text_model.final_layer_norm"),
-        Rule(SCALE, "logit_scale", scalar),
-        *([Rule(BIAS, "logit_bias", scalar)] if BIAS in paths else []),
+        *(_clip_rules(image, at) if kind == "clip" else _siglip_rules(image, kind, at)),
+        Rule("image/pos_embed", f"{at}embeddings.position_embedding.weight"),
+        *_block_rules("image/blocks", f"{at}encoder.layers.{{}}"),
+        *norm_rules("image/norm", f"{at}post_layernorm"),
     ]
 
 
-def _clip_rules(image: VisionTower) -> list[Rule]:
+def _text_rules(kind: str, at: str) -> list[Rule]:
     return [
-        Rule("image/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", conv_layout(image.patch_size)),
-        Rule("image/cls", "vision_model.embeddings.class_embedding"),
-        *norm_rules("image/norm_pre", "vision_model.pre_layrnorm"),  # their spelling
+        Rule("text/token_embed", f"{at}embeddings.token_embedding.weight"),
+        Rule("text/pos_embed", f"{at}embeddings.position_embedding.weight"),
+        *_block_rules("text/blocks", f"{at}encoder.layers.{{}}"),
+        *norm_rules("text/norm", f"{at}final_layer_norm"),
+        *(
+            [Rule("text_projection/kernel", "text_projection.weight", LINEAR)]
+            if kind == "clip"
+            else dense_rules("text_projection", f"{at}head")
+        ),
+    ]
+
+
+def _clip_rules(image: VisionTower, at: str) -> list[Rule]:
+    return [
+        Rule("image/patch_embed/kernel", f"{at}embeddings.patch_embedding.weight", conv_layout(image.patch_size)),
+        Rule("image/cls", f"{at}embeddings.class_embedding"),
+        *norm_rules("image/norm_pre", f"{at}pre_layrnorm"),  # their spelling
         Rule("image_projection/kernel", "visual_projection.weight", LINEAR),
-        Rule("text_projection/kernel", "text_projection.weight", LINEAR),
     ]
 
 
-def _siglip_rules(image: VisionTower, kind: str) -> list[Rule]:
+def _siglip_rules(image: VisionTower, kind: str, at: str) -> list[Rule]:
     """SigLIP's own; SigLIP 2 keeps the embedding of patches as a matrix, in the order of our pixels."""
-    head = "vision_model.head"
+    head = f"{at}head"
     patches = LINEAR if kind == "siglip2" else conv_layout(image.patch_size)
     return [
-        Rule("image/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", patches),
-        Rule("image/patch_embed/bias", "vision_model.embeddings.patch_embedding.bias"),
+        Rule("image/patch_embed/kernel", f"{at}embeddings.patch_embedding.weight", patches),
+        Rule("image/patch_embed/bias", f"{at}embeddings.patch_embedding.bias"),
         Rule("image/map/probe", f"{head}.probe"),
         *stacked_rules("image/map/attn", f"{head}.attention.in_proj_"),
         *dense_rules("image/map/attn/out", f"{head}.attention.out_proj"),
         *norm_rules("image/map/norm", f"{head}.layernorm"),
         *dense_rules("image/map/mlp/fc1", f"{head}.mlp.fc1"),
         *dense_rules("image/map/mlp/fc2", f"{head}.mlp.fc2"),
-        *dense_rules("text_projection", "text_model.head"),
     ]
 
 

@@ -15,7 +15,7 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of filters."""
 
 HALF = (0.5, 0.5, 0.5)
-CLIP: Mapping[str, Any] = {
+CLIP: dict[str, Any] = {
     "image_mean": Preprocess().mean,
     "image_std": Preprocess().std,
     "resample": 3,
@@ -30,8 +30,9 @@ SIGLIP: Mapping[str, Any] = {
     "size": {"height": 224, "width": 224},
     "do_center_crop": False,
 }
-CLASSES = {"CLIPImageProcessor": CLIP, "SiglipImageProcessor": SIGLIP}
-"""The processors that are reproduced, with the options that a file may leave out."""
+CLASSES = {"CLIPImageProcessor": CLIP, "SiglipImageProcessor": SIGLIP, "ChineseCLIPImageProcessor": CLIP | {"size": {}}}
+"""The processors that are reproduced, with the options that a file may leave out: the size that Chinese-CLIP's then has differs
+between versions of transformers."""
 
 CLASS_OF = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
 """The processor of a type of model, where a file names none."""
@@ -120,7 +121,7 @@ def _sides(size: Any) -> Mapping[str, int]:
 
 def settings(kind: str, image: VisionTower) -> dict[str, Any]:
     """What `preprocessor_config.json` says so that transformers makes our pixels for a model of type `kind`."""
-    how, square = image.preprocess, {"height": image.image_size, "width": image.image_size}
+    how, square = image.preprocess, dict(zip(("height", "width"), image.size, strict=True))
     crop = how.resize == "shortest"
     crops = {"do_center_crop": crop, "crop_size": square} if kind == "clip" else {}
     return {

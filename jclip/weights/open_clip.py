@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower
+from jclip.config import ImageSize, ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower, as_image_size
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import BIAS, SCALE
 from jclip.weights.open_clip_names import rules
@@ -19,6 +19,7 @@ from jclip.weights.options import (
     LAYERS,
     NUMBER,
     SECTION,
+    SIDES,
     SQUARE,
     TEXT,
     check_options,
@@ -55,13 +56,13 @@ SECTIONS = {"vision_cfg": SECTION, "text_cfg": SECTION}
 MODEL = {**SECTIONS, "embed_dim": COUNT, "quick_gelu": optional(FLAG), "init_logit_bias": optional(NUMBER)}
 COMMON = {"width": COUNT, "mlp_ratio": NUMBER, "ls_init_value": optional(NUMBER)}
 COMMON |= {"act_kwargs": optional(SECTION), "norm_kwargs": optional(SECTION)}
-VISION = COMMON | {"image_size": SQUARE, "patch_size": SQUARE, "layers": LAYERS, "head_width": COUNT, "patch_dropout": NUMBER}
+VISION = COMMON | {"image_size": SIDES, "patch_size": SQUARE, "layers": LAYERS, "head_width": COUNT, "patch_dropout": NUMBER}
 VISION |= {"no_ln_pre": FLAG, "final_ln_after_pool": FLAG, "pool_type": one_of(IMAGE_POOLS), "timm_model_name": optional(TEXT)}
 RESNET = {"patch_size": optional(SQUARE)}  # which has none
 WORDS = COMMON | {"context_length": COUNT, "vocab_size": COUNT, "heads": COUNT, "layers": COUNT, "pad_id": ID, "eos_id": ID}
 WORDS |= {"pool_type": one_of(TEXT_POOLS), "no_causal_mask": FLAG, "proj_type": one_of(("linear", "none")), "proj_bias": FLAG}
 WORDS |= {"hf_tokenizer_name": optional(TEXT), "tokenizer_mode": optional(TEXT), "tokenizer_kwargs": optional(SECTION)}
-HOW = {"mean": COLOUR, "std": COLOUR, "size": SQUARE, "fill_color": ID, "interpolation": one_of(("bicubic", "bilinear"))}
+HOW = {"mean": COLOUR, "std": COLOUR, "size": SIDES, "fill_color": ID, "interpolation": one_of(("bicubic", "bilinear"))}
 HOW |= {"resize_mode": one_of(("shortest", "longest", "squash"))}
 """The options of each section that our towers have."""
 
@@ -87,8 +88,10 @@ SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture, preprocessing and tokenizer of an `open_clip_config.json`, and the parameters of its objective.
+
+    The `names` of arrays tell no more.
 
     Raises:
         WeightsError: an option has a value that is not reproduced, or is unknown.
@@ -132,9 +135,11 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
                 f"'map' and timm_proj 'none': {', '.join(TIMM)}"
             )
         tower = TIMM[timm]
-        return _with_preprocess(at, tower, preprocess, side(cfg.get("image_size", tower.image_size)))
-    layers, width, image_size = cfg.get("layers", 12), cfg.get("width", 768), side(cfg.get("image_size", 224))
+        return _with_preprocess(at, tower, preprocess, as_image_size(cfg.get("image_size", tower.image_size)))
+    layers, width, image_size = cfg.get("layers", 12), cfg.get("width", 768), as_image_size(cfg.get("image_size", 224))
     if isinstance(layers, list):
+        if not isinstance(image_size, int):
+            raise WeightsError(f"{at}: vision_cfg.image_size is {list(image_size)}; the ResNets of open_clip take squares alone")
         heads = width * 32 // cfg.get("head_width", 64)
         resnet = ResNetTower(image_size, cast(Any, tuple(layers)), stem_width=width, heads=heads)
         return _with_preprocess(at, resnet, preprocess, image_size)
@@ -236,19 +241,22 @@ def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
     return Model({"image": image, "text": text}, embed_dim=shapes["text_projection"][1])
 
 
-def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_size: int) -> ImageTower:
+def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_size: ImageSize) -> ImageTower:
     """The tower with the preprocessing of a `preprocess_cfg`; what it does not say is as CLIP has it."""
-    default, size = Preprocess(), side(cfg.get("size", image_size))
+    default, size = Preprocess(), as_image_size(cfg.get("size", image_size))
     if {size, image_size} != {tower.image_size}:
         raise WeightsError(
             f"{at}: the tower takes images of {tower.image_size} pixels a side; vision_cfg.image_size is {image_size}, and "
             f"preprocess_cfg.size {size}"
         )
+    resize, interpolation = cfg.get("resize_mode", "shortest"), cfg.get("interpolation", "bicubic")
+    if resize == "shortest" and not isinstance(size, int):
+        interpolation = "bicubic"  # whatever is said: open_clip's resize to a rectangle does not pass it on
     how = Preprocess(
         mean=tuple(cfg.get("mean", default.mean)),
         std=tuple(cfg.get("std", default.std)),
-        interpolation=cfg.get("interpolation", "bicubic"),
-        resize=cfg.get("resize_mode", "shortest"),
+        interpolation=interpolation,
+        resize=resize,
         fill=cfg.get("fill_color", 0),
     )
     return dataclasses.replace(tower, preprocess=how)
@@ -271,7 +279,7 @@ def config_of(model: Model, scales: Container[str]) -> dict[str, Any]:
     words, how = _text_cfg(text, quick), image.preprocess
     preprocess: dict[str, Any] = {"mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation}
     preprocess |= {"resize_mode": how.resize, "fill_color": how.fill}
-    vision["image_size"] = image.image_size
+    vision["image_size"] = image.image_size if isinstance(image.image_size, int) else list(image.image_size)
     towers = {"image": _image_tower(CONFIG, vision, quick, preprocess), "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
     require_same("open_clip cannot compute this model", model, Model(towers, model.embed_dim))
     return {

@@ -36,6 +36,10 @@ SQUARE = Kind(
     "a whole number from 1, or a list of two equal ones",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 2 and _whole(value[0]) and value[0] == value[1]),
 )
+SIDES = Kind(
+    "a whole number from 1, or a list of two: height and width",
+    lambda value: _whole(value) or (isinstance(value, list) and len(value) == 2 and all(map(_whole, value))),
+)
 LAYERS = Kind(
     "a whole number from 1, or a list of four",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 4 and all(map(_whole, value))),

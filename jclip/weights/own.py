@@ -22,10 +22,10 @@ MARK = ".*"
 BUFFERS = ""
 
 
-def read_model(folder: Path, config: Mapping[str, Any]) -> tuple[Model, tuple[str, ...]]:
+def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture of a `jclip.json`, with its preprocessing, and with tokenizers whose vocabularies lie beside it.
 
-    Also the parameters of its objectives, such as "image_text/logit_scale".
+    Also the parameters of its objectives, such as "image_text/logit_scale". The `names` of arrays tell no more.
     """
     if missing := {"model", "scales"} - config.keys():
         raise WeightsError(f"{folder / CONFIG}: has no {' and no '.join(sorted(missing))}")

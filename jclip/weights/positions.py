@@ -6,19 +6,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from jclip.config import ConfigError, Model, ResNetTower, TextTower, Tower, VisionTower, check_model, replace
+from jclip.config import (
+    ConfigError,
+    ImageSize,
+    Model,
+    ResNetTower,
+    TextTower,
+    Tower,
+    VisionTower,
+    as_image_size,
+    check_model,
+    replace,
+)
 from jclip.models.vit import class_tokens
 from jclip.weights.errors import WeightsError
 
 
-def with_sizes(model: Model, image_size: int | None = None, context_length: int | None = None) -> Model:
-    """The same model for images and texts of another size; None leaves a size as it is.
+def with_sizes(model: Model, image_size: ImageSize | None = None, context_length: int | None = None) -> Model:
+    """The same model for images (a side, or height and width) and texts of another size; None leaves a size as it is.
 
     Raises:
         ConfigError: it has no tower of that kind, or the tower cannot have that size.
     """
+    if image_size is None and context_length is None:
+        return model
     for size, field, kinds in (
-        (image_size, "image_size", (VisionTower, ResNetTower)),
+        (as_image_size(image_size), "image_size", (VisionTower, ResNetTower)),
         (context_length, "context_length", (TextTower,)),
     ):
         names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
@@ -33,11 +46,13 @@ def with_sizes(model: Model, image_size: int | None = None, context_length: int 
 def resize_positions(params: Mapping[str, Any], source: Model, target: Model) -> dict[str, Any]:
     """Parameters of `source`, by path, with the positions that `target` needs; all others are passed on as they are.
 
-    The positions of patches are resampled as an image: cubic (a = -0.5), antialiased, and that of a class token stays. The
-    positions of a text are interpolated linearly between their centres, without antialiasing. Sincos positions are no parameters.
+    The positions of patches are resampled as an image: cubic (a = -0.5), antialiased, and that of a class token stays. Their rows
+    and columns are those of the models: as many positions may be another grid. The positions of a text are interpolated linearly
+    between their centres, without antialiasing. Sincos positions are no parameters.
 
     Args:
-        params: arrays by path; those of towers that only one of the models has are passed on too.
+        params: arrays by path; those of towers that only one of the models has are passed on too, and a tower of which there are
+            none may be another one.
         source: the model they are of.
         target: the model they are for; its towers may differ in image_size and context_length.
 
@@ -45,7 +60,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         WeightsError: a tower of that name is of another kind, or its tokens are not comparable.
     """
     resized = dict(params)
-    for name in source.towers.keys() & target.towers.keys():
+    for name in sorted({path.partition("/")[0] for path in params} & source.towers.keys() & target.towers.keys()):
         before, after = source.towers[name], target.towers[name]
         _check(name, before, after)
         path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
@@ -54,18 +69,19 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         if isinstance(after, TextTower):
             shape = (after.context_length, after.width)
             resized[path] = _resample(params[path], shape, "linear", antialias=False)
-        else:
-            resized[path] = _resize_grid(params[path], class_tokens(after) if isinstance(after, VisionTower) else 1, after.grid)
+            continue
+        assert not isinstance(before, TextTower)  # or `_check` had raised
+        extra = class_tokens(after) if isinstance(after, VisionTower) else 1
+        resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
     return resized
 
 
-def _resize_grid(positions: Any, extra: int, grid: int) -> Any:
-    """[extra + n * n, width] -> [extra + grid * grid, width]."""
-    side, width = round((len(positions) - extra) ** 0.5), positions.shape[1]
-    if side == grid:
+def _resize_grid(positions: Any, extra: int, before: tuple[int, int], after: tuple[int, int]) -> Any:
+    """[extra + rows * columns, width] of one grid -> of another."""
+    if before == after:
         return positions
-    square = np.reshape(positions[extra:], (side, side, width))
-    resized = _resample(square, (grid, grid, width), "cubic", antialias=True)
+    width = positions.shape[1]
+    resized = _resample(np.reshape(positions[extra:], (*before, width)), (*after, width), "cubic", antialias=True)
     return np.concatenate([positions[:extra], resized.reshape(-1, width)])
 
 

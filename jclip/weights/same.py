@@ -1,8 +1,10 @@
-"""Whether another library's model computes what ours does."""
+"""Whether another library's model, or the one that a file speaks of, computes what ours does."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
 
-from jclip.config import Model, TextTower, Tower
+from jclip.config import Model, TextTower, Tower, from_json
 from jclip.weights.errors import WeightsError
 
 TRAINING = {"dropout", "patch_dropout"}
@@ -14,6 +16,32 @@ def require_same(problem: str, ours: Model, theirs: Model) -> None:
     obstacles = [problem for name, tower in ours.towers.items() for problem in differences(name, tower, theirs.towers[name])]
     if obstacles:
         raise WeightsError(f"{problem}: {'; '.join(obstacles)}")
+
+
+def changed_towers(saved: Mapping[str, Any], towers: Mapping[str, Tower]) -> list[str]:
+    """In words, the fields in which towers differ from those that a file of results or of a probe was made with.
+
+    Args:
+        saved: towers by name, as `to_json` writes them.
+        towers: those that are compared, which are among them.
+
+    Raises:
+        ConfigError: what is saved is no tower.
+    """
+    found = []
+    for name, tower in towers.items():
+        before: Tower = from_json(saved[name], cast(Any, Tower), f"towers.{name}")
+        found += differences(name, _with_moved_file(before, tower), tower)
+    return found
+
+
+def _with_moved_file(before: Tower, now: Tower) -> Tower:
+    """The tower, whose vocabulary is where it is now if it is the same."""
+    if not isinstance(before, TextTower) or not isinstance(now, TextTower):
+        return before
+    if before.tokenizer.sha256 != now.tokenizer.sha256 or not now.tokenizer.sha256:
+        return before
+    return dataclasses.replace(before, tokenizer=dataclasses.replace(before.tokenizer, file=now.tokenizer.file))
 
 
 def differences(name: str, ours: Tower, theirs: Tower) -> list[str]:

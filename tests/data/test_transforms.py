@@ -16,12 +16,12 @@ from PIL import Image
 
 from jclip.config import Augment, Preprocess, TextTower, VisionTower
 from jclip.data import BadExample, eval_transform, train_transform
-from jclip.data.transforms import Decode, Flip, PadToSquare, RandomResizedCrop, Resize, Tokenize
+from jclip.data.transforms import Decode, Flip, PadToShape, RandomResizedCrop, Resize, Tokenize
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def tower(size: int = 14, **preprocess: object) -> VisionTower:
+def tower(size: int | tuple[int, int] = 14, **preprocess: object) -> VisionTower:
     return VisionTower(image_size=size, patch_size=1, preprocess=Preprocess(**preprocess))  # type: ignore[arg-type]
 
 
@@ -56,6 +56,39 @@ def test_eval_pixels_equal_the_fixed_ones_of_open_clip_bit_for_bit() -> None:
         np.testing.assert_array_equal(transform(golden[f"{name}/png"].tobytes()), golden[case], err_msg=case)
 
 
+def test_eval_pixels_of_rectangles_equal_the_fixed_ones_of_open_clip_bit_for_bit() -> None:
+    golden, images = np.load(GOLDEN / "rectangles.npz"), np.load(GOLDEN / "preprocess.npz")
+    assert len(golden.files) > 80
+    for case in golden:
+        of_tower, mode, of_image, resize = case.split("/")
+        height, width = map(int, of_tower.split("x"))
+        data = images[f"{mode}-{of_image}/png"].tobytes()
+        pixels = eval_transform(tower((height, width), resize=resize, fill=90))(data)
+        np.testing.assert_array_equal(pixels, golden[case], err_msg=case, strict=True)
+
+
+@pytest.mark.parity
+def test_eval_pixels_of_rectangles_equal_those_of_the_installed_open_clip() -> None:
+    peer("open_clip")
+    from open_clip.transform import image_transform
+
+    rng = np.random.default_rng(0)
+    for i, size in itertools.product(range(40), ((32, 20), (20, 32), (7, 96))):
+        width, height = (int(n) for n in rng.integers(1, (8, 100, 300, 2000)[i % 4] + 1, 2))
+        image = noise(width, height, i).convert(("RGB", "RGBA", "L")[i % 3])
+        for resize in ("shortest", "longest", "squash"):
+            if resize == "longest" and round(min(size[0] / height, size[1] / width) * min(width, height)) == 0:
+                continue  # open_clip fails on these
+            for interpolation in ("bicubic", "bilinear")[: 1 if resize == "shortest" else 2]:  # there it takes bicubic always
+                expected = image
+                steps = image_transform(size, is_train=False, resize_mode=resize, interpolation=interpolation, fill_color=7)
+                for step in steps.transforms[:-2]:
+                    expected = step(expected)
+                pixels = eval_transform(tower(size, resize=resize, interpolation=interpolation, fill=7))(image)
+                name = f"{width}x{height} to {size} {resize} {interpolation}"
+                np.testing.assert_array_equal(pixels, np.asarray(expected), err_msg=name)
+
+
 @pytest.mark.parity
 def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
     peer("open_clip")
@@ -86,26 +119,30 @@ def test_eval_pixels_equal_those_of_the_installed_open_clip() -> None:
 
 
 def test_a_crop_of_a_huge_resize_equals_the_crop_after_it_within_rounding() -> None:
-    for width, height in ((400, 3), (3, 401), (1, 77), (2000, 3)):
+    for (width, height), (rows, columns) in itertools.product(
+        ((400, 3), (3, 401), (1, 77), (2000, 3)), ((16, 16), (12, 20), (24, 16))
+    ):
         y, x = np.mgrid[0:height, 0:width]
         smooth = 128 + 60 * np.sin(x / 3) + 60 * np.cos(y / 2)  # no overshoot to clip, which depends on the order of the passes
         image = Image.fromarray(np.repeat(smooth.astype(np.uint8)[:, :, None], 3, 2))
-        whole = Resize(16)(image)
-        left, top = round((whole.width - 16) / 2), round((whole.height - 16) / 2)
-        expected = np.asarray(whole.crop((left, top, left + 16, top + 16)), np.int32)
-        assert np.ptp(expected) > 4
-        np.testing.assert_allclose(np.asarray(Resize(16, max_pixels=16 * 17)(image), np.int32), expected, atol=2)
+        whole = Resize((rows, columns))(image)
+        left, top = round((whole.width - columns) / 2), round((whole.height - rows) / 2)
+        expected = np.asarray(whole.crop((left, top, left + columns, top + rows)), np.int32)
+        assert np.ptp(expected) > 2
+        resize = Resize((rows, columns), max_pixels=rows * columns + 16)
+        np.testing.assert_allclose(np.asarray(resize(image), np.int32), expected, atol=2, strict=True)
 
 
 @pytest.mark.parametrize("resize", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1), (2, 3)])
-def test_extreme_shapes_give_square_pixels(resize: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("side", [(224, 224), (96, 40), (8, 1000)])
+def test_extreme_shapes_give_pixels_of_the_towers_size(resize: str, size: tuple[int, int], side: tuple[int, int]) -> None:
     data = encoded(Image.new("RGB", size, (255, 0, 0)))
-    pixels = eval_transform(tower(224, resize=resize))(data)
-    assert pixels.shape == (224, 224, 3)
+    pixels = eval_transform(tower(side, resize=resize))(data)
+    assert pixels.shape == (*side, 3)
     assert pixels.dtype == np.uint8
-    pixels = train_transform(tower(224, resize=resize), Augment())(data, np.random.default_rng(0))
-    assert pixels.shape == (224, 224, 3)
+    pixels = train_transform(tower(side, resize=resize), Augment())(data, np.random.default_rng(0))
+    assert pixels.shape == (*side, 3)
 
 
 def test_arrays_and_their_png_give_the_same_pixels() -> None:
@@ -184,12 +221,12 @@ def test_text_and_profile_bombs_in_a_png_are_refused() -> None:
 
 def test_crops_fall_back_as_torchvisions_do() -> None:
     for row in json.loads((GOLDEN / "crops.json").read_text()):
-        crop = RandomResizedCrop(8, scale=(5.0, 6.0)).sample(*row["size"], np.random.default_rng(0))
+        crop = RandomResizedCrop((8, 8), scale=(5.0, 6.0)).sample(*row["size"], np.random.default_rng(0))
         assert list(crop) == row["crop"], row
 
 
 def test_crops_have_the_area_and_shape_asked_for() -> None:
-    crop, rng = RandomResizedCrop(8, scale=(0.2, 0.6), ratio=(0.5, 2.0)), np.random.default_rng(0)
+    crop, rng = RandomResizedCrop((8, 8), scale=(0.2, 0.6), ratio=(0.5, 2.0)), np.random.default_rng(0)
     samples = np.array([crop.sample(1000, 1000, rng) for _ in range(2000)])
     left, top, width, height = samples.T
     assert ((left >= 0) & (top >= 0) & (left + width <= 1000) & (top + height <= 1000)).all()
@@ -216,7 +253,28 @@ def test_training_pads_to_a_square_first_where_evaluation_pads() -> None:
     np.testing.assert_array_equal(pixels, eval_transform(config)(encoded(image)))
     np.testing.assert_array_equal(pixels[:15], 255)
     np.testing.assert_array_equal(pixels[15:25], np.broadcast_to((200, 0, 0), (10, 40, 3)))
-    assert PadToSquare(0, max_side=50)(noise(400, 100)).size == (50, 50)
+    assert PadToShape((9, 9), 0, max_side=50)(noise(400, 100)).size == (50, 50)
+
+
+def test_training_pads_to_the_shape_of_a_rectangle_and_crops_relative_to_it() -> None:
+    image = Image.new("RGB", (40, 10), (200, 0, 0))
+    config = tower((60, 20), resize="longest", fill=255)
+    pixels = train_transform(config, Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0)))(encoded(image), np.random.default_rng(0))
+    canvas = Image.new("RGB", (40, 120), (255, 255, 255))
+    canvas.paste(image, (0, 55))
+    np.testing.assert_array_equal(pixels, np.asarray(canvas.resize((20, 60), Image.Resampling.BICUBIC)))
+    assert PadToShape((60, 20), 0)(noise(3, 7)).size == (3, 9)
+    assert PadToShape((20, 60), 0, max_side=50)(noise(400, 100)).size == (50, 17)
+    assert PadToShape((20, 60), 0, max_side=50)(noise(100, 400)).size == (51, 17)
+
+
+def test_training_crops_a_rectangle_by_the_ratio_in_pixels_of_the_image() -> None:
+    """As torchvision's RandomResizedCrop does for open_clip: a square crop, which the resize makes a rectangle."""
+    image = noise(30, 30)
+    whole = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    for resize in ("shortest", "squash"):
+        pixels = train_transform(tower((8, 20), resize=resize), whole)(encoded(image), np.random.default_rng(0))
+        np.testing.assert_array_equal(pixels, np.asarray(image.resize((20, 8), Image.Resampling.BICUBIC)))
 
 
 def test_flips_happen_with_their_probability_and_mirror() -> None:
@@ -377,7 +435,7 @@ def test_training_with_every_option_off_its_default(resize: str, interpolation: 
 
 
 def test_crops_reach_every_row_and_column() -> None:
-    crop, rng = RandomResizedCrop(8, scale=(0.24, 0.26), ratio=(1.0, 1.0)), np.random.default_rng(0)
+    crop, rng = RandomResizedCrop((8, 8), scale=(0.24, 0.26), ratio=(1.0, 1.0)), np.random.default_rng(0)
     samples = [crop.sample(10, 10, rng) for _ in range(500)]
     assert {(w, h) for _, _, w, h in samples} == {(5, 5)}
     assert {left for left, *_ in samples} == {top for _, top, *_ in samples} == set(range(6))

@@ -18,7 +18,7 @@ TOWER = architecture("ViT-tiny-test").towers["image"]
 @pytest.fixture(autouse=True)
 def _letters(monkeypatch):
     """Every tower reads letters."""
-    monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower: letters)
+    monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower, **options: letters)
 
 
 def examples(n, broken=()):

@@ -35,7 +35,7 @@ def sources(monkeypatch):
     """Sources in memory by name, in place of `open_source`; every tower reads letters."""
     table: dict[str, Listed] = {}
     monkeypatch.setattr("jclip.eval.bench.open_source", table.__getitem__)
-    monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower: letters)
+    monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower, **options: letters)
     return table
 
 
@@ -251,7 +251,7 @@ def test_clip_benchmarks_layout_gives_the_numbers_computed_by_hand(tmp_path, mon
             found[tower] = Embedding(z, z)
         return found
 
-    def transform(tower):
+    def transform(tower, **options):
         return letters if tower == MODEL.towers["text"] else eval_transform(tower)
 
     monkeypatch.setattr("jclip.eval.embed.eval_transform", transform)

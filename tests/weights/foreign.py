@@ -59,6 +59,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **OPEN_CLIP,
         "vision_cfg": {"image_size": 64, "layers": [2, 1, 1, 1], "width": 4, "head_width": 32, "patch_size": None},
     },
+    "open_clip_rectangle": {**OPEN_CLIP, "vision_cfg": {**VISION, "image_size": [40, 24]}},
     "open_clip_layer_scale": {**OPEN_CLIP, "vision_cfg": {**VISION, "ls_init_value": 0.1}},
     "open_clip_clipa": {
         **OPEN_CLIP,
@@ -90,9 +91,9 @@ MODELS: dict[str, dict[str, Any]] = {
 """The configuration of each golden file."""
 
 
-def image_size(name: str) -> int:
-    """Of the images of model `name`."""
-    return 64 if name == "open_clip_resnet" else 24
+def image_size(name: str) -> tuple[int, int]:
+    """Height and width of the images of model `name`."""
+    return {"open_clip_resnet": (64, 64), "open_clip_rectangle": (40, 24)}.get(name, (24, 24))
 
 
 def end_id(name: str) -> int | None:
@@ -133,9 +134,9 @@ def number(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray((1.0 if is_norm else 0.0) + np.float32(0.3) * uniform, np.float32)
 
 
-def images(size: int) -> np.ndarray:
-    """Three images u8 [3, size, size, 3]."""
-    return np.random.default_rng(7).integers(0, 256, (3, size, size, 3), np.uint8)
+def images(height: int, width: int | None = None) -> np.ndarray:
+    """Three images u8 [3, height, width, 3], or square ones."""
+    return np.random.default_rng(7).integers(0, 256, (3, height, width or height, 3), np.uint8)
 
 
 def golden(name: str) -> dict[str, Any]:

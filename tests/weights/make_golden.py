@@ -1,7 +1,8 @@
-"""Writes golden/*.json. Needs open_clip, transformers and torch: python make_golden.py"""
+"""Writes golden/*.json, all or those named. Needs open_clip, transformers and torch: python make_golden.py [NAME ...]"""
 
 import importlib
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,16 @@ def features(name: str, model: Any, pixels: Any, words: Any, torch: Any) -> tupl
 
 
 def main() -> None:
-    """All files."""
-    torch = importlib.import_module("torch")
-    save_archives(torch)
+    """All files, or those of some models."""
+    torch, names = importlib.import_module("torch"), sys.argv[1:]
+    if not names:
+        save_archives(torch)
     open_clip = importlib.import_module("open_clip")
     transformers = importlib.import_module("transformers")
     tell_timm()
     for name, config in MODELS.items():
+        if names and name not in names:
+            continue
         model, length = make_model(name, config, open_clip, transformers)
         state = model.eval().state_dict()
         others = ("position_ids", "num_batches_tracked")
@@ -78,7 +82,7 @@ def main() -> None:
         std = np.float32([0.26862954, 0.26130258, 0.27577711])
         if name.startswith("hugging_face_siglip"):
             mean = std = np.float32([0.5, 0.5, 0.5])
-        rows = (images(image_size(name)).astype(np.float32) / 255 - mean) / std
+        rows = (images(*image_size(name)).astype(np.float32) / 255 - mean) / std
         pixels = torch.from_numpy(rows.transpose(0, 3, 1, 2).copy())
         words = open_clip.SimpleTokenizer(context_length=length)(list(TEXTS))
         if end_id(name) is not None:

@@ -147,7 +147,7 @@ def changed(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
         ({"img/MAPHead_0/MultiHeadDotProductAttention_0/query/bias": np.zeros((6, 6))}, r"query/bias is \[6, 6\]"),
         ({"img/MAPHead_0/MultiHeadDotProductAttention_0/out/kernel": np.zeros((6, 6, 36))}, r"out/kernel is \[6, 6, 36\]"),
         ({"txt/Embed_0/embedding": np.zeros((1000, WIDTH))}, "a vocabulary of 1,000 ids"),
-        ({"img/pos_embedding": np.zeros((1, GRID**2 + 1, WIDTH))}, "img/pos_embedding is"),
+        ({"img/pos_embedding": np.zeros((1, GRID**2 + 1, WIDTH))}, "img/pos_embedding is of 10 patches, which are no square"),
     ],
 )
 def test_what_is_no_siglip_is_refused(changes: dict[str, Any], message: str, tmp_path: Path, vocabulary: Path) -> None:

@@ -1,5 +1,6 @@
 """Options of `open_clip_config.json`: each has the effect that it has in open_clip, means nothing, or is refused by its name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from foreign import OPEN_CLIP
 
 from jclip.config import Model, Preprocess, VisionTower
 from jclip.weights import WeightsError
-from jclip.weights.open_clip import read_model
+from jclip.weights.open_clip import config_of, read_model
 
 
 def read(folder: Path, preprocess: Any = None, **changes: Any) -> Model:
@@ -45,7 +46,11 @@ def test_preprocessing_is_what_the_configuration_says(given: Any, expected: Prep
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"size": [24, 25]}, r"preprocess_cfg.size is \[24, 25\]; it must be a whole number from 1, or a list of two equal ones"),
+        ({"size": [24, 25]}, r"images of 24 pixels a side; vision_cfg.image_size is 24, and preprocess_cfg.size \(24, 25\)"),
+        (
+            {"size": [24, 25, 3]},
+            r"preprocess_cfg.size is \[24, 25, 3\]; it must be a whole number from 1, or a list of two: height",
+        ),
         ({"size": [], "mode": "L"}, r"preprocess_cfg.size is \[\]"),
         ({"size": 25}, r"images of 24 pixels a side; vision_cfg.image_size is 24, and preprocess_cfg.size 25"),
         ({"mode": "L"}, "preprocess_cfg.mode is 'L': only 'RGB' is reproduced"),
@@ -63,6 +68,26 @@ def test_preprocessing_that_is_not_reproduced_is_refused(given: Any, message: st
         read(tmp_path, given)
 
 
+def test_height_comes_before_width(tmp_path: Path) -> None:
+    tower = image(read(tmp_path, {"size": [40, 24]}, **{"vision_cfg.image_size": [40, 24]}))
+    assert (tower.image_size, tower.size, tower.grid) == ((40, 24), (40, 24), (5, 3))
+
+
+@pytest.mark.parametrize(("resize", "interpolation"), [("shortest", "bicubic"), ("longest", "bilinear"), ("squash", "bilinear")])
+def test_the_filter_of_a_rectangle_is_the_one_that_open_clip_takes(resize: str, interpolation: str, tmp_path: Path) -> None:
+    """Its ResizeKeepRatio is made without the filter that the configuration says, where the shortest side is resized."""
+    given = {"resize_mode": resize, "interpolation": "bilinear"}
+    tower = image(read(tmp_path, given, **{"vision_cfg.image_size": [40, 24]}))
+    assert tower.preprocess == Preprocess(resize=resize, interpolation=interpolation)  # type: ignore[arg-type]
+    ours = dataclasses.replace(tower, preprocess=Preprocess(resize=resize, interpolation="bilinear"))  # type: ignore[arg-type]
+    model = Model({"image": ours, "text": read(tmp_path).towers["text"]}, 24)
+    if resize == "shortest":
+        with pytest.raises(WeightsError, match=r"open_clip cannot compute this model: image.preprocess is .*bilinear"):
+            config_of(model, ())
+    else:
+        assert config_of(model, ())["model_cfg"]["vision_cfg"]["image_size"] == [40, 24]
+
+
 def test_squares_are_sides(tmp_path: Path) -> None:
     assert read(tmp_path, **{"vision_cfg.image_size": [24, 24], "vision_cfg.patch_size": [8, 8]}) == read(tmp_path)
 
@@ -70,7 +95,12 @@ def test_squares_are_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vision_cfg.image_size": [24, 32]}, r"vision_cfg.image_size is \[24, 32\]; it must be"),
+        ({"vision_cfg.image_size": [24, 0]}, r"vision_cfg.image_size is \[24, 0\]; it must be"),
+        ({"vision_cfg.patch_size": [8, 4]}, r"vision_cfg.patch_size is \[8, 4\]; it must be .* a list of two equal ones"),
+        (
+            {"vision_cfg.image_size": [96, 64], "vision_cfg.layers": [1, 1, 1, 1]},
+            r"image_size is \[96, 64\]; the ResNets of open_clip",
+        ),
         ({"vision_cfg.width": "36"}, "vision_cfg.width is '36'; it must be a whole number from 1"),
         ({"vision_cfg.patch_size": None}, "vision_cfg.patch_size is None; it must be a whole number from 1"),
         ({"vision_cfg.head_width": 0}, "head_width is 0; it must be a whole number from 1"),

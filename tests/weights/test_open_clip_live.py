@@ -35,6 +35,8 @@ def reproduced(config: dict[str, Any]) -> bool:
 
 
 ALL = {path.stem: config for path in CONFIGS if reproduced(config := json.loads(path.read_text()))}
+B32: dict[str, Any] = ALL["ViT-B-32-quickgelu"]
+RECTANGLE = {"rectangle": {**B32, "vision_cfg": {**B32["vision_cfg"], "image_size": [96, 64]}}}
 FAMILIES = ("ViT-B-32-quickgelu", "ViT-B-16-SigLIP2", "RN50", "ViT-L-14-CLIPA", "ViT-M-16-alt", "ViT-L-14-worldwide")
 
 
@@ -57,7 +59,7 @@ class Both:
 
 def make(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Both:
     """Theirs with two blocks a tower, or two a stage, and 2,000 words where the tokenizer is none of CLIP's."""
-    config = json.loads(json.dumps(ALL[name]))
+    config = json.loads(json.dumps((ALL | RECTANGLE)[name]))
     vision, text = config["vision_cfg"], config["text_cfg"]
     text["layers"] = 2
     if "timm_model_name" in vision:
@@ -86,7 +88,7 @@ def make(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Both:
     tower = weights.model.towers["image"]
     assert isinstance(tower, (VisionTower, ResNetTower))
     rng = np.random.default_rng(0)
-    pixels = rng.normal(size=(3, tower.image_size, tower.image_size, 3)).astype(np.float32)
+    pixels = rng.normal(size=(3, *tower.size, 3)).astype(np.float32)
     return Both(theirs, state, weights, unflatten(dict(weights)), pixels, some_ids(text, rng))
 
 
@@ -105,7 +107,10 @@ def some_ids(text: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
     return ids
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.exhaustive) for n in ALL])
+EACH = [pytest.param(name, marks=[] if name in FAMILIES else pytest.mark.exhaustive) for name in ALL]
+
+
+@pytest.mark.parametrize("name", [*EACH, *RECTANGLE])
 def test_features_and_logits_are_those_of_open_clip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = make(name, tmp_path, monkeypatch)
     image, text = both.inputs

@@ -9,24 +9,26 @@ import jax
 import numpy as np
 import pytest
 from foreign import GOLDEN, OPEN_CLIP, TEXTS, images, number
-from make_golden_positions import GRIDS, LENGTHS, WIDTH
+from make_golden_positions import GRIDS, LENGTHS, RECTANGLES, WIDTH
 from peers import peer
 from safetensors.numpy import save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import ConfigError, Model, ResNetTower, TextTower, VisionTower
+from jclip.config import ConfigError, Model, ResNetTower, TextTower, VisionTower, as_image_size
 from jclip.models import MultiTower
 from jclip.tree import flatten
 from jclip.weights import WeightsError, read_weights, resize_positions, with_sizes
 
 
-def model_of(grid: int, length: int, **image: Any) -> Model:
+def model_of(grid: int | tuple[int, int], length: int, **image: Any) -> Model:
     """A model with a class token, patches of 4 pixels and tokens of 3 numbers."""
     options = {"patch_size": 4, "width": WIDTH, "depth": 1, "heads": 1, **image}
+    rows, columns = grid if isinstance(grid, tuple) else (grid, grid)
+    size = as_image_size((rows * options["patch_size"], columns * options["patch_size"]))
     return Model(
         {
-            "image": VisionTower(image_size=grid * options["patch_size"], **options),
+            "image": VisionTower(image_size=size, **options),
             "text": TextTower(context_length=length, width=WIDTH, depth=1, heads=1),
         }
     )
@@ -40,6 +42,18 @@ def test_the_grid_of_patches_is_resampled_as_open_clip_does(before: int, after: 
     np.testing.assert_allclose(resized["image/pos_embed"], expected, rtol=0, atol=1e-6, strict=True)
     np.testing.assert_array_equal(resized["image/pos_embed"][0], params["image/pos_embed"][0])
     assert resized["image/cls"] is params["image/cls"]
+
+
+@pytest.mark.parametrize(("before", "after"), RECTANGLES)
+def test_grids_that_are_not_square_are_resampled_as_images_are(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Also where both have as many patches, which open_clip takes for the same grid."""
+    expected = np.float32(json.loads((GOLDEN / "positions_rectangles.json").read_text())[RECTANGLES.index((before, after))])
+    patches = number("positions", (*before, WIDTH)).reshape(-1, WIDTH)
+    params = {"image/pos_embed": np.concatenate([number("cls", (1, WIDTH)), patches])}
+    resized = resize_positions(params, model_of(before, 8), model_of(after, 8))["image/pos_embed"]
+    np.testing.assert_allclose(resized[1:], expected, rtol=0, atol=1e-6, strict=True)
+    np.testing.assert_array_equal(resized[0], params["image/pos_embed"][0])
+    assert not np.array_equal(resized, params["image/pos_embed"])
 
 
 @pytest.mark.parametrize(("before", "after"), LENGTHS)
@@ -82,7 +96,9 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any] | None, message: st
     before = model_of(2, 8)
     after = Model({"image": ResNetTower()}) if change is None else model_of(2, 8, **change)
     with pytest.raises(WeightsError, match=f"image: .*{message}"):
-        resize_positions({}, before, after)
+        resize_positions({"image/pos_embed": number("positions", (5, WIDTH))}, before, after)
+    untouched = {"text/pos_embed": number("positions", (8, WIDTH))}  # whatever the image tower is: none of it comes along
+    assert resize_positions(untouched, before, model_of(2, 8) if change is None else after).keys() == untouched.keys()
 
 
 def write_folder(folder: Path) -> Path:
@@ -104,7 +120,7 @@ def test_loading_and_converting_to_another_size_are_one(tmp_path: Path) -> None:
     assert loaded.params["image"]["pos_embed"].shape == (26, 36)
     jax.tree.map(np.testing.assert_array_equal, dict(flatten(loaded.params)), expected)
 
-    options = ["--image-size", "40", "--context-length", "24"]
+    options = ["--image-size", "40x40", "--context-length", "24"]
     assert exit_status(["convert", str(source), str(tmp_path / "larger"), *options]) == 0
     again = jclip.load(tmp_path / "larger")
     assert again.model == loaded.model
@@ -127,12 +143,12 @@ def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None
     open_clip, torch = peer("open_clip"), peer("torch")
     source = write_folder(tmp_path / "m")
     config = json.loads(json.dumps(OPEN_CLIP))
-    for size, length in ((56, 33), (16, 7)):
+    for size, length in ((56, 33), (16, 7), ((40, 16), 20)):
         config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"] = size, length
         theirs = open_clip.model.CLIP(**config).eval()
         open_clip.load_checkpoint(theirs, str(source / "open_clip_model.safetensors"), strict=True)
         ours = jclip.load(source, image_size=size, context_length=length)
-        pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+        pixels = np.random.default_rng(0).normal(size=(2, *ours.model.towers["image"].size, 3)).astype(np.float32)
         ids = np.zeros((2, length), np.int32)
         ids[:, 0], ids[:, 1], ids[:, 2] = 49406, (7, 300), 49407
         with torch.no_grad():

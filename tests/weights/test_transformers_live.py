@@ -103,6 +103,75 @@ def test_their_library_loads_what_is_written_and_computes_the_same(name: str, tm
         assert torch.equal(before.pooler_output, after.pooler_output)
 
 
+ALONE = [(name, part, ending) for name in KINDS for part in ("Vision", "Text") for ending in ("", "WithProjection")]
+ALONE = [
+    (name, part, ending) for name, part, ending in ALONE if name == "hugging_face" or (name.endswith("siglip") and not ending)
+]
+
+
+@pytest.mark.parametrize(("name", "part", "ending"), ALONE)
+def test_a_tower_alone_pools_and_projects_as_in_transformers(name: str, part: str, ending: str, tmp_path: Path) -> None:
+    """The model is made by its owner, read here, written here, and read by its owner again."""
+    kind = getattr(transformers, f"{KINDS[name]}{part}Model{ending}")
+    section = json.loads(json.dumps(MODELS[name][f"{part.lower()}_config"]))
+    torch.manual_seed(0)
+    made = kind(kind.config_class(**section, **({"projection_dim": 24} if KINDS[name] == "CLIP" else {}))).eval()
+    with torch.no_grad():
+        for value in made.parameters():
+            value += (0.1 if value.ndim < 2 else 0.02) * torch.randn(value.shape)
+    made.save_pretrained(tmp_path / "theirs")
+    write_tokenizer(name, tmp_path / "theirs")
+    images, words = inputs(name)
+    tower = "image" if part == "Vision" else "text"
+    theirs = {"image": torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), "text": torch.from_numpy(words).long()}[tower]
+    with torch.no_grad():
+        output = made(theirs)
+    pooled = output.pooler_output if not ending else (output.image_embeds if part == "Vision" else output.text_embeds)
+    expected = pooled.numpy()
+
+    weights = read_weights(tmp_path / "theirs")
+    params = unflatten(dict(weights))
+    with jax.default_matmul_precision("highest"):
+        ours = MultiTower(weights.model).apply(
+            {"params": params}, {tower: {"image": images, "text": words}[tower]}, normalised=True
+        )[tower]
+    projection = params.get(f"{tower}_projection", {"kernel": np.eye(expected.shape[1])})
+    raw = np.asarray(ours.output.pooled) @ projection["kernel"] + projection.get("bias", 0)
+    np.testing.assert_allclose(raw, expected, atol=1e-6 * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(ours.z, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+
+    write_weights(tmp_path / "back", "hugging_face", weights.model, dict(weights))
+    again, report = kind.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(report.values()), report
+    for key, value in made.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("kind", ["ChineseCLIP", "AltCLIP"])
+def test_the_image_tower_of_a_model_with_foreign_texts_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+    config = {"vision_config": MODELS["hugging_face"]["vision_config"], "text_config": small, "projection_dim": 20}
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**config)).eval()
+    with torch.no_grad():
+        for value in made.parameters():
+            value += (0.1 if value.ndim < 2 else 0.02) * torch.randn(value.shape)
+    made.save_pretrained(tmp_path)
+    size = {"size": {"height": 24, "width": 24}, "do_center_crop": False}
+    processor = kind.replace("Alt", "")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": f"{processor}ImageProcessor", **size}))
+    images, _ = inputs("hugging_face")
+    with torch.no_grad():
+        output = made.get_image_features(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), return_dict=True)
+    expected = output.pooler_output.numpy()
+    weights = read_weights(tmp_path)
+    with jax.default_matmul_precision("highest"):
+        ours = (
+            MultiTower(weights.model).apply({"params": unflatten(dict(weights))}, {"image": images}, normalised=True)["image"].z
+        )
+    np.testing.assert_allclose(ours, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+
+
 def test_an_end_of_text_by_its_id_is_that_of_transformers(tmp_path: Path) -> None:
     assert HUGGING_FACE["text_config"].get("eos_token_id", 49407) == 49407
     model = make("hugging_face", tmp_path)

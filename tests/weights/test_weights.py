@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import ConfigError, architecture, architecture_names, replace
+from jclip.config import ConfigError, ResNetTower, architecture, architecture_names, replace
 from jclip.weights import WeightsError, open_clip, read_weights, write_weights
 from jclip.weights.layout import to_theirs
 from jclip.weights.timm import TIMM
@@ -83,7 +83,7 @@ def unit(x: Any) -> np.ndarray:
 @pytest.mark.parametrize("name", MODELS)
 def test_features_are_those_of_the_library_the_weights_come_from(name: str, tmp_path: Path) -> None:
     model = jclip.load(write_folder(tmp_path / name, name))
-    np.testing.assert_allclose(model.embed_image(list(images(image_size(name)))), unit(golden(name)["image"]), atol=1e-6)
+    np.testing.assert_allclose(model.embed_image(list(images(*image_size(name)))), unit(golden(name)["image"]), atol=1e-6)
     texts = model.embed_text(TEXTS) if end_id(name) is None else model.encode_rows({"text": ids(name)}, 4)["text"].z[:3]
     np.testing.assert_allclose(texts, unit(golden(name)["text"]), atol=1e-6)
     assert model.params["image_text"]["logit_scale"] == 3.0
@@ -268,6 +268,16 @@ def test_all_that_another_library_cannot_compute_is_named(tmp_path: Path) -> Non
         with pytest.raises(WeightsError, match=rf"image.positions is 'sincos', not 'learned'.*{more}") as error:
             write_weights(tmp_path / "out", to, model, {})
         assert "image.stem is (4,), not ()" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_not_square_are_refused_where_a_library_has_none(tmp_path: Path) -> None:
+    model = replace(architecture("ViT-tiny-test"), "towers.image.image_size", (32, 16))
+    with pytest.raises(WeightsError, match=r"Hugging Face's models take square images, and this one's are of \(32, 16\) pixels"):
+        write_weights(tmp_path / "out", "hugging_face", model, {})
+    resnet = replace(model, "towers.image", ResNetTower((32, 64), (1, 1, 1, 1), stem_width=4, heads=2))
+    with pytest.raises(WeightsError, match=r"image_size is \[32, 64\]; the ResNets of open_clip take squares alone"):
+        write_weights(tmp_path / "out", "open_clip", resnet, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -147,10 +147,10 @@ def measure(row: Row, compiled: Compiled, steps: int, profile: Path | None) -> d
 def random_batch(config: Config) -> dict[str, jax.Array]:
     """A batch of random pixels and texts of about 20 tokens."""
     rng = np.random.default_rng(0)
-    size, length = config.model.towers["image"].image_size, config.model.towers["text"].context_length  # type: ignore[union-attr]
+    size, length = config.model.towers["image"].size, config.model.towers["text"].context_length  # type: ignore[union-attr]
     text = rng.integers(1, 30000, (config.batch_size, length)).astype(np.int32)
     text[:, min(20, length - 1)] = 49407 if config.model.towers["text"].vocab_size > 49407 else 1  # type: ignore[union-attr]
-    image = rng.integers(0, 256, (config.batch_size, size, size, 3)).astype(np.uint8)
+    image = rng.integers(0, 256, (config.batch_size, *size, 3)).astype(np.uint8)
     return to_global({"image": image, "text": text}, make_mesh(config.mesh))
 
 

@@ -1,5 +1,6 @@
 """The evaluators that learn from labels: linear probes, few-shot curves and nearest neighbours."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jclip.config import ConfigError, FewShot, LinearProbe, Model, NearestNeighbours
+from jclip.config import ConfigError, FewShot, LinearProbe, Model, NearestNeighbours, to_json
 from jclip.eval.bench import Bench, Examples, LabelledBench, labelled, open_sources
 from jclip.eval.embed import Functions
 from jclip.eval.evaluators.details import per_class
@@ -57,6 +58,7 @@ class LinearProbeEvaluator:
         if config.save and functions.host == 0:
             kind = "one" if of["train"].labels.ndim == 1 else "several"
             facts = {"train": config.train, "tower": config.tower, "features": self._features, "labels": kind}
+            facts["configuration"] = json.dumps(to_json(self.bench.model.towers[config.tower]))
             if functions.weights is not None:
                 facts["weights"] = functions.weights(config.tower)
             save_probe(config.save, probe, names, facts)

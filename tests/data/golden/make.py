@@ -1,10 +1,12 @@
 """Writes this folder's files with open_clip, torchvision and Pillow: `python tests/data/golden/make.py`.
 
 preprocess.npz   images of odd sizes and modes as PNG bytes, and their pixels after open_clip's evaluation transform
+rectangles.npz   the same of a few images, for towers of 20 by 12 and 12 by 20 pixels
 tokens.json      texts, and their ids from open_clip's SimpleTokenizer with context lengths 77 and 16
 crops.json       sizes, and the crop that torchvision's RandomResizedCrop falls back to where none fits
 """
 
+import itertools
 import json
 from io import BytesIO
 from pathlib import Path
@@ -77,6 +79,19 @@ def preprocess() -> None:
     np.savez_compressed(HERE / "preprocess.npz", **arrays)
 
 
+def rectangles() -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for size, mode, (width, height) in itertools.product(((20, 12), (12, 20)), ("RGB", "LA"), SIZES):
+        for resize in ("shortest", "longest", "squash"):
+            if resize == "longest" and round(min(size[1] / width, size[0] / height) * min(width, height)) == 0:
+                continue  # open_clip rounds a side to zero and fails
+            image = picture(width, height, mode)
+            for step in image_transform(size, is_train=False, resize_mode=resize, fill_color=90).transforms[:-2]:
+                image = step(image)
+            arrays[f"{size[0]}x{size[1]}/{mode}/{width}x{height}/{resize}"] = np.asarray(image)
+    np.savez_compressed(HERE / "rectangles.npz", **arrays)
+
+
 def tokens() -> None:
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
     rows = [
@@ -97,5 +112,6 @@ def crops() -> None:
 
 if __name__ == "__main__":
     preprocess()
+    rectangles()
     tokens()
     crops()
