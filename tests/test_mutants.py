@@ -31,9 +31,8 @@ def test_end():
     assert turn(3) == 0
 """
 LIST = """
-[room]
+["code_room.py"]
 tests = ["test_room.py"]
-[room."code_room.py"]
 "a product becomes a sum" = ['2 * x', '2 + x']
 "a product becomes a power" = ['2 * x', '2 ** x + x - 2']
 "a product is doubled" = ['2 * x', '4 * x']
@@ -54,7 +53,7 @@ def tool() -> ModuleType:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree of one room with a test file, and a list of mutants."""
+    """A tree of one file with its tests, and a list of mutants."""
     root = tmp_path / "checkout"
     root.mkdir()
     (root / "code_room.py").write_text(CODE)
@@ -64,7 +63,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_mutant_of_the_list_can_be_planted_once_and_every_room_has_its_tests(tool: ModuleType) -> None:
+def test_every_mutant_of_the_list_can_be_planted_once_and_every_file_has_its_tests(tool: ModuleType) -> None:
     mutants = tool.read_list(ROOT / "tools" / "mutants.toml")
     assert list(tool.problems(mutants, ROOT)) == []
     assert len(mutants) >= 64
@@ -75,15 +74,15 @@ def test_a_line_that_is_gone_or_there_twice_is_said_at_once(tool: ModuleType, tr
     (tree / "code_room.py").write_text(CODE.replace("2 * x", "x + x") + "\n\nn = 3\nn -= 1\n")
     found = list(tool.problems(mutants, tree))
     assert found[0] == (
-        "room: a product becomes a sum: '2 * x' occurs 0 times in code_room.py; give a part of one line that is there once"
+        "code_room: a product becomes a sum: '2 * x' occurs 0 times in code_room.py; give a part of one line that is there once"
     )
-    assert "room: a loop never ends: 'n -= 1' occurs 2 times in code_room.py" in found[3]
+    assert "code_room: a loop never ends: 'n -= 1' occurs 2 times in code_room.py" in found[3]
     (tree / "test_room.py").unlink()
-    assert next(tool.problems(mutants, tree)) == "room: there is no test_room.py"
+    assert next(tool.problems(mutants, tree)) == "code_room.py: there is no test_room.py"
 
 
 def test_a_mutant_that_is_no_python_is_no_mutant(tool: ModuleType) -> None:
-    mutant = tool.Mutant("room", ("test_room.py",), "code_room.py", "a bracket is lost", "2 * x", "(2 * x")
+    mutant = tool.Mutant("code_room.py", ("test_room.py",), "a bracket is lost", "2 * x", "(2 * x")
     with pytest.raises(ValueError, match="is no Python there"):
         mutant.planted(CODE)
 
@@ -120,4 +119,4 @@ def test_a_run_goes_on_from_its_results_and_its_status_says_what_is_unseen(tree:
     (tree / "test_room.py").write_text("def test_nothing():\n    assert False\n")
     broken = run("power")
     assert broken.returncode == 2
-    assert "without a mutant its tests fail already: test_room.py::test_nothing" in broken.stderr
+    assert "without a mutant there is a test that fails already: test_room.py::test_nothing" in broken.stderr

@@ -1,19 +1,20 @@
 """Mutants: one-line mistakes, of the kind a refactoring makes, and which test sees each.
 
     python tools/mutants.py --check                 whether the list is true of this tree (a second)
-    python tools/mutants.py --only losses           the mutants whose "room: name" holds "losses"
+    python tools/mutants.py --only losses           the mutants whose "file: name" matches a regex
     python tools/mutants.py --results seen.jsonl    all of them (an hour or two); the same command goes on where it was ended
 
 Each mutant of the list (tools/mutants.toml, which says how to write one) is planted by itself in a copy of the tree, never in the
-checkout, and the default tests of its room run on it until one fails. That test has seen it. A mutant that all tests pass is
-UNSEEN: something that users rely on may break and no test would say so. The way on is a test with a value that does not come from
-the code: mathematics, another implementation, a fixed file. A mutant that makes the tests hang is seen, and marked "timeout".
+checkout, and the default tests of its file run on it until one fails: that test has seen it. A mutant that all of them pass is
+UNSEEN: something that users rely on may break, and no test would say so. The way on is a test whose value does not come from the
+code: mathematics, another implementation, a fixed file. A mutant that makes the tests hang is seen, and marked "timeout".
 
-Before its first mutant a room's tests run on the unchanged copy: what fails there already sees nothing. The table has a row a
-mutant; the exit status is 1 where one was not seen, 2 where the list is wrong or a room's tests fail unchanged.
+Before any mutant a test file runs on the unchanged copy: what fails there already sees nothing. The table has a row a mutant; the
+exit status is 1 where one was not seen, 2 where the list is wrong or a test fails unchanged.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -43,16 +44,15 @@ SKIPPED = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis
 class Mutant:
     """A mistake: `old`, part of one line of a file, becomes `new`."""
 
-    room: str
-    tests: tuple[str, ...]
-    """Test files of the room, those first that are most likely to see it."""
     file: str
+    tests: tuple[str, ...]
+    """Test files, those first that are most likely to see it."""
     name: str
     old: str
     new: str
 
     def __str__(self) -> str:
-        return f"{self.room}: {self.name}"
+        return f"{self.file.removeprefix('jclip/').removesuffix('.py')}: {self.name}"
 
     def planted(self, text: str) -> str:
         """The text of the file with the mistake.
@@ -83,30 +83,27 @@ class Result(NamedTuple):
 
 
 def read_list(path: Path) -> list[Mutant]:
-    """The mutants of a list, in its order: room -> file -> name -> (old, new).
+    """The mutants of a list, in its order: file -> name -> (old, new).
 
     Raises:
         ValueError: the list is not of this form.
     """
     found = []
-    for room, content in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    for file, content in tomllib.loads(path.read_text(encoding="utf-8")).items():
         tests = tuple(content.pop("tests", ()))
         if not tests or not content:
-            raise ValueError(f"{room}: a room needs `tests`, and mutants of at least one file")
-        for file, mutants in content.items():
-            for name, lines in mutants.items():
-                if len(lines) != 2:
-                    raise ValueError(f"{room}: {name}: give [the line as it stands, the line as it becomes]")
-                found.append(Mutant(room, tests, file, name, *lines))
+            raise ValueError(f"{file}: give its `tests`, and at least one mutant")
+        for name, lines in content.items():
+            if len(lines) != 2:
+                raise ValueError(f"{file}: {name}: give [the line as it stands, the line as it becomes]")
+            found.append(Mutant(file, tests, name, *lines))
     return found
 
 
 def problems(mutants: Sequence[Mutant], root: Path) -> Iterator[str]:
     """Where a list is not true of a tree."""
-    names = [str(mutant) for mutant in mutants]
-    yield from (f"{name}: the name is given twice" for name in sorted({name for name in names if names.count(name) > 1}))
-    for room, tests in {mutant.room: mutant.tests for mutant in mutants}.items():
-        yield from (f"{room}: there is no {test}" for test in tests if not (root / test).is_file())
+    for file, tests in {mutant.file: mutant.tests for mutant in mutants}.items():
+        yield from (f"{file}: there is no {test}" for test in tests if not (root / test).is_file())
     for mutant in mutants:
         try:
             mutant.planted((root / mutant.file).read_text(encoding="utf-8"))
@@ -178,62 +175,64 @@ def end_session(leader: int) -> None:
 
 
 class Record:
-    """Results so far, a line of JSON each; those of the same mistake and tests are not asked for again."""
+    """Results so far, a line of JSON each, by what was asked."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._lock = path, threading.Lock()
         self._found: dict[str, Result] = {}
         if path is not None and path.exists():
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self._found = {line["of"]: Result(line["seen_by"], line["seconds"]) for line in lines}
+            self._found = {json.dumps(line["of"]): Result(line["seen_by"], line["seconds"]) for line in lines}
 
-    def get(self, mutant: Mutant, *, again: bool) -> Result | None:
-        """The result that is known; `again` forgets those of mutants that were not seen."""
-        known = self._found.get(_digest(mutant))
-        return None if again and known is not None and known.seen_by == UNSEEN else known
+    def get(self, of: Sequence[str]) -> Result | None:
+        """The result that is known."""
+        return self._found.get(json.dumps(of))
 
-    def add(self, mutant: Mutant, result: Result) -> None:
+    def add(self, of: Sequence[str], result: Result) -> None:
         """Keeps a result."""
         with self._lock:
-            self._found[_digest(mutant)] = result
+            self._found[json.dumps(of)] = result
             if self._path is not None:
-                line = {"of": _digest(mutant), "mutant": str(mutant), **result._asdict()}
                 with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.write(json.dumps({"of": of, **result._asdict()}, ensure_ascii=False) + "\n")
 
 
-def _digest(mutant: Mutant) -> str:
-    return json.dumps([mutant.room, mutant.file, mutant.old, mutant.new], ensure_ascii=False)
+def identity(mutant: Mutant) -> list[str]:
+    """What a result is of: the same mistake in the same file, whatever it is called."""
+    return [mutant.file, mutant.old, mutant.new]
 
 
 def run_all(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float, record: Record) -> None:
-    """Runs mutants by `jobs` copies of the tree at once, prints a row of each and keeps it.
+    """Runs mutants in `jobs` copies of the tree at once, prints a row of each and keeps it.
 
     Raises:
-        RuntimeError: the tests of a room fail without a mutant.
+        RuntimeError: a test fails without a mutant.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
         free = [Copy(root, Path(folder) / str(number)) for number in range(jobs)]
-        rooms = {mutant.room: mutant.tests for mutant in mutants}
 
-        def unchanged(room: str) -> None:
+        def version(test: str) -> list[str]:
+            return [test, hashlib.sha256((root / test).read_bytes()).hexdigest()]
+
+        def unchanged(test: str) -> None:
             copy = free.pop()
-            result = copy.run(rooms[room], timeout)
+            result = copy.run([test], timeout)
             free.append(copy)
             if result.seen_by != UNSEEN:
-                raise RuntimeError(f"{room}: without a mutant its tests fail already: {result.seen_by}")
+                raise RuntimeError(f"without a mutant there is a test that fails already: {result.seen_by}")
+            record.add(version(test), result)
 
         def one(mutant: Mutant) -> None:
             copy = free.pop()
             result = copy.run_mutant(mutant, timeout)
             free.append(copy)
-            record.add(mutant, result)
+            record.add(identity(mutant), result)
             print(_row(str(mutant), *result), flush=True)
 
-        for room in rooms:
-            of_room = [mutant for mutant in mutants if mutant.room == room]
-            list(pool.map(unchanged, [room]))
-            list(pool.map(one, of_room))
+        for file in dict.fromkeys(mutant.file for mutant in mutants):
+            of_file = [mutant for mutant in mutants if mutant.file == file]
+            list(pool.map(unchanged, [test for test in of_file[0].tests if record.get(version(test)) is None]))
+            list(pool.map(one, of_file))
 
 
 def _row(name: str, seen_by: str, seconds: float) -> str:
@@ -244,7 +243,7 @@ def main() -> int:
     """Checks the list, or runs it and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", type=Path, default=Path(__file__).with_suffix(".toml"), help="default: tools/mutants.toml")
-    parser.add_argument("--only", default="", metavar="PATTERN", help='regex; mutants whose "room: name" holds it')
+    parser.add_argument("--only", default="", metavar="PATTERN", help='regex; mutants whose "file: name" it matches')
     parser.add_argument("--check", action="store_true", help="run no test: every line occurs once, and every mutant is Python")
     parser.add_argument("--jobs", type=int, default=1, help="how many run at once, each in a copy of its own (default: 1)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a mutant's tests may take (default: 900)")
@@ -257,11 +256,13 @@ def main() -> int:
         print(*wrong, sep="\n", file=sys.stderr)
         return 2
     if options.check:
-        print(f"{len(mutants)} mutants of {len({mutant.room for mutant in mutants})} rooms: the list is true of this tree")
+        print(f"{len(mutants)} mutants of {len({mutant.file for mutant in mutants})} files: the list is true of this tree")
         return 0
 
     record = Record(options.results)
-    known = {mutant: result for mutant in mutants if (result := record.get(mutant, again=options.again))}
+    known = {mutant: result for mutant in mutants if (result := record.get(identity(mutant)))}
+    if options.again:
+        known = {mutant: result for mutant, result in known.items() if result.seen_by != UNSEEN}
     print(f"{'mutant':70} {'seen by':90} {'s':>6}")
     for mutant, result in known.items():
         print(_row(str(mutant), *result))
@@ -270,7 +271,7 @@ def main() -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2
-    results = [result for mutant in mutants if (result := record.get(mutant, again=False))]
+    results = [result for mutant in mutants if (result := record.get(identity(mutant)))]
     unseen, hung = (sum(result.seen_by == what for result in results) for what in (UNSEEN, TIMEOUT))
     seen, seconds = len(results) - unseen, sum(result.seconds for result in results)
     share = f"{seen / max(1, len(results)):.1%}"
