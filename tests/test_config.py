@@ -37,6 +37,7 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
+    differences,
     check_suite,
     from_json,
     load,
@@ -169,6 +170,12 @@ CONTRADICTIONS = [
     (Config(pairs=(Pair(equal_by="text"),)), r"pairs\[0\]\.equal_by 'text' has no effect with equal='negative'"),
     (Config(pairs=(Pair(equal="ignore", equal_by="x"),)), r"pairs\[0\]\.equal_by: there is no tower 'x'; towers: image, text"),
     (Config(pairs=(Pair(), Pair(loss="sigmoid"))), r"pairs\[1\]: the name 'image_text' is taken"),
+    (
+        Config(model=Model(towers={"image": VisionTower(), "projection": TextTower()}), pairs=(Pair("image", "projection"),)),
+        r"pairs\[0\]: the name 'image_projection' is taken",
+    ),
+    (text(mlp_ratio=0.0009), r"text\.mlp_ratio 0\.0009 of width 512 leaves the MLP no hidden unit"),
+    (text(tokenizer=Tokenizer("hugging_face", "x", eos_id=49408)), r"tokenizer\.eos_id 49408 is no id of a vocabulary of 49408"),
     (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 must be at least 0 and below 1"),
     (Config(accumulate=0), r"accumulate 0 must be at least 1"),
     (Config(pairs=(Pair(logit_scale=0.5),)), r"pairs\[0\]\.logit_scale 0\.5 must be a number at least 1 and at most 100 or None"),
@@ -420,3 +427,26 @@ def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path)
     suite = load_suite(path)
     check_suite(suite, architecture("ViT-tiny-test"))
     assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())
+
+
+def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:
+    data = to_json(Config())
+    data["optim"]["lr"], data["optim"]["weight_decay"] = 1, 0
+    optim = from_json(data).optim
+    assert (optim.lr, optim.weight_decay) == (1.0, 0.0)
+    assert (type(optim.lr), type(optim.weight_decay)) == (float, float)  # 1 and 1.0 would not be the same record
+
+
+def test_differences_are_told_on_either_side() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
+    old, new = Config(), Config(evals={"e": ZeroShot("shapes:test")}, optim=Optim(lr=0.5))
+    assert differences(old, new)[0] == "optim.lr: 0.001 -> 0.5"
+    assert [line.split(": ")[0] for line in differences(old, new)] == ["optim.lr", "evals.e"]
+    assert [line.split(": ")[0] for line in differences(new, old)] == ["optim.lr", "evals.e"]
+
+
+def test_epochs_are_of_the_examples_not_of_whole_batches() -> None:
+    config = Config(batch_size=16, duration="3ep", evals={"e": ZeroShot("shapes:test", every="7")})
+    plan = make_plan(config, examples=100)
+    assert plan.total == 19  # 3 x 6.25, rounded; 3 x 6 would be 18
+    assert [step for step in range(1, 20) if plan.due_evaluations(step)] == [7, 14, 19]

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.config import TextTower, Tokenizer, VisionTower
+from jclip.config import Preprocess, TextTower, Tokenizer, VisionTower
 from jclip.models.attention import attend
 from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, Block, Dropout, uniform_of_rows
 from jclip.models.multi_tower import unit
+from jclip.models.pixels import normalise
 from jclip.models.text import end_of_text, mean
 from jclip.models.transformer import run_block
 from jclip.models.vit import kept_patches, patchify, sincos_positions
@@ -171,6 +172,16 @@ def test_embeddings_are_normalised_in_float32() -> None:
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(z, exact / np.linalg.norm(exact, axis=1, keepdims=True), rtol=1e-6)
     assert not np.isnan(unit(jnp.zeros((1, 3)))).any()
+
+
+def test_pixels_are_normalised_with_the_numbers_that_openai_published() -> None:
+    """Their preprocessing (clip.py of openai/CLIP); and what a tower says instead."""
+    image = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 3)).astype(np.uint8)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    np.testing.assert_allclose(normalise(jnp.asarray(image), Preprocess()), (image / 255 - mean) / std, atol=1e-5)
+    other = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    want = (image / 255 - (0.1, 0.2, 0.3)) / (0.4, 0.5, 0.6)
+    np.testing.assert_allclose(normalise(jnp.asarray(image), other), want, atol=1e-5)
 
 
 def test_patches_are_row_by_row_and_so_are_their_pixels() -> None:

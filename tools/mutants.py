@@ -37,6 +37,9 @@ ROOT = Path(__file__).parents[1]
 
 UNSEEN, TIMEOUT = "UNSEEN", "timeout"
 
+DEFAULT = "not slow and not exhaustive and not parity"
+"""Marks of the tests that count: those that run everywhere, and at every change."""
+
 SKIPPED = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis", ".venv", "build", "*.egg-info")
 
 
@@ -130,7 +133,7 @@ class Copy:
         Raises:
             RuntimeError: pytest itself has failed; the message is what it said.
         """
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-rfE", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-rfE", "-m", DEFAULT, "-p", "no:cacheprovider", *tests]
         began = time.monotonic()
         with subprocess.Popen(
             command,
