@@ -37,8 +37,8 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
-    differences,
     check_suite,
+    differences,
     from_json,
     load,
     load_suite,
@@ -384,6 +384,7 @@ def test_a_plan_without_a_step_or_with_too_long_a_warm_up_is_an_error():
         make_plan(Config(duration="0.1ep", batch_size=10), examples=10)
     with pytest.raises(ConfigError, match=r'optim.warmup "2ep" is 20 steps, longer than the run of 10'):
         make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="2ep")), examples=100)
+    assert make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="1ep")), examples=100).warmup == 10
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -85,7 +85,7 @@ def final_params(workdir: Path) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (8, 4)], ids=["1 device", "8 devices"])
+@pytest.fixture(scope="module", params=[pytest.param((1, 1), marks=pytest.mark.slow), (8, 4)], ids=["1 device", "8 devices"])
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     devices, fsdp = request.param
     workdir = tmp_path_factory.mktemp("whole")
@@ -143,7 +143,7 @@ def test_the_workdir_tells_the_whole_run(uninterrupted: tuple[Path, int, str]) -
         assert checkpoints.steps == sorted({best, 36, 40})
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_eval_gives_the_numbers_of_the_loop_on_any_number_of_devices(uninterrupted: tuple[Path, int, str], devices: int) -> None:
     workdir = uninterrupted[0]
     command = [sys.executable, "-m", "jclip.cli", "eval", str(workdir), "--json"]
