@@ -230,14 +230,18 @@ def test_training_goes_on_from_one_device_on_eight_and_back(tmp_path: Path) -> N
     process = start_jclip(tmp_path / "moved", devices=1)
     wait_for_step(tmp_path / "moved", 5, process)
     process.send_signal(signal.SIGTERM)
-    finish(process)
-    assert 5 <= max(losses(tmp_path / "moved")) < 12
+    out, _ = finish(process)
+    step = Checkpoints(tmp_path / "moved", read_only=True).latest
+    assert step in range(5, 12)
+    assert f"stopped after step {step}" in out
+    assert max(losses(tmp_path / "moved")) == step
     finish(start_jclip(tmp_path / "moved", devices=8))
     want, got = losses(tmp_path / "both"), losses(tmp_path / "moved")
     assert want.keys() == got.keys()
     assert list(got.values()) == pytest.approx(list(want.values()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_stop_signal_saves_and_exits_cleanly(tmp_path: Path, number: int) -> None:
     process = start_jclip(tmp_path, "--duration", "100000", "--checkpoint.every", "100000", "--evals.seen.every", "100000")
