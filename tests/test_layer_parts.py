@@ -1,6 +1,7 @@
 """Parts of the towers by themselves, each against its formula: dropout, attention's masks and types, the end of text, pooling."""
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,40 +47,42 @@ def test_dropout_is_a_function_of_key_and_row_and_of_nothing_else() -> None:
     assert Dropout(0.0).apply({}, x, jnp.arange(2)) is x
 
 
-def one_block(rate: float = P, layer_scale: float | None = None) -> tuple[Block, dict]:
-    """A block whose attention and MLP each add 1 to every number, whatever goes in."""
-    block = Block(
-        heads=1, hidden=4, activation="gelu", norm_eps=1e-5, residual_scale=1.0,
-        causal=False, dropout=rate, layer_scale=layer_scale, how=Compute(), parent=None,
-    )  # fmt: skip
-    params = jax.tree.map(jnp.zeros_like, block.init(jax.random.key(0), jnp.zeros((1, 20, 8)), None, None)["params"])
-    ones = jnp.ones(8)
-    return block, {
-        **params,
-        "attn": {**params["attn"], "out": {**params["attn"]["out"], "bias": ones}},
-        "mlp": {**params["mlp"], "fc2": {**params["mlp"]["fc2"], "bias": ones}},
-    }
+def one_block(rate: float = P, **options: Any) -> Block:
+    how: dict[str, Any] = {"heads": 1, "hidden": 4, "activation": "gelu", "norm_eps": 1e-5, "residual_scale": 1.0}
+    how |= {"causal": False, "dropout": rate, "layer_scale": None, "how": Compute(), "parent": None}
+    return Block(**(how | options))
+
+
+def params_of(block: Block, value: Callable[[tuple[int, ...]], np.ndarray]) -> dict[str, Any]:
+    """Parameters of a block of width 8, a function of their shapes."""
+    shapes = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 6, 8)), None, None)["params"]
+    return jax.tree.map(lambda like: value(like.shape).astype(np.float32), shapes)
+
+
+def adding_ones() -> dict[str, Any]:
+    """Attention and MLP each add 1 to every number, whatever goes in."""
+    params = params_of(one_block(), np.zeros)
+    params["attn"]["out"]["bias"] = params["mlp"]["fc2"]["bias"] = np.ones(8, np.float32)
+    return params
 
 
 def test_a_block_drops_of_what_attention_adds_and_of_what_the_mlp_adds_each_by_itself() -> None:
-    block, params = one_block()
-    x = jnp.zeros((60, 20, 8))
-    y = np.asarray(block.apply({"params": params}, x, None, jnp.arange(60), rngs={"dropout": jax.random.key(0)}))
-    one = 1 / (1 - P)
-    values, counts = np.unique(np.round(y * (1 - P)), return_counts=True)
+    params, x, one = adding_ones(), jnp.zeros((60, 20, 8)), 1 / (1 - P)
+    train = jax.jit(lambda rows: one_block().apply({"params": params}, x, None, rows, rngs={"dropout": jax.random.key(0)}))
+    y = np.asarray(train(jnp.arange(60)))
+    values, counts = np.unique(np.round(y / one), return_counts=True)
     np.testing.assert_allclose(y, np.round(y / one) * one, atol=1e-5)
     assert values.tolist() == [0, 1, 2]
     np.testing.assert_allclose(counts / y.size, [P**2, 2 * P * (1 - P), (1 - P) ** 2], atol=0.02)  # two independent draws
-    np.testing.assert_array_equal(block.apply({"params": params}, x, None, None), 2)
+    np.testing.assert_array_equal(jax.jit(one_block().apply)({"params": params}, x, None, None), 2)  # in use
 
 
 def test_no_two_blocks_drop_the_same() -> None:
-    block, params = one_block()
-    x, rows, key = jnp.zeros((3, 20, 8)), jnp.arange(3), jax.random.key(0)
-    first, second = (
-        np.asarray(run_block(block, Compute(), x, (jnp.int32(i), params), lengths=None, rows=rows, key=key)[0]) for i in (0, 1)
+    params, x = adding_ones(), jnp.zeros((3, 20, 8))
+    run = jax.jit(
+        lambda i: run_block(one_block(), Compute(), x, (i, params), lengths=None, rows=jnp.arange(3), key=jax.random.key(0))[0]
     )
-    assert (first != second).mean() > 0.2
+    assert (np.asarray(run(0)) != np.asarray(run(1))).mean() > 0.2
 
 
 def test_random_numbers_of_rows_are_uniform() -> None:
@@ -105,21 +108,20 @@ def test_activations_are_their_formulas() -> None:
         np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(xs)), want, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("at", [0, 3, 5])
-def test_one_token_of_a_block_is_that_token_of_all(at: int) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_token_of_a_block_is_that_token_of_all(causal: bool, padded: bool) -> None:
     """Where one is pooled, the last block computes it alone: it sees itself, the tokens before it if causal, and no padding."""
-    for causal in (False, True):
-        block = dataclasses.replace(one_block(0.0)[0], heads=2, causal=causal)
-        x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 8)), jnp.float32)
-        params = jax.tree.map(
-            lambda w: np.random.default_rng(w.size).normal(size=w.shape) * 0.5,
-            block.init(jax.random.key(0), x, None, None)["params"],
-        )
-        for lengths in (None, jnp.asarray([6, 2, 4])):
-            every = block.apply({"params": params}, x, lengths, None)
-            for place in (at, jnp.asarray([at, 1, 2])):
-                one = block.apply({"params": params}, x, lengths, None, place)[:, 0]
-                np.testing.assert_allclose(one, every[np.arange(3), np.broadcast_to(place, 3)], atol=1e-5)
+    block = one_block(0.0, heads=2, causal=causal)
+    x = np.random.default_rng(0).normal(size=(3, 6, 8)).astype(np.float32)
+    params = params_of(block, lambda shape: np.random.default_rng(len(shape)).normal(size=shape) * 0.5)
+    lengths = jnp.asarray([6, 2, 4]) if padded else None
+    apply = jax.jit(lambda at: block.apply({"params": params}, x, lengths, None, at))
+    every = np.asarray(apply(None))
+    for place in ([0, 0, 0], [5, 1, 3], [3, 0, 2]):
+        np.testing.assert_allclose(apply(jnp.asarray(place))[:, 0], every[np.arange(3), place], atol=1e-5)
+    last = block.apply({"params": params}, x, lengths, None, 5)  # a place that is the same in every example
+    np.testing.assert_allclose(last[0, 0], every[0, 5], atol=1e-5)
 
 
 def test_attention_of_padding_is_exactly_that_without_it() -> None:
