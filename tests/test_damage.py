@@ -75,9 +75,9 @@ def test_words_that_change_places_and_zeros_of_another_sign_change_the_digest() 
 
 @ORBAX
 def test_no_random_damage_is_silent_and_each_is_one_line(tool: ModuleType, tmp_path: Path) -> None:
-    counts = tool.experiment(tmp_path, damages=21, seed=1)
+    counts = tool.experiment(tmp_path, damages=14, seed=1)
     assert all(not row["silent"] and not row["raw"] for row in counts.values()), counts
-    assert sum(row["found"] for row in counts.values()) > 7
+    assert sum(row["found"] for row in counts.values()) > 4
 
 
 @pytest.fixture(scope="module")
