@@ -268,6 +268,14 @@ def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, l
     assert rows == list(range(length))
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_reading_once_begins_where_it_is_told(hosts: int) -> None:
+    transforms = {"image": eval_transform(TOWERS["image"])}
+    runs = [list(read_once(Flawed(set()), transforms, batch_size=8, host=h, hosts=hosts, start=7)) for h in range(hosts)]
+    keys = [key for parts in zip(*runs, strict=True) for batch in parts for key in batch.keys]
+    assert keys == [f"k{i}" for i in range(7, 20)] + [""] * 3
+
+
 def test_broken_examples_are_masked_and_counted_once() -> None:
     source = Flawed({0, 1, 2, 3, 4, 5, 6, 7, 13})
     transforms = {name: eval_transform(tower) for name, tower in TOWERS.items()}
