@@ -28,7 +28,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -128,11 +128,7 @@ class Copy:
         }
 
     def run(self, tests: Sequence[str], timeout: float) -> Result:
-        """Outcome of the default tests of some files, until one fails.
-
-        Raises:
-            RuntimeError: pytest itself has failed; the message is what it said.
-        """
+        """Outcome of the default tests of some files, until one fails."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-rfE", "-m", DEFAULT, "-p", "no:cacheprovider", *tests]
         began = time.monotonic()
         with subprocess.Popen(
@@ -151,14 +147,12 @@ class Copy:
                 return Result(TIMEOUT, time.monotonic() - began)
             finally:
                 end_session(process.pid)
-        seconds = time.monotonic() - began
         if process.returncode == 0:
-            return Result(UNSEEN, seconds)
-        if failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE):
-            return Result(failed[1], seconds)
-        if process.returncode < 0:
-            return Result(f"{tests[0]} (the process ended with signal {-process.returncode})", seconds)
-        raise RuntimeError(f"pytest ended with status {process.returncode}:\n{said[-3000:]}")
+            return Result(UNSEEN, time.monotonic() - began)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
+        # Without a line about a test the process itself has ended: by a signal where the status is negative.
+        seen_by = failed[1] if failed else f"(pytest ended with status {process.returncode})"
+        return Result(seen_by, time.monotonic() - began)
 
     def run_mutant(self, mutant: Mutant, timeout: float) -> Result:
         """Outcome of a mutant's tests on it; the copy is as before."""
@@ -214,21 +208,27 @@ def run_all(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float,
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
         free = [Copy(root, Path(folder) / str(number)) for number in range(jobs)]
 
+        @contextmanager
+        def borrowed() -> Iterator[Copy]:
+            copy = free.pop()
+            try:
+                yield copy
+            finally:
+                free.append(copy)
+
         def version(test: str) -> list[str]:
             return [test, hashlib.sha256((root / test).read_bytes()).hexdigest()]
 
         def unchanged(test: str) -> None:
-            copy = free.pop()
-            result = copy.run([test], timeout)
-            free.append(copy)
+            with borrowed() as copy:
+                result = copy.run([test], timeout)
             if result.seen_by != UNSEEN:
                 raise RuntimeError(f"without a mutant there is a test that fails already: {result.seen_by}")
             record.add(version(test), result)
 
         def one(mutant: Mutant) -> None:
-            copy = free.pop()
-            result = copy.run_mutant(mutant, timeout)
-            free.append(copy)
+            with borrowed() as copy:
+                result = copy.run_mutant(mutant, timeout)
             record.add(identity(mutant), result)
             print(_row(str(mutant), *result), flush=True)
 
