@@ -262,6 +262,9 @@ def main() -> int:
         print(f"{len(mutants)} mutants of {len({mutant.file for mutant in mutants})} files: the list is true of this tree")
         return 0
 
+    # A shell's "&" and nohup have these ignored, which tests would inherit; what is handled here is a child's default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     record = Record(options.results)
     known = {mutant: result for mutant in mutants if (result := record.get(identity(mutant)))}
     if options.again:
