@@ -230,11 +230,11 @@ def test_robustness_compares_shifted_sets_with_a_probe(sources):
 
 
 def test_the_candidates_of_a_mask_keep_their_own_prompts(sources):
-    """A mask of the last classes: their prompts are not those of the first."""
-    names = ("cat", "dog", "owl", "fox")
+    """A mask of the last classes: with the prompts of the first, "cat" would be nearest to "cot" and "dog" to "dot"."""
+    names = ("dot", "cot", "cat", "dog")
     sources["train"] = sources["clean"] = Listed(tuple({"image": name, "label": i} for i, name in enumerate(names)), names)
-    sources["drawn"] = Listed(tuple({"image": name, "label": name} for name in ("owl", "fox", "fox")), names)
-    metrics = run(Robustness("train", "clean", {"d": "drawn"}, masks={"d": ("fox", "owl")}, templates=("{}",)), 1, 4)
+    sources["drawn"] = Listed(tuple({"image": name, "label": name} for name in ("cat", "dog", "dog")), names)
+    metrics = run(Robustness("train", "clean", {"d": "drawn"}, masks={"d": ("dog", "cat")}, templates=("{}",)), 1, 4)
     assert metrics["name/d/zero_shot"] == metrics["name/d/probe"] == 1
     assert metrics["name/d/candidates"] == 2
 
