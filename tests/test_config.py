@@ -39,6 +39,7 @@ from jclip.config import (
     architecture_names,
     check,
     check_suite,
+    differences,
     from_json,
     load,
     load_suite,
@@ -217,6 +218,15 @@ CONTRADICTIONS = [
     (Config(views={"image2": View("image")}), r"views\.image2: 'image2' cannot name a view; .* such as image@2"),
     (Config(views={"a@2": View("a")}), r"views\.a@2\.tower: there is no tower 'a'; towers: image, text"),
     (Config(evaluate_ema=True), r"evaluate_ema: there is no moving average; give optim\.ema a decay"),
+    (
+        Config(
+            model=Model(towers={"image": VisionTower(), "projection": TextTower()}),
+            objectives={"image_projection": Contrastive("image", "projection")},
+        ),
+        r"objectives\.image_projection: the name is that of a tower or of its projection",
+    ),
+    (text(mlp_ratio=0.0009), r"text\.mlp_ratio 0\.0009 of width 512 leaves the MLP no hidden unit"),
+    (text(tokenizer=Tokenizer("hugging_face", "x", eos_id=49408)), r"tokenizer\.eos_id 49408 is no id of a vocabulary of 49408"),
     (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 must be at least 0 and below 1"),
     (Config(accumulate=0), r"accumulate 0 must be at least 1"),
     (
@@ -439,6 +449,7 @@ def test_a_plan_without_a_step_or_with_too_long_a_warm_up_is_an_error():
         make_plan(Config(duration="0.1ep", batch_size=10), examples=10)
     with pytest.raises(ConfigError, match=r'optim.warmup "2ep" is 20 steps, longer than the run of 10'):
         make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="2ep")), examples=100)
+    assert make_plan(Config(duration="1ep", batch_size=10, optim=Optim(warmup="1ep")), examples=100).warmup == 10
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -485,3 +496,26 @@ def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path)
     suite = load_suite(path)
     check_suite(suite, architecture("ViT-tiny-test"))
     assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())
+
+
+def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:
+    data = to_json(Config())
+    data["optim"]["lr"], data["optim"]["weight_decay"] = 1, 0
+    optim = from_json(data).optim
+    assert (optim.lr, optim.weight_decay) == (1.0, 0.0)
+    assert (type(optim.lr), type(optim.weight_decay)) == (float, float)  # 1 and 1.0 would not be the same record
+
+
+def test_differences_are_told_on_either_side() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
+    old, new = Config(), Config(evals={"e": ZeroShot("shapes:test")}, optim=Optim(lr=0.5))
+    assert differences(old, new)[0] == "optim.lr: 0.001 -> 0.5"
+    assert [line.split(": ")[0] for line in differences(old, new)] == ["optim.lr", "evals.e"]
+    assert [line.split(": ")[0] for line in differences(new, old)] == ["optim.lr", "evals.e"]
+
+
+def test_epochs_are_of_the_examples_not_of_whole_batches() -> None:
+    config = Config(batch_size=16, duration="3ep", evals={"e": ZeroShot("shapes:test", every="7")})
+    plan = make_plan(config, examples=100)
+    assert plan.total == 19  # 3 x 6.25, rounded; 3 x 6 would be 18
+    assert [step for step in range(1, 20) if plan.due_evaluations(step)] == [7, 14, 19]

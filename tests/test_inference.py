@@ -1,7 +1,9 @@
 """`jclip.load` and what it returns."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,7 +105,9 @@ def test_pixels_that_are_not_bytes_are_refused_unless_they_are_said_to_be_normal
 
     size = model.model.towers["image"].image_size
     batch = {"image": np.ones((2, size, size, 3), dtype)}
+    apply = MultiTower(model.model).apply
     with pytest.raises(ValueError, match="is not uint8, 0 to 255; give these, or floats"):
-        MultiTower(model.model).apply({"params": model.params}, batch)
+        apply({"params": model.params}, batch)
     if dtype == "float32":
-        MultiTower(model.model).apply({"params": model.params}, batch, normalised=True)
+        z = jax.jit(partial(apply, normalised=True))({"params": model.params}, batch)["image"].z
+        assert np.isfinite(z).all()

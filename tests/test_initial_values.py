@@ -43,21 +43,20 @@ CONSTANTS = {
 }
 
 
-def config(pool: str) -> Config:
-    """Towers large enough that deviations tell; "map" or the token that CLIP pools."""
-    shared = {"width": W, "depth": DEPTH, "heads": 4, "layer_scale": 0.125, "projection": "affine"}
-    image = VisionTower(64, PATCH, stem=(8,), pool="map" if pool == "map" else "cls", **shared)  # type: ignore[arg-type]
-    text = TextTower(16, pool="map" if pool == "map" else "eot", **shared)  # type: ignore[arg-type]
+def config() -> Config:
+    """Towers large enough that deviations tell, with every kind of parameter: a class token beside pooling by attention."""
+    shared = {"width": W, "depth": DEPTH, "heads": 4, "layer_scale": 0.125, "projection": "affine", "pool": "map"}
+    image = VisionTower(64, PATCH, stem=(8,), class_token=True, **shared)  # type: ignore[arg-type]
+    text = TextTower(16, **shared)  # type: ignore[arg-type]
     objectives = {"image_text": Contrastive(), "text_image": Contrastive(a="text", b="image", loss="sigmoid")}
     return Config(model=Model({"image": image, "text": text}), objectives=objectives)
 
 
-@pytest.mark.parametrize("pool", ["map", "one"])
-def test_every_new_parameter_has_the_mean_and_deviation_of_its_formula(pool: str) -> None:
-    shapes = param_shapes(config(pool))
+def test_every_new_parameter_has_the_mean_and_deviation_of_its_formula() -> None:
+    shapes = param_shapes(config())
     everywhere = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     used = set()
-    for path, leaf in flatten(init_params(config(pool), everywhere)).items():
+    for path, leaf in flatten(init_params(config(), everywhere)).items():
         x = np.asarray(leaf, np.float64)
         if match := next((pattern for pattern in CONSTANTS if re.fullmatch(pattern, path)), None):
             np.testing.assert_allclose(x, CONSTANTS[match], rtol=1e-6, err_msg=path)
@@ -67,10 +66,7 @@ def test_every_new_parameter_has_the_mean_and_deviation_of_its_formula(pool: str
             assert abs(x.std() / std - 1) < max(5 * spread, 0.01), (path, x.std(), std)
             assert abs(x.mean()) < 5 * std * x.size**-0.5, path
         used.add(match)
-    left = {*DEVIATIONS, *CONSTANTS} - used
-    assert left == (set() if pool == "map" else {pattern for pattern in DEVIATIONS if "/map/" in pattern}) | (
-        {r"image/(cls|pos_embed)"} & left
-    )
+    assert used == {*DEVIATIONS, *CONSTANTS}
 
 
 def test_scale_and_bias_begin_where_the_configuration_says() -> None:

@@ -59,9 +59,9 @@ class Script:
 @pytest.mark.parametrize(
     ("values", "keep", "stay"),
     [
-        ([0.1, 0.2, 0.3, 0.4], 1, [8]),
+        pytest.param([0.1, 0.2, 0.3, 0.4], 1, [8], marks=pytest.mark.exhaustive),
         ([0.4, 0.3, 0.2, 0.1], 1, [2, 8]),
-        ([0.1, 0.9, 0.5, 0.2], 1, [4, 8]),
+        pytest.param([0.1, 0.9, 0.5, 0.2], 1, [4, 8], marks=pytest.mark.exhaustive),
         ([0.1, 0.9, 0.5, 0.2], 2, [4, 6, 8]),
     ],
     ids=["rises", "falls", "peaks", "peaks, 2 kept"],

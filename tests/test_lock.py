@@ -113,3 +113,9 @@ def test_of_many_that_try_at_once_one_succeeds(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (len(held), len(refused)) == (1, 7)
+
+
+def test_the_lock_of_another_run_that_took_it_over_is_left_alone(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        elsewhere(tmp_path)  # this run was taken for dead
+    assert json.loads((tmp_path / FILE).read_text())["host"] == "node17"

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -83,3 +85,54 @@ def test_tensorboard_gets_every_scalar(tmp_path: Path) -> None:
     writer.close()
     (events,) = tmp_path.iterdir()
     assert b"loss" in events.read_bytes()
+
+
+def test_the_speed_and_the_time_left_are_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    clock = Clock(8, 100, start=10)
+    clock.exclude(3.0)
+    now[0] += 7.0  # 4 steps of 8 examples in 7 s, of which 3 were not training
+    assert clock.read(14) == {"examples_per_second": 8.0, "seconds_left": 86.0}
+    now[0] += 2.0
+    assert clock.read(15) == {"examples_per_second": 4.0, "seconds_left": 170.0}
+
+
+def test_the_time_of_an_evaluation_is_none_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    written: dict[int, dict[str, float]] = {}
+
+    class Kept:
+        def write(self, step: int, values: Any) -> None:
+            written[step] = written.get(step, {}) | dict(values)
+
+        def close(self) -> None:
+            pass
+
+    def results() -> Iterator[tuple[str, float]]:
+        now[0] += 50.0
+        yield "seen/top1", 0.5
+
+    terminal = Terminal(4, console=Console(file=io.StringIO(), width=120))
+    with TrainLog([Kept()], terminal, Clock(8, 4), every=2, total=4, last_good=lambda step: "") as log:
+        for step in (1, 2):
+            now[0] += 1.0
+            log.step(step, {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        log.evaluation(2, results())
+        for step in (3, 4):
+            now[0] += 1.0
+            log.step(step, {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        log.flush()
+    assert written[2]["seen/top1"] == 0.5
+    assert [written[step]["examples_per_second"] for step in (2, 4)] == [8.0, 8.0]
+    assert [written[step]["seconds_left"] for step in (2, 4)] == [2.0, 0.0]
+
+
+def test_the_last_step_is_written_whatever_the_interval() -> None:
+    out = io.StringIO()
+    with make_log(out, total=3) as log:
+        for step in (1, 2, 3):
+            log.step(step, {"loss": 6.0 - step, "lr": 1.0, "grad_norm": 1.0}, [], [])
+        log.flush()
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["2/3", "3/3"]

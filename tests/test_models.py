@@ -149,8 +149,9 @@ def test_text_tower_equals_the_reference(pool: Any, causal: bool, mask_padding: 
 def test_text_tower_takes_embeddings_with_an_end_of_text_index() -> None:
     tower = TextTransformer(TEXT)
     params = params_like(tower.init, texts())
-    by_ids = tower.apply({"params": params}, texts())
-    by_embeddings = tower.apply({"params": params}, params["token_embed"][texts()], eot=jnp.argmax(texts(), axis=1))
+    apply = jax.jit(tower.apply)
+    by_ids = apply({"params": params}, texts())
+    by_embeddings = apply({"params": params}, params["token_embed"][texts()], eot=jnp.argmax(texts(), axis=1))
     jax.tree.map(np.testing.assert_array_equal, by_ids, by_embeddings)
     with pytest.raises(ValueError, match="embeddings need eot"):
         tower.apply({"params": params}, params["token_embed"][texts()])

@@ -17,6 +17,7 @@ def test_the_schedule_is_linear_then_half_a_cosine() -> None:
     want = [2.0 * (k + 1) / 4 for k in range(4)]
     want += [2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * k / 8))) for k in range(9)]
     assert [float(schedule(k)) for k in range(13)] == pytest.approx(want, rel=1e-6)
+    assert float(schedule(20)) == pytest.approx(0.2, rel=1e-6)  # and stays there
 
 
 def adamw(config: Optim, p: float, gradients: list[float], decay: float, lr: float) -> float:
@@ -59,6 +60,17 @@ def test_default_rules_leave_vectors_and_the_scale_undecayed() -> None:
     assert undecayed == {path for path in factors if path.endswith(ends)}
     assert {"image_text/logit_scale", "image/cls", "text/norm/scale"} <= undecayed
     assert "text/token_embed" not in undecayed
+
+
+def test_the_query_of_a_pooling_by_attention_is_not_decayed_as_in_big_vision() -> None:
+    tree = {"image": {"map": {"probe": 0, "attn": {"q": {"kernel": 0, "bias": 0}}}}, "text_image": {"logit_bias": 0}}
+    factors = flatten(match_rules(tree, Optim().weight_decay_rules))
+    assert {path for path, factor in factors.items() if factor == 0} == {
+        "image/map/probe",
+        "image/map/attn/q/bias",
+        "text_image/logit_bias",
+    }
+    assert factors["image/map/attn/q/kernel"] == 1
 
 
 TINY = param_shapes(Config(model=replace(architecture("ViT-tiny-test"), "towers.image.stem", (4,))))

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from jclip.config import ConfigError
-from jclip.report import main
+from jclip.report import main, numbers
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = "<script>alert(\"1\")</script>&amp; 'x' $\\alpha$ 猫 \x00\ud800"
@@ -430,3 +430,14 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf'{module} is not installed; pip install "jclip\[report\]"'):
         main([tmp_path / "0.json"])
+
+
+def test_names_of_metrics_say_whether_more_is_better_and_whether_they_are_fractions() -> None:
+    assert [numbers.better(name) for name in ("e/top1", "image_text/loss", "r/median_rank", "perplexity", "probe/strength")] == [
+        *(1, -1, -1, -1, 0)
+    ]
+    assert numbers.is_fraction("top1", [0.0, 0.5, 1.0])
+    assert numbers.is_fraction("difference", [-0.5, 1])
+    assert not numbers.is_fraction("top1", [0.5, 1.5])  # one is enough
+    assert not numbers.is_fraction("loss", [0.5])
+    assert not numbers.is_fraction("top1", [None, "x", True])

@@ -12,6 +12,8 @@ from tiny import tiny_config
 
 from jclip import train
 from jclip.checkpoint import CheckpointError, Checkpoints
+from jclip.config import Model, differences
+from jclip.resume import _with_free
 
 ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what its errors leave behind
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
@@ -146,26 +148,23 @@ def damage_metrics(workdir: Path) -> None:
     path.write_bytes(b"\n".join([lines[0], b'{"step": 2, "\xff\xfe', b"[1]", *lines[2:], b'{"step": 1', b""]))
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("metrics", "2 lines of .*metrics.jsonl are damaged, and are dropped"),
-        ("config", ""),
-        ("scores", "evaluations.json is damaged"),
-    ],
-)
-def test_other_damaged_files_are_named_and_do_not_stop_a_resume(
-    workdir: Path, capsys: pytest.CaptureFixture[str], what: str, said: str
-) -> None:
-    if what == "metrics":
-        damage_metrics(workdir)
-    elif what == "config":
-        (workdir / "config.json").write_text('{"format": 2, "type": "Con')
-    else:
-        (workdir / "evaluations.json").write_bytes(b'{"4": {"seen\xff')
+def test_other_damaged_files_are_named_and_do_not_stop_a_resume(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage_metrics(workdir)
+    (workdir / "config.json").write_text('{"format": 2, "type": "Con')
+    (workdir / "evaluations.json").write_bytes(b'{"4": {"seen\xff')
     go_on(workdir, duration="13")
     out = capsys.readouterr().out
-    assert not said or re.search(said, out)
+    assert re.search("2 lines of .*metrics.jsonl are damaged, and are dropped", out)
+    assert "evaluations.json is damaged" in out
     json.loads((workdir / "config.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines][-2:] == [12, 13]
+
+
+def test_factors_of_channels_may_have_begun_elsewhere_but_not_come_or_go() -> None:
+    def model(layer_scale: float | None) -> Model:
+        return tiny_config(**{"model.towers.image.layer_scale": layer_scale}).model
+
+    assert _with_free(model(0.1), model(0.2)) == model(0.2)
+    for before, now in ((None, 0.1), (0.1, None)):
+        assert differences(_with_free(model(before), model(now)), model(now)) == [f"towers.image.layer_scale: {before} -> {now}"]

@@ -1,11 +1,13 @@
 """The train step against mathematics: AdamW by hand with every option on, the key of dropout, equal ids, the logged rate."""
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from dense import dense
 from tiny import tiny_config
 
 from jclip import losses
@@ -111,3 +113,37 @@ def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> 
     assert float(loss) == pytest.approx(float(want), rel=1e-5)
     other = losses.contrastive(*z, scale)
     assert abs(float(want) - float(other)) > 1e-4
+
+
+def test_every_loss_is_the_dense_one_of_its_pair_and_options() -> None:
+    """Smoothing, bias, type and equal rows (those of `b`, where no tower is named), and the weighted sum, in f64."""
+    objectives = {
+        "image_text": Contrastive(label_smoothing=0.2, equal="positive", equal_by="image", weight=2.0, block=3),
+        "image_again": Contrastive("image", "again", loss="sigmoid", logit_bias=-3.0, label_smoothing=0.1, weight=0.5),
+        "text_again": Contrastive("text", "again", dtype="bfloat16", logit_scale=5.0, equal="ignore", method="ring"),
+    }
+    small = {"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1}
+    tiny = tiny_config(**small).model
+    model = dataclasses.replace(tiny, towers={**tiny.towers, "again": tiny.towers["text"]})
+    config = tiny_config(model=model, objectives=objectives, batch_size=8, **{"data.fields": {"again": "text"}})
+    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
+    random = np.random.default_rng(0)
+    length = model.towers["text"].context_length  # type: ignore[union-attr]
+    batch = {name: random.integers(1, 400, (8, length)).astype(np.int32) for name in ("text", "again")}
+    batch["image"] = random.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    batch["image"][1], batch["again"][3] = batch["image"][0], batch["again"][2]
+    loss, metrics, *_ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(0))
+    encoded = jax.jit(MultiTower(model).apply)({"params": params}, batch)
+    z = {name: np.asarray(one.z) for name, one in encoded.items()}
+    rounded = {name: np.asarray(jax.numpy.asarray(rows, jax.numpy.bfloat16), np.float32) for name, rows in z.items()}
+    by_image, by_again = np.array([0, 0, 2, 3, 4, 5, 6, 7]), np.array([0, 1, 2, 2, 4, 5, 6, 7])
+    want = [
+        dense(z["image"], z["text"], 1 / 0.07, label_smoothing=0.2, ids=by_image, equal="positive").loss,
+        dense(z["image"], z["again"], 10.0, -3.0, kind="sigmoid", label_smoothing=0.1).loss,
+        dense(rounded["text"], rounded["again"], 5.0, ids=by_again, equal="ignore").loss,
+    ]
+    assert [float(metrics[f"{name}/loss"]) for name in objectives] == pytest.approx(want, rel=2e-5)
+    assert float(loss) == pytest.approx(2 * want[0] + 0.5 * want[1] + want[2], rel=2e-5)
+    exact = dense(z["text"], z["again"], 5.0, ids=by_again, equal="ignore").loss
+    assert want[2] != pytest.approx(exact, rel=1e-4)  # so that the type tells

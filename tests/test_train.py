@@ -100,7 +100,7 @@ def final_params(workdir: Path) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (8, 4)], ids=["1 device", "8 devices"])
+@pytest.fixture(scope="module", params=[pytest.param((1, 1), marks=pytest.mark.slow), (8, 4)], ids=["1 device", "8 devices"])
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     devices, fsdp = request.param
     workdir = tmp_path_factory.mktemp("whole")
@@ -154,11 +154,11 @@ def test_the_workdir_tells_the_whole_run(uninterrupted: tuple[Path, int, str]) -
     changes = {"mesh.fsdp": int(fsdp), "duration": str(STEPS), "evals.seen.every": "20"}
     assert from_json(json.loads((workdir / "config.json").read_text())) == tiny_config(**changes)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        assert checkpoints.steps[-2:] == [36, 40]
-        assert max(accuracies, key=lambda step: (accuracies[step], step)) in checkpoints.steps
+        best = max(accuracies, key=lambda step: (accuracies[step], step))
+        assert checkpoints.steps == sorted({best, 36, 40})
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_eval_gives_the_numbers_of_the_loop_on_any_number_of_devices(uninterrupted: tuple[Path, int, str], devices: int) -> None:
     workdir = uninterrupted[0]
     command = [sys.executable, "-m", "jclip.cli", "eval", str(workdir), "--json"]
@@ -245,14 +245,18 @@ def test_training_goes_on_from_one_device_on_eight_and_back(tmp_path: Path) -> N
     process = start_jclip(tmp_path / "moved", devices=1)
     wait_for_step(tmp_path / "moved", 5, process)
     process.send_signal(signal.SIGTERM)
-    finish(process)
-    assert 5 <= max(losses(tmp_path / "moved")) < 12
+    out, _ = finish(process)
+    step = Checkpoints(tmp_path / "moved", read_only=True).latest
+    assert step in range(5, 12)
+    assert f"stopped after step {step}" in out
+    assert max(losses(tmp_path / "moved")) == step
     finish(start_jclip(tmp_path / "moved", devices=8))
     want, got = losses(tmp_path / "both"), losses(tmp_path / "moved")
     assert want.keys() == got.keys()
     assert list(got.values()) == pytest.approx(list(want.values()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_stop_signal_saves_and_exits_cleanly(tmp_path: Path, number: int) -> None:
     process = start_jclip(tmp_path, "--duration", "100000", "--checkpoint.every", "100000", "--evals.seen.every", "100000")

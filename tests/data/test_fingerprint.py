@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from archives import write_benchmark, write_tar
 
 from jclip.data import SourceError, fingerprint, open_source
-from jclip.data.fingerprint import combine, file_digests
+from jclip.data.fingerprint import combine, file_digests, sample_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -337,3 +338,21 @@ def test_a_bar_is_shown_on_a_terminal_alone(
     out, err = capsys.readouterr()
     assert out == ""
     assert "taking fingerprints" in err
+
+
+@pytest.mark.parametrize("length", [1, 2, 64, 65, 200])
+def test_a_sample_spans_the_source_from_its_first_example_to_its_last(length: int) -> None:
+    class Rows(list[dict[str, str]]):
+        """A source that tells what is read."""
+
+        def __getitem__(self, index: int) -> dict[str, str]:  # type: ignore[override]
+            read.append(index)
+            return super().__getitem__(index)
+
+    found = []
+    for last in ("a", "b"):
+        read: list[int] = []
+        found.append(sample_fingerprint(Rows([*({"text": str(i)} for i in range(length - 1)), {"text": last}])))  # type: ignore[arg-type]
+        assert len(set(read)) == min(64, length)
+        assert all(b - a <= -(-length // 63) for a, b in pairwise(read))
+    assert found[0] != found[1]

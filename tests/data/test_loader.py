@@ -19,6 +19,7 @@ from PIL import Image
 from jclip.config import Augment, Config, Contrastive, Data, Model, TextTower, VisionTower
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_field, read_once
 from jclip.data import loader as module
+from jclip.data.transforms import Decode
 
 TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=12)}
 CONFIG = Config(
@@ -100,6 +101,21 @@ def test_a_row_holds_its_example_and_augments_it_anew_each_epoch() -> None:
     twice = [pair for pair in images.values() if len(pair) == 2]
     assert len(twice) == 46  # 104 rows: two epochs of 50, and four rows of the third
     assert sum((a != b).any() for a, b in twice) >= 44  # two crops may show the same plain background
+
+
+def test_augmentation_and_largest_size_are_those_of_the_configuration() -> None:
+    """Whole images that are always flipped are the mirrored pixels; the defaults would crop, and never flip."""
+    whole = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
+    towers = {**TOWERS, "image": VisionTower(image_size=12, patch_size=4)}
+    config = replace(CONFIG, model=Model(towers=towers), data=replace(CONFIG.data, augment=whole))
+    source = open_source(config.data.source)
+    images = {source[i]["key"]: np.asarray(Decode()(source[i]["image"])) for i in range(50)}
+    for batch in batches(config, 2):
+        for key, image in zip(batch.keys, batch.arrays["image"], strict=True):
+            np.testing.assert_array_equal(image, images[key][:, ::-1])
+    small = replace(config, data=replace(config.data, max_pixels=143))
+    with make_loader(small) as loader, pytest.raises(SourceError, match="12 x 12 pixels, more than 143"):
+        next(loader)
 
 
 def test_another_seed_is_another_order(reference: list[Batch]) -> None:
@@ -251,6 +267,14 @@ def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, l
             assert [key == "" for key in batch.keys] == [not real for real in batch.mask]
             rows += batch.arrays["image"][batch.mask][:, 0, 0, 0].tolist()
     assert rows == list(range(length))
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_reading_once_begins_where_it_is_told(hosts: int) -> None:
+    transforms = {"image": eval_transform(TOWERS["image"])}
+    runs = [list(read_once(Flawed(set()), transforms, batch_size=8, host=h, hosts=hosts, start=7)) for h in range(hosts)]
+    keys = [key for parts in zip(*runs, strict=True) for batch in parts for key in batch.keys]
+    assert keys == [f"k{i}" for i in range(7, 20)] + [""] * 3
 
 
 def test_broken_examples_are_masked_and_counted_once() -> None:

@@ -604,3 +604,26 @@ def test_lines_are_captions_where_that_is_asked_for(tmp_path: Path) -> None:
     assert source[0]["text"] == source[0]["captions"] == pickle.loads(pickle.dumps(source))[0]["text"] == ("a", "b")
     with pytest.raises(BadExample, match="no caption"):
         source[1]["text"]
+
+
+def test_sizes_in_binary_are_those_in_octal(tmp_path: Path) -> None:
+    """GNU writes what octal digits cannot hold (8 GiB) with the first bit set; here a small size is written so."""
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in (("0.jpg", b"picture"), ("0.txt", b"a caption")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    octal = list_members(str(path))
+    assert [member.size for member in octal.members] == [7, 9]
+    raw = bytearray(path.read_bytes())
+    raw[124:136] = b"\x80" + (7).to_bytes(11, "big")
+    raw[148:156] = b" " * 8
+    raw[148:156] = f"{sum(raw[:512]):06o}\0 ".encode()
+    path.write_bytes(raw)
+    assert list_members(str(path)) == octal
+    raw[124:136] = b"\xff" * 12  # -1
+    raw[148:156] = b" " * 8
+    raw[148:156] = f"{sum(raw[:512]):06o}\0 ".encode()
+    path.write_bytes(raw)
+    assert list_members(str(path)).cut == 0

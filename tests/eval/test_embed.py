@@ -1,6 +1,7 @@
 """Embedding sources and texts: a row for every example, in order, for any batch size and any number of hosts, and the cache."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from eval_fakes import Listed, letters, on_hosts, word_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jclip.config import architecture
-from jclip.eval import FeatureCache, embed_source, embed_texts
+from jclip.config import TextTower, Tokenizer, architecture
+from jclip.eval import FeatureCache, cache, embed_source, embed_texts
+from jclip.eval.embed import tower_facts
 
 WORLDS = [(1, 1), (1, 4), (2, 2), (2, 6), (3, 3), (4, 8), (1, 64)]
 TOWER = architecture("ViT-tiny-test").towers["image"]
@@ -133,3 +135,48 @@ def test_hosts_agree_on_what_is_cached(tmp_path):
     run(1)
     for result in (*run(2), *run(2)):
         np.testing.assert_array_equal(result.z, expected([f"picture {i}" for i in range(6)]).z)
+
+
+def test_each_fact_by_itself_is_part_of_the_name_that_features_are_kept_under(tmp_path, monkeypatch):
+    """Field, order of the texts, and the bytes of the vocabulary; the others are above."""
+    source = Listed(tuple({"picture": f"picture {i}", "also": f"other {i}"} for i in range(5)))
+
+    def run(field="picture", texts=("a", "b")):
+        model = Counting()
+
+        def program(functions):
+            functions = dataclasses.replace(functions, cache=FeatureCache(tmp_path / "cache"), weights=lambda tower: "w")
+            image = embed_source(functions, 1.0, source, "image", TOWER, field)
+            return image, embed_texts(functions, 1.0, texts, "text", TOWER)
+
+        ((image, text),) = on_hosts(1, 4, program, model)
+        np.testing.assert_array_equal(image.z, expected([e[field] for e in source.examples]).z)
+        np.testing.assert_array_equal(text.z, expected(texts).z)
+        return model.batches
+
+    assert [run(), run(field="also"), run(texts=("b", "a")), run()] == [3, 2, 1, 0]
+
+    vocabulary = tmp_path / "vocabulary.json"
+    tower = TextTower(tokenizer=Tokenizer("hugging_face", str(vocabulary)))
+    found = []
+    for content in (b"one", b"two"):
+        vocabulary.write_bytes(content)
+        found.append(tower_facts(tower))
+    assert found[0] != found[1]
+
+
+def test_the_code_is_part_of_the_name_and_what_another_file_holds_is_not_taken(tmp_path, monkeypatch):
+    kept, facts = FeatureCache(tmp_path), [{"weights": "a"}, {"weights": "b"}]
+    kept.save(facts[0], {"z": np.arange(3)})
+    (file,) = tmp_path.iterdir()
+    shutil.copy(file, tmp_path / f"{cache.digest(facts[1])}.npz")  # as if two names were one digest
+    np.testing.assert_array_equal(kept.load(facts[0])["z"], np.arange(3))
+    assert kept.load(facts[1]) is None
+    monkeypatch.setattr(cache, "code_digest", lambda package: "other code")
+    cache._program.cache_clear()
+    try:
+        assert kept.load(facts[0]) is None
+    finally:
+        monkeypatch.undo()
+        cache._program.cache_clear()
+    assert kept.load(facts[0]) is not None

@@ -229,6 +229,16 @@ def test_robustness_compares_shifted_sets_with_a_probe(sources):
     assert [row[0] for row in result.details["table"]["rows"]] == ["clean", "drawings"]
 
 
+def test_the_candidates_of_a_mask_keep_their_own_prompts(sources):
+    """A mask of the last classes: with the prompts of the first, "cat" would be nearest to "cot" and "dog" to "dot"."""
+    names = ("dot", "cot", "cat", "dog")
+    sources["train"] = sources["clean"] = Listed(tuple({"image": name, "label": i} for i, name in enumerate(names)), names)
+    sources["drawn"] = Listed(tuple({"image": name, "label": name} for name in ("cat", "dog", "dog")), names)
+    metrics = run(Robustness("train", "clean", {"d": "drawn"}, masks={"d": ("dog", "cat")}, templates=("{}",)), 1, 4)
+    assert metrics["name/d/zero_shot"] == metrics["name/d/probe"] == 1
+    assert metrics["name/d/candidates"] == 2
+
+
 def test_clip_benchmarks_layout_gives_the_numbers_computed_by_hand(tmp_path, monkeypatch):
     """Pictures of one grey and a model whose towers know greys and their names: every score is known."""
     greys = {"black": 0, "grey": 120, "white": 250}

@@ -97,3 +97,10 @@ def test_a_k_or_temperature_out_of_range_is_refused(k, temperature, message):
     train, labels = clusters(6, 12)
     with pytest.raises(ValueError, match=message):
         knn_predict(train, labels, train, 6, k, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.07, None])
+def test_a_neighbour_that_is_no_number_has_no_vote(temperature):
+    train = np.array([[1, 0], [np.nan, np.nan], [np.nan, np.nan]], np.float32)
+    test = np.array([[0.6, 0.8]], np.float32)
+    assert knn_predict(train, np.array([0, 1, 1]), test, 2, 3, temperature=temperature).tolist() == [0]

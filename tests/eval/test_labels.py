@@ -121,3 +121,21 @@ def test_classes_come_from_the_config_or_a_file_or_else_from_the_source(tmp_path
 
 def test_the_mean_of_the_classes_that_are_present():
     assert mean_per_class(np.array([True, False, True, True]), np.array([5, 5, 9, 9])) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_byte_order_mark_at_the_start_of_a_file_is_no_part_of_a_name(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_bytes(b"\xef\xbb\xbffirst\r\nsecond\n")
+    assert make_classes(Labels(classes=(f"file:{file}",)), Listed(()), "x:y").names == ("first", "second")
+
+
+def test_that_classes_were_matched_by_position_is_part_of_the_result():
+    source = Listed(({"label": 0}, {"label": "zwei"}), ("eins", "zwei"))
+    assert make_classes(Labels(), source, "x").read(source, "label").by_position is False
+    unlike = make_classes(Labels(classes=("one", "two")), source, "x").read(source, "label")
+    assert (unlike.labels.tolist(), unlike.by_position) == ([0, 1], True)
+    asked = make_classes(Labels(classes=("one", "zwei"), match="position"), source, "x").read(source, "label")
+    assert (asked.labels.tolist(), asked.by_position) == ([0, 1], True)
+    some = make_classes(Labels(classes=("one", "zwei")), source, "x")
+    with pytest.raises(ConfigError, match="1 of the 2 classes of a source match none"):
+        some.read(source, "label")

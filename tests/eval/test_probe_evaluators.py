@@ -8,7 +8,10 @@ from eval_fakes import Listed, letters, on_hosts, word_model
 
 from jclip.config import ConfigError, FewShot, Labels, LinearProbe, NearestNeighbours, architecture
 from jclip.eval import Embedding, load_probe, make_evaluator
+from jclip.eval.few_shot import sample_few_shot
 from jclip.eval.logistic import fit_logistic, fit_prepared
+from jclip.eval.probes import fit_probe
+from jclip.eval.scores import SCORES
 
 CLASSES = ("odd", "even")
 
@@ -117,6 +120,83 @@ def test_neighbours_vote(measure, temperature):
     config = NearestNeighbours("t:train", "t:test", k=5, temperature=temperature, labels=Labels())
     result = measure(config, train, words(4))
     assert result.metrics == {"top1": 1.0, "mean_per_class": 1.0}
+
+
+def noisy(n, seed):
+    """Pictures of words that differ by many letters that mean nothing, a quarter of them "even"."""
+    rng = np.random.default_rng(seed)
+    return tuple({"image": f"{'oe'[i % 4 == 0]}{rng.integers(10**9)}", "label": int(i % 4 == 0)} for i in range(n))
+
+
+def features(examples):
+    return word_model(1.0, {"x": np.stack([letters(example["image"]) for example in examples])})["x"]
+
+
+def labels(examples):
+    return np.array([example["label"] for example in examples])
+
+
+def test_a_few_shot_curve_has_the_mean_and_deviation_of_fits_by_hand(measure):
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    train, test = noisy(80, 0), noisy(60, 1)
+    metrics = measure(FewShot("t:train", "t:test", k=(2, 8), seeds=4, l2=1e-2), train, test).metrics
+    x, test_x = (features(part).pooled.astype(np.float64) for part in (train, test))
+    for k in (2, 8):
+        found = []
+        for seed in range(4):
+            chosen = sample_few_shot(labels(train), CLASSES, k, seed)
+            fit = linear_model.LogisticRegression(C=1 / (1e-2 * 2 * k), tol=1e-8, max_iter=10_000)
+            found.append(np.mean(fit.fit(x[chosen], labels(train)[chosen]).predict(test_x) == labels(test)))
+        assert np.std(found) > 0
+        assert metrics[f"k{k}/top1"] == pytest.approx(np.mean(found))
+        assert metrics[f"k{k}/deviation"] == pytest.approx(np.std(found))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [
+        ("openai", {"seed": 4}),  # which draws what is held out
+        ("clip_benchmark", {"seed": 5, "validation": "t:validation", "metric": "mean_per_class"}),
+        ("ridge", {"metric": "mean_per_class"}),
+    ],
+)
+def test_a_probe_is_fitted_with_every_option_of_the_configuration(measure, tmp_path, protocol, options):
+    train, test, validation = noisy(60, 20), noisy(20, 2), noisy(40, 21)
+    file = str(tmp_path / "probe.safetensors")
+    measure(probe(protocol, save=file, **options), train, test, validation)
+    part = "z" if protocol == "clip_benchmark" else "pooled"
+
+    def by_hand(seed=0, metric="accuracy", validation=None):
+        held = (getattr(features(noisy(40, 21)), part), labels(noisy(40, 21))) if validation else None
+        return fit_probe(protocol, (getattr(features(train), part), labels(train)), held, 2, seed=seed, score=SCORES[metric])
+
+    saved, want = load_probe(file)[0], by_hand(**options)
+    np.testing.assert_allclose(saved.weights, want.weights, atol=1e-6)
+    assert (saved.strength, saved.tried) == (want.strength, want.tried)
+    for option in options:  # each of them matters
+        other = by_hand(**{name: value for name, value in options.items() if name != option})
+        same = other.tried == want.tried and np.allclose(other.weights, want.weights, atol=1e-5)
+        assert not same, option
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(9, 0.01), (9, 10.0), (9, None), (1, 0.07)])
+def test_neighbours_are_those_of_unit_vectors_and_vote_with_their_temperature(measure, k, temperature):
+    train, test = noisy(60, 3), noisy(40, 4)
+    result = measure(NearestNeighbours("t:train", "t:test", k=k, temperature=temperature), train, test)
+    cosines = features(test).z.astype(np.float64) @ features(train).z.T.astype(np.float64)
+
+    def by_hand(temperature):
+        right = []
+        for row, label in zip(cosines, labels(test), strict=True):
+            near = np.argsort(-row)[:k]
+            weight = np.ones(k) if temperature is None else np.exp((row[near] - row[near[0]]) / temperature)
+            votes = [weight[labels(train)[near] == c].sum() for c in (0, 1)]
+            right.append(int(np.argmax(votes)) == label)
+        return np.mean(right)
+
+    assert result.metrics["top1"] == pytest.approx(by_hand(temperature))
+    if temperature == 0.01:
+        assert by_hand(0.01) != by_hand(None) != by_hand(0.07)
 
 
 def test_fits_of_a_curve_that_did_not_converge_are_counted(measure, monkeypatch, caplog):

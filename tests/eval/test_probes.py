@@ -218,3 +218,16 @@ def test_files_that_are_no_probes_are_refused(tmp_path):
         load_probe(path)
     with pytest.raises(ValueError, match="1 names for 2 classes"):
         save_probe(path, Probe(np.zeros((3, 2)), np.zeros(2), "ridge", 1.0), ("a",), {})
+
+
+@pytest.mark.parametrize("protocol", ["openai", "logistic", "clip_benchmark", "ridge"])
+def test_the_last_fit_of_every_protocol_is_of_train_and_validation_together(protocol, train, validation):
+    both = tuple(np.concatenate(parts) for parts in zip(train, validation, strict=True))
+    found = fit_probe(protocol, train, validation, 3, strength=0.5, seed=4)
+    whole, alone = (fit_probe(protocol, examples, None, 3, strength=0.5, seed=4) for examples in (both, train))
+    np.testing.assert_allclose(found.weights, whole.weights, atol=1e-6)
+    assert np.abs(found.weights - alone.weights).max() > 1e-3
+    if protocol in ("openai", "clip_benchmark"):  # which search, and fit once more
+        searched = fit_probe(protocol, train, validation, 3, seed=4)
+        again = fit_probe(protocol, both, None, 3, strength=searched.strength, seed=4)
+        np.testing.assert_allclose(searched.weights, again.weights, atol=1e-3 * np.abs(again.weights).max())

@@ -223,3 +223,12 @@ def test_long_lists_of_right_answers_make_the_blocks_smaller(monkeypatch):
     same = np.zeros(300, int)
     np.testing.assert_array_equal(ranks(z, z, same, same), 1)
     assert sizes == [6000 // (300 + 4 * 300)]
+
+
+def test_a_query_without_an_answer_is_never_found_however_few_the_candidates() -> None:
+    """Its position is 1 + 3 candidates, which is among the first 10."""
+    z = np.eye(3, dtype=np.float32)
+    ranking = rank_answers(z, z, np.array([0, -1, 7]), np.array([0, 1, 2]), k=10)
+    assert ranking.rank.tolist() == [1, 4, 4]
+    assert ranking.found_at(10).tolist() == [True, False, False]
+    assert ranking.average_precision_at(10).tolist() == [1.0, 0.0, 0.0]

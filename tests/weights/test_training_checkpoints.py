@@ -18,6 +18,7 @@ from test_files import Bomb
 from jclip.config import architecture
 from jclip.weights import WeightsError, open_clip, read_weights, tower_shapes
 from jclip.weights.layout import SCALE, to_theirs
+from jclip.weights.prefixes import without_prefix
 from jclip.weights.torch_archive import open_torch_archive
 
 NAME = "ViT-tiny-test"
@@ -175,3 +176,18 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     torch_save(tmp_path / "w.pt", {"a": {"b": one}, "a.b": two})
     with pytest.raises(WeightsError, match=r"w\.pt: two tensors have the name a\.b"):
         open_torch_archive(tmp_path / "w.pt")
+
+
+def test_a_prefix_is_taken_off_only_where_that_makes_names_known_and_no_longer_than_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def without(names: list[str], known: set[str]) -> list[str]:
+        return list(without_prefix(Path("w.pt"), dict.fromkeys(names), lambda given: known & set(given)))
+
+    theirs = ["foo.bar.a", "foo.bar.b"]
+    assert without(theirs, {"x", "y"}) == theirs  # nothing is known either way
+    assert without(theirs, set(theirs)) == theirs
+    assert not caplog.text
+    assert without(theirs, {"bar.a", "bar.b"}) == ["bar.a", "bar.b"]
+    assert without(theirs, {"bar.a", "a"}) == ["bar.a", "bar.b"]  # of equal ones the shorter
+    assert "all names begin with 'foo.', which is taken off" in caplog.text
