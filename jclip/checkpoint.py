@@ -1,5 +1,6 @@
 """Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself and checked when it is read."""
 
+import asyncio
 import gc
 import hashlib
 import json
@@ -20,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jclip.config import Config, ConfigError, from_json
 from jclip.data.caches import write_atomically
-from jclip.digests import array_paths, tree_digests
+from jclip.digests import array_paths, begin_digests, tree_digests
 from jclip.keeping import kept, old_scores
 from jclip.processes import is_first
 from jclip.tree import flatten
@@ -127,7 +128,7 @@ class Checkpoints:
         if step in self.steps:
             return
         try:
-            digests = _Digests({name: (part, tree_digests(part)) for name, part in parts.items()}, record)
+            digests = _Digests({name: (part, begin_digests(part)) for name, part in parts.items()}, record)
             with _context():
                 response = ocp.save_checkpointables_async(
                     self.directory / str(step), {**parts, DIGESTS: digests}, custom_metadata=dict(record)
@@ -292,7 +293,7 @@ class _Digests:
 
     FILE = "digests.json"
 
-    def __init__(self, parts: Mapping[str, tuple[Any, jax.Array]], record: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, "tuple[Any, Future[np.ndarray]]"], record: Mapping[str, Any]) -> None:
         self._parts = {name: (_abstract(part), digests) for name, (part, digests) in parts.items()}
         self._record = _digest(record)
 
@@ -302,7 +303,9 @@ class _Digests:
         async def write() -> None:
             folder = await directory.await_creation()
             if is_first():
-                arrays = {name: text for part, found in self._parts.items() for name, text in _texts(part, *found).items()}
+                arrays: dict[str, str] = {}
+                for name, (part, digests) in self._parts.items():
+                    arrays |= _texts(name, part, await asyncio.wrap_future(digests))
                 Path(folder, self.FILE).write_text(json.dumps({"record": self._record, "arrays": arrays}, indent=0))
 
         return write()
@@ -313,13 +316,13 @@ class _Digests:
 
 
 def _array_digests(part: str, tree: Any) -> dict[str, str]:
-    return _texts(part, tree, tree_digests(tree))
+    return _texts(part, tree, np.asarray(tree_digests(tree)))
 
 
-def _texts(part: str, tree: Any, digests: jax.Array) -> dict[str, str]:
+def _texts(part: str, tree: Any, digests: np.ndarray) -> dict[str, str]:
     """ "params/image/cls" -> "float32[32] 0f1e2d3c4b5a6978"."""
-    rows = np.asarray(digests)
-    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in zip(_named(tree), rows, strict=True)}
+    rows = zip(_named(tree), digests, strict=True)
+    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in rows}
 
 
 def _abstract(tree: Any) -> Any:
