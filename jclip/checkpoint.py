@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,18 +53,27 @@ class Checkpoints:
     say it.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 1, best: str | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 1,
+        best: str | None = None,
+        read_only: bool = False,
+        guard: Callable[[], object] = lambda: None,
+    ) -> None:
         """
         Args:
             workdir: folder of the run; made where it is missing.
             keep: how many of the latest checkpoints stay.
             best: metric whose highest checkpoint stays as well.
             read_only: leave alone what another process may be writing; otherwise what a killed one left unfinished is removed.
+            guard: called before anything in the workdir is changed; raises where it may not be.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self.scores: dict[int, dict[str, float]] = {}
         """Results of evaluations by step, which decide what stays; W/evaluations.json holds them."""
-        self._keep, self._best = keep, best
+        self._keep, self._best, self._guard = keep, best, guard
         self._writer = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
         self._problem = ""
@@ -127,6 +136,7 @@ class Checkpoints:
         self._finish()
         if step in self.steps:
             return
+        self._guard()
         try:
             digests = _Digests({name: (part, begin_digests(part)) for name, part in parts.items()}, record)
             with _context():
@@ -188,6 +198,7 @@ class Checkpoints:
         known = {str(step): scores for step, scores in sorted(self.scores.items()) if step in steps}
         if is_first():
             text = json.dumps(known, indent=1)
+            self._guard()
             try:
                 write_atomically(self.directory.parent / SCORES, lambda part: part.write_text(text, encoding="utf-8"))
             except OSError as error:
@@ -197,6 +208,7 @@ class Checkpoints:
         """Removes the checkpoints that are neither among the latest nor the best."""
         stay = kept(self.steps, self.scores, keep=self._keep, best=self._best)
         for step in set(self.steps).difference(stay) if is_first() else ():
+            self._guard()
             try:
                 _remove(self.directory / str(step))
             except FileNotFoundError:
@@ -208,6 +220,7 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         """Remains of what was not written, or not removed, to its end; of several processes the first tidies up."""
         if is_first():
+            self._guard()
             for path in self.directory.glob(f"*{UNFINISHED}*"):
                 shutil.rmtree(path, ignore_errors=True)
 

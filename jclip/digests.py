@@ -58,7 +58,7 @@ def _words(x: Array) -> Array:
 
 def _mix(x: Any) -> Any:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+        x = (x ^ (x >> shift)) * np.uint32(factor)
     return x ^ (x >> 16)
 
 
@@ -100,12 +100,24 @@ def host_digest(shape: Sequence[int], parts: Iterable[tuple[np.ndarray, Sequence
     found = np.zeros(2, np.uint32)
     for values, index in parts:
         size = min(4, values.dtype.itemsize)
-        words = values[..., None].view(f"u{size}")  # [..., words of an element]
+        words = np.ascontiguousarray(values)[..., None].view(f"u{size}")  # [..., words of an element]
         strides = [math.prod([*shape[axis:], words.shape[-1]]) for axis in range(1, words.ndim)] + [1]
         first = 1 + sum((part.start or 0) * stride for part, stride in zip(index, strides, strict=False))
-        for block, place in _blocks(words, strides, first):
+        sizes, strides = _merged(words.shape, strides)
+        for block, place in _blocks(words.reshape(sizes), strides, first):
             found += np.array(_sums(block.astype(np.uint32), place))
     return found
+
+
+def _merged(sizes: Sequence[int], strides: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Sizes of axes and the distances between neighbours, with as few axes as there can be: of a whole array one."""
+    fewer: list[tuple[int, int]] = []  # from the last axis on
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if fewer and stride == math.prod(fewer[-1]):
+            fewer[-1] = (size * fewer[-1][0], fewer[-1][1])
+        else:
+            fewer.append((size, stride))
+    return [size for size, _ in reversed(fewer)], [stride for _, stride in reversed(fewer)]
 
 
 def _blocks(words: np.ndarray, strides: Sequence[int], first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -115,7 +127,8 @@ def _blocks(words: np.ndarray, strides: Sequence[int], first: int) -> Iterator[t
         for i, inner in enumerate(words):
             yield from _blocks(inner, strides[1:], first + i * strides[0])
         return
-    for start in range(0, len(words) if row else 0, rows := max(1, BLOCK // max(1, row))):
+    rows = BLOCK // max(1, row)
+    for start in range(0, len(words) if row else 0, rows):
         block = words[start : start + rows]
         place: Any = np.uint32((first + start * strides[0]) % 2**32)
         for size, stride in zip(block.shape, strides, strict=True):

@@ -1,7 +1,7 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
 from jclip.greeting import greeting
-from jclip.lock import lock
+from jclip.lock import LockedWorkdir, lock
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import Clock, NonFiniteLoss, Terminal, TrainLog, open_writers
 from jclip.processes import (
@@ -51,7 +51,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         ConfigError: the configuration contradicts itself.
         SourceError: the data cannot be opened.
         Refused: the processes of the run differ in what they would train, or one of them cannot start.
-        LockedWorkdir: another run writes to the workdir.
+        LockedWorkdir: another run writes to the workdir, or has taken it over while this one was paused.
         CheckpointError: the workdir holds another model, or a damaged checkpoint; or the last step could not be saved.
         WeightsError: what init_from names cannot be read.
         NonFiniteLoss: training has diverged.
@@ -65,9 +65,9 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
     require_memory(program.parts(), device_memory(mesh.local_devices[0]))
 
     with (
-        _locked(workdir),
-        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused)),
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        _locked(workdir) as hold,
+        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused, LockedWorkdir)),
+        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints,
     ):
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
@@ -91,7 +91,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
             make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop.listening(),
         ):
-            run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop)
+            run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
             owed = _owed_evaluations(run, start.step, start.record)
             results = _train(run, train_step, start.step, start.state, loader, owed)
         if not loader.ended:
@@ -111,6 +111,8 @@ class Run(NamedTuple):
     log: TrainLog
     terminal: Terminal
     stop: StopSignal
+    hold: Callable[[], object]
+    """Raises LockedWorkdir where the workdir is another run's by now."""
 
 
 def _train(
@@ -164,6 +166,7 @@ def _next_batch(run: Run, start: int, done: int, state: TrainState, loader: Load
 
 def _save(run: Run, step: int, state: TrainState) -> None:
     """Starts to save the state after a step; raises NonFiniteLoss where training has diverged, also in that very step."""
+    together(run.hold)
     run.log.flush()
     if broken := non_finite(state.saved(), run.mesh):
         raise NonFiniteLoss(
@@ -270,11 +273,11 @@ def _compare_hosts(record: Record, source: Source) -> None:
 
 
 @contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    """The lock on the workdir, which the first process holds for all."""
+def _locked(workdir: Path) -> Iterator[Callable[[], object]]:
+    """The lock on the workdir, which the first process holds for all; yields what raises there where it is another run's."""
     with ExitStack() as stack:
-        together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
-        yield
+        hold = together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
+        yield hold.check if hold else lambda: None
 
 
 def _say(message: str) -> None:
