@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from jclip.config import Config, ConfigError, from_json
 from jclip.data.caches import write_atomically
 from jclip.digests import array_paths, begin_digests, tree_digests
+from jclip.files import read_whole
 from jclip.keeping import kept, old_scores
 from jclip.processes import is_first
 from jclip.tree import flatten
@@ -109,7 +110,7 @@ class Checkpoints:
         """
         path = self.directory / str(step) / "_CHECKPOINT_METADATA"
         try:
-            saved = json.loads(path.read_bytes())["custom_metadata"]
+            saved = json.loads(read_whole(path))["custom_metadata"]
             if not isinstance(saved, dict) or "config" not in saved:
                 raise CheckpointError(f"checkpoint: {path.parent} holds no configuration; it is not one of jclip's")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -181,7 +182,7 @@ class Checkpoints:
         path = self.directory.parent / SCORES
         self.scores = old_scores(self.directory, self.steps)
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_whole(path))
             self.scores |= {int(step): {k: float(v) for k, v in values.items()} for step, values in content.items()}
         except FileNotFoundError:
             pass
@@ -291,7 +292,7 @@ class Checkpoints:
         """{"record": digest, "arrays": {path: shape, type and digest}}."""
         path = self.directory / str(step) / DIGESTS / _Digests.FILE
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_whole(path))
             if not isinstance(content["arrays"], dict) or not isinstance(content["record"], str):
                 raise ValueError("it is no list of digests")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from jclip.files import read_whole
+
 FILE = "run.lock"
 
 BEAT = 10.0
@@ -93,7 +95,10 @@ def lock(
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / FILE, _this_process()
     while not _create(path, owner):
-        content = _read(path)
+        try:
+            content = _read(path)
+        except OSError as error:
+            raise LockedWorkdir(f"{path} cannot be read ({error.strerror}); remove it, if no run writes to {workdir}") from None
         if content is None:
             continue  # let go of in this moment
         holder = _parse(content)
@@ -169,7 +174,7 @@ def _create_exclusively(path: Path, owner: dict[str, Any]) -> bool:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         return None
 
@@ -225,7 +230,7 @@ def _take_away(path: Path, content: bytes) -> None:
         path.rename(away)
     except FileNotFoundError:
         return
-    if away.read_bytes() != content:
+    if read_whole(away) != content:
         with suppress(OSError):
             os.link(away, path)
     away.unlink()

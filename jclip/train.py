@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
+from jclip.files import read_whole
 from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir, lock
 from jclip.memory import device_memory, require_memory
@@ -35,7 +37,7 @@ from jclip.processes import (
 from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
-from jclip.step import TrainState, make_program, non_finite
+from jclip.step import Program, TrainState, make_program, non_finite
 from jclip.weights import WeightsError
 
 
@@ -57,12 +59,11 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         NonFiniteLoss: training has diverged.
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
-    workdir = _folder(workdir)
+    workdir = together(partial(_folder, workdir))
     source, plan, record = together(lambda: _prepare(config))
-    _compare_hosts(record, source)
+    _compare_hosts({**record, "command": {"workdir": str(workdir.absolute()), "resume_from": resume_from}}, source)
     mesh = make_mesh(config.mesh)
-    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
-    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
+    program = together(lambda: _make_program(config, plan, mesh))
 
     with (
         _locked(workdir) as hold,
@@ -259,6 +260,13 @@ def _prepare(config: Config) -> tuple[Source, Plan, Record]:
     return source, plan, make_record(config, source, plan)
 
 
+def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:
+    """The program, if this host's devices have the memory for it."""
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
+    return program
+
+
 def _compare_hosts(record: Record, source: Source) -> None:
     """Raises Refused on every process where they are not about to train the same."""
     if jax.process_count() == 1:
@@ -303,12 +311,21 @@ def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: int, t
     if is_first():
         for path in checkpoints.set_aside(after=start):
             terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
+        if start and not _is_json(workdir / "config.json"):
+            terminal.say(f"jclip: {workdir / 'config.json'} is missing or damaged; it is written anew")
         text = json.dumps(to_saved(config), indent=2)
         try:
             write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
         except OSError as error:
             terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
     checkpoints.forget(after=start)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_whole(path)), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _last_good(checkpoints: Checkpoints, step: int) -> str:
@@ -325,7 +342,7 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkp
         return found
 
     workdir = checkpoints.directory.parent
-    writers = [terminal, *(open_writers(workdir, terminal, start=start) if is_first() else [])]
+    writers = [terminal, *(open_writers(workdir, terminal, start=start, every=config.log_every) if is_first() else [])]
     clock = Clock(config.batch_size, plan.total, start)
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes

@@ -1,6 +1,7 @@
 """Going on: from a damaged checkpoint, with other data or options, and what is said of it."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny import tiny_config
 
 from jclip import train
 from jclip.checkpoint import CheckpointError, Checkpoints
+from jclip.lock import LockedWorkdir
 
 ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what its errors leave behind
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
@@ -150,7 +152,8 @@ def damage_metrics(workdir: Path) -> None:
     ("what", "said"),
     [
         ("metrics", "2 lines of .*metrics.jsonl are damaged, and are dropped"),
-        ("config", ""),
+        ("config", "config.json is missing or damaged; it is written anew"),
+        ("lines", "metrics.jsonl has no line of the steps 7 to 12: they are lost"),
         ("scores", "evaluations.json is damaged"),
     ],
 )
@@ -159,13 +162,30 @@ def test_other_damaged_files_are_named_and_do_not_stop_a_resume(
 ) -> None:
     if what == "metrics":
         damage_metrics(workdir)
+    elif what == "lines":
+        path = workdir / "metrics.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
     elif what == "config":
         (workdir / "config.json").write_text('{"format": 2, "type": "Con')
     else:
         (workdir / "evaluations.json").write_bytes(b'{"4": {"seen\xff')
     go_on(workdir, duration="13")
     out = capsys.readouterr().out
-    assert not said or re.search(said, out)
+    assert re.search(said, out)
     json.loads((workdir / "config.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines][-2:] == [12, 13]
+    assert [line["step"] for line in lines][-2:] == [6 if what == "lines" else 12, 13]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluations.json", "run.lock"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    workdir: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (workdir / name).unlink(missing_ok=True)
+    os.mkfifo(workdir / name)
+    if name == "run.lock":
+        with pytest.raises(LockedWorkdir, match=r"run\.lock cannot be read .*no regular file.*; remove it"):
+            go_on(workdir)
+        return
+    go_on(workdir)
+    assert re.search(rf"{name}.*(written anew|no longer written|is damaged|no regular file)", capsys.readouterr().out)
