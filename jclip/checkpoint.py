@@ -1,5 +1,6 @@
 """Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself and checked when it is read."""
 
+import asyncio
 import gc
 import hashlib
 import json
@@ -7,7 +8,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from orbax.checkpoint import v1 as ocp
 
 from jclip.config import Config, ConfigError, from_json
 from jclip.data.caches import write_atomically
-from jclip.digests import array_paths, tree_digests
+from jclip.digests import array_paths, begin_digests, tree_digests
+from jclip.files import read_whole
 from jclip.keeping import kept, old_scores
 from jclip.processes import is_first
 from jclip.tree import flatten
@@ -52,18 +54,27 @@ class Checkpoints:
     say it.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 1, best: str | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 1,
+        best: str | None = None,
+        read_only: bool = False,
+        guard: Callable[[], object] = lambda: None,
+    ) -> None:
         """
         Args:
             workdir: folder of the run; made where it is missing.
             keep: how many of the latest checkpoints stay.
             best: metric whose highest checkpoint stays as well.
             read_only: leave alone what another process may be writing; otherwise what a killed one left unfinished is removed.
+            guard: called before anything in the workdir is changed; raises where it may not be.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self.scores: dict[int, dict[str, float]] = {}
         """Results of evaluations by step, which decide what stays; W/evaluations.json holds them."""
-        self._keep, self._best = keep, best
+        self._keep, self._best, self._guard = keep, best, guard
         self._writer = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
         self._problem = ""
@@ -99,7 +110,7 @@ class Checkpoints:
         """
         path = self.directory / str(step) / "_CHECKPOINT_METADATA"
         try:
-            saved = json.loads(path.read_bytes())["custom_metadata"]
+            saved = json.loads(read_whole(path))["custom_metadata"]
             if not isinstance(saved, dict) or "config" not in saved:
                 raise CheckpointError(f"checkpoint: {path.parent} holds no configuration; it is not one of jclip's")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -126,8 +137,9 @@ class Checkpoints:
         self._finish()
         if step in self.steps:
             return
+        self._guard()
         try:
-            digests = _Digests({name: (part, tree_digests(part)) for name, part in parts.items()}, record)
+            digests = _Digests({name: (part, begin_digests(part)) for name, part in parts.items()}, record)
             with _context():
                 response = ocp.save_checkpointables_async(
                     self.directory / str(step), {**parts, DIGESTS: digests}, custom_metadata=dict(record)
@@ -170,7 +182,7 @@ class Checkpoints:
         path = self.directory.parent / SCORES
         self.scores = old_scores(self.directory, self.steps)
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_whole(path))
             self.scores |= {int(step): {k: float(v) for k, v in values.items()} for step, values in content.items()}
         except FileNotFoundError:
             pass
@@ -187,6 +199,7 @@ class Checkpoints:
         known = {str(step): scores for step, scores in sorted(self.scores.items()) if step in steps}
         if is_first():
             text = json.dumps(known, indent=1)
+            self._guard()
             try:
                 write_atomically(self.directory.parent / SCORES, lambda part: part.write_text(text, encoding="utf-8"))
             except OSError as error:
@@ -196,6 +209,7 @@ class Checkpoints:
         """Removes the checkpoints that are neither among the latest nor the best."""
         stay = kept(self.steps, self.scores, keep=self._keep, best=self._best)
         for step in set(self.steps).difference(stay) if is_first() else ():
+            self._guard()
             try:
                 _remove(self.directory / str(step))
             except FileNotFoundError:
@@ -207,6 +221,7 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         """Remains of what was not written, or not removed, to its end; of several processes the first tidies up."""
         if is_first():
+            self._guard()
             for path in self.directory.glob(f"*{UNFINISHED}*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -277,7 +292,7 @@ class Checkpoints:
         """{"record": digest, "arrays": {path: shape, type and digest}}."""
         path = self.directory / str(step) / DIGESTS / _Digests.FILE
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_whole(path))
             if not isinstance(content["arrays"], dict) or not isinstance(content["record"], str):
                 raise ValueError("it is no list of digests")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -292,7 +307,7 @@ class _Digests:
 
     FILE = "digests.json"
 
-    def __init__(self, parts: Mapping[str, tuple[Any, jax.Array]], record: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, "tuple[Any, Future[np.ndarray]]"], record: Mapping[str, Any]) -> None:
         self._parts = {name: (_abstract(part), digests) for name, (part, digests) in parts.items()}
         self._record = _digest(record)
 
@@ -302,7 +317,9 @@ class _Digests:
         async def write() -> None:
             folder = await directory.await_creation()
             if is_first():
-                arrays = {name: text for part, found in self._parts.items() for name, text in _texts(part, *found).items()}
+                arrays: dict[str, str] = {}
+                for name, (part, digests) in self._parts.items():
+                    arrays |= _texts(name, part, await asyncio.wrap_future(digests))
                 Path(folder, self.FILE).write_text(json.dumps({"record": self._record, "arrays": arrays}, indent=0))
 
         return write()
@@ -313,13 +330,13 @@ class _Digests:
 
 
 def _array_digests(part: str, tree: Any) -> dict[str, str]:
-    return _texts(part, tree, tree_digests(tree))
+    return _texts(part, tree, np.asarray(tree_digests(tree)))
 
 
-def _texts(part: str, tree: Any, digests: jax.Array) -> dict[str, str]:
+def _texts(part: str, tree: Any, digests: np.ndarray) -> dict[str, str]:
     """ "params/image/cls" -> "float32[32] 0f1e2d3c4b5a6978"."""
-    rows = np.asarray(digests)
-    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in zip(_named(tree), rows, strict=True)}
+    rows = zip(_named(tree), digests, strict=True)
+    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in rows}
 
 
 def _abstract(tree: Any) -> Any:

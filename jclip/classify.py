@@ -1,10 +1,10 @@
-"""`jclip classify`: the classes that images are nearest to, by prompts or by a linear probe."""
+"""`jclip classify`: the classes that images are nearest to, by prompts or by a linear probe, and whether any of them fits."""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +22,9 @@ from jclip.inference import Encoder, load, tower_digest
 from jclip.weights.same import changed_towers
 
 log = logging.getLogger(__name__)
+
+GENERIC = ("a photo.", "a picture.", "an image.")
+"""Texts that say nothing of what is in an image."""
 
 
 def main(
@@ -54,7 +57,9 @@ def main(
 
     Returns:
         For each image {"image", "classes": [[name, score], ...] best first, "rank" and "of" where truth is given}. Scores are
-        cosines, or of a probe probabilities (of ridge, its scores).
+        cosines, or of a probe probabilities (of ridge, its scores). With prompts there are also "probabilities" in the same
+        order, "by", which says how they are made of the cosines ("softmax" or "sigmoid"), and "hint": "" or why perhaps none of
+        the classes fits; see `Found`.
 
     Raises:
         ConfigError: there are no classes, truth is none of them, an image cannot be read, or the probe is of another model.
@@ -71,25 +76,53 @@ def main(
         found = _by_probe(encoder, contents, probe, max_pixels)
     else:
         found = _by_prompts(encoder, contents, labels, templates, max_pixels)
-    names, scores, unit = found
+    names, scores = found.names, found.scores
     if truth is not None and truth not in names:
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(names)} classes: {', '.join(names[:20])}")
     answers = []
-    for image, row in zip(images, scores, strict=True):
+    for number, (image, row) in enumerate(zip(images, scores, strict=True)):
         order = np.argsort(-row, kind="stable")
         answer: dict[str, Any] = {"image": str(image), "classes": [[names[i], round(float(row[i]), 6)] for i in order]}
+        if found.by:
+            probabilities = [round(float(found.probabilities[number, i]), 6) for i in order]
+            answer |= {"probabilities": probabilities, "by": found.by, "hint": found.hints[number]}
         if truth is not None:  # a tie counts as lost, as in every metric
             answer |= {"rank": int(np.sum(row >= row[names.index(truth)] - TIE)), "of": len(names)}
         answers.append(answer)
         if as_json:
-            print(json.dumps({**answer, "classes": answer["classes"][:top]}))
+            shown = {key: answer[key][:top] for key in ("classes", "probabilities") if key in answer}
+            print(json.dumps({**answer, **shown}))
         else:
-            Console().print(_table(answer, truth, top, unit))
+            Console().print(_table(answer, truth, top, found.unit))
+            if hint := answer.get("hint"):
+                Console(highlight=False).print(f"  {hint}", markup=False)
     return answers
 
 
-Found = tuple[tuple[str, ...], np.ndarray, str]
-"""Names of classes, scores [n, C] of images, and what these are."""
+class Found(NamedTuple):
+    """Scores of images for classes.
+
+    With prompts, the objective of a model that has one makes probabilities of the cosines. A sigmoid model gives each pair of an
+    image and a text its own: where the highest is below 1/2 it takes the image and every one of the texts for strangers. A
+    softmax model compares the texts that are given: whatever they are, the probabilities add up to 1. Its logits are, up to a
+    constant, the logarithm of how much likelier an image makes a text (van den Oord et al. 2018, section 2.3), and a text that
+    says nothing is as likely with any image. So where GENERIC fits better than every class, the image makes each less likely.
+
+    Attributes:
+        names: the classes.
+        scores: [n, C].
+        unit: name of a score.
+        probabilities: [n, C], with prompts.
+        by: softmax or sigmoid: the model's objective; "" where there are no probabilities.
+        hints: of each image, "" or why perhaps no class fits.
+    """
+
+    names: tuple[str, ...]
+    scores: np.ndarray
+    unit: str
+    probabilities: np.ndarray = np.zeros((0, 0))
+    by: str = ""
+    hints: tuple[str, ...] = ()
 
 
 def _read(image: str | Path, max_pixels: int) -> bytes:
@@ -109,7 +142,33 @@ def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], te
     prompts = read_templates(tuple(templates))
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))
-    return names, encoder.embed_image(images, max_pixels=max_pixels) @ classes.T, "cosine"
+    z = encoder.embed_image(images, max_pixels=max_pixels)
+    cosines = z @ classes.T
+    objective = _objective(encoder.params)
+    if objective is None:
+        return Found(names, cosines, "cosine")
+    logits = np.exp(float(objective["logit_scale"])) * cosines
+    if "logit_bias" in objective:
+        found = expit(logits + float(objective["logit_bias"]))
+        hints = tuple(_strangers(row.max()) if row.max() < 0.5 else "" for row in found)
+        return Found(names, cosines, "cosine", found, "sigmoid", hints)
+    generic = z @ class_embeddings(encoder.embed_text(GENERIC)[None])[0]
+    hints = tuple(_says_nothing(a, b) if a < b else "" for a, b in zip(cosines.max(axis=1), generic, strict=True))
+    return Found(names, cosines, "cosine", softmax(logits, axis=1), "softmax", hints)
+
+
+def _objective(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The scale, and the bias where there is one, of the only objective of a model; None where there are several, or none."""
+    found = [part for part in params.values() if isinstance(part, Mapping) and "logit_scale" in part]
+    return found[0] if len(found) == 1 else None
+
+
+def _strangers(highest: float) -> str:
+    return f"perhaps none fits: the highest probability is {highest:.2g}, below 0.5"
+
+
+def _says_nothing(highest: float, generic: float) -> str:
+    return f'perhaps none fits: the highest cosine is {highest:.4f}, and "{GENERIC[0]}" and the like have {generic:.4f}'
 
 
 def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Found:
@@ -130,8 +189,8 @@ def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixel
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
     scores = probe.scores(features)
     if probe.protocol == "ridge":
-        return names, scores, "score"
-    return names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability"
+        return Found(names, scores, "score")
+    return Found(names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:
@@ -143,7 +202,10 @@ def _parsed(path: str | Path, text: str) -> Any:
 
 def _table(answer: dict[str, Any], truth: str | None, top: int, unit: str) -> Table:
     rank = "" if truth is None else f"   {truth}: rank {answer['rank']} of {answer['of']}"
-    table = Table("class", unit, title=Text(f"{answer['image']}{rank}"), title_justify="left", box=None, padding=(0, 2))
-    for name, score in answer["classes"][:top]:
-        table.add_row(Text(name), f"{score:.4f}")
+    columns = ["class", unit, *([f"probability ({answer['by']})"] if "by" in answer else [])]
+    table = Table(*columns, title=Text(f"{answer['image']}{rank}"), title_justify="left", box=None, padding=(0, 2))
+    for (name, score), *more in zip(
+        answer["classes"][:top], *([answer["probabilities"]] if "by" in answer else []), strict=False
+    ):
+        table.add_row(Text(name), f"{score:.4f}", *(f"{probability:.4f}" for probability in more))
     return table

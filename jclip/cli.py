@@ -8,9 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jclip import __version__
+
+if TYPE_CHECKING:
+    from jclip.config import Config
 
 OWNERS = ("jclip", "open_clip", "hugging_face")
 """Whose folders of weights are read and written."""
@@ -56,6 +59,10 @@ EVAL += SOURCES
 REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
 
 CLASSIFY = """Classify images by the names of classes, or with a linear probe, and print the likeliest.
+
+Beside the cosine of image and prompt stands a probability: of a softmax model among the classes given, of a sigmoid model of each
+class by itself. A line below says where perhaps none of them fits: a sigmoid model gives each less than 1/2, or with a softmax
+model "a photo." and the like, which say nothing, fit better.
 
   jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
   jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
@@ -278,14 +285,20 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
         return 0 if options.help else 2
     from jclip.config import load
 
-    config = load(options.recipe, [*overrides, "--help"] if options.help else overrides)
-    if options.workdir is None:
-        parser.error("the following arguments are required: --workdir")
+    if options.help:
+        load(options.recipe, [*overrides, "--help"])
     _quiet()
     from jclip import train
-    from jclip.processes import join_processes
+    from jclip.processes import join_processes, together
 
-    join_processes()
+    def read() -> "Config":
+        config = load(options.recipe, overrides)
+        if options.workdir is None:
+            parser.error("the following arguments are required: --workdir")
+        return config
+
+    join_processes()  # first: what one process cannot read ends the others too
+    config = together(read)
     train.main(config, options.workdir, resume_from=options.resume_from)
     return 0
 
@@ -306,12 +319,14 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.suite is None and (overrides or options.help_suite):
         print(f"jclip eval: unknown: {' '.join(overrides) or '--help-suite'}; options of a suite need --suite", file=sys.stderr)
         return 2
-    suite = load_suite(options.suite, ["--help"] if options.help_suite else overrides) if options.suite else None
+    if options.suite and options.help_suite:
+        load_suite(options.suite, ["--help"])
     _quiet()
     from jclip import evaluate
-    from jclip.processes import join_processes
+    from jclip.processes import join_processes, together
 
-    join_processes()
+    join_processes()  # first: what one process cannot read ends the others too
+    suite = together(lambda: load_suite(options.suite, overrides) if options.suite else None)
     evaluate.main(
         options.model,
         suite=suite,

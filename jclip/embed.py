@@ -15,6 +15,7 @@ from jclip.data.caches import write_atomically
 from jclip.data.fingerprint import combine, sample_fingerprint
 from jclip.data.transforms import MAX_PIXELS
 from jclip.eval.embed import tower_facts
+from jclip.files import read_whole
 from jclip.inference import Encoder, load, tower_digest
 
 FORMAT = "jclip embed 1"
@@ -101,10 +102,10 @@ class Job:
 
     def _resume(self) -> None:
         try:
-            known = json.loads(self.place.read_bytes())
+            known = json.loads(read_whole(self.place))
             facts = {name: known[name] for name in self.facts}
-            self.done = dict(known["towers"])
-        except (ValueError, KeyError, TypeError) as error:
+            self.done = {tower: {"rows": int(at["rows"]), "broken": int(at["broken"])} for tower, at in known["towers"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"embed: {self.place} is damaged ({error}); give another --out, or empty it") from None
         of = {"weights": "model", "model": "model, or of other pixels or tokens", "max_pixels": "--max-pixels"}
         for name in self.facts:
@@ -123,6 +124,9 @@ class Job:
         done = self.done.setdefault(tower, {"rows": 0, "broken": 0})
         if not (whole if done["rows"] == total else partial).exists():
             done.update(rows=0, broken=0)
+        keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
+        keys.require(done["rows"])
+        problems.require(sum(other["broken"] for other in self.done.values()))
         if done["rows"]:
             console.print(f"{tower}: {done['rows']:,} of {total:,} rows are there")
         if done["rows"] == total:
@@ -130,12 +134,11 @@ class Job:
         if not done["rows"]:
             shape = (total, self.encoder.model.embed_dim)
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
-        array = np.lib.format.open_memmap(partial, mode="r+")
+        array = self._rows(partial)
         size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
         transforms = {tower: self.encoder.transform(tower, self.max_pixels)}
         batches = read_once(self.source, transforms, batch_size=size, start=done["rows"])
         steps = -(-(total - done["rows"]) // size)
-        keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
         try:
             for batch in track(batches, f"embed {tower}", total=steps, console=console):
                 start, count = done["rows"], min(size, total - done["rows"])
@@ -158,16 +161,34 @@ class Job:
             )
         console.print(f"wrote {total} embeddings of {self.encoder.model.embed_dim} numbers to {whole}")
 
+    def _rows(self, partial: Path) -> "np.memmap[Any, Any]":
+        """The rows of a tower, f32 [n, E], of which an earlier call may have written some."""
+        try:
+            array: np.memmap[Any, Any] = np.lib.format.open_memmap(partial, mode="r+")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"embed: {partial} is damaged ({error}); remove it, and embed.json beside it") from None
+        if array.dtype != np.float32 or array.shape != (len(self.source), self.encoder.model.embed_dim):
+            raise ConfigError(f"embed: {partial} is damaged: it holds {array.dtype} {array.shape}; remove it, and embed.json")
+        return array
+
 
 class _Lines:
     """A file of lines, of which those that are there are not written again; it is made with its first line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        data = path.read_bytes() if path.exists() else b""
+        data = read_whole(path) if path.exists() else b""
         self._count = data.count(b"\n")
         if data and not data.endswith(b"\n"):  # half a line: a process was killed
             path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+    def require(self, lines: int) -> None:
+        """Raises ConfigError where fewer lines are left than have been written: those that follow would stand in their places."""
+        if self._count < lines:
+            raise ConfigError(
+                f"embed: {self._path} is damaged: it has {self._count:,} lines, where {lines:,} were written; give another "
+                "--out, or empty this folder"
+            )
 
     def write(self, first: int, lines: Any) -> None:
         """Appends lines, the first of which is line `first`."""

@@ -20,9 +20,9 @@ from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
-from jclip.processes import is_first, leave_together
+from jclip.processes import is_first, leave_together, together
 from jclip.results import Results, describe_machine, training_curves
-from jclip.runs import is_run, load_run
+from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
 from jclip.step import make_encode, param_shapes
 
@@ -122,6 +122,7 @@ def main(
     """
     if model in architecture_names() and not Path(model).exists():
         Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
+    together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
     suite = suite or subject.suite
     if suite is None:
@@ -144,8 +145,7 @@ def main(
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
-    together = (ConfigError, SourceError)
-    with leave_together(together), Console(stderr=True).status("evaluating ...") as status:
+    with leave_together((ConfigError, SourceError)), Console(stderr=True).status("evaluating ...") as status:
         for i, (name, evaluation) in enumerate(evals.items()):
             status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
             found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)

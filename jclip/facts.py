@@ -17,6 +17,7 @@ import optax
 from jclip import __version__
 from jclip.config import Config, Plan, TextTower, differences, from_json, to_saved
 from jclip.data import BadExample, Source
+from jclip.files import read_whole
 
 FORMAT = 2
 """Format of a record. 1: jclip 0.1.0 until November 2026, which kept the configuration and versions alone."""
@@ -190,7 +191,7 @@ def _vocabularies(config: Config) -> dict[str, str]:
     """The digest of each text tower's vocabulary, where it is a file."""
     towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TextTower)}
     files = {name: tower.tokenizer.file for name, tower in towers.items() if tower.tokenizer.file}
-    return {name: hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() for name, file in files.items()}
+    return {name: hashlib.blake2b(read_whole(file), digest_size=16).hexdigest() for name, file in files.items()}
 
 
 def _weights(path: str) -> str:

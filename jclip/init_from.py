@@ -14,7 +14,7 @@ from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower,
 from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import replicated
 from jclip.step import Program, TrainState, param_shapes
-from jclip.tree import flatten, idle_rules, match_rules, unflatten
+from jclip.tree import flatten, match_rules, require_used, unflatten
 from jclip.weights import local_path, read_weights, resize_positions
 
 FREE = ("image_size", "context_length", "dropout", "patch_dropout")
@@ -69,10 +69,7 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
 
 def _loaded(init: InitFrom, params: Mapping[str, Any]) -> set[str]:
     """The paths that the rules say to load."""
-    if idle := idle_rules(params, init.rules):
-        raise ConfigError(
-            f"config: init_from.rules: {idle[0]!r} matches no parameter; paths are like {next(iter(flatten(params)))}"
-        )
+    require_used(params, init.rules, "init_from.rules")
     return {path for path, what in flatten(match_rules(params, init.rules)).items() if what == "load"}
 
 

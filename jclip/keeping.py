@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from jclip.files import read_whole
+
 Scores = Mapping[int, Mapping[str, float]]
 """Results of the evaluations at a step, by step."""
 
@@ -27,6 +29,6 @@ def old_scores(directory: Path, steps: Iterable[int]) -> dict[int, dict[str, flo
     found = {}
     for step in steps:
         with suppress(OSError, ValueError, AttributeError, TypeError):
-            content = json.loads((directory / str(step) / "metrics" / "metrics").read_bytes())
+            content = json.loads(read_whole(directory / str(step) / "metrics" / "metrics"))
             found[step] = {name: float(value) for name, value in content.items()}
     return found

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from jclip.files import read_whole
+
 FILE = "run.lock"
 
 BEAT = 10.0
@@ -24,10 +26,63 @@ class LockedWorkdir(RuntimeError):
     """Another run writes to the workdir; the message says which."""
 
 
+class Hold:
+    """The lock while a run holds it: a thread gives signs of life, and `check` tells whether it still is this run's.
+
+    A run that is paused (a frozen container, a suspended machine, storage that does not answer) gives no signs. Another one may
+    take its lock then, train on and end before the first wakes up, which must write nothing any more.
+    """
+
+    def __init__(self, path: Path, owner: dict[str, Any], beat: float, silent: float) -> None:
+        self._path, self._owner, self._beat, self._silent = path, owner, beat, silent
+        self._ended = threading.Event()
+        threading.Thread(target=self._give_signs, daemon=True).start()
+
+    def check(self) -> None:
+        """Raises LockedWorkdir if another run has taken the lock, or had it and has ended."""
+        try:
+            holder = self._holder()
+        except OSError:  # the storage's fault, which says nothing of the lock; whatever is to be written will fail by itself
+            return
+        if holder is not None and holder.get("id") == self._owner["id"]:
+            return
+        who = "another run" if not holder else f"process {holder.get('pid')} on {holder.get('host')}"
+        raise LockedWorkdir(
+            f"{self._path} was taken over by {who}, because this run gave no sign of life for {self._silent:.0f} s "
+            "(was it paused?); it ends here and writes nothing more; the same command goes on from the last checkpoint once the "
+            "other has ended"
+        )
+
+    def release(self) -> None:
+        """Removes the lock, unless it is another run's."""
+        self._ended.set()
+        holder = self._holder()
+        if holder is not None and holder.get("id") == self._owner["id"]:
+            with suppress(OSError):
+                self._path.unlink()
+
+    def _holder(self) -> dict[str, Any] | None:
+        content = _read(self._path)
+        return None if content is None else _parse(content)
+
+    def _give_signs(self) -> None:
+        """Signs of life, until the lock is released, or another run's: this one was taken for dead."""
+        last = time.time()  # which goes on while the machine is suspended
+        while not self._ended.wait(self._beat):
+            with suppress(OSError):
+                holder, now = self._holder(), time.time()
+                if holder is None and now - last < self._silent / 2:
+                    _create(self._path, self._owner)  # somebody removed the lock of a run that lives
+                elif holder is None or holder.get("id") != self._owner["id"]:
+                    return
+                os.utime(self._path)
+                last = now
+
+
 @contextmanager
 def lock(
     workdir: Path, *, beat: float = BEAT, silent: float = SILENT, say: Callable[[str], object] = lambda message: None
-) -> Iterator[None]:
+) -> Iterator[Hold]:
     """Holds W/run.lock: who has it, as JSON. It is made in one step, so that of two that try at once one succeeds.
 
     A lock is left behind if its process is gone, on this machine; or if it has given no sign of life for `silent` seconds, on
@@ -40,7 +95,10 @@ def lock(
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / FILE, _this_process()
     while not _create(path, owner):
-        content = _read(path)
+        try:
+            content = _read(path)
+        except OSError as error:
+            raise LockedWorkdir(f"{path} cannot be read ({error.strerror}); remove it, if no run writes to {workdir}") from None
         if content is None:
             continue  # let go of in this moment
         holder = _parse(content)
@@ -55,15 +113,11 @@ def lock(
                 f"wait for it or stop it, or give another --workdir (if no such process runs anywhere, remove {path})"
             )
         _take_away(path, content)
-    ended = threading.Event()
-    threading.Thread(target=_give_signs, args=(path, owner["id"], ended, beat), daemon=True).start()
+    hold = Hold(path, owner, beat, silent)
     try:
-        yield
+        yield hold
     finally:
-        ended.set()
-        if (content := _read(path)) is not None and _parse(content).get("id") == owner["id"]:
-            with suppress(OSError):
-                path.unlink()
+        hold.release()
 
 
 def _this_process() -> dict[str, Any]:
@@ -120,7 +174,7 @@ def _create_exclusively(path: Path, owner: dict[str, Any]) -> bool:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         return None
 
@@ -176,16 +230,7 @@ def _take_away(path: Path, content: bytes) -> None:
         path.rename(away)
     except FileNotFoundError:
         return
-    if away.read_bytes() != content:
+    if read_whole(away) != content:
         with suppress(OSError):
             os.link(away, path)
     away.unlink()
-
-
-def _give_signs(path: Path, own: str, ended: threading.Event, beat: float) -> None:
-    """Signs of life, until `ended`, or until the lock is another run's: this one was taken for dead."""
-    while not ended.wait(beat):
-        if _parse(_read(path) or b"").get("id") != own:
-            return
-        with suppress(OSError):
-            os.utime(path)

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from jclip.files import read_whole
+
 Values = Mapping[str, float]
 SHOWN_PROBLEMS = 5
 SHOWN_KEYS = 8
@@ -43,11 +45,15 @@ class JsonlWriter:
         """Appends to `path`. Lines of steps after `start`, which a killed run may have left, are dropped: they come again."""
         self.lost = 0
         """Lines that were dropped because they are damaged; the last one may have been cut off when a run was killed."""
-        if path.exists():
-            steps = [(line, _step_of(line)) for line in path.read_bytes().splitlines()]
+        self.last = 0
+        """Last step of the lines that stay."""
+        if path.exists() or path.is_symlink():
+            steps = [(line, _step_of(line)) for line in read_whole(path).splitlines()]
             self.lost = sum(step is None for _, step in steps[:-1])
+            stay = [(line, step) for line, step in steps if step is not None and step <= start]
+            self.last = round(max((step for _, step in stay), default=0))
             rewritten = path.with_suffix(".tmp")
-            rewritten.write_bytes(b"".join(line + b"\n" for line, step in steps if step is not None and step <= start))
+            rewritten.write_bytes(b"".join(line + b"\n" for line, _ in stay))
             os.replace(rewritten, path)
         self._file = path.open("ab", buffering=0)
 
@@ -336,8 +342,11 @@ class TrainLog:
             writer.write(step, values)
 
 
-def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0) -> list[Writer]:
-    """Writers of metrics.jsonl, and for TensorBoard where the extra is installed; one that fails is said and dropped."""
+def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0, every: int = 1) -> list[Writer]:
+    """Writers of metrics.jsonl, and for TensorBoard where the extra is installed; one that fails is said and dropped.
+
+    What a run that goes on at step `start`, with a line `every` so many steps, finds damaged or missing is said.
+    """
 
     def jsonl() -> Writer:
         writer = JsonlWriter(workdir / "metrics.jsonl", start=start)
@@ -345,6 +354,9 @@ def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0) -> list[W
             terminal.say(
                 f"jclip: {writer.lost} lines of {workdir / 'metrics.jsonl'} are damaged, and are dropped; the rest stays"
             )
+        if writer.last + every <= start:
+            lacking = f"the steps {writer.last + 1:,} to {start:,}"
+            terminal.say(f"jclip: {workdir / 'metrics.jsonl'} has no line of {lacking}: they are lost")
         return writer
 
     writers: list[Writer] = [Guarded(str(workdir / "metrics.jsonl"), jsonl, terminal.say)]

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from jclip.config import ConfigError, Optim
-from jclip.tree import flatten, idle_rules, match_rules, unflatten
+from jclip.tree import flatten, match_rules, unflatten
 
 STATISTICS = (r".*/(mean|var)", 0.0)
 """The rule before all others: means and variances of batch normalisation are kept as they came."""
@@ -41,12 +41,8 @@ def split(config: Optim, params: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     Frozen is what lr_rules give the factor 0, and the statistics of batch normalisation always.
 
     Raises:
-        ConfigError: nothing is left to train, a rule matches no parameter, or a parameter no rule.
+        ConfigError: nothing is left to train, or a parameter matches no rule.
     """
-    if idle := idle_rules(params, config.lr_rules):
-        raise ConfigError(
-            f"config: optim.lr_rules: {idle[0]!r} matches no parameter; paths are like {next(iter(flatten(params)))}"
-        )
     factors, flat = flatten(match_rules(params, (STATISTICS, *config.lr_rules))), flatten(params)
     trained = {path: leaf for path, leaf in flat.items() if factors[path] != 0}
     if not trained:

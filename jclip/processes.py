@@ -92,18 +92,25 @@ def together(function: Callable[[], T]) -> T:
     Raises:
         Refused: it has raised on another process. Where it raises, its own error goes on.
     """
-    problem: Exception | None = None
+    problem: BaseException | None = None
     try:
         result = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the parser of a command line has said what is wrong with it, and exits
         problem = error
     if jax.process_count() > 1:
-        said = gather_texts("" if problem is None else f"{this_process()}: {type(problem).__name__}: {problem}")
+        said = gather_texts("" if problem is None else f"{this_process()}: {_said(problem)}")
         if problem is None and any(said):
             raise Refused("; ".join(filter(None, said)))
     if problem is not None:
         raise problem
     return result
+
+
+def _said(problem: BaseException) -> str:
+    """What others are told of an error."""
+    if isinstance(problem, SystemExit):
+        return "its command line, or its recipe, asks it to exit; it has said why"
+    return f"{type(problem).__name__}: {problem}"
 
 
 def this_process() -> str:

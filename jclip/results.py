@@ -18,6 +18,7 @@ from jclip.config import ConfigError, LinearProbe, Tower, from_json, to_json, to
 from jclip.data.caches import write_atomically
 from jclip.eval import Evaluator, Result, load_probe, tower_facts
 from jclip.eval.cache import digest
+from jclip.files import read_whole
 from jclip.weights.same import changed_towers
 
 FORMAT = "jclip results 1"
@@ -126,12 +127,23 @@ def read_results(path: Path) -> dict[str, Any]:
         ConfigError: it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_whole(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no file of results ({error}); give another --json, or remove it") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"model", "results"} <= content.keys():
+    if not _is_results(content):
         raise ConfigError(f"{path}: no file of results, whose format is {FORMAT!r}; give another --json, or remove it")
     return content
+
+
+def _is_results(content: Any) -> bool:
+    """Whether all that going on reads of a file of results is there."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return False
+    model, results = content.get("model"), content.get("results")
+    if not isinstance(model, dict) or not {"weights", "name", "step"} <= model.keys() or not isinstance(results, dict):
+        return False
+    whole = {"key": str, "metrics": dict, "counts": dict, "details": dict}
+    return all(isinstance(r, dict) and all(isinstance(r.get(k), t) for k, t in whole.items()) for r in results.values())
 
 
 def describe_machine() -> dict[str, Any]:
@@ -147,9 +159,10 @@ def training_curves(workdir: Path, most: int = 500) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):  # half a line, cut off when the run was killed
+    for text in read_whole(path).splitlines():
+        with contextlib.suppress(ValueError, RecursionError):  # half a line, cut off when the run was killed
             lines.append(json.loads(text))
-    numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in lines]
+    whole = [line for line in lines if isinstance(line, dict)]
+    numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in whole]
     every = max(1, len(numbers) // most)
     return [line for i, line in enumerate(numbers) if i % every == 0 or "loss" not in line]

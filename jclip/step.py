@@ -18,7 +18,7 @@ from jclip.models import Backend, Encoded, MultiTower, example_inputs, towers_fl
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, make_optimizer, make_schedule, moving_average, split
 from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
-from jclip.tree import merge
+from jclip.tree import merge, require_used
 
 
 class TrainState(NamedTuple):
@@ -99,8 +99,14 @@ class Program(NamedTuple):
 
 
 def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int) -> Program:
-    """See Program; the schedule is `warmup_steps` up and the rest of `total_steps` down."""
+    """See Program; the schedule is `warmup_steps` up and the rest of `total_steps` down.
+
+    Raises:
+        ConfigError: rules leave a parameter uncovered, or decide on none.
+    """
     shapes = param_shapes(config)
+    for part, name in (("optim", "lr_rules"), ("optim", "weight_decay_rules"), ("mesh", "rules")):
+        require_used(shapes, getattr(getattr(config, part), name), f"{part}.{name}")
     schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps)
     tx = make_optimizer(config.optim, schedule, shapes)
 

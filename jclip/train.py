@@ -1,8 +1,9 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
+from jclip.files import read_whole
 from jclip.greeting import greeting
-from jclip.lock import lock
+from jclip.lock import LockedWorkdir, lock
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import Clock, NonFiniteLoss, Terminal, TrainLog, open_writers
 from jclip.processes import (
@@ -35,7 +37,7 @@ from jclip.processes import (
 from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
-from jclip.step import TrainState, evaluated_params, make_program, non_finite
+from jclip.step import Program, TrainState, evaluated_params, make_program, non_finite
 from jclip.weights import WeightsError
 
 
@@ -51,23 +53,22 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         ConfigError: the configuration contradicts itself.
         SourceError: the data cannot be opened.
         Refused: the processes of the run differ in what they would train, or one of them cannot start.
-        LockedWorkdir: another run writes to the workdir.
+        LockedWorkdir: another run writes to the workdir, or has taken it over while this one was paused.
         CheckpointError: the workdir holds another model, or a damaged checkpoint; or the last step could not be saved.
         WeightsError: what init_from names cannot be read.
         NonFiniteLoss: training has diverged.
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
-    workdir = _folder(workdir)
+    workdir = together(partial(_folder, workdir))
     source, plan, record = together(lambda: _prepare(config))
-    _compare_hosts(record, source)
+    _compare_hosts({**record, "command": {"workdir": str(workdir.absolute()), "resume_from": resume_from}}, source)
     mesh = make_mesh(config.mesh)
-    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
-    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
+    program = together(lambda: _make_program(config, plan, mesh))
 
     with (
-        _locked(workdir),
-        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused)),
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        _locked(workdir) as hold,
+        leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused, LockedWorkdir)),
+        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints,
     ):
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
@@ -91,7 +92,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
             make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop.listening(),
         ):
-            run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop)
+            run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
             owed = _owed_evaluations(run, start.step, start.record)
             results = _train(run, train_step, start.step, start.state, loader, owed)
         if not loader.ended:
@@ -111,6 +112,8 @@ class Run(NamedTuple):
     log: TrainLog
     terminal: Terminal
     stop: StopSignal
+    hold: Callable[[], object]
+    """Raises LockedWorkdir where the workdir is another run's by now."""
 
 
 def _train(
@@ -164,6 +167,7 @@ def _next_batch(run: Run, start: int, done: int, state: TrainState, loader: Load
 
 def _save(run: Run, step: int, state: TrainState) -> None:
     """Starts to save the state after a step; raises NonFiniteLoss where training has diverged, also in that very step."""
+    together(run.hold)
     run.log.flush()
     if broken := non_finite(state.saved(), run.mesh):
         raise NonFiniteLoss(
@@ -256,6 +260,13 @@ def _prepare(config: Config) -> tuple[Source, Plan, Record]:
     return source, plan, make_record(config, source, plan)
 
 
+def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:
+    """The program, if this host's devices have the memory for it."""
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    require_memory(program.parts(), device_memory(mesh.local_devices[0]))
+    return program
+
+
 def _compare_hosts(record: Record, source: Source) -> None:
     """Raises Refused on every process where they are not about to train the same."""
     if jax.process_count() == 1:
@@ -270,11 +281,11 @@ def _compare_hosts(record: Record, source: Source) -> None:
 
 
 @contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    """The lock on the workdir, which the first process holds for all."""
+def _locked(workdir: Path) -> Iterator[Callable[[], object]]:
+    """The lock on the workdir, which the first process holds for all; yields what raises there where it is another run's."""
     with ExitStack() as stack:
-        together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
-        yield
+        hold = together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
+        yield hold.check if hold else lambda: None
 
 
 def _say(message: str) -> None:
@@ -300,12 +311,21 @@ def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: int, t
     if is_first():
         for path in checkpoints.set_aside(after=start):
             terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
+        if start and not _is_json(workdir / "config.json"):
+            terminal.say(f"jclip: {workdir / 'config.json'} is missing or damaged; it is written anew")
         text = json.dumps(to_saved(config), indent=2)
         try:
             write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
         except OSError as error:
             terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
     checkpoints.forget(after=start)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_whole(path)), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _last_good(checkpoints: Checkpoints, step: int) -> str:
@@ -322,7 +342,7 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkp
         return found
 
     workdir = checkpoints.directory.parent
-    writers = [terminal, *(open_writers(workdir, terminal, start=start) if is_first() else [])]
+    writers = [terminal, *(open_writers(workdir, terminal, start=start, every=config.log_every) if is_first() else [])]
     clock = Clock(config.batch_size, plan.total, start)
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes

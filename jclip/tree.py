@@ -58,6 +58,20 @@ def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict
     return unflatten(matched)
 
 
-def idle_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, Any]]) -> list[str]:
-    """The regexes that match no path at all: misspelt, most likely."""
-    return [pattern for pattern, _ in rules if not any(re.fullmatch(pattern, path) for path in flatten(tree))]
+def require_used(tree: Mapping[str, Any], rules: Sequence[tuple[str, Any]], at: str) -> None:
+    """Every rule decides on a parameter; only a last rule ".*" may find nothing left. `at` is where they stand, for the message.
+
+    Raises:
+        ConfigError: a regex matches no path, which is misspelt most likely, or stands behind others that match all of its paths.
+    """
+    paths = list(flatten(tree))
+    patterns = [re.compile(pattern) for pattern, _ in rules]
+    deciding = {next((i for i, pattern in enumerate(patterns) if pattern.fullmatch(path)), None) for path in paths}
+    for i, pattern in enumerate(patterns):
+        if i in deciding or (i == len(patterns) - 1 and pattern.pattern == ".*"):
+            continue
+        if any(pattern.fullmatch(path) for path in paths):
+            why = "decides on nothing: earlier rules match all that it does; put it before them, or leave it out"
+        else:
+            why = f"matches no parameter; paths are like {paths[0]}"
+        raise ConfigError(f"config: {at}: {pattern.pattern!r} {why}")

@@ -150,6 +150,12 @@ def test_embed_keeps_names_goes_on_and_refuses_another_source(
     keys = [json.loads(line) for line in (out / "keys.jsonl").read_text().splitlines()]
     assert keys[:5] == ["00.png", "01.png", "02.png", "03\udcff\nline.png", "04.png"]
     assert len(keys) == 12
+    keys_file = (out / "keys.jsonl").read_bytes()
+    for left in (b"", b"".join(keys_file.splitlines(keepends=True)[:5])):  # keys of later rows would move up
+        (out / "keys.jsonl").write_bytes(left)
+        assert cli.main([*command, str(out)]) == 1
+        assert f"keys.jsonl is damaged: it has {len(left.splitlines())} lines, where 12 were written" in capsys.readouterr().err
+    (out / "keys.jsonl").write_bytes(keys_file)
     assert cli.main([*command, str(out), "--max-pixels", "1000"]) == 1
     assert "holds embeddings of another --max-pixels" in capsys.readouterr().err
     (photos / "00.png").write_bytes((photos / "01.png").read_bytes())

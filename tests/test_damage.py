@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 from jclip.config import Mesh
-from jclip.digests import array_paths, digest, tree_digests
+from jclip.digests import BLOCK, array_paths, begin_digests, digest, tree_digests
 from jclip.sharding import make_mesh, param_shardings
 from jclip.step import abstract, param_shapes
 
@@ -52,6 +52,24 @@ def test_a_digest_is_the_sum_of_its_mixed_words(dtype: str, shape: tuple[int, ..
     raw = np.asarray(x)
     words = raw.astype(np.uint32) if dtype == "bool" else raw.view(f"u{raw.dtype.itemsize}")
     assert digest(x).tolist() == expected(words.ravel().tolist())
+    assert begin_digests([x]).result().tolist() == [expected(words.ravel().tolist())]
+
+
+@pytest.mark.parametrize(
+    "shape", [(0,), (3, 0), (BLOCK + 3,), (2, BLOCK), (3, 2 * BLOCK + 1), (2, 3, BLOCK // 2), (7, BLOCK // 3, 2)]
+)
+def test_a_digest_that_the_host_computes_in_blocks_is_that_of_the_device(shape: tuple[int, ...]) -> None:
+    x = jax.numpy.asarray(np.random.default_rng(0).normal(size=shape), np.float32)
+    assert begin_digests([x]).result().tolist() == [digest(x).tolist()]
+
+
+def test_a_digest_is_of_what_was_there_although_the_next_step_is_given_the_memory() -> None:
+    x = [jax.numpy.asarray(np.random.default_rng(i).normal(size=(300, 1000)), np.float32) for i in range(8)]
+    want = np.asarray(tree_digests(x)).tolist()
+    found = begin_digests(x)
+    step = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf * 0.5, x), donate_argnums=0)
+    jax.block_until_ready(step(step(x)))
+    assert found.result().tolist() == want
 
 
 def test_digests_are_the_same_on_every_mesh() -> None:
@@ -64,6 +82,7 @@ def test_digests_are_the_same_on_every_mesh() -> None:
             "b": [jax.device_put(whole["b"][0], NamedSharding(mesh, PartitionSpec()))],
         }
         np.testing.assert_array_equal(tree_digests(placed), want)
+        np.testing.assert_array_equal(begin_digests(placed).result(), want)
     assert array_paths(whole) == ["a", "b/0"]
 
 

@@ -1,7 +1,9 @@
 """`jclip eval` with a suite, its file of results, `jclip report` of it, and `jclip classify`."""
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +241,53 @@ def test_classify_names_the_nearest_class_and_the_rank_of_the_truth(
         assert line["image"] == str(file)
         assert [name for name, _ in line["classes"]] == [names[i] for i in np.argsort(-row)]
         np.testing.assert_allclose([score for _, score in line["classes"]], np.sort(row)[::-1], atol=2e-6)
+        assert sum(line["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert line["by"] == "softmax"
         assert (line["rank"], line["of"]) == (1 + np.sum(row > row[1]), 3)
     assert cli.main(command[:-1]) == 0
     assert "dog: rank" in capsys.readouterr().out
+
+
+class Unit:
+    """In place of an encoder: texts and images are angles on the unit circle."""
+
+    def __init__(self, objective: dict[str, float], **angles: float) -> None:
+        self.params, self.angles = {"image": {}, "image_text": objective}, angles
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([(math.cos(a), math.sin(a)) for a in (self.angles.get(text, 1.0) for text in texts)])
+
+    def embed_image(self, images: Sequence[float], max_pixels: int) -> np.ndarray:
+        return np.array([(math.cos(a), math.sin(a)) for a in images])
+
+
+def test_probabilities_of_a_softmax_model_are_among_the_classes_and_a_hint_says_where_what_says_nothing_fits_better() -> None:
+    encoder = Unit({"logit_scale": math.log(5.0)}, cat=0.0, dog=0.4)  # "a photo." and the like: 1.0
+    found = classify._by_prompts(encoder, [0.1, 0.9], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
+    assert found.by == "softmax"
+    for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
+        a, b = math.exp(5 * math.cos(angle)), math.exp(5 * math.cos(angle - 0.4))
+        assert row == pytest.approx([a / (a + b), b / (a + b)], rel=1e-6)
+    assert found.hints[0] == ""
+    assert found.hints[1].startswith(f"perhaps none fits: the highest cosine is {math.cos(0.5):.4f}, and ")
+    assert f"have {math.cos(0.1):.4f}" in found.hints[1]
+
+
+def test_probabilities_of_a_sigmoid_model_are_of_each_class_alone_and_a_hint_says_where_all_are_below_one_half() -> None:
+    encoder = Unit({"logit_scale": math.log(20.0), "logit_bias": -18.0}, cat=0.0, dog=0.2)
+    found = classify._by_prompts(encoder, [0.1, 0.9], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
+    assert found.by == "sigmoid"
+    for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
+        assert row == pytest.approx([1 / (1 + math.exp(18 - 20 * math.cos(angle - other))) for other in (0.0, 0.2)], rel=1e-6)
+    assert found.hints[0] == ""
+    assert found.hints[1] == f"perhaps none fits: the highest probability is {found.probabilities[1].max():.2g}, below 0.5"
+
+
+def test_a_model_of_two_objectives_has_no_probabilities() -> None:
+    encoder = Unit({"logit_scale": 0.0})
+    encoder.params["image_other"] = {"logit_scale": 0.0}
+    found = classify._by_prompts(encoder, [0.1], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
+    assert found.by == ""
 
 
 def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:

@@ -15,6 +15,7 @@ from tiny import tiny_config
 
 from jclip import checkpoint, train
 from jclip.checkpoint import CheckpointError, Checkpoints
+from jclip.lock import LockedWorkdir
 from jclip.metrics import Guarded, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Values, open_writers
 
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 9}
@@ -75,6 +76,29 @@ def test_a_divergence_in_the_last_update_is_not_saved_as_success(tmp_path: Path,
     with pytest.raises(NonFiniteLoss, match=r"step 1: its update has made \d+ arrays infinite or no number, such as "):
         train.main(tiny_config(**PLAIN, **changes), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps == []
+
+
+def test_a_run_whose_workdir_was_taken_over_while_it_was_paused_writes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp" / "params"  # what the other run is writing
+    save = Checkpoints.save
+
+    def then_taken_over(checkpoints: Checkpoints, step: int, *args: Any) -> None:
+        save(checkpoints, step, *args)
+        if step == 4:
+            assert not checkpoints.wait()
+            (tmp_path / "run.lock").write_text(json.dumps({"id": "other", "pid": 7, "host": "node17", "machine": "another"}))
+            other.mkdir(parents=True)
+
+    monkeypatch.setattr(Checkpoints, "save", then_taken_over)
+    with pytest.raises(
+        LockedWorkdir, match=r"run\.lock was taken over by process 7 on node17, because this run gave no sign of life"
+    ):
+        train.main(tiny_config(**PLAIN, **{"duration": "9"}), tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps == [4]
+    assert other.exists()
+    assert json.loads((tmp_path / "run.lock").read_text())["id"] == "other"
 
 
 class Broken:

@@ -38,6 +38,36 @@ def test_another_option_is_refused_on_both_with_host_and_difference(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_another_step_to_go_on_from_is_refused_on_both(tmp_path: Path) -> None:
+    first, second = two_processes()
+    processes = (
+        start_jclip(tmp_path, *STEPS, devices=1, **first),
+        start_jclip(tmp_path, *STEPS, "--resume-from", "3", devices=1, **second),
+    )
+    for err in both_refuse(*processes):
+        assert "command.resume_from is None on process 0 (" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("--optim.lr", "many"), "its command line, or its recipe, asks it to exit; it has said why"),
+        pytest.param(("--evals", "unknown"), "ConfigError: config: there is no evaluation 'unknown'", marks=pytest.mark.slow),
+        pytest.param(("--data.source", "folder:/none"), "SourceError: ", marks=pytest.mark.slow),
+    ],
+    ids=["option", "recipe", "data"],
+)
+def test_what_one_process_cannot_read_ends_the_other_with_a_line(tmp_path: Path, given: tuple[str, ...], why: str) -> None:
+    first, second = two_processes()
+    processes = (start_jclip(tmp_path, *STEPS, devices=1, **first), start_jclip(tmp_path, *STEPS, *given, devices=1, **second))
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode != 0 for process in processes] == [True, True], said
+    (line,) = [line for line in said[0].splitlines() if line.startswith("jclip: Refused: process 1 (")]
+    assert why in line
+    assert not any("Traceback" in err for err in said)
+
+
+@pytest.mark.slow
 def test_a_shorter_copy_of_the_data_is_refused_on_both_with_the_shard(tmp_path: Path) -> None:
     for host in ("a", "b"):
         (tmp_path / host).mkdir()

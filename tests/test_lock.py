@@ -88,6 +88,32 @@ def test_a_held_lock_gives_signs_of_life(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
+def test_a_holder_that_was_taken_for_dead_notices_and_leaves_the_lock_of_the_other_alone(tmp_path: Path) -> None:
+    with lock(tmp_path, beat=60.0, silent=0.2) as paused:
+        paused.check()
+        content = json.loads((tmp_path / FILE).read_text())
+        (tmp_path / FILE).write_text(json.dumps({**content, "machine": "another"}))  # as another machine sees it
+        with lock(tmp_path, silent=0.2):
+            with pytest.raises(
+                LockedWorkdir, match=rf"taken over by process {os.getpid()} on .* it ends here and writes nothing more"
+            ):
+                paused.check()
+            paused.release()
+            assert (tmp_path / FILE).exists()
+        with pytest.raises(LockedWorkdir, match="taken over by another run"):  # which has ended meanwhile
+            paused.check()
+
+
+def test_a_lock_that_somebody_removes_comes_back_while_its_run_gives_signs_of_life(tmp_path: Path) -> None:
+    with lock(tmp_path, beat=0.02) as held:
+        (tmp_path / FILE).unlink()
+        deadline = time.monotonic() + 30
+        while not (tmp_path / FILE).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        held.check()
+
+
 def test_of_many_that_try_at_once_one_succeeds(tmp_path: Path) -> None:
     elsewhere(tmp_path)  # left behind: all find it, and all may take it over
     os.utime(tmp_path / FILE, (1, 1))

@@ -5,10 +5,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from jclip.config import Config, ConfigError, Model, Optim, ResNetTower, TextTower, architecture, replace
 from jclip.optim import lr_factors, make_optimizer, make_schedule, split
-from jclip.step import param_shapes
+from jclip.sharding import make_mesh
+from jclip.step import make_program, param_shapes
 from jclip.tree import flatten, match_rules
 
 
@@ -125,10 +127,16 @@ def test_statistics_of_batch_normalisation_are_frozen_without_a_rule() -> None:
     assert len(flatten(frozen)) == 2 * (3 + 4 * 4)  # a stem of three, and in each stage three convolutions and a shortcut
 
 
-def test_rules_that_freeze_all_or_match_nothing_are_refused() -> None:
+@pytest.mark.parametrize("field", ["optim.lr_rules", "optim.weight_decay_rules", "mesh.rules"])
+def test_rules_that_match_nothing_are_refused(field: str) -> None:
+    values = ("replicate", "fsdp") if field == "mesh.rules" else (0.0, 1.0)
+    config = tiny_config(**{field: (("img/.*", values[0]), (".*", values[1]))})
+    with pytest.raises(ConfigError, match=rf"config: {field}: 'img/\.\*' matches no parameter; paths are like \w+/"):
+        make_program(config, make_mesh(config.mesh), warmup_steps=1, total_steps=2)
+
+
+def test_rules_that_freeze_all_are_refused() -> None:
     with pytest.raises(ConfigError, match="freeze every parameter"):
         split(Optim(lr_rules=(("image.*", 0.0), ("text.*", 0.0))), TINY)
-    with pytest.raises(ConfigError, match=r"'img/\.\*' matches no parameter; paths are like \w+/"):
-        split(Optim(lr_rules=(("img/.*", 0.0), (".*", 1.0))), TINY)
     with pytest.raises(ValueError, match="no rule covers parameter text"):
         split(Optim(lr_rules=(("image.*", 1.0),)), TINY)

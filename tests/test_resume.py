@@ -1,6 +1,7 @@
 """Going on: from a damaged checkpoint, with other data or options, and what is said of it."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny import tiny_config
 from jclip import train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Model, differences
+from jclip.lock import LockedWorkdir
 from jclip.resume import _with_free
 
 ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what its errors leave behind
@@ -156,6 +158,7 @@ def test_other_damaged_files_are_named_and_do_not_stop_a_resume(workdir: Path, c
     out = capsys.readouterr().out
     assert re.search("2 lines of .*metrics.jsonl are damaged, and are dropped", out)
     assert "evaluations.json is damaged" in out
+    assert "config.json is missing or damaged; it is written anew" in out
     json.loads((workdir / "config.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines][-2:] == [12, 13]
@@ -168,3 +171,26 @@ def test_factors_of_channels_may_have_begun_elsewhere_but_not_come_or_go() -> No
     assert _with_free(model(0.1), model(0.2)) == model(0.2)
     for before, now in ((None, 0.1), (0.1, None)):
         assert differences(_with_free(model(before), model(now)), model(now)) == [f"towers.image.layer_scale: {before} -> {now}"]
+
+
+def test_lost_lines_of_metrics_are_told(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workdir / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
+    go_on(workdir, duration="13")
+    assert "metrics.jsonl has no line of the steps 7 to 12: they are lost" in capsys.readouterr().out
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines][-2:] == [6, 13]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluations.json", "run.lock"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    workdir: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (workdir / name).unlink(missing_ok=True)
+    os.mkfifo(workdir / name)
+    if name == "run.lock":
+        with pytest.raises(LockedWorkdir, match=r"run\.lock cannot be read .*no regular file.*; remove it"):
+            go_on(workdir)
+        return
+    go_on(workdir)
+    assert re.search(rf"{name}.*(written anew|no longer written|is damaged|no regular file)", capsys.readouterr().out)

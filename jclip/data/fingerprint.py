@@ -13,6 +13,7 @@ from typing import Any
 
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.sources import BadExample, Source, SourceError
+from jclip.files import read_whole
 
 log = logging.getLogger("jclip.data")
 
@@ -104,7 +105,7 @@ class _Memo:
 
     def _load(self) -> Mapping[str, Any]:
         try:
-            content = json.loads(self.place.read_bytes())
+            content = json.loads(read_whole(self.place))
         except (OSError, ValueError, RecursionError):
             return {}
         rows = content.get("files") if isinstance(content, dict) and content.get("folder") == self.folder else None

@@ -12,6 +12,7 @@ from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.folder import SUFFIXES
 from jclip.data.sources import LazyExample, SourceError, split_options
+from jclip.files import read_whole
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def open_sugarcrepe(spec: str) -> Selection:
         SourceError: a file is missing or is not as it should be, or an image lies outside DIR.
     """
     path, folder, at = _open("sugarcrepe", spec)
-    content = _parse(at, path.read_bytes(), str(path))
+    content = _parse(at, read_whole(path), str(path))
     if not isinstance(content, dict):
         raise SourceError(f'{at}: {path} is no JSON object of {{"filename", "caption", "negative_caption"}} by id')
     items = []
@@ -80,7 +81,7 @@ def open_winoground(spec: str) -> Selection:
     """
     path, folder, at = _open("winoground", spec)
     items = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(read_whole(path).split(b"\n"), 1):
         if not line.strip():
             continue
         row = _parse(at, line, f"{path}, line {number}")

@@ -13,6 +13,7 @@ from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.sources import SourceError
 from jclip.data.tar_headers import CompressedTar, NotTar
 from jclip.data.tar_index import Indexes, State, state_of
+from jclip.files import read_whole
 
 log = logging.getLogger("jclip.data")
 
@@ -98,7 +99,7 @@ class _Folder:
 
     def _load(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.place.read_bytes())
+            content = json.loads(read_whole(self.place))
             rows, digest = content["files"], content["digest"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return {}

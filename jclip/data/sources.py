@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from jclip.files import read_whole
+
 Example = Mapping[str, Any]
 """One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
 u8[H,W,3], "text" a str (or with captions=lines a tuple of several), "label" an int or a str, where a source has them; bool[C] in
@@ -198,7 +200,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
         SourceError: it cannot be read, is not UTF-8, has no line, or a blank one before others.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole(path).decode("utf-8-sig")
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -3,11 +3,11 @@
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from jclip import config
 from jclip.config import ConfigError
+from jclip.files import read_whole
 
 INSTALL = "pip install 'jclip[tokenizers]'"
 
@@ -54,7 +54,7 @@ def _load(kind: str, file: str, sha256: str, clean: str) -> Vocabulary:
 def read_vocabulary(file: str, sha256: str = "") -> bytes:
     """The bytes of a vocabulary file. Raises ConfigError if it is missing, or is not the one that `sha256` names."""
     try:
-        data = Path(file).read_bytes()
+        data = read_whole(file)
     except OSError as error:
         raise ConfigError(f"tokenizer: the vocabulary {file!r} cannot be read ({error.strerror}); put the file there") from None
     found = hashlib.sha256(data).hexdigest()

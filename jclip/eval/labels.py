@@ -11,6 +11,7 @@ import numpy as np
 from jclip.config import ConfigError, Labels
 from jclip.data import BadExample, Source, read_field
 from jclip.data.names import NameIndex, match_names
+from jclip.files import read_whole
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def read_entries(entries: Sequence[str], field: str) -> tuple[str, ...]:
         if not path.is_file():
             raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which does not exist")
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_whole(path).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which is not UTF-8: {error}") from None
         lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.config import ConfigError
+from jclip.files import read_whole
 from jclip.results import FORMAT
 
 HOW = "write one with: jclip eval MODEL --suite FILE.py --json OUT.json"
@@ -98,7 +99,7 @@ def read_results(path: Path) -> Results:
         ConfigError: there is no such file, it is not JSON, of another format, or a value is missing or not what it should be.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_whole(path))
     except FileNotFoundError as error:
         raise ConfigError(f"report: there is no file {path}; {HOW}") from error
     except IsADirectoryError as error:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jclip.files import read_whole
 from jclip.weights.errors import WeightsError
 from jclip.weights.torch_archive import open_torch_archive
 
@@ -119,7 +120,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file whose top is an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_whole(path))
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them

@@ -11,6 +11,7 @@ from typing import Any
 
 from jclip.config import ConfigError, Tokenizer
 from jclip.data.vocabulary import read_pieces
+from jclip.files import read_whole
 from jclip.weights.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
@@ -264,4 +265,4 @@ def _content(token: Any) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_whole(path)).hexdigest()

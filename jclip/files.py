@@ -1,0 +1,28 @@
+"""Reading a file that somebody names, or that lies where another one was: at once or not at all."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def read_whole(path: str | Path, most: int | None = None) -> bytes:
+    """The bytes of a file, of which there may be `most`.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is a folder, a pipe or a device, which might never end; `strerror` says which.
+    """
+    # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file, but a pipe or device", str(path))
+            if most is not None and status.st_size > most:
+                raise OSError(errno.EFBIG, f"file has {status.st_size} bytes, more than {most}", str(path))
+            return file.readall()
+    except IsADirectoryError:
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path)) from None
+    except ValueError as error:  # a name with a zero byte
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
