@@ -19,7 +19,7 @@ from jclip.objectives.vocabulary import Vocabulary
 
 __all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum", "make_objective"]
 
-OBJECTIVES: Mapping[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
+OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Contrastive: Contrastive,
     config.Triplet: Triplet,
     config.SimCLR: SimCLR,

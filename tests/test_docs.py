@@ -1,0 +1,55 @@
+"""What the pages of docs/ show runs, and is what they say."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from jclip import objectives
+from jclip.config import Mesh, check
+from jclip.data import make_loader
+from jclip.models import MultiTower
+from jclip.sharding import make_mesh, to_global
+from jclip.step import make_loss_and_grads, make_program
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+
+
+def test_the_views_of_the_page_are_a_configuration() -> None:
+    names: dict[str, Any] = {}
+    exec(snippets("objectives.md")[0], names)
+    check(names["slip"])
+    assert set(names["slip"].inputs()) == {"image", "text", "image@1", "image@2"}
+
+
+@pytest.mark.parametrize(("data", "parts"), [(1, 1), (2, 4)])
+def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
+    data: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
+    (code,) = snippets("objectives.md")[1:]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+    names: dict[str, Any] = {"__name__": "added"}
+    exec(code, names)
+    config = tiny_config(accumulate=parts, **{"model.towers.image.patch_dropout": 0.0})
+    config = dataclasses.replace(config, objectives={"align": names["Alignment"]()})
+    mesh = make_mesh(Mesh(data, 1), jax.devices()[:data])
+    params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
+    with make_loader(config) as loader:
+        batch = next(loader).arrays
+    loss, metrics, *_ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(0))
+    encoded = MultiTower(config.model).apply({"params": params}, batch)
+    za, zb = (np.asarray(encoded[view].z, np.float64) for view in ("image", "text"))
+    apart = [((z[:, None] - z[None]) ** 2).sum(2) for z in (za, zb)]
+    want = np.mean([np.log(np.exp(-2 * distance).mean()) for distance in apart])
+    assert float(metrics["align/uniformity"]) == pytest.approx(want, rel=1e-4)
+    assert float(loss) == pytest.approx(want + ((za - zb) ** 2).sum(1).mean(), rel=1e-4)
