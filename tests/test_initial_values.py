@@ -55,8 +55,9 @@ def config() -> Config:
 def test_every_new_parameter_has_the_mean_and_deviation_of_its_formula() -> None:
     shapes = param_shapes(config())
     everywhere = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    used = set()
-    for path, leaf in flatten(init_params(config(), everywhere)).items():
+    used, params = set(), flatten(init_params(config(), everywhere))
+    assert {"image_projection/bias", "text_projection/bias", "image/cls", "image/map/probe"} <= params.keys()
+    for path, leaf in params.items():
         x = np.asarray(leaf, np.float64)
         if match := next((pattern for pattern in CONSTANTS if re.fullmatch(pattern, path)), None):
             np.testing.assert_allclose(x, CONSTANTS[match], rtol=1e-6, err_msg=path)

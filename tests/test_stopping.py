@@ -165,3 +165,15 @@ def test_the_same_command_twice_is_one_line(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = finish(process)
     assert "which is saved" in out
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once_and_a_second_sigterm_does_not() -> None:
+    stop = StopSignal()
+    stop.receive(signal.SIGTERM)
+    stop.receive(signal.SIGTERM)
+    assert stop.after_step(1)
+    with pytest.raises(KeyboardInterrupt):
+        stop.receive(signal.SIGINT)
+    first = StopSignal()
+    first.receive(signal.SIGINT)
+    assert first.after_step(1)
