@@ -80,7 +80,8 @@ EMBED = """Write the embeddings of a source, or of a folder of images, as unit v
 
 Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Line i of keys.jsonl is the key of row i, as JSON.
 The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
-are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped.
+are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped after the resize, in which
+transparent pixels count for nothing, as in open_clip.
 """
 
 DATA = """Say what a source of data holds, before anything is trained on it.
@@ -118,13 +119,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("train", "compile", "eval"):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return int(options.run(options, overrides) or 0)
     except _expected_errors() as error:
         print(f"jclip: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+
+
+def _hint(unknown: Sequence[str]) -> str:
+    """Cause of arguments too many that are files: a shell has expanded a pattern."""
+    files = any(name.endswith(".tar") or os.path.exists(name) for name in unknown)
+    return "; a pattern of files is one argument: put it in quotes, or the shell expands it" if files else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="results as a page", description=REPORT, formatter_class=raw)
     report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
-    report.add_argument("--html", metavar="FILE", help="the page (default: report.html beside the first)")
+    report.add_argument("--html", type=_writable, metavar="FILE", help="the page (default: report.html beside the first)")
     report.set_defaults(run=_report)
 
     _add_classify(commands.add_parser("classify", help="name what is in images", description=CLASSIFY, formatter_class=raw))
@@ -161,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture (random weights)"
     )
     embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
-    embed.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    embed.add_argument("--out", required=True, type=_writable, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     _add_model_options(embed)
@@ -171,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="what a source holds", description=DATA, formatter_class=raw)
     data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
     data.add_argument("--json", action="store_true", help="print one JSON object")
-    data.add_argument("--html", metavar="FILE", help="write a page with pictures, too (extra: report)")
+    data.add_argument("--html", type=_writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
     data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
     data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
     data.add_argument("--image", default="image", metavar="FIELD", help="field of the image (default: image)")
@@ -204,10 +211,18 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
     _add_model_options(evaluate)
     evaluate.add_argument(
-        "--json", nargs="?", const=True, metavar="OUT.json", help="write results to a file; without a name: print one JSON object"
+        "--json",
+        nargs="?",
+        const=True,
+        type=_writable,
+        metavar="OUT.json",
+        help="write results to a file; without a name: print one JSON object",
     )
     evaluate.add_argument(
-        "--cache", metavar="DIR", help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)"
+        "--cache",
+        type=_writable,
+        metavar="DIR",
+        help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)",
     )
     evaluate.add_argument(
         "--max-pixels", type=int, metavar="N", help="of an image; larger ones are broken (default: as the suite or run says)"
@@ -235,10 +250,17 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
     )
-    convert.add_argument("folder", metavar="DST", help="folder to make")
+    convert.add_argument("folder", type=_writable, metavar="DST", help="folder to make")
     convert.add_argument("--to", choices=OWNERS, default="jclip", help="whose (default: jclip)")
     _add_model_options(convert)
     convert.set_defaults(run=_convert)
+
+
+def _writable(path: str) -> str:
+    """A path that is written to. An address would become folders of such names."""
+    if "://" in path:
+        raise argparse.ArgumentTypeError(f"{path} is an address and no path; mount the bucket and give the path it has then")
+    return os.path.expanduser(path)  # which a shell leaves to us in --out=~/run, and in quotes
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
         "data": data_facts(source),
         "plan": {"total": plan.total, "warmup": plan.warmup, "checkpoint_every": plan.checkpoint_every},
         "vocabulary": _vocabularies(config),
-        "weights": _weights(config.init_from.path),
+        "weights": weights_digest(config.init_from.path),
         "versions": versions(),
     }
 
@@ -194,10 +194,10 @@ def _vocabularies(config: Config) -> dict[str, str]:
     return {name: hashlib.blake2b(read_whole(file), digest_size=16).hexdigest() for name, file in files.items()}
 
 
-def _weights(path: str) -> str:
+def weights_digest(path: str | Path) -> str:
     """The digest of some blocks of the files at a path, with their names and sizes; "" where there is no such path here."""
     root = Path(path)
-    if not path or not root.exists():
+    if not str(path) or not root.exists():
         return ""
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
     if (root / "checkpoints").is_dir():  # a run, which may go on meanwhile: what its checkpoints say of themselves

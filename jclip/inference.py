@@ -139,7 +139,7 @@ class Encoder:
         """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
 
         Files are turned as their EXIF data say, which evaluations and training do not do; PIL images and arrays are taken as they
-        are. Transparency is dropped.
+        are. Transparency is dropped after the resize, in which transparent pixels count for nothing.
 
         Raises:
             BadExample: an image cannot be read, or has more than `max_pixels`; the message says which.

@@ -11,12 +11,13 @@ from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 from jclip.config import Config, Model, Plan, TextTower, differences, make_plan
-from jclip.facts import Record, changes
+from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
-from jclip.processes import same_everywhere, together
+from jclip.processes import Refused, gather_texts, same_everywhere, together
 from jclip.step import Program, TrainState, new_extra, param_shapes
 from jclip.tree import flatten
+from jclip.weights import local_path
 
 FREE_MODEL = ("dtype", "scan", "remat", "attention")
 FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
@@ -53,6 +54,7 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
     Raises:
         CheckpointError: the workdir holds another model, or a checkpoint that is damaged; the message says how to go on.
         ConfigError, WeightsError: as `start_from`.
+        Refused: hosts see other weights to start from.
     """
     latest = checkpoints.latest
     if not same_everywhere(-1 if latest is None else latest):
@@ -62,6 +64,7 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
         )
     step = together(lambda: _choose(checkpoints, resume_from))
     if step is None and config.init_from.path:
+        _require_same_weights(config.init_from.path)
         return Start(0, *start_from(config, program, mesh))
     if step is None:
         return Start(0, program.init(), "random parameters")
@@ -72,6 +75,15 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
         if resume_from is not None and resume_from < step and resume_from in checkpoints.steps:
             return _restore(config, program, checkpoints, resume_from)
         raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved())}") from None
+
+
+def _require_same_weights(path: str) -> None:
+    """Raises Refused where hosts would start from other weights, as of a branch that has moved between their fetches."""
+    digests = gather_texts(together(lambda: weights_digest(local_path(path))))
+    if len(set(digests)) > 1:
+        raise Refused(
+            f"the processes of the run see other weights at init_from.path {path}; give all the same, or hf://...@COMMIT"
+        )
 
 
 def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: int) -> Start:

@@ -246,7 +246,7 @@ def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluato
 def _folder(workdir: str | Path) -> Path:
     if "://" in str(workdir):
         raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
     return workdir

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny import tiny_config
 
 from jclip import cli, train
+from jclip.config import ConfigError, load
 
 RECIPE = str(Path(__file__).parent / "recipe_tiny.py")
 
@@ -97,6 +98,42 @@ def test_eval_refuses_what_is_not_there(workdir: Path, capsys: pytest.CaptureFix
     assert "there is no evaluation 'sene'; evaluations: seen, pairs" in capsys.readouterr().err
     assert cli.main(["eval", str(workdir), "--step", "3"]) == 1
     assert "no checkpoint of step 3; it has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["embed", "MODEL", "PHOTOS", "--out", "gs://b/out"], "gs://b/out is an address and no path; mount the bucket"),
+        (["convert", "MODEL", "s3://b/out"], "s3://b/out is an address"),
+        (["report", "a.json", "--html", "gs://b/a.html"], "gs://b/a.html is an address"),
+        (["eval", "MODEL", "--json", "gs://b/a.json"], "gs://b/a.json is an address"),
+        (["info", "gs://b/model"], "gs://b/model: only hf:// is fetched; mount the bucket"),
+        (["embed", "gs://b/model", "PHOTOS", "--out", "OUT"], "gs://b/model: only hf:// is fetched"),
+        (["data", "a.tar::b.tar"], "'::' joins nothing"),
+        (["data", "gs://b/a.tar"], "mount the bucket"),
+        (["data", "webdataset:a.tar", "webdataset:b.tar"], "put it in quotes, or the shell expands it"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_addresses_and_patterns_that_a_shell_has_expanded_have_a_clear_answer_everywhere(
+    command: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    names = {"MODEL": "ViT-tiny-test", "PHOTOS": "photos", "OUT": "out"}
+    try:
+        status = cli.main([names.get(word, word) for word in command])
+    except SystemExit as error:
+        status = error.code
+    assert status in (1, 2)
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_pattern_that_a_shell_has_expanded_is_refused_with_the_word_quotes() -> None:
+    with pytest.raises(ConfigError, match="put a pattern of shards in quotes, or the shell expands it"):
+        load(RECIPE, ["--data.source", "webdataset:a.tar", "webdataset:b.tar"])
 
 
 def test_embed_writes_a_row_an_example_in_order(workdir: Path, tmp_path: Path) -> None:

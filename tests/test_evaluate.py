@@ -17,7 +17,7 @@ from jclip import classify, cli, evaluate, train
 from jclip.config import ConfigError, LinearProbe, Retrieval, Suite, load_suite
 from jclip.data import SourceError, open_source
 from jclip.eval import FeatureCache, Functions, load_probe, make_evaluator
-from jclip.results import training_curves
+from jclip.results import read_results, training_curves
 from jclip.sharding import make_mesh
 from jclip.weights import write_weights
 
@@ -246,6 +246,35 @@ def test_classify_names_the_nearest_class_and_the_rank_of_the_truth(
         assert (line["rank"], line["of"]) == (1 + np.sum(row > row[1]), 3)
     assert cli.main(command[:-1]) == 0
     assert "dog: rank" in capsys.readouterr().out
+
+
+SUBJECT = {"format": "jclip results 1", "model": {"weights": "", "name": "a", "step": 1}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b'{"format": "jclip results 1"}',
+        json.dumps({"format": "jclip results 1", "model": [], "results": {}}).encode(),
+        json.dumps({"format": "jclip results 1", "model": {"weights": 1, "name": "a"}, "results": {}}).encode(),
+        json.dumps({**SUBJECT, "results": {"a": 3}}).encode(),
+    ],
+)
+def test_a_damaged_file_of_results_is_refused_in_a_line_that_names_it(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^[^\n]*out\.json: no file of results[^\n]*give another --json, or remove it$"):
+        read_results(tmp_path / "out.json")
+
+
+def test_curves_of_a_run_leave_out_lines_that_are_none(tmp_path: Path) -> None:
+    lines = [b'{"step": 1, "loss": 2.0}', b"\xff\xfe", b"[1]", b"[" * 100_000, b"3", b'{"step": 2, "loss"']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert training_curves(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
 class Unit:

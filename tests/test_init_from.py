@@ -17,7 +17,10 @@ import jclip
 from jclip import cli, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Contrastive, InitFrom, architecture, replace
+from jclip.facts import weights_digest
 from jclip.init_from import start_from
+from jclip.processes import Refused
+from jclip.resume import _require_same_weights
 from jclip.sharding import make_mesh
 from jclip.step import Program, make_program
 from jclip.tree import flatten
@@ -270,3 +273,15 @@ def test_what_a_killed_run_left_unfinished_is_removed_by_the_next_one_alone(tmp_
     assert unfinished.exists()
     Checkpoints(tmp_path)
     assert not unfinished.exists()
+
+
+def test_hosts_that_see_other_weights_to_start_from_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"these")
+    digest = weights_digest(weights)
+    weights.write_bytes(b"those")
+    monkeypatch.setattr("jclip.resume.gather_texts", lambda text: [digest, text])
+    with pytest.raises(Refused, match=f"the processes of the run see other weights at init_from.path {weights}"):
+        _require_same_weights(str(weights))
+    weights.write_bytes(b"these")
+    _require_same_weights(str(weights))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import runpy
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"config: {old}: pairs are objectives by name now, such as --objectives.image_text.{old.rpartition('.')[2]}"
         )
+    _refuse_expanded(overrides)
     get_config, doc = _read(path, "get_config", "Config")
     overrides, names = _chosen_evals(list(overrides))
     arguments: Mapping[str, Any] = {p.name: p.name.upper() for p in _parameters(get_config) if p.default is p.empty}
@@ -131,6 +133,15 @@ def _describe(function: Callable[..., Any]) -> str:
         for p in _parameters(function)
     ]
     return f"Options of the recipe itself: {', '.join(options)}" if options else ""
+
+
+def _refuse_expanded(overrides: Sequence[str]) -> None:
+    """A pattern of shards that a shell has expanded is several arguments, where an option takes one."""
+    for first, second in itertools.pairwise(overrides):
+        if first.endswith(".tar") and second.endswith(".tar"):
+            raise ConfigError(
+                f"config: {first} and {second} are two arguments; put a pattern of shards in quotes, or the shell expands it"
+            )
 
 
 def _chosen_evals(overrides: list[str]) -> tuple[list[str], list[str] | None]:

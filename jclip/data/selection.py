@@ -97,7 +97,7 @@ def _open(scheme: str, spec: str) -> tuple[Path, Path, str]:
     name, options = split_options(spec, ("images",))
     if "images" not in options:
         raise SourceError(f"{at}: say where the images are: {scheme}:{name or 'FILE'}?images=DIR")
-    path, folder = Path(name), Path(options["images"])
+    path, folder = Path(name).expanduser(), Path(options["images"]).expanduser()
     if not path.is_file():
         raise SourceError(f"{at}: there is no file {name!r}")
     if not folder.is_dir():

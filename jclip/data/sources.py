@@ -115,6 +115,8 @@ def open_source(spec: str) -> Source:
 
 def _hint(spec: str) -> str:
     """Problem of a source's name that has no scheme, or one that is none."""
+    if "::" in spec:
+        return "'::' joins nothing; name several patterns of shards in braces, as in 'webdataset:{a,b}.tar'"
     if spec.startswith("pipe:") or "://" in spec:
         return "only files are read, at random; mount the bucket, or fetch the data"
     if spec.partition("?")[0].endswith((".tar", "}", "*")):

@@ -45,19 +45,22 @@ FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugg
 
 
 def local_path(path: str | Path, kind: str | None = None) -> str | Path:
-    """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; anything else as it is.
+    """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; of a path, ~ is the home.
 
     Args:
-        path: an address, or anything else.
+        path: an address, also hf://ORG/NAME/FOLDER, or anything else.
         kind: whose weights of a repository are fetched, as in `read_weights`.
 
     Raises:
-        WeightsError: the repository is neither cached nor within reach, or huggingface_hub is not installed.
+        WeightsError: the repository is neither cached nor within reach, huggingface_hub is not installed, or it is an address
+            of another kind.
     """
     if not hub.is_address(path):
-        return path
+        if "://" in str(path):
+            raise WeightsError(f"{path}: only {hub.PREFIX} is fetched; mount the bucket or copy the files, and give their path")
+        return os.path.expanduser(path)
     files = {module.CONFIG: module.FILES for key, module in FORMATS.items() if kind in (None, key)}
-    return hub.fetch(str(path), files, own.vocabularies)
+    return hub.fetch(str(path), files, own.vocabularies, _model_folder)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def read_index(path: Path) -> dict[str, str]:
     listed = read_json(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise WeightsError(f"{path}: its weight_map is {listed!r}; it must say of each tensor in which file it is")
-    if others := [file for file in listed.values() if not isinstance(file, str) or Path(file).name != file]:
+    if others := [file for file in listed.values() if not isinstance(file, str) or not file or Path(file).name != file]:
         raise WeightsError(f"{path}: its weight_map names {others[0]!r}, which is no file of its own folder")
     return listed
 

@@ -63,6 +63,26 @@ def test_what_is_cached_is_loaded_converted_and_described_without_a_network(cach
         jclip.load("hf://org/tiny@v2")
 
 
+def test_a_folder_of_a_repository_and_the_model_that_modules_json_names_are_found(cache: Path) -> None:
+    """The layouts of a repository with several models, and of sentence-transformers."""
+    folder = cache / "models--org--tiny"
+    snapshot = folder / "snapshots" / COMMIT
+    expected = jclip.load(repository(snapshot / "models" / "small")).embed_text(TEXTS)
+    repository(snapshot / "0_CLIPModel")
+    (snapshot / "modules.json").write_text(
+        json.dumps([{"path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}])
+    )
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    for address in (
+        "hf://org/tiny/models/small",
+        "hf://org/tiny/models/small@main",
+        "hf://org/tiny",
+        "hf://org/tiny/0_CLIPModel",
+    ):
+        np.testing.assert_array_equal(jclip.load(address).embed_text(TEXTS), expected)
+
+
 def test_a_run_starts_from_an_address(cache: Path) -> None:
     folder = cache / "models--org--tiny"
     repository(folder / "snapshots" / COMMIT)
@@ -82,7 +102,7 @@ def test_what_is_not_cached_says_what_to_do(cache: Path, capsys: pytest.CaptureF
         jclip.load("hf://org/none")
     assert exit_status(["info", "hf://org/none"]) == 1
     assert "hf://org/none: neither" in capsys.readouterr().err
-    for address in ("hf://name", "hf://org/name/more", "hf://org/name@", "hf://org/na me"):
+    for address in ("hf://name", "hf://org/name/../more", "hf://org/name@", "hf://org/na me"):
         with pytest.raises(WeightsError, match="use hf://ORG/NAME, or hf://ORG/NAME@REVISION"):
             jclip.load(address)
 
