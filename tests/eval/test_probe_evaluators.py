@@ -1,12 +1,13 @@
 """The evaluators that learn from labels, on words in place of pictures."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 from eval_fakes import Listed, letters, on_hosts, word_model
 
-from jclip.config import ConfigError, FewShot, Labels, LinearProbe, NearestNeighbours, architecture
+from jclip.config import ConfigError, FewShot, Labels, LinearProbe, NearestNeighbours, VisionTower, architecture, from_json
 from jclip.eval import Embedding, load_probe, make_evaluator
 from jclip.eval.few_shot import sample_few_shot
 from jclip.eval.logistic import fit_logistic, fit_prepared
@@ -83,6 +84,8 @@ def test_validation_examples_are_counted_and_a_probe_is_saved_for_use(measure, t
     assert result.counts["validation_examples"] == 7
     saved, names, facts = load_probe(file)
     assert names == CLASSES
+    tower = from_json(json.loads(facts.pop("configuration")), VisionTower)
+    assert tower == architecture("ViT-tiny-test").towers["image"]
     assert facts == {"train": "t:train", "tower": "image", "features": "pooled", "labels": "one"}
     features = word_model(1.0, {"x": np.stack([letters(w) for w in CLASSES])})["x"].pooled
     assert saved.predict(features).tolist() == [0, 1]
