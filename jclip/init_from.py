@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
 from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import replicated
-from jclip.step import Program, TrainState, param_shapes
+from jclip.step import Program, TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten
 from jclip.weights import local_path, read_weights, resize_positions
 
@@ -56,7 +57,7 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
 
     state = program.init()
     params = flatten(state.params)
-    state = state._replace(params={})
+    state = state._replace(params={}, extra={})
     for path in loaded:
         del params[path]  # what is random leaves the devices before what takes its place is read
     for path, array in source.read(mesh):
@@ -64,7 +65,16 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
             if path.endswith("/pos_embed"):  # as many positions may be another grid
                 array = resize_positions({path: _on_host(array, mesh)}, source.model, config.model)[path]
             params[path] = _placed(array, wanted[path].sharding)
-    return state._replace(params=unflatten(params)), _summary(source, loaded, wanted)
+    state = state._replace(params=unflatten(params), extra=_extra_of(config, program, unflatten(params)))
+    return state, _summary(source, loaded, wanted)
+
+
+def _extra_of(config: Config, program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The moving average and the state of objectives as these parameters begin them; in memory of its own, for the parameters'
+    is donated to the first step."""
+    shardings = jax.tree.map(lambda like: like.sharding, program.state.extra)
+    made: dict[str, Any] = jax.jit(lambda p: jax.tree.map(jnp.copy, new_extra(config, p)), out_shardings=shardings)(params)
+    return made
 
 
 def _loaded(init: InitFrom, params: Mapping[str, Any]) -> set[str]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, Contrastive, Mesh, check_model
-from jclip.sharding import make_mesh, param_shardings
+from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.step import abstract, evaluated_params, new_extra, param_shapes
 
 
@@ -39,7 +39,7 @@ def load_run(
         parts = {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))}
         if config.evaluate_ema:
             extra = jax.eval_shape(partial(new_extra, config), shapes)
-            parts["extra"] = abstract(extra, param_shardings(extra, config.mesh, mesh))
+            parts["extra"] = abstract(extra, extra_shardings(extra, shapes, config.mesh, mesh))
         saved = checkpoints.restore(step, parts)
     params = evaluated_params(config, saved["params"], saved.get("extra", {}))
     return config, step, params if heads else _of_model(config, params), mesh
@@ -50,7 +50,8 @@ def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     scales: dict[str, Any] = {}
     for name, objective in config.objectives.items():
         if isinstance(objective, Contrastive) and {objective.a, objective.b} <= config.model.towers.keys():
-            scales.setdefault(f"{objective.a}_{objective.b}", params[name])
+            both = f"{objective.a}_{objective.b}"  # where several match the same towers: the one of that name, or the first
+            scales[both] = params[name] if name == both else scales.get(both, params[name])
     return {**towers, **scales}
 
 

@@ -45,6 +45,20 @@ def param_shardings(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
+def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> dict[str, Any]:
+    """The sharding of the state beside the parameters: what bears the name of one, below its first word, lies where that does.
+
+    Raises:
+        ConfigError: the rules leave an array uncovered.
+    """
+    known, found = flatten(params), {}
+    for path, leaf in flatten(extra).items():
+        below = path.partition("/")[2]
+        as_named = below if below in known else path
+        found[path] = flatten(param_shardings(unflatten({as_named: leaf}), config, mesh))[as_named]
+    return unflatten(found)
+
+
 def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> PartitionSpec:
     first = 1 if "/blocks/" in path else 0  # the axis of the layers stays whole: each device has its share of every layer
     divisible = [axis for axis in range(first, len(shape)) if shape[axis] % size == 0]

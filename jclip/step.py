@@ -17,7 +17,16 @@ from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, MultiTower, example_inputs, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, make_optimizer, make_schedule, moving_average, split
-from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, param_shardings, replicated, split_rows
+from jclip.sharding import (
+    Gather,
+    batch_sharding,
+    extra_shardings,
+    join_rows,
+    make_gather,
+    param_shardings,
+    replicated,
+    split_rows,
+)
 from jclip.tree import merge, require_used
 
 
@@ -121,7 +130,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     opt_state = optax.tree.map_params(
         tx, lambda _, s: s, jax.eval_shape(tx.init, trained), where, transform_non_params=lambda _: everywhere
     )
-    extra = param_shardings(jax.eval_shape(partial(new_extra, config), shapes), config.mesh, mesh)
+    extra = extra_shardings(jax.eval_shape(partial(new_extra, config), shapes), shapes, config.mesh, mesh)
     shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     inputs = view_inputs(config, config.batch_size)

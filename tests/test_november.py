@@ -91,7 +91,7 @@ def test_a_recipe_of_then_makes_the_configuration_of_its_run() -> None:
 def test_pairs_become_objectives_by_name_and_are_never_mixed_with_them() -> None:
     pairs: Any = {"pairs": (Pair(weight=2.0), Pair("text", "image", loss="sigmoid"))}
     assert Config(**pairs).objectives == {"image_text": pairs["pairs"][0], "text_image": pairs["pairs"][1]}
-    with pytest.raises(ConfigError, match="pairs are objectives now; give one of them"):
+    with pytest.raises(ConfigError, match="pairs are objectives by name now; give one of them"):
         Config(**pairs, objectives={})
     with pytest.raises(ConfigError, match="two are called image_text; give them names in objectives"):
         Config(**{"pairs": [Pair(), Pair(loss="sigmoid")]})

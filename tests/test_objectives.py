@@ -35,6 +35,7 @@ from jclip.data import make_loader, open_source, train_transform
 from jclip.data.loader import _apply
 from jclip.data.sources import lookup
 from jclip.data.transforms import Decode
+from jclip.init_from import start_from
 from jclip.models import MultiTower, apart, class_tokens, together
 from jclip.objectives import OBJECTIVES, make_objective
 from jclip.objectives.nearest_neighbour import nearest
@@ -239,7 +240,9 @@ def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPa
     fields = {name: view.field for name, view in views.items()}
     example = open_source(config.data.source)[3]
     rng = np.random.default_rng(1)
-    want = {name: transform(lookup(example, fields[name]), rng) for name, transform in transforms.items()}
+    want = {name: transforms[name](lookup(example, fields[name]), rng) for name in ("image", "text")}
+    gentle = {**transforms, "image@1": transforms["image@2"]}
+    want["image@2"] = _apply(gentle, example, fields, np.random.default_rng(1))["image@2"]  # whatever the other views draw
 
     def counted(self: Decode, value: Any, *more: Any) -> Any:
         count.extend([1] if value is example["image"] else [])  # threads of other tests may still read ahead
@@ -248,7 +251,7 @@ def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Decode, "__call__", counted)
     have = _apply(transforms, example, fields, np.random.default_rng(1))
     assert len(count) == 1
-    assert have.keys() == want.keys() == {"image", "text", "image@1", "image@2"}
+    assert have.keys() == {"image", "text", "image@1", "image@2"}
     for name, value in want.items():
         np.testing.assert_array_equal(have[name], value)
 
@@ -285,6 +288,43 @@ def test_the_operations_of_heads_are_counted(name: str) -> None:
     assert step_flops(config) > step_flops(plain) + own  # two more views of the image tower too
 
 
+def test_the_order_of_two_views_does_not_matter() -> None:
+    losses = []
+    for a, b in (("image@1", "image@2"), ("image@2", "image@1")):
+        config = config_of("byol")
+        config = dataclasses.replace(config, objectives={"byol": dataclasses.replace(EACH["byol"], a=a, b=b)})
+        program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+        params = jax.device_get(program.init().params)
+        extra = jax.tree.map(lambda x: 0.5 * x + 0.01, new_extra(config, params))
+        batch = one_batch(config_of("byol"))
+        losses.append(gradients(config, 1, 1, params, extra, {name: batch[name] for name in (a, b)})[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_state_of_a_fine_tuning_begins_at_the_parameters_that_are_loaded(run: tuple[Config, Path]) -> None:
+    config, workdir = run
+    config = replace(replace(config, "init_from.path", str(workdir)), "seed", 5)
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, mesh, warmup_steps=1, total_steps=2)
+    state, _ = start_from(config, program, mesh)
+    want = flatten(new_extra(config, state.params))
+    assert want.keys() == flatten(state.extra).keys()
+    for path, leaf in flatten(state.extra).items():
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+    program.train_step(state, to_global(one_batch(config), mesh))  # what is donated is not the same memory
+
+
+def test_state_lies_where_the_parameters_of_its_name_do() -> None:
+    rules = (("text/.*|image/.*", "replicate"), (".*", "fsdp"))
+    config = config_of("byol", **{"optim.ema": 0.9, "mesh.fsdp": 2, "mesh.rules": rules})
+    shapes = make_program(config, make_mesh(config.mesh), warmup_steps=1, total_steps=2).state
+    params = flatten(shapes.params)
+    for path, leaf in flatten(shapes.extra).items():
+        name = path if path in params else path.partition("/")[2]
+        assert leaf.sharding == params[name].sharding, path
+    assert any(leaf.sharding.spec for leaf in params.values())
+
+
 def objective_of(name: str) -> Any:
     config = config_of(name)
     return make_objective(config).objectives[name]
@@ -302,6 +342,9 @@ def test_the_queue_is_first_in_first_out_and_goes_round() -> None:
     last = {tuple(row) for row in pushed[-2:].reshape(-1, embed_dim)}
     assert {tuple(row) for row in np.asarray(extra["queue"])} == last
     np.testing.assert_array_equal(extra["queue"][:16], pushed[6])  # the oldest gave way
+    twice = jnp.asarray(np.concatenate(pushed[:2]))  # another batch size, which does not end where the queue does
+    extra = objective.update(extra, {}, {"b": twice}, {}, jnp.ones(()))
+    assert {tuple(row) for row in np.asarray(extra["queue"])} == {tuple(row) for row in np.asarray(twice)}
 
 
 @pytest.mark.parametrize("filled", [0, 3, 11])
@@ -360,6 +403,7 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (BYOL("image", "image"), r"objectives\.x: both views are 'image'"),
         (Triplet("text", "text"), r"objectives\.x: both sides are 'text'"),
         (NearestNeighbour(size=40), r"objectives\.x\.size 40 is no multiple of batch_size 16; use 32"),
+        (SimSiam("image@1", "text"), r"objectives\.x: there is no view 'image@1'; views: image, text"),
         (Vocabulary("text", "text"), r"objectives\.x\.image 'text' is of a text tower; use a view of images"),
         (Vocabulary("image", "image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
         (Contrastive(loss="sigmoid", decoupled=True), r"objectives\.x\.decoupled: a sigmoid has no sum to leave"),

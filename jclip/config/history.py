@@ -51,7 +51,7 @@ def upgrade(data: Any, at: str) -> Any:
         raise ConfigError(f"{at}: format {written!r} is not known; this jclip reads 1 to {FORMAT}: use a later jclip")
     data = {key: value for key, value in data.items() if key != "format"}
     if written < 3 and isinstance(data.get("pairs"), list):
-        data["objectives"] = _named({**pair, "type": "Contrastive"} for pair in data.pop("pairs"))
+        data["objectives"] = _named({**pair, "type": "Contrastive"} for pair in data.pop("pairs") if isinstance(pair, Mapping))
     return _with_added(data)
 
 
@@ -63,7 +63,7 @@ def reads_pairs(config: type[T]) -> type[T]:
     def init(self: T, *values: Any, pairs: Iterable[Any] | None = None, **fields: Any) -> None:
         if pairs is not None:
             if "objectives" in fields:
-                raise ConfigError("config: pairs are objectives now; give one of them")
+                raise ConfigError("config: pairs are objectives by name now; give one of them (in replace, objectives)")
             fields["objectives"] = _named(pairs)
         made(self, *values, **fields)
 
@@ -74,6 +74,8 @@ def reads_pairs(config: type[T]) -> type[T]:
 def _named(pairs: Iterable[Any]) -> dict[str, Any]:
     named = {}
     for pair in pairs:
+        if isinstance(pair, Mapping) and not {"a", "b"} <= pair.keys():
+            raise ConfigError(f"config: pairs: {pair!r} does not say its two sides")
         a, b = (pair[side] if isinstance(pair, Mapping) else getattr(pair, side) for side in "ab")
         if f"{a}_{b}" in named:
             raise ConfigError(f"config: pairs: two are called {a}_{b}; give them names in objectives")

@@ -32,6 +32,10 @@ class Family:
         """Names of the views that it reads."""
         raise NotImplementedError
 
+    def trains(self) -> tuple[str, ...]:
+        """Those among them whose towers its gradient reaches."""
+        return self.views()
+
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Contradictions with the rest of the configuration, each after the place of this dataclass.
 
@@ -84,6 +88,10 @@ class Contrastive(Family):
         """Names of the views that it reads."""
         return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
 
+    def trains(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.a == self.b:
@@ -121,6 +129,10 @@ class Triplet(Family):
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
         return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
+
+    def trains(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
@@ -223,6 +235,10 @@ class NearestNeighbour(Family):
         """Names of the views that it reads."""
         return self.a, self.b
 
+    def trains(self) -> tuple[str, ...]:
+        """The view that asks."""
+        return (self.a,)
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.a == self.b:
@@ -251,6 +267,10 @@ class Vocabulary(Family):
         """Names of the views that it reads."""
         return self.image, self.text
 
+    def trains(self) -> tuple[str, ...]:
+        """The view that is classified."""
+        return (self.image,)
+
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Towers of other modalities."""
         if isinstance(towers[tower_of[self.image]], TextTower):
@@ -270,6 +290,8 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}: {name!r} cannot name a view; use the tower's name and a word, such as {view.tower}@2"
         if view.tower not in towers:
             yield f".views.{name}.tower: there is no tower {view.tower!r}; towers: {', '.join(towers)}"
+        elif view.augment is not None and isinstance(towers[view.tower], TextTower):
+            yield f".views.{name}.augment: {view.tower} is a text tower, which has none; leave it out"
 
 
 def objective_problems(
@@ -280,7 +302,7 @@ def objective_problems(
         yield ".objectives is empty: there is nothing to learn; use {'image_text': Contrastive('image', 'text')}"
     taken = {*towers, *(f"{tower}_projection" for tower in towers)}
     tower_of = {**{tower: tower for tower in towers}, **{name: view.tower for name, view in views.items()}}
-    read: set[str] = set()
+    read, trained = set[str](), set[str | None]()
     for name, objective in objectives.items():
         at = f".objectives.{name}"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("ema", "loss", "lr"):
@@ -292,7 +314,8 @@ def objective_problems(
         if not unknown:
             yield from (f"{at}{problem}" for problem in objective.misfits(tower_of, towers, batch_size))
         read.update(objective.views())
+        trained.update(tower_of.get(view) for view in objective.trains())
     if unused := set(views) - read:
         yield f".views: no objective reads {', '.join(sorted(unused))}"
-    if untrained := set(towers) - {tower_of.get(view) for view in read}:
+    if untrained := set(towers) - trained:
         yield f".objectives: none trains the tower {', '.join(sorted(untrained))}"

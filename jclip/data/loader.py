@@ -1,5 +1,6 @@
 """Batches of a source: of training, endless and a function of the step; of an evaluation, once and in order."""
 
+import copy
 import itertools
 import multiprocessing
 import os
@@ -280,7 +281,7 @@ def _apply(
 ) -> Arrays:
     decoded: dict[tuple[str, Decode], Any] = {}  # several views of an image decode it once, which is most of the work
 
-    def made(field: str, transform: Transform) -> NDArray[Any]:
+    def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
         value = lookup(example, field)
         if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode):
             return np.asarray(transform(value, rng))
@@ -288,7 +289,14 @@ def _apply(
             decoded[field, decode] = decode(value)
         return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
 
-    return {name: made(fields.get(name, name), transform) for name, transform in transforms.items()}
+    # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
+    base = None if rng is None else int(copy.deepcopy(rng).integers(2**63))
+    streams = {name: rng if base is None or "@" not in name else _stream(base, name) for name in transforms}
+    return {name: made(fields.get(name, name), transform, streams[name]) for name, transform in transforms.items()}
+
+
+def _stream(base: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([base, *name.encode()])
 
 
 class _Notes:

@@ -44,8 +44,8 @@ class NearestNeighbour(Objective):
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
         """The embeddings of `b` take the place of the oldest, in the order of the batch."""
-        at = extra["seen"] % self.how.size  # a multiple of the batch, as the size is
-        queue = jax.lax.dynamic_update_slice_in_dim(extra["queue"], rows["b"], at, axis=0)
+        at = (extra["seen"] + jnp.arange(len(rows["b"]))) % self.how.size  # a resume may have brought another batch size
+        queue = extra["queue"].at[at].set(rows["b"])
         # Counted from the size on in a circle: an int32 would end after 2^31 examples.
         seen = extra["seen"] + len(rows["b"])
         return {"queue": queue, "seen": jnp.where(seen >= 2 * self.how.size, seen - self.how.size, seen)}

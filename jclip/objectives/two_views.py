@@ -106,7 +106,8 @@ class BYOL(Objective):
         z = self.head.apply({"params": params["head"]}, together([part.encoded[view].output.pooled for view in views]))
         pa, pb = apart(unit(self.predictor.apply({"params": params["predictor"]}, z)), 2)
         target = {name: tree for name, tree in extra.items() if name != "head"}
-        pooled = together([encoded.output.pooled for encoded in part.encode(target, views).values()])
+        seen = part.encode(target, views)
+        pooled = together([seen[view].output.pooled for view in views])
         ta, tb = apart(jax.lax.stop_gradient(unit(self.head.apply({"params": extra["head"]}, pooled))), 2)
         cosines = (pa * tb).sum() + (pb * ta).sum()
         return ta, {"loss": 4.0 * len(pa) - 2 * cosines}

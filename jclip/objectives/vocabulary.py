@@ -55,10 +55,15 @@ class Vocabulary(Objective):
 
 
 def multi_hot(ids: Array, tower: config.TextTower) -> Array:
-    """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there; a text's begin and end are none."""
-    real = jnp.arange(ids.shape[1])[None] < end_of_text(ids, tower)[:, None]
-    how = tower.tokenizer
-    for special in (how.bos_id, how.eos_id, how.last_id, tower.eot_id, 49406 if how.kind == "clip" else None):
+    """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there.
+
+    Begin, end and padding that the configuration names are no words; a tokenizer.json may put a begin of its own.
+    """
+    how, clip = tower.tokenizer, tower.tokenizer.kind == "clip"
+    # An end that is told by its id is excluded by it; a text cut before its end ends with a word.
+    real = jnp.arange(ids.shape[1])[None] < end_of_text(ids, tower)[:, None] + (tower.eot_id is not None)
+    padding = None if clip else how.pad_id  # of CLIP's texts what is behind the end, for 0 is a word
+    for special in (how.bos_id, how.eos_id, how.last_id, tower.eot_id, padding, 49406 if clip else None):
         real = real if special is None else real & (ids != special)
     rows = jnp.broadcast_to(jnp.arange(len(ids))[:, None], ids.shape)
     return jnp.zeros((len(ids), tower.vocab_size)).at[rows, ids].max(real.astype(jnp.float32))
