@@ -31,7 +31,7 @@ def test_the_views_of_the_page_are_a_configuration() -> None:
     assert set(names["slip"].inputs()) == {"image", "text", "image@1", "image@2"}
 
 
-@pytest.mark.parametrize(("data", "parts"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("data", "parts"), [(2, 4)])
 def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     data: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_an_evaluation_is_cut_short_saved_and_made_up(tmp_path: Path) -> None:
     assert list(losses(tmp_path)) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_does_not_keep_a_signal_from_being_heard(tmp_path: Path) -> None:
     process = start_jclip(tmp_path, *LONG, "--data.workers", "2")
     wait_for_step(tmp_path, 4, process)
@@ -146,6 +147,7 @@ def test_a_frozen_worker_does_not_keep_a_signal_from_being_heard(tmp_path: Path)
     assert step in (last, last + 1)  # metrics are written a step late
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_explained_and_the_steps_done_are_saved(tmp_path: Path) -> None:
     process = start_jclip(tmp_path, *LONG, "--data.workers", "2")
     wait_for_step(tmp_path, 4, process)

@@ -32,6 +32,7 @@ SHORT: dict[str, Any] = {"evals": {}, "checkpoint.best": None}  # of one length,
 LONG = ("--duration", str(STEPS), "--evals.seen.every", "20")
 
 
+@pytest.mark.slow
 def test_a_run_of_images_that_are_not_square_is_trained_evaluated_and_converted(tmp_path: Path) -> None:
     size, short = {"model.towers.image.image_size": (24, 16)}, {**SHORT, "optim.warmup": "1"}
     train.main(tiny_config(**short, **size, duration="2"), tmp_path / "w")
@@ -239,6 +240,7 @@ def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) ->
         np.testing.assert_allclose(z, found[0][1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_one_device_on_eight_and_back(tmp_path: Path) -> None:
     """The optimizer's state moves too: 8 steps on one device and 4 on eight give the curve of twelve on eight."""
     finish(start_jclip(tmp_path / "both", "--checkpoint.every", "100", "--duration", "12", devices=8))
