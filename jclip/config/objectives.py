@@ -15,7 +15,7 @@ Weight = Annotated[float, Range(above=0, most=1e6)]
 
 @dataclass(frozen=True)
 class View:
-    """A further input of a tower, beside the one that bears the tower's own name; what is random in it is drawn by itself."""
+    """A further input of a tower, beside the one that bears the tower's own name; its augmentation is drawn by itself."""
 
     tower: str
     """Tower that encodes it."""
@@ -26,7 +26,7 @@ class View:
 
 
 class Family:
-    """What the dataclasses of objectives have in common."""
+    """Base of the dataclasses of objectives."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
@@ -47,8 +47,27 @@ class Family:
         return iter(())
 
 
+class Sides(Family):
+    """Families that match two views, and may tell equal examples by a third."""
+
+    a: str
+    """One view."""
+    b: str
+    """The other."""
+    equal_by: str | None
+    """View whose input tells which examples are equal; each family says what None is."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
+
+    def trains(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
+
+
 @dataclass(frozen=True)
-class Contrastive(Family):
+class Contrastive(Sides):
     """Matching two views of each example against all others of the batch, with a logit scale of its own: CLIP, SigLIP, SupCon.
 
     The loss is `jclip.losses.contrastive`.
@@ -84,14 +103,6 @@ class Contrastive(Family):
     block: Count = 256
     """Columns of the logits computed at a time; memory, not the result, depends on it."""
 
-    def views(self) -> tuple[str, ...]:
-        """Names of the views that it reads."""
-        return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
-
-    def trains(self) -> tuple[str, ...]:
-        """Both views."""
-        return self.a, self.b
-
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.a == self.b:
@@ -105,7 +116,7 @@ class Contrastive(Family):
 
 
 @dataclass(frozen=True)
-class Triplet(Family):
+class Triplet(Sides):
     """Two views of each example nearer to each other than to what is unrelated, by a margin; see `jclip.losses.triplet`."""
 
     a: str = "image"
@@ -125,14 +136,6 @@ class Triplet(Family):
     """View by whose input examples are told apart: those of an equal one are related. None: each example is its own."""
     block: Count = 256
     """Columns of the similarities computed at a time; memory, not the result, depends on it."""
-
-    def views(self) -> tuple[str, ...]:
-        """Names of the views that it reads."""
-        return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
-
-    def trains(self) -> tuple[str, ...]:
-        """Both views."""
-        return self.a, self.b
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
