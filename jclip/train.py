@@ -88,7 +88,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         record = {**record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start.step, terminal)
         with (
-            _make_log(config, plan, terminal, start.step, checkpoints) as log,
+            _make_log(config, plan, terminal, start, checkpoints) as log,
             make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop.listening(),
         ):
@@ -334,7 +334,7 @@ def _last_good(checkpoints: Checkpoints, step: int) -> str:
     return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
 
 
-def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkpoints: Checkpoints) -> TrainLog:
+def _make_log(config: Config, plan: Plan, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     def last_good(step: int) -> str:
         found = _last_good(checkpoints, step - 1)
         if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
@@ -342,8 +342,10 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: int, checkp
         return found
 
     workdir = checkpoints.directory.parent
-    writers = [terminal, *(open_writers(workdir, terminal, start=start, every=config.log_every) if is_first() else [])]
-    clock = Clock(config.batch_size, plan.total, start)
+    before = 0 if start.record is None else int(start.record["config"]["log_every"])  # steps may have had fewer lines then
+    every = max(config.log_every, before)
+    writers = [terminal, *(open_writers(workdir, terminal, start=start.step, every=every) if is_first() else [])]
+    clock = Clock(config.batch_size, plan.total, start.step)
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes
     )

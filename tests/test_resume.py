@@ -173,6 +173,12 @@ def test_factors_of_channels_may_have_begun_elsewhere_but_not_come_or_go() -> No
         assert differences(_with_free(model(before), model(now)), model(now)) == [f"towers.image.layer_scale: {before} -> {now}"]
 
 
+def test_lines_that_were_never_to_be_written_are_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go_on(tmp_path, log_every=100)
+    go_on(tmp_path, resume_from=4, log_every=1)
+    assert "they are lost" not in capsys.readouterr().out
+
+
 def test_lost_lines_of_metrics_are_told(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = workdir / "metrics.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
