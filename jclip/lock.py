@@ -1,5 +1,6 @@
 """The lock on a workdir: one run at a time writes there. It holds on storage that hosts share, and does not outlive its run."""
 
+import hashlib
 import json
 import os
 import socket
@@ -94,11 +95,23 @@ def lock(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / FILE, _this_process()
+    _acquire(path, owner, silent, say)
+    hold = Hold(path, owner, beat, silent)
+    try:
+        yield hold
+    finally:
+        hold.release()
+
+
+def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[str], object]) -> None:
+    """Makes the lock, after the removal of one that was left behind; LockedWorkdir if its holder lives."""
     while not _create(path, owner):
         try:
             content = _read(path)
         except OSError as error:
-            raise LockedWorkdir(f"{path} cannot be read ({error.strerror}); remove it, if no run writes to {workdir}") from None
+            raise LockedWorkdir(
+                f"{path} cannot be read ({error.strerror}); remove it, if no run writes to {path.parent}"
+            ) from None
         if content is None:
             continue  # let go of in this moment
         holder = _parse(content)
@@ -109,15 +122,18 @@ def lock(
             )
         if _is_alive(path, content, holder, owner, silent):
             raise LockedWorkdir(
-                f"{workdir} is in use by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('start')}; "
+                f"{path.parent} is in use by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('start')}; "
                 f"wait for it or stop it, or give another --workdir (if no such process runs anywhere, remove {path})"
             )
-        _take_away(path, content)
-    hold = Hold(path, owner, beat, silent)
-    try:
-        yield hold
-    finally:
-        hold.release()
+        # Only who holds the lock on the removal of this very lock may remove it. Of two that found it left behind, the slower one
+        # would otherwise remove what the faster one has made since.
+        removal = path.with_name(f".{FILE}-removal-{hashlib.sha256(content).hexdigest()[:32]}")
+        _acquire(removal, owner, silent, say)
+        try:
+            if _read(path) == content:
+                path.unlink(missing_ok=True)
+        finally:
+            removal.unlink(missing_ok=True)
 
 
 def _this_process() -> dict[str, Any]:
@@ -221,16 +237,3 @@ def _age(path: Path) -> float | None:
         return None
     finally:
         probe.unlink(missing_ok=True)
-
-
-def _take_away(path: Path, content: bytes) -> None:
-    """Removes a lock that was left behind; one that another process has made since is put back."""
-    away = path.with_name(f".{FILE}-{uuid.uuid4().hex}")
-    try:
-        path.rename(away)
-    except FileNotFoundError:
-        return
-    if read_whole(away) != content:
-        with suppress(OSError):
-            os.link(away, path)
-    away.unlink()

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import jclip.lock
 from jclip.lock import FILE, LockedWorkdir, lock
 
 
@@ -112,6 +115,35 @@ def test_a_lock_that_somebody_removes_comes_back_while_its_run_gives_signs_of_li
             assert time.monotonic() < deadline
             time.sleep(0.01)
         held.check()
+
+
+def test_a_lock_left_behind_is_not_taken_over_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere(tmp_path)
+    os.utime(tmp_path / FILE, (1, 1))
+    judge, found, taken = jclip.lock._is_alive, threading.Event(), threading.Event()
+
+    def judge_slowly(*arguments: Any) -> bool:  # between the judgement and the removal, another run takes the lock over
+        alive = judge(*arguments)
+        if threading.current_thread() is not threading.main_thread() and not found.is_set():
+            found.set()
+            assert taken.wait(60)
+        return alive
+
+    def attempt() -> None:
+        with pytest.raises(LockedWorkdir, match="is in use by process"), lock(tmp_path, silent=0.2):
+            pass
+
+    monkeypatch.setattr(jclip.lock, "_is_alive", judge_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        slower = pool.submit(attempt)
+        assert found.wait(60)
+        with lock(tmp_path, silent=0.2) as held:
+            before = (tmp_path / FILE).stat().st_ctime_ns
+            taken.set()
+            slower.result(60)
+            held.check()
+            assert (tmp_path / FILE).stat().st_ctime_ns == before  # nor was it away for a moment, when a third could make its own
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_many_that_try_at_once_one_succeeds(tmp_path: Path) -> None:
