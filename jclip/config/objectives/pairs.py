@@ -1,0 +1,143 @@
+"""Objectives that match two views of each example, such as an image and its text."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jclip.config.evals import Count
+from jclip.config.objectives.family import Family, Weight
+from jclip.config.ranges import Range, Size
+from jclip.config.towers import Tower
+
+
+class Sides(Family):
+    """Families that match two views, and may tell equal examples by a third."""
+
+    a: str
+    """One view."""
+    b: str
+    """The other."""
+    equal_by: str | None
+    """View whose input tells which examples are equal; each family says what None is."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
+
+    def trains(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
+
+
+@dataclass(frozen=True)
+class Contrastive(Sides):
+    """Matching two views of each example against all others of the batch, with a logit scale of its own: CLIP, SigLIP, SupCon.
+
+    The loss is `jclip.losses.contrastive`.
+    """
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: symmetric cross-entropy over the global batch (CLIP); sigmoid: every pair of the batch by itself (SigLIP)."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
+    """Initial factor on the cosines, learned as a logarithm, kept within 1 and 100. None: 1/0.07 (CLIP), sigmoid 10 (SigLIP)."""
+    logit_bias: Annotated[float, Range(least=-1000, most=1000)] | Literal["batch"] | None = None
+    """Initial bias of a sigmoid, learned. None: -10 (SigLIP); batch: -ln(batch_size - 1), a prior of one match in a batch."""
+    label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Share of the target that is spread over all candidates."""
+    decoupled: bool = False
+    """Whether a softmax leaves the right answers out of its sum (Yeh et al. 2022, DCL). The loss may then be below 0; what bounds
+    it is the bound of the scale."""
+    equal: Literal["negative", "ignore", "positive"] = "negative"
+    """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
+    Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
+    right answers as with negatives."""
+    equal_by: str | None = None
+    """View whose input tells which examples are equal, by a 32-bit hash of it. None: `b`."""
+    method: Literal["gather", "ring"] = "gather"
+    """gather: every device holds one whole side (fastest); ring: it goes around the devices (least memory)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the embeddings are multiplied in; the logits and all after them are float32 always."""
+    block: Count = 256
+    """Columns of the logits computed at a time; memory, not the result, depends on it."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}"
+        if self.logit_bias is not None and self.loss == "softmax":
+            yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
+        if self.decoupled and self.loss == "sigmoid":
+            yield ".decoupled: a sigmoid has no sum to leave the right answers out of; leave it False"
+        if self.equal_by is not None and self.equal == "negative":
+            yield f".equal_by {self.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
+
+
+@dataclass(frozen=True)
+class Triplet(Sides):
+    """Two views of each example nearer to each other than to what is unrelated, by a margin; see `jclip.losses.triplet`."""
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    margin: Annotated[float, Range(above=0, most=2)] = 0.2
+    """How much nearer, in cosines or in Euclidean distance (VSE++: 0.2)."""
+    mining: Literal["all", "hardest", "semi_hard"] = "hardest"
+    """Which of the unrelated count: the sum over all, the nearest, or the nearest of those that are farther than the match. The
+    nearest alone may collapse at the start of training; begin with all of them there."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """What is compared."""
+    equal_by: str | None = None
+    """View by whose input examples are told apart: those of an equal one are related. None: each example is its own."""
+    block: Count = 256
+    """Columns of the similarities computed at a time; memory, not the result, depends on it."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}"
+
+
+@dataclass(frozen=True)
+class NearestNeighbour(Family):
+    """A softmax whose right answer for `a` is the nearest neighbour of `b` among earlier embeddings (Li et al. 2022, DeCLIP)."""
+
+    a: str = "image"
+    """View that asks."""
+    b: str = "text"
+    """View whose neighbour is the answer; its embeddings fill the queue, first in, first out."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    size: Size = 65536
+    """Embeddings in the queue; a multiple of batch_size."""
+    method: Literal["gather", "ring"] = "gather"
+    """As of `Contrastive`."""
+    block: Count = 256
+    """As of `Contrastive`."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return self.a, self.b
+
+    def trains(self) -> tuple[str, ...]:
+        """The view that asks."""
+        return (self.a,)
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}"
+
+    def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
+        """A queue that batches do not fill evenly."""
+        if self.size % batch_size:
+            low = max(1, self.size // batch_size) * batch_size
+            yield f".size {self.size} is no multiple of batch_size {batch_size}; use {low}"
