@@ -22,6 +22,7 @@ from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
     Contrastive,
+    Family,
     NearestNeighbour,
     Objective,
     SimCLR,
@@ -68,6 +69,7 @@ __all__ = [
     "Data",
     "Duration",
     "Eval",
+    "Family",
     "FewShot",
     "ImageSize",
     "ImageTower",

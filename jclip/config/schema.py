@@ -195,6 +195,19 @@ class Config:
         views = {name: View(name) for name in self.model.towers} | dict(self.views)
         return {name: self._input(view) for name, view in views.items() if name in read}
 
+    def towers_of_views(self) -> dict[str, str]:
+        """Towers by view, of the inputs and of what objectives make of them."""
+        towers = {name: view.tower for name, view in self.inputs().items()}
+        for name, objective in self.objectives.items():
+            towers |= {made: towers[view] for made, view in objective.makes(name).items()}
+        return towers
+
+    def encoded_views(self) -> list[str]:
+        """The views that the towers see, as often as a step asks for them: inputs first, then what objectives make of them."""
+        made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
+        asked = {view for objective in self.objectives.values() for view in objective.encodes()}
+        return [*(view for view in self.inputs() if view in asked), *made]
+
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)
         return Input(view.tower, field, view.augment or self.data.augment)

@@ -35,6 +35,8 @@ def objective_problems(
     """Problems of the names of objectives, and of what they read."""
     if not objectives:
         yield ".objectives is empty: there is nothing to learn; use {'image_text': Contrastive('image', 'text')}"
+    elif all(objective.begin > 0 for objective in objectives.values()):
+        yield ".objectives: none takes part from the start; let `begin` of one be 0"
     taken = {*towers, *(f"{tower}_projection" for tower in towers)}
     tower_of = {**{tower: tower for tower in towers}, **{name: view.tower for name, view in views.items()}}
     read, trained = set[str](), set[str | None]()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jclip.config.evals import Count
-from jclip.config.objectives.family import Family, Weight
+from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
 from jclip.config.towers import Tower
 
@@ -23,6 +23,10 @@ class Sides(Family):
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
         return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
+
+    def encodes(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
 
     def trains(self) -> tuple[str, ...]:
         """Both views."""
@@ -42,8 +46,6 @@ class Contrastive(Sides):
     """The other."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: symmetric cross-entropy over the global batch (CLIP); sigmoid: every pair of the batch by itself (SigLIP)."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
     """Initial factor on the cosines, learned as a logarithm, kept within 1 and 100. None: 1/0.07 (CLIP), sigmoid 10 (SigLIP)."""
     logit_bias: Annotated[float, Range(least=-1000, most=1000)] | Literal["batch"] | None = None
@@ -86,8 +88,6 @@ class Triplet(Sides):
     """One view."""
     b: str = "text"
     """The other."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     margin: Annotated[float, Range(above=0, most=2)] = 0.2
     """How much nearer, in cosines or in Euclidean distance (VSE++: 0.2)."""
     mining: Literal["all", "hardest", "semi_hard"] = "hardest"
@@ -114,8 +114,6 @@ class NearestNeighbour(Family):
     """View that asks."""
     b: str = "text"
     """View whose neighbour is the answer; its embeddings fill the queue, first in, first out."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     size: Size = 65536
     """Embeddings in the queue; a multiple of batch_size."""
     method: Literal["gather", "ring"] = "gather"

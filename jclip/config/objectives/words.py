@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jclip.config.objectives.family import Family, Weight
+from jclip.config.objectives.family import Family
 from jclip.config.towers import TextTower, Tower
 
 
@@ -16,12 +16,14 @@ class Vocabulary(Family):
     """View that is classified."""
     text: str = "text"
     """View whose token ids are the classes."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
         return self.image, self.text
+
+    def encodes(self) -> tuple[str, ...]:
+        """The view that is classified."""
+        return (self.image,)
 
     def trains(self) -> tuple[str, ...]:
         """The view that is classified."""
