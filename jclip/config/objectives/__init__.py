@@ -7,13 +7,14 @@ from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
 from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
 from jclip.config.objectives.views import View, view_problems
-from jclip.config.objectives.words import Vocabulary
+from jclip.config.objectives.words import MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
     "Contrastive",
     "Family",
+    "MaskedText",
     "NearestNeighbour",
     "Objective",
     "SimCLR",
@@ -25,7 +26,7 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary | MaskedText
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 
@@ -46,6 +47,11 @@ def objective_problems(
             yield f"{at}: {name!r} cannot name an objective; use lower-case letters, other than ema, loss and lr"
         if name in taken:
             yield f"{at}: the name is that of a tower or of its projection; use another"
+        yield from (
+            f"{at} makes the view {made!r}, which .views has too; name one otherwise"
+            for made in objective.makes(name)
+            if made in views
+        )
         unknown = [view for view in objective.views() if view not in tower_of]
         yield from (f"{at}: there is no view {view!r}; views: {', '.join(tower_of)}" for view in unknown)
         if not unknown:
