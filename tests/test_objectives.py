@@ -234,6 +234,7 @@ def test_a_frozen_tower_stays_bit_equal_under_every_family() -> None:
         assert same == path.startswith(("image/", "image_projection/")), path
 
 
+@pytest.mark.slow
 def test_an_objective_that_begins_later_takes_no_part_before_and_then_begins_at_the_parameters_of_that_step() -> None:
     late = {name: dataclasses.replace(EACH[name], begin=0.5) for name in ("byol", "masked")}
     config = config_of("contrastive", "byol", "masked", **{"optim.ema": 0.5})

@@ -47,11 +47,8 @@ def objective_problems(
             yield f"{at}: {name!r} cannot name an objective; use lower-case letters, other than ema, loss and lr"
         if name in taken:
             yield f"{at}: the name is that of a tower or of its projection; use another"
-        yield from (
-            f"{at} makes the view {made!r}, which .views has too; name one otherwise"
-            for made in objective.makes(name)
-            if made in views
-        )
+        taken_views = [view for view in objective.makes(name) if view in views]
+        yield from (f"{at} makes a view {view!r}, and .views has one too; name it otherwise" for view in taken_views)
         unknown = [view for view in objective.views() if view not in tower_of]
         yield from (f"{at}: there is no view {view!r}; views: {', '.join(tower_of)}" for view in unknown)
         if not unknown:
