@@ -1,7 +1,7 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.augment import Augment
+from jclip.config.augment import Augment, TextAugment
 from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -95,6 +95,7 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "Suite",
+    "TextAugment",
     "TextTower",
     "Tokenizer",
     "Tower",

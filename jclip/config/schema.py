@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from jclip.config.augment import Augment
+from jclip.config.augment import Augment, TextAugment
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
@@ -29,6 +29,8 @@ class Data:
     """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
     augment: Augment = Augment()
     """Image augmentation."""
+    text_augment: TextAugment = TextAugment()
+    """Text augmentation."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
@@ -149,6 +151,8 @@ class Input(NamedTuple):
     """Field of an example that it is made of."""
     augment: Augment
     """Augmentation, where it is an image."""
+    text_augment: TextAugment
+    """Augmentation, where it is a text."""
 
 
 @reads_pairs
@@ -210,7 +214,8 @@ class Config:
 
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)
-        return Input(view.tower, field, view.augment or self.data.augment)
+        text_augment = view.text_augment or self.data.text_augment
+        return Input(view.tower, field, view.augment or self.data.augment, text_augment)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
