@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jclip.config import Config, Family, Model
 from jclip.digests import array_paths
-from jclip.models import Backend, Encoded, MultiTower, example_inputs, towers_flops
+from jclip.models import Backend, Encoded, MultiTower, example_input, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, make_optimizer, make_schedule, moving_average, split
 from jclip.sharding import (
@@ -200,8 +200,7 @@ def begin_step(objective: Family, total_steps: int) -> int:
 
 def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each view of a batch of training."""
-    inputs = example_inputs(config.model, batch_size)
-    return {name: inputs[view.tower] for name, view in config.inputs().items()}
+    return {name: example_input(view.seen_by, batch_size) for name, view in config.inputs().items()}
 
 
 def step_flops(config: Config, locked: Collection[str] = ()) -> int:
@@ -213,8 +212,9 @@ def _new_params(config: Config) -> Params:
     """Those of the towers, and of each objective under its name."""
     key = jax.random.key(config.seed)
     batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
-    encoded, towers = _towers(config).init_with_output(key, batch)
-    part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, jnp.zeros(1, jnp.int32), key)
+    rows = jnp.zeros(1, jnp.int32)
+    encoded, towers = _towers(config).init_with_output({"params": key, "dropout": key}, batch, rows=rows)
+    part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, rows, key)
     return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}
 
 
@@ -230,7 +230,7 @@ def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
 
 
 def _towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
-    return MultiTower(config.model, gather, backend or Backend(), config.towers_of_views())
+    return MultiTower(config.model, gather, backend or Backend(), {name: view.tower for name, view in config.all_views().items()})
 
 
 def _make_train_step(

@@ -25,6 +25,7 @@ from jclip.config import (
     Mesh,
     NearestNeighbour,
     Optim,
+    SelfDistillation,
     SimCLR,
     SimSiam,
     Triplet,
@@ -39,7 +40,8 @@ from jclip.data.sources import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
 from jclip.losses.words import word_cross_entropy
-from jclip.models import MultiTower, apart, class_tokens, together
+from jclip.models import Masked, MultiTower, apart, class_tokens, together
+from jclip.models.vit import resized
 from jclip.objectives import OBJECTIVES, make_objective
 from jclip.objectives.masked_text import choose
 from jclip.objectives.nearest_neighbour import nearest
@@ -49,7 +51,7 @@ from jclip.sharding import make_mesh, to_global
 from jclip.step import evaluated_params, make_loss_and_grads, make_program, new_extra, step_flops
 from jclip.tree import flatten
 
-VIEWS = {"image@1": View("image", augment=Augment(scale=(0.3, 1.0))), "image@2": View("image")}
+VIEWS = {"image@1": View("image", augment=Augment(scale=(0.3, 1.0))), "image@2": View("image"), "image@3": View("image", size=8)}
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
 HEAD: dict[str, Any] = {"hidden": 16, "features": 8}
 EACH = {
@@ -62,6 +64,7 @@ EACH = {
     "byol": BYOL(**HEAD, decay=0.5),
     "neighbours": NearestNeighbour(size=32, block=5),
     "words": Vocabulary("image@2"),
+    "taught": SelfDistillation(parts=("image@1", "image@3"), decay=0.9, prototypes=24, size=16, features=8, layers=2, block=5),
     "masked": MaskedText(share=0.4, hidden=0.6, other=0.2, block=13),
 }
 
@@ -336,12 +339,12 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=4)
     state, batch = jax.device_get(program.init()), one_batch(config)
-    assert set(config.towers_of_views()) == {"image", "text", "text@masked"}
+    assert set(config.all_views()) == {"image", "text", "text@masked"}
     loss = gradients(config, 1, 1, state.params, state.extra, batch)[1]["masked/loss"]
     objective = objective_of("masked")
     ids = batch["text"]
     made = objective.views(state.params["masked"], {"text": jnp.asarray(ids)}, jnp.arange(16), jax.random.key(1))["text@masked"]
-    table, token = state.params["text"]["token_embed"], state.params["masked"]["hidden"]["token_embed"]
+    table, token = state.params["text"]["token_embed"], state.params["masked"]["hidden"]
     seen = np.where(np.asarray(made.hidden)[:, :, None], token, table[np.asarray(made.input)])
     eot = ids.argmax(1)
     tower = jax.jit(MultiTower(config.model).apply)
@@ -359,6 +362,92 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
         assert ((places > 0) & (places < eot[row])).all()  # neither begin nor end
         want.append(-log_p[row, places, ids[row, places]].mean())
     assert loss == pytest.approx(np.mean(want), rel=1e-5)
+
+
+def test_parts_and_hidden_patches_are_told_as_the_teacher_sees_the_whole() -> None:
+    """Losses, centres and what is hidden, in f64 from the tokens of towers applied by themselves."""
+    config = config_of("taught")
+    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    program = make_program(config, mesh, warmup_steps=1, total_steps=4)
+    state, batch, random = jax.device_get(program.init()), one_batch(config), np.random.default_rng(0)
+    extra = jax.tree.map(lambda x: x + 0.02 * random.normal(size=x.shape).astype(np.float32), state.extra)
+    _, metrics, _ = gradients(config, 1, 1, state.params, extra, batch)
+    how, mine, teacher = config.objectives["taught"], state.params["taught"], extra["taught"]
+    objective = make_objective(config).objectives["taught"]
+    made = objective.views(mine, {"image": jnp.asarray(batch["image"])}, jnp.arange(16), jax.random.key(1))["image@taught"]
+    hidden = np.asarray(made.hidden)
+    assert hidden.shape == (16, 4)
+    assert (hidden.sum(1) == 2).all()
+    assert len({tuple(row) for row in hidden}) > 2  # drawn image by image
+
+    towers = MultiTower(config.model, views={name: view.tower for name, view in config.all_views().items()})
+    encode = jax.jit(towers.apply)
+    seen = encode({"params": teacher["towers"]}, {"image": batch["image"]})["image"].output
+    views = {view: batch[view] for view in how.parts} | {"image@taught": made}
+    student = encode({"params": state.params}, views, rows=np.arange(16))
+
+    def compared(params: Any, x: Any, head: Any) -> np.ndarray:
+        h = np.asarray(x, np.float64) @ params["fc1"]["kernel"]
+        h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        h = np.maximum(h * params["norm1"]["scale"] + params["norm1"]["bias"], 0)
+        prototypes = np.asarray(head["prototypes"]["kernel"], np.float64)
+        return unit(h @ params["fc2"]["kernel"] + params["fc2"]["bias"]) @ (prototypes / np.linalg.norm(prototypes, axis=0))
+
+    def told(name: str, x: Any, target: Any) -> np.ndarray:
+        p = compared(mine[name]["head"], x, mine[name]) / how.temperature
+        q = compared(teacher["heads"][name]["head"], target, teacher["heads"][name]) - teacher["centres"][name]
+        q = np.exp(q / how.teacher_temperature)
+        return -(q / q.sum(-1, keepdims=True) * (p - np.log(np.exp(p).sum(-1, keepdims=True)))).sum(-1)
+
+    parts = [told("parts", student[view].output.pooled, seen.pooled) for view in how.parts]
+    assert metrics["taught/parts"] == pytest.approx(np.mean(parts), rel=1e-4)
+    first = class_tokens(config.model.towers["image"])
+    patches = [np.asarray(output.tokens)[:, first:][hidden] for output in (student["image@taught"].output, seen)]
+    assert metrics["taught/hidden"] == pytest.approx(np.mean(told("hidden", *patches)), rel=1e-4)
+    assert metrics["taught/loss"] == pytest.approx(metrics["taught/parts"] + metrics["taught/hidden"], rel=1e-5)
+
+    after, _ = jax.device_get(program.train_step(state._replace(extra=extra), to_global(batch, mesh)))
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)  # the step's
+    made = objective.views(mine, {"image": jnp.asarray(batch["image"])}, jnp.arange(16), key)["image@taught"]
+    for name, x in (("parts", seen.pooled), ("hidden", np.asarray(seen.tokens)[:, first:][np.asarray(made.hidden)])):
+        mean = compared(teacher["heads"][name]["head"], x, teacher["heads"][name]).mean(0)
+        want = 0.9 * teacher["centres"][name] + 0.1 * mean
+        np.testing.assert_allclose(after.extra["taught"]["centres"][name], want, atol=1e-5)
+    decay = 1 - 0.1 * (np.cos(np.pi / 4) + 1) / 2
+    want = decay * teacher["towers"]["image"]["pos_embed"] + (1 - decay) * after.params["image"]["pos_embed"]
+    np.testing.assert_allclose(after.extra["taught"]["towers"]["image"]["pos_embed"], want, atol=1e-6)
+
+
+def test_hidden_patches_are_not_seen_and_positions_are_resized_to_a_view() -> None:
+    config = tiny_config(**SMALL)
+    tower = config.model.towers["image"]
+    params = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4).init().params
+    encode = jax.jit(MultiTower(config.model).apply)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    other = images.copy()
+    other[:, :8, 8:] = 255 - other[:, :8, 8:]  # the second of four patches; the stem's convolutions see across its edge
+    hidden = np.array([[False, True, False, False]] * 2)
+    token = np.zeros((2, tower.width), np.float32)
+    model = dataclasses.replace(config.model, towers={**config.model.towers, "image": dataclasses.replace(tower, stem=())})
+    params = {
+        **params,
+        "image": {
+            **params["image"],
+            "patch_embed": {"kernel": np.random.default_rng(1).normal(size=(192, 32)).astype(np.float32) / 8},
+        },
+    }
+    encode = jax.jit(MultiTower(model).apply)
+    seen, same, plain = (
+        encode({"params": params}, {"image": x})["image"].z
+        for x in (Masked(images, hidden, token), Masked(other, hidden, token), other)
+    )
+    np.testing.assert_array_equal(seen, same)
+    assert np.abs(np.asarray(seen) - plain).max() > 1e-3
+    ramp = jnp.asarray(np.mgrid[:4, :6].reshape(2, -1).T, jnp.float32)
+    np.testing.assert_array_equal(resized(ramp, (4, 6), (4, 6)), ramp)
+    halved = np.asarray(resized(ramp, (4, 6), (2, 3))).reshape(2, 3, 2)
+    np.testing.assert_allclose(halved[0, :, 1], [0.5, 2.5, 4.5], atol=0.1)  # centres of the larger patches
+    np.testing.assert_allclose(halved[:, 1, 0], [0.5, 2.5], atol=0.15)
 
 
 def test_a_view_is_drawn_by_itself_and_changes_no_other() -> None:
@@ -544,6 +633,9 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (Vocabulary("text", "text"), r"objectives\.x\.image 'text' is of a text tower; use a view of images"),
         (Vocabulary("image", "image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
         (Contrastive(loss="sigmoid", decoupled=True), r"objectives\.x\.decoupled: a sigmoid has no sum to leave"),
+        (SelfDistillation(parts=("text",)), r"objectives\.x: its views are of the towers image and text; use views of one"),
+        (SelfDistillation(whole="text", parts=()), r"objectives\.x: text is not a vision transformer"),
+        (SelfDistillation(parts=(), hidden=0.0), r"objectives\.x: without parts and without hidden patches"),
         (MaskedText("image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
         (MaskedText(), r"objectives\.x\.text 'text' is of a causal tower, which cannot tell a word from what follows it"),
         (MaskedText(hidden=0.8, other=0.3), r"objectives\.x\.hidden 0\.8 and other 0\.3 are more than all"),
@@ -558,8 +650,9 @@ def test_what_an_objective_cannot_be_is_an_error(objective: Any, message: str) -
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
-    """A run of twelve steps with heads, a target and a moving average; checkpoints 4, 8 and 12."""
-    config = config_of("views", "byol", "neighbours", **PLAIN, **{"optim.ema": 0.9, "evaluate_ema": True})
+    """A run of twelve steps with heads, a target after the sixth, and a moving average; checkpoints 4, 8 and 12."""
+    late = {"optim.ema": 0.9, "evaluate_ema": True, "objectives.byol.begin": 0.5}
+    config = config_of("views", "byol", "neighbours", **PLAIN, **late)
     workdir = tmp_path_factory.mktemp("run")
     train.main(config, workdir)
     return config, workdir

@@ -12,7 +12,7 @@ from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
 from jclip.config.objectives import Contrastive, Objective, View, objective_problems, view_problems
 from jclip.config.ranges import Range
-from jclip.config.towers import Model, ResNetTower
+from jclip.config.towers import Model, ResNetTower, Tower, VisionTower
 
 T = TypeVar("T")
 
@@ -153,6 +153,8 @@ class Input(NamedTuple):
     """Augmentation, where it is an image."""
     text_augment: TextAugment
     """Augmentation, where it is a text."""
+    seen_by: Tower
+    """That tower, for images of this view's size."""
 
 
 @reads_pairs
@@ -199,12 +201,12 @@ class Config:
         views = {name: View(name) for name in self.model.towers} | dict(self.views)
         return {name: self._input(view) for name, view in views.items() if name in read}
 
-    def towers_of_views(self) -> dict[str, str]:
-        """Towers by view, of the inputs and of what objectives make of them."""
-        towers = {name: view.tower for name, view in self.inputs().items()}
+    def all_views(self) -> dict[str, Input]:
+        """The inputs, and by the side of each what objectives make of it on the device."""
+        views = self.inputs()
         for name, objective in self.objectives.items():
-            towers |= {made: towers[view] for made, view in objective.makes(name).items()}
-        return towers
+            views |= {made: views[view] for made, view in objective.makes(name).items()}
+        return views
 
     def encoded_views(self) -> list[str]:
         """The views that the towers see, as often as a step asks for them: inputs first, then what objectives make of them."""
@@ -215,7 +217,10 @@ class Config:
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)
         text_augment = view.text_augment or self.data.text_augment
-        return Input(view.tower, field, view.augment or self.data.augment, text_augment)
+        tower = self.model.towers[view.tower]
+        if view.size is not None and isinstance(tower, VisionTower):
+            tower = dataclasses.replace(tower, image_size=view.size)
+        return Input(view.tower, field, view.augment or self.data.augment, text_augment, tower)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

@@ -4,7 +4,7 @@ from jclip.models.compute import Backend, Compute
 from jclip.models.flops import tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
-from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_inputs, together, unit
+from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
@@ -26,6 +26,7 @@ __all__ = [
     "apart",
     "class_tokens",
     "end_of_text",
+    "example_input",
     "example_inputs",
     "together",
     "tower_flops",

@@ -141,10 +141,11 @@ def unit(x: Array) -> Array:
 
 def example_inputs(config: Model, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each tower's input, by tower name."""
+    return {name: example_input(tower, batch_size) for name, tower in config.towers.items()}
 
-    def one(tower: Tower) -> tuple[tuple[int, ...], str]:
-        if isinstance(tower, TextTower):
-            return (batch_size, tower.context_length), "int32"
-        return (batch_size, *tower.size, 3), "uint8"
 
-    return {name: one(tower) for name, tower in config.towers.items()}
+def example_input(tower: Tower, batch_size: int) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a tower's input."""
+    if isinstance(tower, TextTower):
+        return (batch_size, tower.context_length), "int32"
+    return (batch_size, *tower.size, 3), "uint8"

@@ -1,5 +1,6 @@
 """The vision transformer: images to TowerOutput."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -28,20 +29,23 @@ class VisionTransformer(Transformer):
         """Encodes images.
 
         Args:
-            images: u8 [b, H, W, 3], or floats that are normalised already, if `normalised`.
+            images: u8 [b, H, W, 3], or floats that are normalised already, if `normalised`. In training they may have another
+                size than the tower's, to which the positions are then resized.
             rows: in training, the index of each image in the global batch, for dropout.
             normalised: whether they are.
             hidden: the patches that are hidden, bool [b, l], and what stands for their embeddings, f32 [b, width]. Then no patch
                 is dropped.
         """
         c, dtype = self.config, self.how.dtype
+        if rows is not None:
+            c = dataclasses.replace(c, image_size=(images.shape[1], images.shape[2]))
         x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
         for i, channels in enumerate(c.stem, 1):
             x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))
         x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(x)
         x = hide(x, hidden)
-        cls, positions = self._cls_and_positions()
+        cls, positions = self._cls_and_positions(c.grid)
         x = x + positions[None].astype(dtype)
         if rows is not None and c.patch_dropout > 0 and hidden is None:
             x = drop_patches(self.make_rng("dropout"), rows, x, kept_patches(c))
@@ -65,17 +69,18 @@ class VisionTransformer(Transformer):
             return self.map_pool(tokens, None)
         return tokens[:, 1 if self.config.class_token else 0 :].mean(axis=1)
 
-    def _cls_and_positions(self) -> tuple[Array | None, Array]:
-        """The class token with its position added ([width], or None without one), and the positions of the patches [l, width]."""
+    def _cls_and_positions(self, grid: tuple[int, int]) -> tuple[Array | None, Array]:
+        """The class token with its position, [width] or None without one, and the positions [l, width] of a grid's patches."""
         c = self.config
         extra = class_tokens(c)
         if c.positions == "learned":
             positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + math.prod(c.grid), c.width))
         else:
             positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(*c.grid, c.width)])
+        places = resized(positions[extra:], c.grid, grid)
         if not extra:
-            return None, positions
-        return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], positions[1:]
+            return None, places
+        return self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,)) + positions[0], places
 
 
 class StemConv(nn.Module):
@@ -91,6 +96,14 @@ class StemConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.how.dtype)
         y = jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return self.how.backend.recomputed(ACTIVATIONS[self.activation])(y + bias[None, None, None])  # kept is nothing, as in Mlp
+
+
+def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Array:
+    """Positions [l, width] of a grid as those of another one, bicubic; as they are where it is the same."""
+    if old == new:
+        return positions
+    width = positions.shape[1]
+    return jax.image.resize(positions.reshape(*old, width), (*new, width), "bicubic").reshape(-1, width)
 
 
 def class_tokens(config: VisionTower) -> int:

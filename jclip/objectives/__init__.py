@@ -14,6 +14,7 @@ from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.masked_text import MaskedText
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.self_distillation import SelfDistillation
 from jclip.objectives.triplet import Triplet
 from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
 from jclip.objectives.vocabulary import Vocabulary
@@ -29,6 +30,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.NearestNeighbour: NearestNeighbour,
     config.Vocabulary: Vocabulary,
     config.MaskedText: MaskedText,
+    config.SelfDistillation: SelfDistillation,
 }
 """How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from jclip.config.objectives.family import Family
-from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
+from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
 from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import MaskedText, Vocabulary
@@ -17,6 +17,7 @@ __all__ = [
     "MaskedText",
     "NearestNeighbour",
     "Objective",
+    "SelfDistillation",
     "SimCLR",
     "SimSiam",
     "Triplet",
@@ -26,7 +27,7 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary | MaskedText
+Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary | MaskedText | SelfDistillation
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from jclip.config.evals import Count
 from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
-from jclip.config.towers import Tower
+from jclip.config.towers import TextTower, Tower, VisionTower
 
 
 @dataclass(frozen=True)
@@ -80,3 +80,68 @@ class BYOL(TwoViews):
     """Hidden size of head and predictor, which have two layers."""
     features: Size = 256
     """Size of their outputs."""
+
+
+@dataclass(frozen=True)
+class SelfDistillation(Family):
+    """What a teacher sees in a whole image, told from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023, SILC)
+    and, patch by patch, from the image with patches hidden (Zhou et al. 2022, iBOT; Tschannen et al. 2025, SigLIP 2).
+
+    The teacher is tower and heads as moving averages. What is told is a distribution over prototypes, from the pooled output and
+    from each patch's token, through a head each.
+    """
+
+    whole: str = "image"
+    """View that the teacher sees."""
+    parts: tuple[str, ...] = ("image@1",)
+    """Views of the same tower that the student sees, such as small crops; none leaves this part out."""
+    hidden: Annotated[float, Range(least=0, most=1)] = 0.5
+    """Share of the patches that are hidden from the student (SigLIP 2: 0.5); 0 leaves this part out."""
+    hidden_weight: Annotated[float, Range(above=0, most=1e6)] = 1.0
+    """Factor of the loss of hidden patches beside that of parts (SigLIP 2: 0.25 for 1)."""
+    decay: Annotated[float, Range(least=0, most=1)] = 0.996
+    """Decay of the teacher at the start, which goes to 1 along half a cosine (DINO: 0.996)."""
+    prototypes: Size = 65536
+    """Prototypes of each head (DINO: 65536)."""
+    size: Size = 2048
+    """Hidden size of the heads (DINO: 2048)."""
+    features: Size = 256
+    """Size of what is compared with the prototypes (DINO: 256)."""
+    layers: Annotated[int, Range(least=1, most=8)] = 3
+    """Dense layers of the heads (DINO: 3)."""
+    temperature: Annotated[float, Range(least=0.01, most=1)] = 0.1
+    """Divides the student's cosines with the prototypes (DINO: 0.1)."""
+    teacher_temperature: Annotated[float, Range(least=0.01, most=1)] = 0.04
+    """Divides those of the teacher (DINO: 0.04 at the start)."""
+    centre_decay: Annotated[float, Range(least=0, most=1)] = 0.9
+    """Decay of the mean of the teacher's cosines, which is taken from them so that no prototype wins always (DINO: 0.9)."""
+    block: Count = 256
+    """Rows whose distributions are computed at a time; memory, not the result, depends on it."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return self.whole, *self.parts
+
+    def encodes(self) -> tuple[str, ...]:
+        """The parts; the teacher sees the whole."""
+        return self.parts
+
+    def makes(self, name: str) -> Mapping[str, str]:
+        """The whole with patches hidden."""
+        return {f"{self.whole.partition('@')[0]}@{name}": self.whole} if self.hidden > 0 else {}
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if not self.parts and self.hidden == 0:
+            yield ": without parts and without hidden patches there is nothing to tell"
+        if len(set(self.parts)) < len(self.parts):
+            yield f".parts {self.parts}: one is named twice"
+
+    def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
+        """Views of several towers, and towers without patches that could be hidden."""
+        names = sorted({tower_of[view] for view in self.views()})
+        if len(names) > 1:
+            yield f": its views are of the towers {' and '.join(names)}; use views of one"
+        elif isinstance(towers[names[0]], TextTower) or (self.hidden > 0 and not isinstance(towers[names[0]], VisionTower)):
+            what = "a vision transformer" if self.hidden > 0 else "a tower of images"
+            yield f": {names[0]} is not {what}"

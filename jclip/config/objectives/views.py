@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jclip.config.augment import Augment, TextAugment
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import ImageSize, TextTower, Tower, VisionTower
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class View:
     """Field of an example that it is made of; None: that of the tower's own view."""
     augment: Augment | None = None
     """Augmentation of an image; None: data.augment."""
+    size: ImageSize | None = None
+    """Side of a square image, or its height and width, in pixels, where it is another than the tower's; a vision transformer
+    resizes its positions to it."""
     text_augment: TextAugment | None = None
     """Augmentation of a text; None: data.text_augment."""
 
@@ -33,3 +36,14 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}.augment: {view.tower} is a text tower; use text_augment"
         elif view.text_augment is not None and not isinstance(towers[view.tower], TextTower):
             yield f".views.{name}.text_augment: {view.tower} is no text tower; use augment"
+        elif view.size is not None:
+            yield from _size_problems(f".views.{name}.size {view.size}", view.size, towers[view.tower])
+
+
+def _size_problems(at: str, size: ImageSize, tower: Tower) -> Iterator[str]:
+    if not isinstance(tower, VisionTower):
+        yield f"{at}: only a vision transformer sees images of several sizes; leave it out"
+        return
+    sides = replace(tower, image_size=size).size
+    if any(side % tower.patch_size for side in sides):
+        yield f"{at} is not divisible by the patch_size {tower.patch_size}"
