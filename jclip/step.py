@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Family, Model
+from jclip.config import Config, Family, Input, Model
 from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, MultiTower, example_input, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
@@ -200,7 +200,11 @@ def begin_step(objective: Family, total_steps: int) -> int:
 
 def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each view of a batch of training."""
-    return {name: example_input(view.seen_by, batch_size) for name, view in config.inputs().items()}
+
+    def one(view: Input) -> tuple[tuple[int, ...], str]:
+        return ((batch_size, view.stored_size), "float32") if view.stored else example_input(view.seen_by, batch_size)
+
+    return {name: one(view) for name, view in config.inputs().items()}
 
 
 def step_flops(config: Config, locked: Collection[str] = ()) -> int:
@@ -212,8 +216,8 @@ def _new_params(config: Config) -> Params:
     """Those of the towers, and of each objective under its name."""
     key = jax.random.key(config.seed)
     batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
-    rows = jnp.zeros(1, jnp.int32)
-    encoded, towers = _towers(config).init_with_output({"params": key, "dropout": key}, batch, rows=rows)
+    rows, seen = jnp.zeros(1, jnp.int32), {name: batch[name] for name, view in config.inputs().items() if not view.stored}
+    encoded, towers = _towers(config).init_with_output({"params": key, "dropout": key}, seen, rows=rows)
     part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, rows, key)
     return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}
 

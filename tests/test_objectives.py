@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from jclip import convert, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import (
     BYOL,
+    AffinityDistillation,
     Augment,
     Config,
     ConfigError,
     Contrastive,
+    FeatureDistillation,
     MaskedText,
     Mesh,
     NearestNeighbour,
@@ -51,7 +54,18 @@ from jclip.sharding import make_mesh, to_global
 from jclip.step import evaluated_params, make_loss_and_grads, make_program, new_extra, step_flops
 from jclip.tree import flatten
 
-VIEWS = {"image@1": View("image", augment=Augment(scale=(0.3, 1.0))), "image@2": View("image"), "image@3": View("image", size=8)}
+FOLDER = tempfile.TemporaryDirectory()  # of embeddings that are stored, until the process ends
+for tower, size in (("image", 5), ("text", 5)):
+    np.save(Path(FOLDER.name, f"{tower}.npy"), np.random.default_rng(size).normal(size=(200, size)).astype(np.float32))
+Path(FOLDER.name, "keys.jsonl").write_text("".join(f'"shapes:train:{i}"\n' for i in range(200)))
+
+VIEWS = {
+    "image@1": View("image", augment=Augment(scale=(0.3, 1.0))),
+    "image@2": View("image"),
+    "image@3": View("image", size=8),
+    "image@teacher": View("image", stored=FOLDER.name, stored_size=5),
+    "text@teacher": View("text", stored=FOLDER.name, stored_size=5),
+}
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
 HEAD: dict[str, Any] = {"hidden": 16, "features": 8}
 EACH = {
@@ -65,6 +79,8 @@ EACH = {
     "neighbours": NearestNeighbour(size=32, block=5),
     "words": Vocabulary("image@2"),
     "taught": SelfDistillation(parts=("image@1", "image@3"), decay=0.9, prototypes=24, size=16, features=8, layers=2, block=5),
+    "like": FeatureDistillation(),
+    "affine": AffinityDistillation(teacher_scale=20.0, block=7),
     "masked": MaskedText(share=0.4, hidden=0.6, other=0.2, block=13),
 }
 

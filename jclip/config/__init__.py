@@ -21,8 +21,10 @@ from jclip.config.evals import (
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
+    AffinityDistillation,
     Contrastive,
     Family,
+    FeatureDistillation,
     MaskedText,
     NearestNeighbour,
     Objective,
@@ -40,6 +42,7 @@ from jclip.config.schema import (
     Config,
     Data,
     InitFrom,
+    Input,
     Mesh,
     Optim,
     replace,
@@ -62,6 +65,7 @@ Pair = Contrastive
 
 __all__ = [
     "BYOL",
+    "AffinityDistillation",
     "Augment",
     "Checkpoint",
     "Choice",
@@ -72,10 +76,12 @@ __all__ = [
     "Duration",
     "Eval",
     "Family",
+    "FeatureDistillation",
     "FewShot",
     "ImageSize",
     "ImageTower",
     "InitFrom",
+    "Input",
     "Labels",
     "Length",
     "LinearProbe",

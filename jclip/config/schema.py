@@ -155,6 +155,10 @@ class Input(NamedTuple):
     """Augmentation, where it is a text."""
     seen_by: Tower
     """That tower, for images of this view's size."""
+    stored: str
+    """Folder of its embeddings, if no tower sees it."""
+    stored_size: int
+    """Size of these."""
 
 
 @reads_pairs
@@ -212,7 +216,7 @@ class Config:
         """The views that the towers see, as often as a step asks for them: inputs first, then what objectives make of them."""
         made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
         asked = {view for objective in self.objectives.values() for view in objective.encodes()}
-        return [*(view for view in self.inputs() if view in asked), *made]
+        return [*(name for name, view in self.inputs().items() if name in asked and not view.stored), *made]
 
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)
@@ -220,7 +224,8 @@ class Config:
         tower = self.model.towers[view.tower]
         if view.size is not None and isinstance(tower, VisionTower):
             tower = dataclasses.replace(tower, image_size=view.size)
-        return Input(view.tower, field, view.augment or self.data.augment, text_augment, tower)
+        field = "key" if view.stored else field
+        return Input(view.tower, field, view.augment or self.data.augment, text_augment, tower, view.stored, view.stored_size)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

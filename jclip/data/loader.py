@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from jclip.config import Config
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.stored import stored_embeddings
 from jclip.data.transforms import Compose, Decode, Transform, train_transform
 
 Arrays = dict[str, NDArray[Any]]
@@ -40,7 +41,7 @@ class Batch:
     """This host's rows of one global batch of training."""
 
     arrays: Arrays
-    """By view, u8[b,S,S,3] of images and i32[b,L] of texts."""
+    """By view, u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored."""
     keys: list[str]
     """The example of each row."""
     problems: list[str]
@@ -119,8 +120,10 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
 
     source = open_source(config.data.source) if source is None else source
     views = config.inputs()
-    transforms = {
-        name: train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels)
+    transforms: dict[str, Transform] = {
+        name: stored_embeddings(view.stored, view.tower, view.stored_size)
+        if view.stored
+        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels)
         for name, view in views.items()
     }
     prepare = _Prepare(source, transforms, {name: view.field for name, view in views.items()})

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jclip import config
 from jclip.config import Config
 from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.distillation import AffinityDistillation, FeatureDistillation
 from jclip.objectives.masked_text import MaskedText
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
@@ -31,6 +32,8 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Vocabulary: Vocabulary,
     config.MaskedText: MaskedText,
     config.SelfDistillation: SelfDistillation,
+    config.FeatureDistillation: FeatureDistillation,
+    config.AffinityDistillation: AffinityDistillation,
 }
 """How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 

@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
 from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
+from jclip.config.objectives.teachers import AffinityDistillation, FeatureDistillation
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
+    "AffinityDistillation",
     "Contrastive",
     "Family",
+    "FeatureDistillation",
     "MaskedText",
     "NearestNeighbour",
     "Objective",
@@ -27,7 +30,19 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary | MaskedText | SelfDistillation
+Objective = (
+    Contrastive
+    | Triplet
+    | SimCLR
+    | SimSiam
+    | BYOL
+    | NearestNeighbour
+    | Vocabulary
+    | MaskedText
+    | SelfDistillation
+    | FeatureDistillation
+    | AffinityDistillation
+)
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 
@@ -52,6 +67,9 @@ def objective_problems(
         yield from (f"{at} makes a view {view!r}, and .views has one too; name it otherwise" for view in taken_views)
         unknown = [view for view in objective.views() if view not in tower_of]
         yield from (f"{at}: there is no view {view!r}; views: {', '.join(tower_of)}" for view in unknown)
+        seen = [view for view in objective.encodes() if view in views and view not in objective.teachers()]
+        stored = [view for view in seen if views[view].stored]
+        yield from (f"{at} needs {view!r} to be seen by a tower, and .views.{view} is stored" for view in stored)
         if not unknown:
             yield from (f"{at}{problem}" for problem in objective.misfits(tower_of, towers, batch_size))
         read.update(objective.views())

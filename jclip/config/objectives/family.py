@@ -25,6 +25,10 @@ class Family:
         """Those among them that the towers are to see."""
         return self.views()
 
+    def teachers(self) -> tuple[str, ...]:
+        """Those among them whose embeddings may be stored instead, and that it never trains."""
+        return ()
+
     def makes(self, name: str) -> Mapping[str, str]:
         """Views that the objective of this name makes on the device, and that of `views` whose tower sees them, by view."""
         return {}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jclip.config.augment import Augment, TextAugment
+from jclip.config.ranges import Size
 from jclip.config.towers import ImageSize, TextTower, Tower, VisionTower
 
 
@@ -21,6 +22,11 @@ class View:
     size: ImageSize | None = None
     """Side of a square image, or its height and width, in pixels, where it is another than the tower's; a vision transformer
     resizes its positions to it."""
+    stored: str = ""
+    """Folder in which `jclip embed` has written TOWER.npy: in place of the example's input its embedding there, found by its key.
+    Augmentation does not change it."""
+    stored_size: Size = 512
+    """Size of these embeddings."""
     text_augment: TextAugment | None = None
     """Augmentation of a text; None: data.text_augment."""
 
@@ -32,6 +38,8 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}: {name!r} cannot name a view; use the tower's name and a word, such as {view.tower}@2"
         if view.tower not in towers:
             yield f".views.{name}.tower: there is no tower {view.tower!r}; towers: {', '.join(towers)}"
+        elif view.stored and view != View(view.tower, stored=view.stored, stored_size=view.stored_size):
+            yield f".views.{name}.stored: of an embedding that is stored nothing else can be said; leave the other fields out"
         elif view.augment is not None and isinstance(towers[view.tower], TextTower):
             yield f".views.{name}.augment: {view.tower} is a text tower; use text_augment"
         elif view.text_augment is not None and not isinstance(towers[view.tower], TextTower):

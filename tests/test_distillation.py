@@ -1,0 +1,157 @@
+"""Distillation from another model: its losses in f64, and embeddings that are stored, found by their keys."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from tiny import tiny_config
+
+from jclip import embed, losses
+from jclip.config import AffinityDistillation, ConfigError, Contrastive, FeatureDistillation, View, check
+from jclip.data import SourceError, make_loader
+from jclip.data.stored import stored_embeddings
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def by_hand(za: Any, zb: Any, scale: float, ta: Any, tb: Any, teacher_scale: float) -> tuple[float, tuple[Any, ...]]:
+    """The loss in f64, and its gradients in za, zb and the scale, from whole matrices."""
+    cosines, n = za @ zb.T, len(za)
+    s, t = scale * cosines, teacher_scale * ta @ tb.T
+    loss, slope = 0.0, np.zeros((n, n))
+    for axis in (0, 1):
+        p, q = (np.exp(x - x.max(axis, keepdims=True)) for x in (s, t))
+        p, q = (x / x.sum(axis, keepdims=True) for x in (p, q))
+        loss += (q * (np.log(q) - np.log(p))).sum() / (2 * n)
+        slope += (p - q) / (2 * n)
+    return loss, (scale * slope @ zb, scale * slope.T @ za, (slope * cosines).sum())
+
+
+@pytest.mark.parametrize(("devices", "block"), [(1, 5), (1, 100), (2, 4), (8, 7)])
+def test_the_divergence_from_the_teacher_is_that_of_whole_matrices_with_its_gradients(devices: int, block: int) -> None:
+    random = np.random.default_rng(0)
+    za, zb = (unit(random.normal(size=(16, 6))) for _ in range(2))
+    ta, tb = (unit(random.normal(size=(16, 9))) for _ in range(2))
+    want, slopes = by_hand(za, zb, 30.0, ta, tb, 90.0)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",)) if devices > 1 else None
+
+    def loss(za: Any, zb: Any, scale: Any, ta: Any, tb: Any) -> Any:
+        return losses.affinity(za, zb, scale, ta, tb, 90.0, mesh=mesh, block=block)
+
+    inputs = [jnp.asarray(x, jnp.float32) for x in (za, zb, 30.0, ta, tb)]
+    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3, 4)))(*inputs)
+    assert float(value) == pytest.approx(want, rel=1e-5)
+    for have, slope in zip(grads, (*slopes, 0 * ta, 0 * tb), strict=True):
+        np.testing.assert_allclose(have, slope, atol=1e-5)
+
+
+def test_a_student_that_agrees_with_its_teacher_is_at_nought() -> None:
+    z = [jnp.asarray(unit(np.random.default_rng(seed).normal(size=(12, 6))), jnp.float32) for seed in (1, 2)]
+    value, grads = jax.value_and_grad(lambda za, zb: losses.affinity(za, zb, jnp.float32(20.0), *z, 20.0, block=5), (0, 1))(*z)
+    assert float(value) == pytest.approx(0, abs=1e-6)
+    assert max(float(jnp.abs(g).max()) for g in grads) < 1e-6
+
+
+@pytest.mark.parametrize("batch", [1024, 4096])
+def test_the_memory_of_the_divergence_is_linear_in_the_batch(batch: int) -> None:
+    z = [jax.ShapeDtypeStruct((batch, 64), jnp.float32)] * 4
+
+    def loss(za: Any, zb: Any, ta: Any, tb: Any) -> Any:
+        return losses.affinity(za, zb, jnp.float32(20.0), ta, tb, 50.0, block=256)
+
+    memory = jax.jit(jax.grad(loss, (0, 1))).lower(*z).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 16 * 4 * batch * (256 + 64)  # some tiles; of B x B 4,096 takes 67 MB alone
+
+
+def folder(path: Path, keys: list[str], embeddings: Any) -> Path:
+    path.mkdir(exist_ok=True)
+    np.save(path / "image.npy", np.asarray(embeddings, np.float32))
+    (path / "keys.jsonl").write_text("".join(json.dumps(key) + "\n" for key in keys))
+    return path
+
+
+def stored_config(path: Path, size: int) -> Any:
+    return tiny_config(
+        views={"image@teacher": View("image", stored=str(path), stored_size=size)},
+        objectives={"image_text": Contrastive(), "teacher": FeatureDistillation()},
+    )
+
+
+def test_a_batch_has_the_embeddings_that_embed_has_written_of_its_examples(tmp_path: Path) -> None:
+    source = tiny_config().data.source
+    embed.main("ViT-tiny-test", source, tmp_path / "z", towers=("image",))
+    config = stored_config(tmp_path / "z", 16)
+    written = np.load(tmp_path / "z" / "image.npy")
+    assert written.shape == (200, 16)
+    with make_loader(tiny_config()) as plain, make_loader(config) as loader:
+        before, batch = next(plain), next(loader)
+    for row, key in enumerate(batch.keys):
+        np.testing.assert_array_equal(batch.arrays["image@teacher"][row], written[int(key.rpartition(":")[2])])
+    np.testing.assert_array_equal(batch.arrays["image"], before.arrays["image"])
+
+
+def test_examples_without_an_embedding_of_their_own_give_way_and_are_told(tmp_path: Path) -> None:
+    keys = [f"shapes:train:{i}" for i in range(200)]
+    z = np.random.default_rng(0).normal(size=(200, 4))
+    z[100:150] = np.nan
+    path = folder(tmp_path / "z", [*keys[:150], *keys[:50]], z)
+    with make_loader(stored_config(path, 4)) as loader:
+        batch = next(loader)
+    assert {50 <= int(key.rpartition(":")[2]) < 100 for key in batch.keys} == {True}
+    told = "\n".join(batch.problems)
+    assert f"{path} has several embeddings of this key" in told
+    assert f"{path} has no embedding of this key" in told
+    assert f"its embedding in {path} is not finite" in told
+    np.testing.assert_array_equal(
+        batch.arrays["image@teacher"], [z[int(key.rpartition(":")[2])].astype(np.float32) for key in batch.keys]
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "image.npy").unlink(), r"image\.npy is not there; `jclip embed` writes it, with --out"),
+        (lambda path: (path / "keys.jsonl").unlink(), r"keys\.jsonl is not there"),
+        (lambda path: (path / "image.npy").write_bytes(b"no array"), r"does not hold what `jclip embed` writes"),
+        (
+            lambda path: (path / "keys.jsonl").write_text('"a"\n'),
+            r"do not belong together: .*float32\[3, 4\] and 1 keys",
+        ),
+        (
+            lambda path: np.save(path / "image.npy", np.zeros((3, 5), np.float32)),
+            r"of size 5; let the view's stored_size",
+        ),
+        (lambda path: np.save(path / "image.npy", np.zeros((3, 4))), r"do not belong together: .*float64"),
+    ],
+)
+def test_a_folder_that_is_not_of_embeddings_is_refused_before_the_first_batch(damage: Any, message: str, tmp_path: Path) -> None:
+    path = folder(tmp_path / "z", ["a", "b", "c"], np.ones((3, 4)))
+    stored_embeddings(str(folder(tmp_path / "sound", ["a", "b", "c"], np.ones((3, 4)))), "image", 4)
+    damage(path)
+    with pytest.raises(SourceError, match=message):
+        make_loader(stored_config(path, 4))
+
+
+@pytest.mark.parametrize(
+    ("view", "objective", "message"),
+    [
+        (
+            View("image", stored="x", size=32),
+            FeatureDistillation(),
+            r"image@teacher\.stored: .* leave the other fields out",
+        ),
+        (View("image", stored="x"), Contrastive("image@teacher"), r"objectives\.x needs 'image@teacher' to be seen by a tower"),
+        (View("image", stored="x"), FeatureDistillation("image@teacher"), r"student and teacher are both 'image@teacher'"),
+        (View("image", stored="x"), AffinityDistillation(teacher_b="text"), r"objectives\.x: .*; use four views"),
+    ],
+)
+def test_what_cannot_be_distilled_is_an_error(view: View, objective: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(tiny_config(views={"image@teacher": view}, objectives={"x": objective, "y": Contrastive()}))
