@@ -51,7 +51,7 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
     """
     wanted = flatten(program.state.params)
     loaded = _loaded(config.init_from, program.state.params)
-    source = _open(config.init_from)
+    source = _renamed(_open(config.init_from), config.init_from.towers)
     _check_model(config, source, loaded, set(wanted))
     _check_shapes(source, {path: wanted[path].shape for path in loaded})
 
@@ -105,6 +105,29 @@ def _open(init: InitFrom) -> Source:
     config = run_config(path, init.step)
     shapes = {path: leaf.shape for path, leaf in flatten(param_shapes(config)).items()}
     return Source(f"{path} (a training run)", config.model, shapes, read)
+
+
+def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
+    """The source with further towers: `towers` are their names, and those of the towers there that they are."""
+    if unknown := set(towers.values()) - source.model.towers.keys():
+        there = ", ".join(source.model.towers)
+        raise ConfigError(f"config: init_from.towers: {source.name} has no tower {', '.join(sorted(unknown))}; it has {there}")
+
+    def names(path: str) -> Iterator[str]:
+        yield path
+        for here, there in towers.items():
+            for part in ("", "_projection"):
+                if path.startswith(f"{there}{part}/"):
+                    yield path.replace(there, here, 1)
+
+    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+        for path, array in source.read(mesh):
+            yield from ((name, array) for name in names(path))
+
+    model = dataclasses.replace(
+        source.model, towers={**source.model.towers, **{a: source.model.towers[b] for a, b in towers.items()}}
+    )
+    return Source(source.name, model, {name: shape for path, shape in source.shapes.items() for name in names(path)}, read)
 
 
 def _check_model(config: Config, source: Source, loaded: set[str], wanted: set[str]) -> None:

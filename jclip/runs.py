@@ -1,5 +1,6 @@
 """Training runs as folders: the configuration and the parameters of a checkpoint."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Contrastive, Mesh, check_model
+from jclip.config import Config, Contrastive, Mesh, Model, check_model
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.step import abstract, evaluated_params, new_extra, param_shapes
 
@@ -42,11 +43,20 @@ def load_run(
             parts["extra"] = abstract(extra, extra_shardings(extra, shapes, config.mesh, mesh))
         saved = checkpoints.restore(step, parts)
     params = evaluated_params(config, saved["params"], saved.get("extra", {}))
-    return config, step, params if heads else _of_model(config, params), mesh
+    if heads:
+        return config, step, params, mesh
+    return dataclasses.replace(config, model=_model(config)), step, _of_model(config, params), mesh
+
+
+def _model(config: Config) -> Model:
+    """The model without towers that only teach."""
+    learning = {name: tower for name, tower in config.model.towers.items() if name not in config.teachers()}
+    return dataclasses.replace(config.model, towers=learning)
 
 
 def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
-    towers = {name: tree for name, tree in params.items() if name not in config.objectives}
+    left = {*config.objectives, *config.teachers(), *(f"{tower}_projection" for tower in config.teachers())}
+    towers = {name: tree for name, tree in params.items() if name not in left}
     scales: dict[str, Any] = {}
     for name, objective in config.objectives.items():
         if isinstance(objective, Contrastive) and {objective.a, objective.b} <= config.model.towers.keys():

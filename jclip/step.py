@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Family, Input, Model
+from jclip.config import Config, ConfigError, Family, Input, Model
 from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, MultiTower, example_input, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
@@ -147,6 +147,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     shapes = param_shapes(config)
     for part, name in (("optim", "lr_rules"), ("optim", "weight_decay_rules"), ("mesh", "rules")):
         require_used(shapes, getattr(getattr(config, part), name), f"{part}.{name}")
+    _require_frozen(config, shapes)
     schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps)
     tx = make_optimizer(config.optim, schedule, shapes)
 
@@ -182,6 +183,17 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         init=jax.jit(new_state, out_shardings=shardings),
         phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
     )
+
+
+def _require_frozen(config: Config, shapes: Params) -> None:
+    """Raises ConfigError where the rules would let a tower that only teaches decay, or give it a moving average."""
+    trained, _ = split(config.optim, shapes)
+    for tower in sorted(config.teachers()):
+        if tower in trained or f"{tower}_projection" in trained:
+            raise ConfigError(
+                f"config: tower {tower} is a teacher, which no objective trains; freeze it: let optim.lr_rules begin with "
+                f"('{tower}(_projection)?/.*', 0.0)"
+            )
 
 
 def config_phases(config: Config, total_steps: int) -> list[tuple[int, Config]]:

@@ -1,5 +1,6 @@
 """Distillation from another model: its losses in f64, and embeddings that are stored, found by their keys."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 from jax.sharding import Mesh
 from tiny import tiny_config
 
-from jclip import embed, losses
-from jclip.config import AffinityDistillation, ConfigError, Contrastive, FeatureDistillation, View, check
+import jclip
+from jclip import convert, embed, losses, train
+from jclip.config import AffinityDistillation, ConfigError, Contrastive, FeatureDistillation, InitFrom, View, check
 from jclip.data import SourceError, make_loader
 from jclip.data.stored import stored_embeddings
+from jclip.runs import load_run
+from jclip.tree import flatten
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -137,6 +141,57 @@ def test_a_folder_that_is_not_of_embeddings_is_refused_before_the_first_batch(da
     damage(path)
     with pytest.raises(SourceError, match=message):
         make_loader(stored_config(path, 4))
+
+
+LOCKED = r"teacher_(image|text)(_projection)?/.*"
+PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "duration": "2", "optim.warmup": "1"}
+
+
+def student_config(teacher: Path) -> Any:
+    """A smaller model beside the towers of a run, which are loaded under other names and not trained."""
+    config = tiny_config(**PLAIN)
+    towers = config.model.towers
+    small = {name: dataclasses.replace(tower, depth=1) for name, tower in towers.items()}
+    objectives = {
+        "image": FeatureDistillation("image", "teacher_image"),
+        "pairs": AffinityDistillation(teacher_a="teacher_image", teacher_b="teacher_text"),
+    }
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(
+            config.model, towers={**small, "teacher_image": towers["image"], "teacher_text": towers["text"]}
+        ),
+        objectives={f"like_{name}": objective for name, objective in objectives.items()},
+        data=dataclasses.replace(config.data, fields={"teacher_image": "image", "teacher_text": "text"}),
+        optim=dataclasses.replace(config.optim, lr_rules=((LOCKED, 0.0), (".*", 1.0))),
+        init_from=InitFrom(
+            str(teacher), rules=((LOCKED, "load"), (".*", "scratch")), towers={"teacher_image": "image", "teacher_text": "text"}
+        ),
+    )
+
+
+def test_a_run_teaches_another_one_that_is_then_a_model_of_its_own(tmp_path: Path) -> None:
+    train.main(tiny_config(**PLAIN), tmp_path / "teacher")
+    config = student_config(tmp_path / "teacher")
+    train.main(config, tmp_path / "student")
+    teacher, after = (flatten(jax.device_get(load_run(tmp_path / run, heads=True)[2])) for run in ("teacher", "student"))
+    mine = {path for path in after if path.startswith("teacher_")}
+    assert mine == {f"teacher_{path}" for path in teacher if not path.startswith("image_text/")}
+    for path in mine:
+        np.testing.assert_array_equal(after[path], teacher[path.removeprefix("teacher_")], err_msg=path)
+    read, _, params, _ = load_run(tmp_path / "student")
+    assert set(read.model.towers) == {"image", "text"}
+    assert {path.partition("/")[0] for path in flatten(params)} == {"image", "image_projection", "text", "text_projection"}
+    convert.main(tmp_path / "student", tmp_path / "model")
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8))
+    np.testing.assert_array_equal(*(jclip.load(tmp_path / name).embed_image(images) for name in ("student", "model")))
+
+    loose = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_rules=((".*", 1.0),)))
+    with pytest.raises(ConfigError, match=r"tower teacher_image is a teacher, .* let optim\.lr_rules begin with"):
+        train.main(loose, tmp_path / "loose")
+    init = dataclasses.replace(config.init_from, towers={"teacher_image": "sound"})
+    with pytest.raises(ConfigError, match=r"init_from\.towers: .* has no tower sound; it has image, text"):
+        train.main(dataclasses.replace(config, init_from=init), tmp_path / "unknown")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ ADDED: dict[str, Any] = {
     "Contrastive.begin": 0.0,
     "Contrastive.decoupled": False,
     "Data.max_pixels": 64_000_000,
+    "InitFrom.towers": {},
     "Labels.match": "name",
     "Model.attention": "auto",
     "Optim.ema": None,

@@ -97,6 +97,8 @@ class InitFrom:
     """File of the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out."""
     rules: tuple[tuple[str, Literal["load", "scratch"]], ...] = ((r".*", "load"),)
     """(regex on the parameter's path, load it from `path` or let it be random); first match counts."""
+    towers: Mapping[str, str] = field(default_factory=dict)
+    """Towers that are called otherwise there: {"teacher_image": "image"}."""
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
@@ -204,6 +206,12 @@ class Config:
         read = {name for objective in self.objectives.values() for name in objective.views()}
         views = {name: View(name) for name in self.model.towers} | dict(self.views)
         return {name: self._input(view) for name, view in views.items() if name in read}
+
+    def teachers(self) -> set[str]:
+        """Towers that only teach: objectives ask for their embeddings, and none trains them."""
+        views = self.inputs()
+        read = {views[view].tower for objective in self.objectives.values() for view in objective.teachers()}
+        return read - {views[view].tower for objective in self.objectives.values() for view in objective.trains()}
 
     def all_views(self) -> dict[str, Input]:
         """The inputs, and by the side of each what objectives make of it on the device."""

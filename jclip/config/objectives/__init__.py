@@ -56,7 +56,7 @@ def objective_problems(
         yield ".objectives: none takes part from the start; let `begin` of one be 0"
     taken = {*towers, *(f"{tower}_projection" for tower in towers)}
     tower_of = {**{tower: tower for tower in towers}, **{name: view.tower for name, view in views.items()}}
-    read, trained = set[str](), set[str | None]()
+    read, trained, teaching = set[str](), set[str | None](), set[str | None]()
     for name, objective in objectives.items():
         at = f".objectives.{name}"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("ema", "loss", "lr"):
@@ -73,8 +73,9 @@ def objective_problems(
         if not unknown:
             yield from (f"{at}{problem}" for problem in objective.misfits(tower_of, towers, batch_size))
         read.update(objective.views())
+        teaching.update(tower_of.get(view) for view in objective.teachers())
         trained.update(tower_of.get(view) for view in objective.trains())
     if unused := set(views) - read:
         yield f".views: no objective reads {', '.join(sorted(unused))}"
-    if untrained := set(towers) - trained:
+    if untrained := set(towers) - trained - teaching:
         yield f".objectives: none trains the tower {', '.join(sorted(untrained))}"
