@@ -25,6 +25,7 @@ from jclip.config import (
     Optim,
     SimCLR,
     SimSiam,
+    TokenWise,
     Triplet,
     View,
     Vocabulary,
@@ -53,6 +54,7 @@ EACH = {
     "decoupled": Contrastive("text", "image", decoupled=True, equal="ignore"),
     "views": Contrastive("image@1", "text", loss="sigmoid"),
     "triplet": Triplet(equal_by="text", block=5),
+    "tokens": TokenWise(features=8, block=3),
     "simclr": SimCLR(**HEAD, block=7),
     "simsiam": SimSiam(**HEAD),
     "byol": BYOL(**HEAD, decay=0.5),
@@ -67,7 +69,7 @@ SMALL = {"model.towers.image.depth": 1, "model.towers.text.depth": 1, "model.tow
 def config_of(*names: str, **changes: Any) -> Config:
     """Towers of one block, which compile fast."""
     objectives = {name: EACH[name] for name in names or EACH}
-    if not {"contrastive", "decoupled", "views", "triplet", "neighbours"} & objectives.keys():
+    if not {"contrastive", "decoupled", "views", "triplet", "tokens", "neighbours"} & objectives.keys():
         objectives["contrastive"] = EACH["contrastive"]
     used = {view for objective in objectives.values() for view in objective.views()}
     views = {name: view for name, view in VIEWS.items() if name in used}

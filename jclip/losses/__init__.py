@@ -1,6 +1,7 @@
 """Losses: pure functions of arrays, exact on any mesh."""
 
 from jclip.losses.contrastive import contrastive
+from jclip.losses.token_wise import token_wise
 from jclip.losses.triplet import triplet
 
-__all__ = ["contrastive", "triplet"]
+__all__ = ["contrastive", "token_wise", "triplet"]

@@ -1,7 +1,7 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.compute import Backend, Compute
-from jclip.models.flops import tower_flops, towers_flops
+from jclip.models.flops import token_count, tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead
 from jclip.models.layers import Dense
 from jclip.models.multi_tower import Encoded, MultiTower, apart, example_inputs, together, unit
@@ -26,6 +26,7 @@ __all__ = [
     "end_of_text",
     "example_inputs",
     "together",
+    "token_count",
     "tower_flops",
     "towers_flops",
     "unit",

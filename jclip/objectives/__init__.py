@@ -13,6 +13,7 @@ from jclip.config import Config
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.token_wise import TokenWise
 from jclip.objectives.triplet import Triplet
 from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
 from jclip.objectives.vocabulary import Vocabulary
@@ -22,6 +23,7 @@ __all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum"
 OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Contrastive: Contrastive,
     config.Triplet: Triplet,
+    config.TokenWise: TokenWise,
     config.SimCLR: SimCLR,
     config.SimSiam: SimSiam,
     config.BYOL: BYOL,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
-from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
+from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, TokenWise, Triplet
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import Vocabulary
 from jclip.config.towers import Tower
@@ -18,6 +18,7 @@ __all__ = [
     "Objective",
     "SimCLR",
     "SimSiam",
+    "TokenWise",
     "Triplet",
     "View",
     "Vocabulary",
@@ -25,7 +26,7 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+Objective = Contrastive | Triplet | TokenWise | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 

@@ -10,13 +10,27 @@ from jclip.config.ranges import Range, Size
 from jclip.config.towers import Tower
 
 
-class Sides(Family):
-    """Families that match two views, and may tell equal examples by a third."""
+class Pair(Family):
+    """Families that match two views."""
 
     a: str
     """One view."""
     b: str
     """The other."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return self.a, self.b
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}"
+
+
+class Sides(Pair):
+    """Pairs that may tell equal examples by a third view."""
+
     equal_by: str | None
     """View whose input tells which examples are equal; each family says what None is."""
 
@@ -68,8 +82,7 @@ class Contrastive(Sides):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
+        yield from super().problems()
         if self.logit_bias is not None and self.loss == "softmax":
             yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
         if self.decoupled and self.loss == "sigmoid":
@@ -100,14 +113,38 @@ class Triplet(Sides):
     block: Count = 256
     """Columns of the similarities computed at a time; memory, not the result, depends on it."""
 
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
+
+@dataclass(frozen=True)
+class TokenWise(Pair):
+    """A softmax over late interaction: each token finds its best match among those of the other view (Yao et al. 2022, FILIP).
+
+    The loss is `jclip.losses.token_wise`, of patches without the class token, and of words up to the end of the text. Tokens have
+    projections of this objective's own: towers without one can have it, and the embeddings that evaluations read stay as they
+    are; let a `Contrastive` beside it train those.
+    """
+
+    a: str = "image"
+    """One view; the one with more tokens."""
+    b: str = "text"
+    """The other, whose tokens travel between the devices."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    features: Size = 256
+    """Size of the projected tokens (FILIP: 256)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
+    """As of `Contrastive`."""
+    decoupled: bool = False
+    """As of `Contrastive`."""
+    method: Literal["gather", "ring"] = "gather"
+    """gather: every device holds all tokens of `b` (fastest); ring: they go around the devices (least memory)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the tokens are multiplied in."""
+    block: Count = 16
+    """Examples of either side that are compared at a time; memory, not the result, depends on it."""
 
 
 @dataclass(frozen=True)
-class NearestNeighbour(Family):
+class NearestNeighbour(Pair):
     """A softmax whose right answer for `a` is the nearest neighbour of `b` among earlier embeddings (Li et al. 2022, DeCLIP)."""
 
     a: str = "image"
@@ -123,18 +160,9 @@ class NearestNeighbour(Family):
     block: Count = 256
     """As of `Contrastive`."""
 
-    def views(self) -> tuple[str, ...]:
-        """Names of the views that it reads."""
-        return self.a, self.b
-
     def trains(self) -> tuple[str, ...]:
         """The view that asks."""
         return (self.a,)
-
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
 
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """A queue that batches do not fill evenly."""
