@@ -16,6 +16,7 @@ from jclip import convert, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import (
     BYOL,
+    CLOOB,
     Augment,
     Config,
     ConfigError,
@@ -55,6 +56,7 @@ EACH = {
     "views": Contrastive("image@1", "text", loss="sigmoid"),
     "triplet": Triplet(equal_by="text", block=5),
     "tokens": TokenWise(features=8, block=3),
+    "cloob": CLOOB(block=5),
     "simclr": SimCLR(**HEAD, block=7),
     "simsiam": SimSiam(**HEAD),
     "byol": BYOL(**HEAD, decay=0.5),
@@ -69,7 +71,7 @@ SMALL = {"model.towers.image.depth": 1, "model.towers.text.depth": 1, "model.tow
 def config_of(*names: str, **changes: Any) -> Config:
     """Towers of one block, which compile fast."""
     objectives = {name: EACH[name] for name in names or EACH}
-    if not {"contrastive", "decoupled", "views", "triplet", "tokens", "neighbours"} & objectives.keys():
+    if not {"contrastive", "decoupled", "views", "triplet", "tokens", "cloob", "neighbours"} & objectives.keys():
         objectives["contrastive"] = EACH["contrastive"]
     used = {view for objective in objectives.values() for view in objective.views()}
     views = {name: view for name, view in VIEWS.items() if name in used}

@@ -1,7 +1,8 @@
 """Losses: pure functions of arrays, exact on any mesh."""
 
 from jclip.losses.contrastive import contrastive
+from jclip.losses.hopfield import retrieve
 from jclip.losses.token_wise import token_wise
 from jclip.losses.triplet import triplet
 
-__all__ = ["contrastive", "token_wise", "triplet"]
+__all__ = ["contrastive", "retrieve", "token_wise", "triplet"]

@@ -50,13 +50,14 @@ class Rows(NamedTuple):
     """What the loss knows of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
 
     A row of one side and a row of the other, i and j, are positives if their labels are equal; they are candidates of each other
-    if both have a positive weight and they are positives or of different `thing`. Of all pairs
+    if both are present and they are positives or of different `thing`. Of all pairs
 
         pull_ij = positive_ij (own_i + own_j) + candidate_ij (spread_i + spread_j)
     """
 
     label: Array
     thing: Array
+    present: Array
     weight: Array
     own: Array
     spread: Array
@@ -274,7 +275,7 @@ def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | No
     positive = a.label == b.label
     candidate = None
     if plan.masked:
-        candidate = (a.weight > 0) & (b.weight > 0) & (positive | (a.thing != b.thing))
+        candidate = a.present & b.present & (positive | (a.thing != b.thing))
     if fresh is not None:
         candidate = fresh[None] if candidate is None else candidate & fresh[None]
     if candidate is not None:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.config import Config
+from jclip.objectives.cloob import CLOOB
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
@@ -24,6 +25,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Contrastive: Contrastive,
     config.Triplet: Triplet,
     config.TokenWise: TokenWise,
+    config.CLOOB: CLOOB,
     config.SimCLR: SimCLR,
     config.SimSiam: SimSiam,
     config.BYOL: BYOL,

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
-from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, TokenWise, Triplet
+from jclip.config.objectives.pairs import CLOOB, Contrastive, NearestNeighbour, TokenWise, Triplet
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
+    "CLOOB",
     "Contrastive",
     "Family",
     "NearestNeighbour",
@@ -26,7 +27,7 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | TokenWise | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+Objective = Contrastive | Triplet | TokenWise | CLOOB | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 

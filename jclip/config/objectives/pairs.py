@@ -144,6 +144,30 @@ class TokenWise(Pair):
 
 
 @dataclass(frozen=True)
+class CLOOB(Pair):
+    """InfoLOOB, a softmax without its right answers, between what both views retrieve from the batch (Fuerst et al. 2022).
+
+    Both views ask a modern Hopfield network that stores all embeddings of `a`, and one that stores those of `b`
+    (`jclip.losses.retrieve`); the answers of each are matched, and the loss is divided by its scale. It may be below 0.
+    """
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    beta: Annotated[float, Range(least=0, most=40)] = 8.0
+    """Inverse temperature of the retrieval (CLOOB on Conceptual Captions: 8)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] = 30.0
+    """Factor on the cosines, which is not learned (CLOOB on Conceptual Captions: 30)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the embeddings are multiplied in."""
+    block: Count = 256
+    """Columns computed at a time; memory, not the result, depends on it."""
+
+
+@dataclass(frozen=True)
 class NearestNeighbour(Pair):
     """A softmax whose right answer for `a` is the nearest neighbour of `b` among earlier embeddings (Li et al. 2022, DeCLIP)."""
 
