@@ -12,8 +12,10 @@ from jclip import config
 from jclip.config import Config
 from jclip.objectives.cloob import CLOOB
 from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.multi_view import MultiView
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.sim_reg import SimReg
 from jclip.objectives.token_wise import TokenWise
 from jclip.objectives.triplet import Triplet
 from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
@@ -26,6 +28,8 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Triplet: Triplet,
     config.TokenWise: TokenWise,
     config.CLOOB: CLOOB,
+    config.MultiView: MultiView,
+    config.SimReg: SimReg,
     config.SimCLR: SimCLR,
     config.SimSiam: SimSiam,
     config.BYOL: BYOL,

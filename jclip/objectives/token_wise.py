@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, Dense, class_tokens, token_count, unit
+from jclip.models import class_tokens, token_count
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
 
 
@@ -23,29 +22,24 @@ class TokenWise(Objective):
         self.how, self.whole, self.mesh = how, whole, mesh
         inputs = whole.inputs()
         self.towers = [whole.model.towers[inputs[view].tower] for view in (how.a, how.b)]
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
-        self.projections = [
-            Dense(how.features, nn.initializers.normal(tower.width**-0.5), False, compute) for tower in self.towers
-        ]
+        self.projections = Projections(how.a, how.b, how.features, whole, mesh)
         self.scale = Contrastive(name, config.Contrastive(how.a, how.b, logit_scale=how.logit_scale), whole, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale, and a projection of each view's tokens."""
-        keys = jax.random.split(key)
-        outputs = [part.encoded[view].output.tokens for view in self.how.views()]
-        a, b = (p.init(k, x)["params"] for p, k, x in zip(self.projections, keys, outputs, strict=True))
-        return {**self.scale.init(key, part), "a_projection": a, "b_projection": b}
+        a, b = (part.encoded[view].output.tokens for view in self.how.views())
+        return {**self.scale.init(key, part), **self.projections.init(key, a, b)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """By side the projected tokens, f32 [b, K, features] unit vectors, and which are real, f32 [b, K] of 0 and 1."""
-        rows = {}
-        for side, view, tower, projection in zip("ab", self.how.views(), self.towers, self.projections, strict=True):
+        tokens, masks = [], {}
+        for side, view, tower in zip("ab", self.how.views(), self.towers, strict=True):
             output, first = part.encoded[view].output, _class_tokens(tower)
-            tokens = projection.apply({"params": params[f"{side}_projection"]}, output.tokens[:, first:])
+            tokens.append(output.tokens[:, first:])
             # As numbers, because what the batch reads of rows is differentiated when it comes in parts.
-            rows[side] = unit(tokens), output.mask[:, first:].astype(jnp.float32)
-        return rows, {}
+            masks[side] = output.mask[:, first:].astype(jnp.float32)
+        a, b = self.projections.apply(params, *tokens)
+        return {"a": (a, masks["a"]), "b": (b, masks["b"])}, {}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
         """The loss of `losses.token_wise`, and the scale."""
@@ -61,10 +55,9 @@ class TokenWise(Objective):
 
     def flops(self) -> int:
         """The projections, and 4 B^2 K L F multiply-adds of both directions and both passes."""
-        batch, features = self.whole.batch_size, self.how.features
+        batch = self.whole.batch_size
         a, b = (token_count(tower) - _class_tokens(tower) for tower in self.towers)
-        projections = 3 * 2 * batch * features * (a * self.towers[0].width + b * self.towers[1].width)
-        return projections + 8 * batch**2 * a * b * features
+        return self.projections.flops(batch * a, batch * b) + 8 * batch**2 * a * b * self.how.features
 
 
 def _class_tokens(tower: config.Tower) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
-from jclip.config.objectives.pairs import CLOOB, Contrastive, NearestNeighbour, TokenWise, Triplet
+from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import Vocabulary
 from jclip.config.towers import Tower
@@ -15,9 +15,11 @@ __all__ = [
     "CLOOB",
     "Contrastive",
     "Family",
+    "MultiView",
     "NearestNeighbour",
     "Objective",
     "SimCLR",
+    "SimReg",
     "SimSiam",
     "TokenWise",
     "Triplet",
@@ -27,7 +29,9 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | TokenWise | CLOOB | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+Objective = (
+    Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+)
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 

@@ -67,6 +67,9 @@ class Contrastive(Sides):
     decoupled: bool = False
     """Whether a softmax leaves the right answers out of its sum (Yeh et al. 2022, DCL). The loss may then be below 0; what bounds
     it is the bound of the scale."""
+    extra_projections: bool = False
+    """Whether `a` asks with embeddings of a second pair of projections, of this objective's own, and only `b` asks with those
+    that evaluations read (x-clip's extra_latent_projection; nothing published shows that it helps)."""
     equal: Literal["negative", "ignore", "positive"] = "negative"
     """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
     Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
@@ -87,8 +90,60 @@ class Contrastive(Sides):
             yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
         if self.decoupled and self.loss == "sigmoid":
             yield ".decoupled: a sigmoid has no sum to leave the right answers out of; leave it False"
+        if self.extra_projections and self.loss == "sigmoid":
+            yield ".extra_projections: the pairs of a sigmoid are asked by neither side; leave it False"
         if self.equal_by is not None and self.equal == "negative":
             yield f".equal_by {self.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
+
+
+@dataclass(frozen=True)
+class MultiView(Family):
+    """A softmax between every view of one side and every view of the other, all with one logit scale (Li et al. 2022, DeCLIP)."""
+
+    a: tuple[str, ...] = ("image", "image@2")
+    """Views of one side."""
+    b: tuple[str, ...] = ("text",)
+    """Views of the other."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
+    further: Weight = 1 / 9
+    """Factor on the mean over all pairs but that of the first views, beside 1 for that one (x-clip: 0.1 beside 0.9; DeCLIP: the
+    mean of 2 x 2 pairs, which is 3, with a quarter of the weight)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
+    """As of `Contrastive`."""
+    decoupled: bool = False
+    """As of `Contrastive`."""
+    method: Literal["gather", "ring"] = "gather"
+    """As of `Contrastive`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """As of `Contrastive`."""
+    block: Count = 256
+    """As of `Contrastive`."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return *self.a, *self.b
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        names = self.views()
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f": {', '.join(twice)} is there twice"
+        if len(self.a) * len(self.b) < 2:
+            yield ": it needs a view of each side and one more; use Contrastive for one pair"
+
+
+@dataclass(frozen=True)
+class SimReg(Pair):
+    """Two views whose embeddings agree on which examples are alike: the mean squared difference of their similarities to all
+    other examples, `jclip.losses.sim_reg` (x-clip's sim_reg_loss; nothing published shows that it helps)."""
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
+    weight: Weight = 1.0
+    """Factor in the total loss."""
 
 
 @dataclass(frozen=True)
