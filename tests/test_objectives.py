@@ -418,7 +418,10 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (MultiView(("image", "text"), ("text",)), r"objectives\.x: text is there twice"),
         (MultiView(("image",), ("text",)), r"objectives\.x: it needs a view of each side and one more; use Contrastive"),
         (Contrastive(loss="sigmoid", extra_projections=True), r"objectives\.x\.extra_projections: the pairs of a sigmoid"),
-        (Contrastive(decoupled=True, logit_scale=200.0), r"objectives\.x\.logit_scale 200\.0 must be a number at least 1 and at most 100"),
+        (
+            Contrastive(decoupled=True, logit_scale=200.0),
+            r"logit_scale 200\.0 must be a number at least 1 and at most 100",
+        ),
         (Contrastive(loss="sigmoid", decoupled=True), r"objectives\.x\.decoupled: a sigmoid has no sum to leave"),
         (Triplet(mining="soft"), r"objectives\.x\.mining 'soft' must be 'all' or 'hardest' or 'semi_hard'"),
     ],

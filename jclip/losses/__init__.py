@@ -5,5 +5,6 @@ from jclip.losses.hopfield import retrieve
 from jclip.losses.sim_reg import sim_reg
 from jclip.losses.token_wise import token_wise
 from jclip.losses.triplet import triplet
+from jclip.losses.two_views import negative_cosines, nt_xent
 
-__all__ = ["contrastive", "retrieve", "sim_reg", "token_wise", "triplet"]
+__all__ = ["contrastive", "negative_cosines", "nt_xent", "retrieve", "sim_reg", "token_wise", "triplet"]
