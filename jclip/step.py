@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Model
+from jclip.config import Config, Family, Model
 from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, MultiTower, example_inputs, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
@@ -69,6 +69,24 @@ def abstract(shapes: Any, shardings: Any) -> Any:
 TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
+class Phase(NamedTuple):
+    """The part of a run from one step on, until the next objective begins.
+
+    Attributes:
+        first: completed updates with which it begins.
+        views: names of the views that its objectives read.
+        train_step: jitted, (state, global batch of these views) -> (state, metrics f32 []). The state that goes in is donated.
+    """
+
+    first: int
+    views: tuple[str, ...]
+    train_step: Any
+
+    def views_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a batch this phase needs."""
+        return {view: batch[view] for view in self.views}
+
+
 class Program(NamedTuple):
     """The training of a configuration on a mesh: what `make_program` has made of them. Nothing is allocated before `init`.
 
@@ -77,18 +95,31 @@ class Program(NamedTuple):
         batch: those of a global batch.
         embeddings: those of its embeddings, f32 [B, E] of each view.
         init: () -> a new state, made where it lives: no device ever holds more than its share.
-        train_step: jitted, (state, global batch) -> (state, metrics f32 []). The state that goes in is donated.
+        phases: the parts of the run, in the last of which all objectives take part.
     """
 
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     embeddings: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[], TrainState]
-    train_step: Any
+    phases: tuple[Phase, ...]
+
+    @property
+    def train_step(self) -> Any:
+        """That of the last phase, for which a batch has all views."""
+        return self.phases[-1].train_step
 
     def compile(self) -> jax.stages.Compiled:
-        """The train step ahead of time; it is called like `train_step` and tells what memory it takes."""
+        """This train step ahead of time; it is called like `train_step` and tells what memory it takes."""
         return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
+
+    def compile_phases(self) -> tuple[Phase, ...]:
+        """The phases with their train steps compiled: once training goes on, none is waited for or found too large."""
+
+        def compiled(phase: Phase) -> Phase:
+            return phase._replace(train_step=phase.train_step.lower(self.state, phase.views_of(self.batch)).compile())
+
+        return (*map(compiled, self.phases[:-1]), self.phases[-1]._replace(train_step=self.compile()))
 
     def parts(self) -> dict[str, Any]:
         """The least that the devices hold in a step, as shapes with shardings."""
@@ -134,18 +165,37 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     inputs = view_inputs(config, config.batch_size)
+
+    def phase(first: int, part: Config) -> Phase:
+        train_step = jax.jit(
+            _make_train_step(config, part, tx, schedule, mesh, total_steps),
+            donate_argnums=0,
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, everywhere),
+        )
+        return Phase(first, tuple(part.inputs()), train_step)
+
     return Program(
         state=abstract(jax.eval_shape(new_state), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
         embeddings=dict.fromkeys(inputs, z),
         init=jax.jit(new_state, out_shardings=shardings),
-        train_step=jax.jit(
-            _make_train_step(config, tx, schedule, mesh, total_steps),
-            donate_argnums=0,
-            in_shardings=(shardings, batch_sharding(mesh)),
-            out_shardings=(shardings, everywhere),
-        ),
+        phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
     )
+
+
+def config_phases(config: Config, total_steps: int) -> list[tuple[int, Config]]:
+    """The parts of a run: (completed updates with which it begins, the configuration with the objectives that take part)."""
+    parts = []
+    for first in sorted({begin_step(how, total_steps) for how in config.objectives.values()}):
+        objectives = {name: how for name, how in config.objectives.items() if begin_step(how, total_steps) <= first}
+        parts.append((first, dataclasses.replace(config, objectives=objectives)))
+    return parts
+
+
+def begin_step(objective: Family, total_steps: int) -> int:
+    """Completed updates with which an objective begins to take part."""
+    return int(objective.begin * total_steps)
 
 
 def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -180,26 +230,36 @@ def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
 
 
 def _towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
-    views = {name: view.tower for name, view in config.inputs().items()}
-    return MultiTower(config.model, gather, backend or Backend(), views)
+    return MultiTower(config.model, gather, backend or Backend(), config.towers_of_views())
 
 
 def _make_train_step(
-    config: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
+    whole: Config, part: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
 ) -> TrainStep:
-    loss_and_grads, objective = make_loss_and_grads(config, mesh), make_objective(config, mesh)
+    """The train step of a part of the run; see `config_phases`."""
+    loss_and_grads, objective = make_loss_and_grads(part, mesh), make_objective(part, mesh)
+    waiting = whole.objectives.keys() - part.objectives.keys()
+    first = max(begin_step(how, total_steps) for how in part.objectives.values())
+    beginning = [name for name, how in part.objectives.items() if 0 < begin_step(how, total_steps) == first]
+
+    def begun(state: TrainState) -> Params:
+        """The state of objectives, of those that begin with this step as at the start of a run from these parameters."""
+        fresh = new_extra(whole, state.params)
+        return {**state.extra, **{name: fresh[name] for name in beginning if name in fresh}}
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(whole.seed), state.step)
+        if beginning:
+            state = state._replace(extra=jax.lax.cond(state.step == first, begun, lambda state: state.extra, state))
         loss, metrics, grads, rows = loss_and_grads(state.params, batch, key, state.extra)
-        trained, frozen = split(config.optim, state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        trained = objective.bound(trained, optax.apply_updates(trained, updates))
+        before, frozen = split(whole.optim, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, before)
+        trained = objective.bound(before, optax.apply_updates(before, updates))
+        trained = {name: before[name] if name in waiting else tree for name, tree in trained.items()}  # not even decayed
         params = merge(trained, frozen)
-        extra = {name: tree for name, tree in state.extra.items() if name != "ema"}
-        extra = objective.update(extra, params, rows, batch, (state.step + 1) / total_steps)
-        if config.optim.ema is not None:
-            extra["ema"] = moving_average(state.extra["ema"], trained, ema_decay(config.optim.ema, state.step))
+        extra = objective.update(state.extra, params, rows, batch, (state.step + 1) / total_steps)
+        if whole.optim.ema is not None:
+            extra["ema"] = moving_average(state.extra["ema"], trained, ema_decay(whole.optim.ema, state.step))
         metrics |= {"loss": loss, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, extra), metrics
 
@@ -217,6 +277,7 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     towers, parts = _towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
     objective = make_objective(config, mesh)
+    views = [view for view in config.encoded_views() if view in config.inputs()]
 
     def see(params: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> tuple[Any, Any]:
         """Of some rows ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
@@ -225,7 +286,8 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
             encoded: Mapping[str, Encoded] = towers.apply({"params": params}, {view: batch[view] for view in views})
             return encoded
 
-        encoded = towers.apply({"params": params}, batch, rows=index, rngs={"dropout": key})
+        seen = {view: batch[view] for view in views} | objective.views(params, batch, index, key)
+        encoded = towers.apply({"params": params}, seen, rows=index, rngs={"dropout": key})
         rows, sums = objective.rows(params, extra, Part(batch, encoded, encode, index, key))
         return (rows, objective.local_loss(sums)), sums
 

@@ -1,7 +1,7 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from jclip.processes import (
 from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
-from jclip.step import Program, TrainState, evaluated_params, make_program, non_finite
+from jclip.step import Phase, Program, TrainState, evaluated_params, make_program, non_finite
 from jclip.weights import WeightsError
 
 
@@ -78,9 +78,9 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
                 f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start.step:,}; "
                 "use a longer one, or another --workdir"
             )
-        train_step = program.compile()
+        phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
-        terminal.say(greeting(config, plan, mesh, train_step, program, record, start.origin, workdir))
+        terminal.say(greeting(config, plan, mesh, phases[-1].train_step, program, record, start.origin, workdir))
         fields = {name: view.field for name, view in config.inputs().items()}
         for line in shortcomings(source, fields, config.batch_size):
             terminal.say(f"jclip: {line}")
@@ -94,7 +94,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
             owed = _owed_evaluations(run, start.step, start.record)
-            results = _train(run, train_step, start.step, start.state, loader, owed)
+            results = _train(run, phases, start.step, start.state, loader, owed)
         if not loader.ended:
             end_with_main_thread()
     return results
@@ -117,7 +117,7 @@ class Run(NamedTuple):
 
 
 def _train(
-    run: Run, train_step: Any, start: int, state: TrainState, loader: Loader, owed: Mapping[str, Evaluator]
+    run: Run, phases: Sequence[Phase], start: int, state: TrainState, loader: Loader, owed: Mapping[str, Evaluator]
 ) -> dict[str, float]:
     """The loop, from step `start` on, with the evaluations that this step still owes; the results of the last ones."""
     plan, done, retry_at, results = run.plan, start, -1, dict[str, float]()
@@ -126,9 +126,10 @@ def _train(
             results = _evaluate(run, start, state, owed)
         for step in range(start + 1, plan.total + 1):
             batch = _next_batch(run, start, done, state, loader)
-            arrays = to_global(batch.arrays, run.mesh)
+            phase = next(phase for phase in reversed(phases) if phase.first < step)
+            arrays = to_global(phase.views_of(batch.arrays), run.mesh)
             with jax.transfer_guard("disallow"):
-                state, metrics = train_step(state, arrays)
+                state, metrics = phase.train_step(state, arrays)
             done = step
             run.log.step(step, metrics, batch.keys, batch.problems)
 

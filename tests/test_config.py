@@ -218,7 +218,10 @@ CONTRADICTIONS = [
     (Config(views={"image@2": View("image")}), r"views: no objective reads image@2"),
     (Config(views={"image2": View("image")}), r"views\.image2: 'image2' cannot name a view; .* such as image@2"),
     (Config(views={"a@2": View("a")}), r"views\.a@2\.tower: there is no tower 'a'; towers: image, text"),
-    (Config(views={"text@2": View("text", augment=Augment())}), r"views\.text@2\.augment: text is a text tower, which has none"),
+    (
+        Config(views={"text@2": View("text", augment=Augment())}),
+        r"text@2\.augment: text is a text tower; use text_augment",
+    ),
     (Config(objectives={"x": Vocabulary()}), r"objectives: none trains the tower text"),
     (Config(evaluate_ema=True), r"evaluate_ema: there is no moving average; give optim\.ema a decay"),
     (

@@ -40,14 +40,15 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
     names: dict[str, Any] = {"__name__": "added"}
     exec(code, names)
-    config = tiny_config(accumulate=parts, **{"model.towers.image.patch_dropout": 0.0})
+    small = {"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1}
+    config = tiny_config(accumulate=parts, **small)
     config = dataclasses.replace(config, objectives={"align": names["Alignment"]()})
     mesh = make_mesh(Mesh(data, 1), jax.devices()[:data])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     with make_loader(config) as loader:
         batch = next(loader).arrays
     loss, metrics, *_ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(0))
-    encoded = MultiTower(config.model).apply({"params": params}, batch)
+    encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)
     za, zb = (np.asarray(encoded[view].z, np.float64) for view in ("image", "text"))
     apart = [((z[:, None] - z[None]) ** 2).sum(2) for z in (za, zb)]
     want = np.mean([np.log(np.exp(-2 * distance).mean()) for distance in apart])

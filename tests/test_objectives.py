@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 from tiny import tiny_config
 
 import jclip
@@ -21,6 +22,7 @@ from jclip.config import (
     Config,
     ConfigError,
     Contrastive,
+    MaskedText,
     Mesh,
     MultiView,
     NearestNeighbour,
@@ -40,8 +42,10 @@ from jclip.data.loader import _apply
 from jclip.data.sources import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
+from jclip.losses.words import word_cross_entropy
 from jclip.models import MultiTower, apart, class_tokens, together
 from jclip.objectives import OBJECTIVES, make_objective
+from jclip.objectives.masked_text import choose
 from jclip.objectives.nearest_neighbour import nearest
 from jclip.optim import moving_average
 from jclip.runs import load_run
@@ -67,10 +71,16 @@ EACH = {
     "byol": BYOL(**HEAD, decay=0.5),
     "neighbours": NearestNeighbour(size=32, block=5),
     "words": Vocabulary("image@2"),
+    "masked": MaskedText(share=0.4, hidden=0.6, other=0.2, block=13),
 }
 
 
-SMALL = {"model.towers.image.depth": 1, "model.towers.text.depth": 1, "model.towers.image.patch_dropout": 0.0}
+SMALL = {
+    "model.towers.image.depth": 1,
+    "model.towers.image.patch_dropout": 0.0,
+    "model.towers.text.depth": 1,
+    "model.towers.text.causal": False,
+}
 
 
 def config_of(*names: str, **changes: Any) -> Config:
@@ -231,6 +241,133 @@ def test_a_frozen_tower_stays_bit_equal_under_every_family() -> None:
     for path, leaf in flatten(states[-1].params).items():
         same = np.array_equal(leaf, flatten(states[0].params)[path])
         assert same == path.startswith(("image/", "image_projection/")), path
+
+
+@pytest.mark.slow
+def test_an_objective_that_begins_later_takes_no_part_before_and_then_begins_at_the_parameters_of_that_step() -> None:
+    late = {name: dataclasses.replace(EACH[name], begin=0.5) for name in ("byol", "masked")}
+    config = config_of("contrastive", "byol", "masked", **{"optim.ema": 0.5})
+    config = dataclasses.replace(config, objectives={**config.objectives, **late})
+    alone = dataclasses.replace(config, objectives={"contrastive": EACH["contrastive"]}, views={})
+    with make_loader(config) as loader:
+        batches = [next(loader).arrays for _ in range(4)]
+    mesh = make_mesh(config.mesh)
+    program, plain = (make_program(each, mesh, warmup_steps=1, total_steps=4) for each in (config, alone))
+    assert [(phase.first, phase.views) for phase in program.phases] == [(0, ("image", "text")), (2, tuple(config.inputs()))]
+    state, other = program.init(), plain.init()
+    start = jax.device_get(state)
+    assert flatten(start.params).keys() > flatten(jax.device_get(other).params).keys()
+    for batch in batches[:2]:
+        views = to_global({view: batch[view] for view in ("image", "text")}, mesh)
+        state, metrics = program.phases[0].train_step(state, views)
+        other, same = plain.train_step(other, views)
+        assert metrics.keys() == same.keys()  # what takes no part has no metrics
+    middle = jax.device_get(state)
+    for path, leaf in flatten(middle.params).items():
+        name = path.partition("/")[0]
+        of = start if name in late else jax.device_get(other)  # neither trained nor decayed; and no other changes
+        np.testing.assert_array_equal(leaf, flatten(of.params)[path], err_msg=path)
+
+    state, metrics = program.train_step(state, to_global(batches[2], mesh))
+    assert {"byol/loss", "masked/loss"} <= metrics.keys()
+    # BYOL's target was the model of this moment and has followed it by one step.
+    decay = 1 - (1 - EACH["byol"].decay) * (np.cos(np.pi * 3 / 4) + 1) / 2
+    last = jax.device_get(state)
+    for path in ("image/patch_embed/kernel", "head/fc1/kernel"):
+        at = f"byol/{path}" if path.startswith("head") else path
+        want = decay * flatten(middle.params)[at] + (1 - decay) * flatten(last.params)[at]
+        np.testing.assert_allclose(flatten(last.extra["byol"])[path], want, atol=1e-6)
+    for path, leaf in flatten(last.params).items():
+        assert not np.array_equal(leaf, flatten(middle.params)[path]) or path.endswith("k/bias"), path
+
+    target = last.extra["byol"]
+    state, _ = program.train_step(state, to_global(batches[3], mesh))  # it begins once
+    decay = 1 - (1 - EACH["byol"].decay) * (np.cos(np.pi) + 1) / 2
+    want = decay * target["head"]["fc1"]["kernel"] + (1 - decay) * np.asarray(state.params["byol"]["head"]["fc1"]["kernel"])
+    np.testing.assert_allclose(state.extra["byol"]["head"]["fc1"]["kernel"], want, atol=1e-6)
+
+
+def test_the_words_chosen_are_as_many_as_asked_and_depend_on_row_and_key_alone() -> None:
+    how = MaskedText(share=0.4, hidden=0.6, other=0.2)
+    lengths = np.array([0, 1, 2, 5, 12, 20] * 200)
+    words = np.arange(22)[None] < lengths[:, None]
+    words = np.roll(words, 1, axis=1)  # the first is none
+    ids = np.random.default_rng(0).integers(0, 50, words.shape).astype(np.int32)
+    find = jax.jit(lambda ids, words, rows: choose(ids, words, jax.random.key(3), rows, how, 50))
+    rows = np.arange(len(ids))
+    chosen = jax.device_get(find(ids, words, rows))
+    wanted = np.array([min(n, max(1, round(0.4 * n))) for n in lengths])
+    assert chosen.places.shape == (len(ids), 9)
+    np.testing.assert_array_equal(chosen.real.sum(1), wanted)
+    told = np.zeros(ids.shape, bool)
+    for row in range(len(ids)):
+        told[row, chosen.places[row][chosen.real[row]]] = True
+    np.testing.assert_array_equal(told.sum(1), wanted)  # no place twice
+    assert not told[~words].any()
+    assert not chosen.hidden[~told].any()
+    np.testing.assert_array_equal(chosen.seen[~told], ids[~told])
+    np.testing.assert_array_equal(chosen.seen[chosen.hidden], ids[chosen.hidden])  # what the tower sees there is not the id
+    hidden = chosen.hidden.sum(1)
+    assert (np.abs(hidden - 0.6 * wanted) < 1).all()
+    assert hidden.sum() == pytest.approx(0.6 * wanted.sum(), rel=0.02)
+    exchanged = chosen.seen != ids
+    assert exchanged.sum() == pytest.approx(0.2 * wanted.sum() * 49 / 50, rel=0.1)
+    for n, share in ((12, 5 / 12), (20, 8 / 20)):  # every word is as likely as any
+        each = told[lengths == n][:, 1 : n + 1].mean(0)
+        np.testing.assert_allclose(each, share, atol=0.15)
+    some = np.arange(400, 500)
+    again = jax.device_get(find(ids[some], words[some], rows[some]))
+    for whole, part in zip(chosen, again, strict=True):
+        np.testing.assert_array_equal(whole[some], part)
+
+
+@pytest.mark.parametrize("block", [1, 5, 7, 100])
+def test_the_cross_entropy_of_words_is_the_dense_one_with_its_gradients(block: int) -> None:
+    random = np.random.default_rng(0)
+    x, kernel, words = random.normal(size=(14, 6)), random.normal(size=(6, 11)), random.integers(0, 11, 14)
+    weights = random.uniform(size=14) * (np.arange(14) % 3 > 0)
+    logits = x @ kernel
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    slope = weights[:, None] * (p - np.eye(11)[words])
+
+    def loss(x: Any, kernel: Any) -> Any:
+        return word_cross_entropy(lambda x: x @ kernel, x, jnp.asarray(words), jnp.asarray(weights, jnp.float32), block=block)
+
+    value, grads = jax.value_and_grad(loss, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    assert float(value) == pytest.approx(-(weights * np.log(p[np.arange(14), words])).sum(), rel=1e-5)
+    np.testing.assert_allclose(grads[0], slope @ kernel.T, atol=1e-5)
+    np.testing.assert_allclose(grads[1], x.T @ slope, atol=1e-5)
+
+
+def test_hidden_words_are_told_from_those_around_them_alone() -> None:
+    """Loss and what it depends on, against the head in f64 on the tower's tokens of a text made by hand."""
+    config = config_of("masked")
+    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    program = make_program(config, mesh, warmup_steps=1, total_steps=4)
+    state, batch = jax.device_get(program.init()), one_batch(config)
+    assert set(config.towers_of_views()) == {"image", "text", "text@masked"}
+    loss = gradients(config, 1, 1, state.params, state.extra, batch)[1]["masked/loss"]
+    objective = objective_of("masked")
+    ids = batch["text"]
+    made = objective.views(state.params["masked"], {"text": jnp.asarray(ids)}, jnp.arange(16), jax.random.key(1))["text@masked"]
+    table, token = state.params["text"]["token_embed"], state.params["masked"]["hidden"]["token_embed"]
+    seen = np.where(np.asarray(made.hidden)[:, :, None], token, table[np.asarray(made.input)])
+    eot = ids.argmax(1)
+    tower = jax.jit(MultiTower(config.model).apply)
+    tokens = np.asarray(tower({"params": state.params}, {"text": (seen, jnp.asarray(eot))})["text"].output.tokens, np.float64)
+    head = state.params["masked"]["head"]
+    h = tokens @ head["fc"]["kernel"] + head["fc"]["bias"]
+    h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+    h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + config.model.towers["text"].norm_eps)
+    logits = (h * head["norm"]["scale"] + head["norm"]["bias"]) @ head["words"]["kernel"] + head["words"]["bias"]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = jax.device_get(objective._choose(jnp.asarray(ids), jnp.arange(16), jax.random.key(1)))
+    want = []
+    for row in range(16):
+        places = chosen.places[row][chosen.real[row]]
+        assert ((places > 0) & (places < eot[row])).all()  # neither begin nor end
+        want.append(-log_p[row, places, ids[row, places]].mean())
+    assert loss == pytest.approx(np.mean(want), rel=1e-5)
 
 
 def test_a_view_is_drawn_by_itself_and_changes_no_other() -> None:
@@ -423,6 +560,10 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
             r"logit_scale 200\.0 must be a number at least 1 and at most 100",
         ),
         (Contrastive(loss="sigmoid", decoupled=True), r"objectives\.x\.decoupled: a sigmoid has no sum to leave"),
+        (MaskedText("image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
+        (MaskedText(), r"objectives\.x\.text 'text' is of a causal tower, which cannot tell a word from what follows it"),
+        (MaskedText(hidden=0.8, other=0.3), r"objectives\.x\.hidden 0\.8 and other 0\.3 are more than all"),
+        (SimSiam("image", "image", begin=1.0), r"objectives\.x\.begin 1\.0 must be"),
         (Triplet(mining="soft"), r"objectives\.x\.mining 'soft' must be 'all' or 'hardest' or 'semi_hard'"),
     ],
 )

@@ -95,7 +95,7 @@ def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> 
     config = tiny_config(
         batch_size=8,
         objectives={"image_text": Contrastive(equal="ignore", equal_by=by)},
-        **{"model.towers.image.patch_dropout": 0.0},
+        **{"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1},
     )
     mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
@@ -105,8 +105,8 @@ def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> 
     texts = random.integers(1, 400, (8, length)).astype(np.int32)
     images[1], texts[3] = images[0], texts[2]
     batch = to_global({"image": images, "text": texts}, mesh)
-    loss = make_loss_and_grads(config, mesh)(params, batch, jax.random.key(0))[0]
-    encoded = MultiTower(config.model).apply({"params": params}, batch)
+    loss = jax.jit(make_loss_and_grads(config, mesh))(params, batch, jax.random.key(0))[0]
+    encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)
     scale = jax.numpy.exp(params["image_text"]["logit_scale"])
     z = [encoded[tower].z for tower in ("image", "text")]
     want = losses.contrastive(*z, scale, ids=jax.numpy.array(ids, jax.numpy.int32), equal="ignore")

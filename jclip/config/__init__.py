@@ -1,7 +1,7 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.augment import Augment
+from jclip.config.augment import Augment, TextAugment
 from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -23,6 +23,8 @@ from jclip.config.objectives import (
     BYOL,
     CLOOB,
     Contrastive,
+    Family,
+    MaskedText,
     MultiView,
     NearestNeighbour,
     Objective,
@@ -73,6 +75,7 @@ __all__ = [
     "Data",
     "Duration",
     "Eval",
+    "Family",
     "FewShot",
     "ImageSize",
     "ImageTower",
@@ -80,6 +83,7 @@ __all__ = [
     "Labels",
     "Length",
     "LinearProbe",
+    "MaskedText",
     "Mesh",
     "Model",
     "MultiView",
@@ -98,6 +102,7 @@ __all__ = [
     "SimReg",
     "SimSiam",
     "Suite",
+    "TextAugment",
     "TextTower",
     "TokenWise",
     "Tokenizer",

@@ -46,3 +46,22 @@ class Augment:
             low, high = getattr(self, name)
             if low > high:
                 yield f".{name} {(low, high)} is no range: it ends before it begins"
+
+
+@dataclass(frozen=True)
+class TextAugment:
+    """What training does to the words of a text (Wei and Zou 2019, EDA; there 0.1 each)."""
+
+    synonym: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that a word which has synonyms gives way to one of them."""
+    synonyms: str = ""
+    """File of these, UTF-8: a group a line, its words or phrases separated by commas."""
+    swap: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that a word changes places with another one."""
+    drop: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that a word is left out; the last one stays."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if bool(self.synonyms) != (self.synonym > 0):
+            yield f".synonym {self.synonym} and synonyms {self.synonyms!r} go together; give both, or none"

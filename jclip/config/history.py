@@ -25,6 +25,7 @@ ADDED: dict[str, Any] = {
     "Augment.magnitude": 0.3,
     "Augment.rand_augment": 0,
     "Augment.solarize": 0.0,
+    "Contrastive.begin": 0.0,
     "Contrastive.decoupled": False,
     "Data.max_pixels": 64_000_000,
     "Labels.match": "name",
@@ -32,6 +33,7 @@ ADDED: dict[str, Any] = {
     "Optim.ema": None,
     "Config.evaluate_ema": False,
     "Config.views": {},
+    "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},
     "Suite.max_pixels": 64_000_000,
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's

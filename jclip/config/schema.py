@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from jclip.config.augment import Augment
+from jclip.config.augment import Augment, TextAugment
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
@@ -29,6 +29,8 @@ class Data:
     """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
     augment: Augment = Augment()
     """Image augmentation."""
+    text_augment: TextAugment = TextAugment()
+    """Text augmentation."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
@@ -149,6 +151,8 @@ class Input(NamedTuple):
     """Field of an example that it is made of."""
     augment: Augment
     """Augmentation, where it is an image."""
+    text_augment: TextAugment
+    """Augmentation, where it is a text."""
 
 
 @reads_pairs
@@ -195,9 +199,23 @@ class Config:
         views = {name: View(name) for name in self.model.towers} | dict(self.views)
         return {name: self._input(view) for name, view in views.items() if name in read}
 
+    def towers_of_views(self) -> dict[str, str]:
+        """Towers by view, of the inputs and of what objectives make of them."""
+        towers = {name: view.tower for name, view in self.inputs().items()}
+        for name, objective in self.objectives.items():
+            towers |= {made: towers[view] for made, view in objective.makes(name).items()}
+        return towers
+
+    def encoded_views(self) -> list[str]:
+        """The views that the towers see, as often as a step asks for them: inputs first, then what objectives make of them."""
+        made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
+        asked = {view for objective in self.objectives.values() for view in objective.encodes()}
+        return [*(view for view in self.inputs() if view in asked), *made]
+
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)
-        return Input(view.tower, field, view.augment or self.data.augment)
+        text_augment = view.text_augment or self.data.text_augment
+        return Input(view.tower, field, view.augment or self.data.augment, text_augment)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

@@ -120,7 +120,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     source = open_source(config.data.source) if source is None else source
     views = config.inputs()
     transforms = {
-        name: train_transform(config.model.towers[view.tower], view.augment, max_pixels=config.data.max_pixels)
+        name: train_transform(config.model.towers[view.tower], view.augment, view.text_augment, max_pixels=config.data.max_pixels)
         for name, view in views.items()
     }
     prepare = _Prepare(source, transforms, {name: view.field for name, view in views.items()})

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jclip.config import Augment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.sources import BadExample, decode_text
+from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 
 Generator = np.random.Generator
@@ -88,14 +89,25 @@ def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool 
     return Compose((Decode(max_pixels, upright), *fit, ToRgb(), ToArray()))
 
 
-def train_transform(tower: Tower, augment: Augment, *, max_pixels: int = MAX_PIXELS) -> Compose:
+def train_transform(
+    tower: Tower,
+    augment: Augment,
+    text_augment: TextAugment | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Compose:
     """How an example's value becomes the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
-    that shape has ratio 1. Needs an `rng`, except for texts. Images of more than `max_pixels` are BadExamples.
+    that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
+
+    Raises:
+        ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot.
     """
     if isinstance(tower, TextTower):
-        return _text_transform(tower)
+        return _text_transform(
+            tower, change=ChangeWords(text_augment) if text_augment and text_augment != TextAugment() else None
+        )
     how, (height, width), ratio = tower.preprocess, tower.size, augment.ratio
     steps: list[Transform] = [Decode(max_pixels), ToRgb()]
     if how.resize == "longest":
@@ -107,9 +119,11 @@ def train_transform(tower: Tower, augment: Augment, *, max_pixels: int = MAX_PIX
     return Compose((*steps, *changes(augment), ToArray()))
 
 
-def _text_transform(tower: TextTower, empty: bool = False) -> Compose:
+def _text_transform(tower: TextTower, empty: bool = False, change: ChangeWords | None = None) -> Compose:
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
-    return Compose((Tokenize(tower.tokenizer, tower.context_length, empty),))
+    if change is not None and change.how.synonyms:
+        read_synonyms(change.how.synonyms)
+    return Compose((Tokenize(tower.tokenizer, tower.context_length, empty, change),))
 
 
 @dataclass(frozen=True)
@@ -365,6 +379,7 @@ class Tokenize:
     tokenizer: Tokenizer = Tokenizer()
     context_length: int = 77
     empty: bool = False
+    change: ChangeWords | None = None
 
     def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:
         if isinstance(value, tuple):
@@ -380,6 +395,8 @@ class Tokenize:
             raise BadExample(f"caption has {len(text)} characters, more than {MAX_CHARACTERS}")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise BadExample("caption holds half a surrogate pair")
+        if self.change is not None:
+            text = self.change(text, rng)
         return get_tokenizer(self.tokenizer)(text, self.context_length)
 
 

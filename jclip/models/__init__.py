@@ -2,9 +2,9 @@
 
 from jclip.models.compute import Backend, Compute
 from jclip.models.flops import token_count, tower_flops, towers_flops
-from jclip.models.heads import ProjectionHead
-from jclip.models.layers import Dense
-from jclip.models.multi_tower import Encoded, MultiTower, apart, example_inputs, together, unit
+from jclip.models.heads import ProjectionHead, WordHead
+from jclip.models.layers import Dense, uniform_of_rows
+from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_inputs, together, unit
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
@@ -15,12 +15,14 @@ __all__ = [
     "Compute",
     "Dense",
     "Encoded",
+    "Masked",
     "ModifiedResNet",
     "MultiTower",
     "ProjectionHead",
     "TextTransformer",
     "TowerOutput",
     "VisionTransformer",
+    "WordHead",
     "apart",
     "class_tokens",
     "end_of_text",
@@ -29,5 +31,6 @@ __all__ = [
     "token_count",
     "tower_flops",
     "towers_flops",
+    "uniform_of_rows",
     "unit",
 ]

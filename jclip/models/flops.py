@@ -15,10 +15,11 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
     """
     loop = config.model.scan or config.mesh.fsdp > 1
     total = 0
-    for view in config.inputs().values():
-        tower = config.model.towers[view.tower]
+    towers = config.towers_of_views()
+    for name in map(towers.__getitem__, config.encoded_views()):
+        tower = config.model.towers[name]
         forward = tower_flops(tower, tokens=loop) + projection_flops(tower, config.model.embed_dim)
-        total += forward * (1 if view.tower in locked else 3)
+        total += forward * (1 if name in locked else 3)
     return config.batch_size * total
 
 

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jclip.models.compute import Compute
-from jclip.models.layers import Dense, LayerNorm
+from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 
 class ProjectionHead(nn.Module):
@@ -34,3 +34,22 @@ class ProjectionHead(nn.Module):
         """Floating-point operations of one example of `width` numbers, forward."""
         sizes = [width, *[self.hidden] * (self.layers - 1), self.features]
         return sum(2 * a * b for a, b in itertools.pairwise(sizes))
+
+
+class WordHead(nn.Module):
+    """Logits over a vocabulary: [b, d] -> [b, V]; a dense layer, a GELU and a norm before it (Devlin et al. 2019, BERT)."""
+
+    vocabulary: int
+    norm_eps: float
+    how: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        x = Dense(width, nn.initializers.lecun_normal(), True, self.how, name="fc")(x)
+        x = LayerNorm(self.norm_eps, self.how, name="norm")(ACTIVATIONS["gelu"](x))
+        return Dense(self.vocabulary, nn.initializers.normal(0.02), True, self.how, name="words")(x)
+
+    def flops(self, width: int) -> int:
+        """Floating-point operations of one word, forward."""
+        return 2 * width * (width + self.vocabulary)

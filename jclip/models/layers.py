@@ -177,6 +177,15 @@ class LayerScale(nn.Module):
         return x * along_last(scale, x)
 
 
+Hidden = tuple[Array, Array]
+"""The tokens that are hidden, bool [b, l], and what stands for them, [b, d]."""
+
+
+def hide(x: Array, hidden: Hidden | None) -> Array:
+    """[b, l, d] with another vector in place of the tokens that are hidden."""
+    return x if hidden is None else jnp.where(hidden[0][:, :, None], hidden[1][:, None].astype(x.dtype), x)
+
+
 Position = int | Array
 """Of a token: the same in every example, or i32 [b]."""
 

@@ -32,6 +32,20 @@ class Encoded(NamedTuple):
     output: TowerOutput
 
 
+class Masked(NamedTuple):
+    """An input of a tower of which some tokens are hidden from it.
+
+    Attributes:
+        input: images u8 [b, H, W, 3], or ids i32 [b, L].
+        hidden: bool [b, l], the patches or the words that `token` stands for.
+        token: f32 [b, width], in place of their embeddings, to which positions are added.
+    """
+
+    input: Array
+    hidden: Array
+    token: Array
+
+
 class MultiTower(nn.Module):
     """Towers of any modality that map into one embedding space."""
 
@@ -45,11 +59,11 @@ class MultiTower(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:
-        """Encodes the views that the batch has, those of one tower in one call of it.
+        """Encodes the views that the batch has, those of one tower in one call of it, as far as their shapes are the same.
 
         Args:
-            batch: inputs by view, an array each, or for a text tower the tuple (input embeddings, eot); with `init`, of every
-                tower.
+            batch: inputs by view, an array each, a Masked, or for a text tower the tuple (input embeddings, eot); with `init`, of
+                every tower.
             rows: in training, the index i32 [b] of each example in the global batch. Dropout is a function of it, of the view and
                 of the key "dropout", so that an example loses the same whatever the devices and the parts of the batch.
             normalised: whether images are floats that are normalised already, instead of u8.
@@ -57,37 +71,53 @@ class MultiTower(nn.Module):
         Returns:
             The encoded views by name.
         """
-        of = self.views or {}
+        encoded: dict[str, Encoded] = {}
         by_tower: dict[str, list[str]] = {}
         for view in sorted(batch):
-            by_tower.setdefault(of.get(view, view), []).append(view)
-        encoded: dict[str, Encoded] = {}
+            by_tower.setdefault((self.views or {}).get(view, view), []).append(view)
         for tower, views in sorted(by_tower.items()):
-            inputs = [batch[view] if isinstance(batch[view], tuple) else (batch[view],) for view in views]
-            outputs = self._encode(tower, tuple(map(together, zip(*inputs, strict=True))), rows, len(views), normalised)
-            encoded |= dict(zip(views, apart(outputs, len(views)), strict=True))
+            encode = self._tower(tower, normalised)
+            for alike in _of_one_shape(views, batch):
+                stacked = jax.tree.map(lambda *inputs: together(inputs), *(batch[view] for view in alike))
+                index = None if rows is None else together([rows * len(views) + views.index(view) for view in alike])
+                encoded |= dict(zip(alike, apart(encode(stacked, index), len(alike)), strict=True))
         return encoded
 
-    def _encode(self, name: str, inputs: tuple[Array, ...], rows: Array | None, views: int, normalised: bool) -> Encoded:
-        """Inputs [b * views, ...] of one tower; see `together`."""
+    def _tower(self, name: str, normalised: bool) -> Callable[[Any, Array | None], Encoded]:
+        """A tower with its projection: (an input as `__call__` takes it, rows) -> Encoded."""
         c = self.config
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
         how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend)
         tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
+        project = self._projection(name)
         pixels = {} if isinstance(c.towers[name], TextTower) or not normalised else {"normalised": True}
-        if rows is not None:
-            rows = together([rows * views + i for i in range(views)])
-        output = tower(*inputs, rows=rows, **pixels)
-        return Encoded(unit(self._project(name, output.pooled)), output)
 
-    def _project(self, name: str, pooled: Array) -> Array:
+        def encode(inputs: Any, rows: Array | None) -> Encoded:
+            if isinstance(inputs, Masked):
+                output = tower(inputs.input, rows=rows, hidden=(inputs.hidden, inputs.token), **pixels)
+            else:
+                output = tower(*(inputs if isinstance(inputs, tuple) else (inputs,)), rows=rows, **pixels)
+            return Encoded(unit(project(output.pooled)), output)
+
+        return encode
+
+    def _projection(self, name: str) -> Callable[[Array], Array]:
         """To the shared space: [b, d] -> [b, E]."""
         c = self.config
-        kind, init = c.towers[name].projection, nn.initializers.normal(pooled.shape[-1] ** -0.5)
-        if kind == "none":
-            return pooled
-        how = Compute(jnp.dtype(c.dtype), backend=self.backend)
-        return Dense(c.embed_dim, init, kind == "affine", how, name=f"{name}_projection")(pooled)
+        tower = c.towers[name]
+        if tower.projection == "none":
+            return lambda pooled: pooled
+        init, how = nn.initializers.normal(tower.width**-0.5), Compute(jnp.dtype(c.dtype), backend=self.backend)
+        return Dense(c.embed_dim, init, tower.projection == "affine", how, name=f"{name}_projection")
+
+
+def _of_one_shape(views: Sequence[str], batch: Mapping[str, Any]) -> list[list[str]]:
+    """The views in groups whose inputs have the same structure and shapes."""
+    groups: dict[Any, list[str]] = {}
+    for view in views:
+        leaves, structure = jax.tree.flatten(batch[view])
+        groups.setdefault((structure, *(leaf.shape for leaf in leaves)), []).append(view)
+    return list(groups.values())
 
 
 def together(views: Sequence[Array]) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import TextTower
-from jclip.models.layers import LayerNorm, Position
+from jclip.models.layers import Hidden, LayerNorm, Position, hide
 from jclip.models.output import TowerOutput
 from jclip.models.transformer import Transformer
 
@@ -16,13 +16,16 @@ class TextTransformer(Transformer):
     config: TextTower
 
     @nn.compact
-    def __call__(self, text: Array, eot: Array | None = None, *, rows: Array | None = None) -> TowerOutput:
+    def __call__(
+        self, text: Array, eot: Array | None = None, *, rows: Array | None = None, hidden: Hidden | None = None
+    ) -> TowerOutput:
         """Encodes texts.
 
         Args:
             text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
             eot: index of the end of text i32 [b]; needed with embeddings, found in ids by `eot_id` otherwise.
             rows: in training, the index of each text in the global batch, for dropout.
+            hidden: the tokens that are hidden, bool [b, L], and what stands for their embeddings, f32 [b, width].
 
         Raises:
             ValueError: the length is not the tower's, or embeddings come without `eot`.
@@ -36,6 +39,7 @@ class TextTransformer(Transformer):
             text = table[text]
         elif eot is None:
             raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
+        text = hide(text, hidden)
         lengths = eot.astype(jnp.int32) + 1
         mask = jnp.arange(c.context_length)[None] < lengths[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))

@@ -10,7 +10,7 @@ from jax import Array
 
 from jclip.config import VisionTower
 from jclip.models.compute import Compute
-from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm, uniform_of_rows
+from jclip.models.layers import ACTIVATIONS, Dense, Hidden, LayerNorm, hide, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 from jclip.models.transformer import Transformer
@@ -22,12 +22,17 @@ class VisionTransformer(Transformer):
     config: VisionTower
 
     @nn.compact
-    def __call__(self, images: Array, *, rows: Array | None = None, normalised: bool = False) -> TowerOutput:
+    def __call__(
+        self, images: Array, *, rows: Array | None = None, normalised: bool = False, hidden: Hidden | None = None
+    ) -> TowerOutput:
         """Encodes images.
 
         Args:
             images: u8 [b, H, W, 3], or floats that are normalised already, if `normalised`.
             rows: in training, the index of each image in the global batch, for dropout.
+            normalised: whether they are.
+            hidden: the patches that are hidden, bool [b, l], and what stands for their embeddings, f32 [b, width]. Then no patch
+                is dropped.
         """
         c, dtype = self.config, self.how.dtype
         x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
@@ -35,9 +40,10 @@ class VisionTransformer(Transformer):
             x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))
         x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(x)
+        x = hide(x, hidden)
         cls, positions = self._cls_and_positions()
         x = x + positions[None].astype(dtype)
-        if rows is not None and c.patch_dropout > 0:
+        if rows is not None and c.patch_dropout > 0 and hidden is None:
             x = drop_patches(self.make_rng("dropout"), rows, x, kept_patches(c))
         if cls is not None:
             x = jnp.concatenate([jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, c.width)), x], axis=1)

@@ -12,6 +12,7 @@ from jclip import config
 from jclip.config import Config
 from jclip.objectives.cloob import CLOOB
 from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.masked_text import MaskedText
 from jclip.objectives.multi_view import MultiView
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
@@ -35,6 +36,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.BYOL: BYOL,
     config.NearestNeighbour: NearestNeighbour,
     config.Vocabulary: Vocabulary,
+    config.MaskedText: MaskedText,
 }
 """How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 
@@ -65,6 +67,13 @@ class WeightedSum:
         made = {name: make(objective, key) for key, (name, objective) in zip(keys, self.objectives.items(), strict=True)}
         return {name: tree for name, tree in made.items() if tree}
 
+    def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> dict[str, Any]:
+        """The views that all make, by name."""
+        made: dict[str, Any] = {}
+        for name, objective in self.objectives.items():
+            made |= objective.views(params.get(name, {}), batch, rows, key)
+        return made
+
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[dict[str, Any], dict[str, Metrics]]:
         """What each `rows` returns, by name."""
         found = {name: o.rows(params.get(name, {}), extra.get(name, {}), part) for name, o in self.objectives.items()}
@@ -91,8 +100,11 @@ class WeightedSum:
     def update(
         self, extra: Params, params: Params, rows: Mapping[str, Any], batch: Mapping[str, Array], progress: Array
     ) -> Params:
-        """The state of all after a step."""
-        return {name: self.objectives[name].update(own, params, rows[name], batch, progress) for name, own in extra.items()}
+        """The state of all after a step; what is not of one of these objectives stays."""
+        return {
+            name: self.objectives[name].update(tree, params, rows[name], batch, progress) if name in self.objectives else tree
+            for name, tree in extra.items()
+        }
 
     def bound(self, old: Params, new: Params) -> Params:
         """All parameters after an update, those of each objective where it lets them be."""

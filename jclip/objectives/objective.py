@@ -46,6 +46,10 @@ class Objective:
         """Its state at step 0; `params` are those of all, at the start or as they were loaded."""
         return {}
 
+    def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Mapping[str, Any]:
+        """The views that it makes of some rows of the batch, as `MultiTower` takes them: those of `Family.makes`."""
+        return {}
+
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """What the batch needs of each row, and what is a loss of a row by itself.
 

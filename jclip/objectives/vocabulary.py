@@ -55,9 +55,15 @@ class Vocabulary(Objective):
 
 
 def multi_hot(ids: Array, tower: config.TextTower) -> Array:
-    """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there.
+    """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there."""
+    rows = jnp.broadcast_to(jnp.arange(len(ids))[:, None], ids.shape)
+    return jnp.zeros((len(ids), tower.vocab_size)).at[rows, ids].max(real_words(ids, tower).astype(jnp.float32))
 
-    Begin, end and padding that the configuration names are no words; a tokenizer.json may put a begin of its own.
+
+def real_words(ids: Array, tower: config.TextTower) -> Array:
+    """bool [b, L] of ids i32 [b, L]: which are words.
+
+    Begin, end and padding that the configuration names are none; a tokenizer.json may put a begin of its own.
     """
     how, clip = tower.tokenizer, tower.tokenizer.kind == "clip"
     # An end that is told by its id is excluded by it; a text cut before its end ends with a word.
@@ -65,8 +71,7 @@ def multi_hot(ids: Array, tower: config.TextTower) -> Array:
     padding = None if clip else how.pad_id  # of CLIP's texts what is behind the end, for 0 is a word
     for special in (how.bos_id, how.eos_id, how.last_id, tower.eot_id, padding, 49406 if clip else None):
         real = real if special is None else real & (ids != special)
-    rows = jnp.broadcast_to(jnp.arange(len(ids))[:, None], ids.shape)
-    return jnp.zeros((len(ids), tower.vocab_size)).at[rows, ids].max(real.astype(jnp.float32))
+    return real
 
 
 def rarity(captions: Array, having: Array) -> Array:

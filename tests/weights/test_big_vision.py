@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from encoding import encoder
 from foreign import GOLDEN, images
 from make_golden_big_vision import DEPTH, GRID, HEADS, HIDDEN, LENGTH, PATCH, WIDTH, classifier, features, ids, siglip, theirs
 from peers import peer
@@ -16,7 +17,6 @@ from test_cli import exit_status
 
 import jclip
 from jclip.config import ConfigError, TextTower, VisionTower, check, replace
-from jclip.models import MultiTower
 from jclip.tree import unflatten
 from jclip.weights import Weights, WeightsError, read_weights
 from jclip.weights.npz import open_npz
@@ -39,7 +39,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 def embed(weights: Weights, **inputs: Any) -> dict[str, np.ndarray]:
     """Unit vectors of the inputs of each tower."""
     with jax.default_matmul_precision("highest"):
-        encoded = MultiTower(weights.model).apply({"params": unflatten(dict(weights))}, inputs)
+        encoded = encoder(weights.model)({"params": unflatten(dict(weights))}, inputs)
     return {name: np.asarray(output.z) for name, output in encoded.items()}
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from encoding import encoder
 from foreign import write_vocabulary
 from peers import peer
 from safetensors.numpy import save_file
 
 from jclip import losses
 from jclip.config import ResNetTower, VisionTower, architecture, replace
-from jclip.models import MultiTower
 from jclip.tree import flatten, unflatten
 from jclip.weights import read_weights, write_weights
 from jclip.weights.layout import to_ours
@@ -118,9 +118,7 @@ def test_features_and_logits_are_those_of_open_clip(name: str, tmp_path: Path, m
         expected = {"image": both.theirs.encode_image(image).numpy(), "text": both.theirs.encode_text(text).numpy()}
         logits = both.theirs.get_logits(image, text)[0].numpy()
     with jax.default_matmul_precision("highest"):
-        ours = MultiTower(both.weights.model).apply(
-            {"params": both.params}, {"image": both.pixels, "text": both.ids}, normalised=True
-        )
+        ours = encoder(both.weights.model)({"params": both.params}, {"image": both.pixels, "text": both.ids}, normalised=True)
     for tower, features in expected.items():
         projection = both.params.get(f"{tower}_projection", {"kernel": np.eye(features.shape[1])})
         raw = np.asarray(ours[tower].output.pooled) @ projection["kernel"] + projection.get("bias", 0)
@@ -164,9 +162,7 @@ def test_gradients_are_those_of_open_clip(name: str, tmp_path: Path, monkeypatch
     expected = dict(to_ours(both.weights._rules, theirs, both.weights.shapes))
 
     def loss_fn(params: Any) -> Any:
-        encoded = MultiTower(both.weights.model).apply(
-            {"params": params}, {"image": both.pixels, "text": both.ids}, normalised=True
-        )
+        encoded = encoder(both.weights.model)({"params": params}, {"image": both.pixels, "text": both.ids}, normalised=True)
         scale, bias = jax.numpy.exp(params["image_text"]["logit_scale"]), params["image_text"].get("logit_bias")
         return losses.contrastive(encoded["image"].z, encoded["text"].z, scale, bias, kind="sigmoid" if sigmoid else "softmax")
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from encoding import encoder
 from foreign import GOLDEN, OPEN_CLIP, TEXTS, images, number
 from make_golden_positions import GRIDS, LENGTHS, RECTANGLES, WIDTH
 from peers import peer
@@ -16,7 +17,6 @@ from test_cli import exit_status
 
 import jclip
 from jclip.config import ConfigError, Model, ResNetTower, TextTower, VisionTower, as_image_size
-from jclip.models import MultiTower
 from jclip.tree import flatten
 from jclip.weights import WeightsError, read_weights, resize_positions, with_sizes
 
@@ -155,6 +155,6 @@ def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None
             image = theirs.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), normalize=True).numpy()
             text = theirs.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
         with jax.default_matmul_precision("highest"):
-            encoded = MultiTower(ours.model).apply({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
+            encoded = encoder(ours.model)({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
         np.testing.assert_allclose(encoded["image"].z, image, atol=1e-5)
         np.testing.assert_allclose(encoded["text"].z, text, atol=1e-5)

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from encoding import encoder
 from foreign import HUGGING_FACE, MODELS
 from peers import peer
 from test_weights import write_tokenizer
 
-from jclip.models import MultiTower
 from jclip.tree import unflatten
 from jclip.weights import read_weights, write_weights
 
@@ -77,7 +77,7 @@ def test_features_and_hidden_states_are_those_of_transformers(name: str, tmp_pat
         for key in towers:
             cut[key] = params[key] | {"blocks": jax.tree.map(lambda x: x[:depth], params[key]["blocks"])}  # noqa: B023
         with jax.default_matmul_precision("highest"):
-            ours = MultiTower(dataclasses.replace(weights.model, towers=towers)).apply({"params": cut}, batch, normalised=True)
+            ours = encoder(dataclasses.replace(weights.model, towers=towers))({"params": cut}, batch, normalised=True)
         for key, output in theirs.items():
             with torch.no_grad():
                 tokens = norms[key](output.hidden_states[depth]).numpy()
@@ -132,9 +132,9 @@ def test_a_tower_alone_pools_and_projects_as_in_transformers(name: str, part: st
     weights = read_weights(tmp_path / "theirs")
     params = unflatten(dict(weights))
     with jax.default_matmul_precision("highest"):
-        ours = MultiTower(weights.model).apply(
-            {"params": params}, {tower: {"image": images, "text": words}[tower]}, normalised=True
-        )[tower]
+        ours = encoder(weights.model)({"params": params}, {tower: {"image": images, "text": words}[tower]}, normalised=True)[
+            tower
+        ]
     projection = params.get(f"{tower}_projection", {"kernel": np.eye(expected.shape[1])})
     raw = np.asarray(ours.output.pooled) @ projection["kernel"] + projection.get("bias", 0)
     np.testing.assert_allclose(raw, expected, atol=1e-6 * max(1, np.abs(expected).max()))
@@ -166,9 +166,7 @@ def test_the_image_tower_of_a_model_with_foreign_texts_is_that_of_transformers(k
     expected = output.pooler_output.numpy()
     weights = read_weights(tmp_path)
     with jax.default_matmul_precision("highest"):
-        ours = (
-            MultiTower(weights.model).apply({"params": unflatten(dict(weights))}, {"image": images}, normalised=True)["image"].z
-        )
+        ours = encoder(weights.model)({"params": unflatten(dict(weights))}, {"image": images}, normalised=True)["image"].z
     np.testing.assert_allclose(ours, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
 
 
@@ -182,6 +180,6 @@ def test_an_end_of_text_by_its_id_is_that_of_transformers(tmp_path: Path) -> Non
     old = type(model).from_pretrained(tmp_path).eval()
     weights = read_weights(tmp_path)
     with jax.default_matmul_precision("highest"):
-        ours = MultiTower(weights.model).apply({"params": unflatten(dict(weights))}, {"text": words})["text"].z
+        ours = encoder(weights.model)({"params": unflatten(dict(weights))}, {"text": words})["text"].z
     features = run("hugging_face", old, images, words)[1].pooler_output.numpy()
     np.testing.assert_allclose(ours, features / np.linalg.norm(features, axis=1, keepdims=True), atol=1e-5)

@@ -7,7 +7,7 @@ from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
 from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.views import View, view_problems
-from jclip.config.objectives.words import Vocabulary
+from jclip.config.objectives.words import MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CLOOB",
     "Contrastive",
     "Family",
+    "MaskedText",
     "MultiView",
     "NearestNeighbour",
     "Objective",
@@ -29,9 +30,8 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = (
-    Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
-)
+Pairs = Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | NearestNeighbour
+Objective = Pairs | SimCLR | SimSiam | BYOL | Vocabulary | MaskedText
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 
@@ -41,6 +41,8 @@ def objective_problems(
     """Problems of the names of objectives, and of what they read."""
     if not objectives:
         yield ".objectives is empty: there is nothing to learn; use {'image_text': Contrastive('image', 'text')}"
+    elif all(objective.begin > 0 for objective in objectives.values()):
+        yield ".objectives: none takes part from the start; let `begin` of one be 0"
     taken = {*towers, *(f"{tower}_projection" for tower in towers)}
     tower_of = {**{tower: tower for tower in towers}, **{name: view.tower for name, view in views.items()}}
     read, trained = set[str](), set[str | None]()
@@ -50,6 +52,8 @@ def objective_problems(
             yield f"{at}: {name!r} cannot name an objective; use lower-case letters, other than ema, loss and lr"
         if name in taken:
             yield f"{at}: the name is that of a tower or of its projection; use another"
+        taken_views = [view for view in objective.makes(name) if view in views]
+        yield from (f"{at} makes a view {view!r}, and .views has one too; name it otherwise" for view in taken_views)
         unknown = [view for view in objective.views() if view not in tower_of]
         yield from (f"{at}: there is no view {view!r}; views: {', '.join(tower_of)}" for view in unknown)
         if not unknown:

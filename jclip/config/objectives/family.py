@@ -1,20 +1,33 @@
 """What the dataclasses of all objectives have in common."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from jclip.config.ranges import Range
 from jclip.config.towers import Tower
 
-Weight = Annotated[float, Range(above=0, most=1e6)]
 
-
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """Base of the dataclasses of objectives."""
+
+    weight: Annotated[float, Range(above=0, most=1e6)] = 1.0
+    """Factor in the total loss."""
+    begin: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Share of the run after which it takes part (SigLIP 2: 0.8). It costs nothing before, except that its views are read."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
         raise NotImplementedError
+
+    def encodes(self) -> tuple[str, ...]:
+        """Those among them that the towers are to see."""
+        return self.views()
+
+    def makes(self, name: str) -> Mapping[str, str]:
+        """Views that the objective of this name makes on the device, and that of `views` whose tower sees them, by view."""
+        return {}
 
     def trains(self) -> tuple[str, ...]:
         """Those among them whose towers its gradient reaches."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jclip.config.evals import Count
-from jclip.config.objectives.family import Family, Weight
+from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
 from jclip.config.towers import Tower
 
@@ -18,8 +18,6 @@ class TwoViews(Family):
     """One view."""
     b: str = "image@2"
     """The other, of the same tower."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jclip.config.evals import Count
-from jclip.config.objectives.family import Family, Weight
+from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
 from jclip.config.towers import Tower
 
@@ -38,6 +38,10 @@ class Sides(Pair):
         """Names of the views that it reads."""
         return (self.a, self.b) if self.equal_by is None else (self.a, self.b, self.equal_by)
 
+    def encodes(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
+
     def trains(self) -> tuple[str, ...]:
         """Both views."""
         return self.a, self.b
@@ -56,8 +60,6 @@ class Contrastive(Sides):
     """The other."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: symmetric cross-entropy over the global batch (CLIP); sigmoid: every pair of the batch by itself (SigLIP)."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
     """Initial factor on the cosines, learned as a logarithm, kept within 1 and 100. None: 1/0.07 (CLIP), sigmoid 10 (SigLIP)."""
     logit_bias: Annotated[float, Range(least=-1000, most=1000)] | Literal["batch"] | None = None
@@ -104,9 +106,7 @@ class MultiView(Family):
     """Views of one side."""
     b: tuple[str, ...] = ("text",)
     """Views of the other."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
-    further: Weight = 1 / 9
+    further: Annotated[float, Range(above=0, most=1e6)] = 1 / 9
     """Factor on the mean over all pairs but that of the first views, beside 1 for that one (x-clip: 0.1 beside 0.9; DeCLIP: the
     mean of 2 x 2 pairs, which is 3, with a quarter of the weight)."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
@@ -142,8 +142,6 @@ class SimReg(Pair):
     """One view."""
     b: str = "text"
     """The other."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,6 @@ class Triplet(Sides):
     """One view."""
     b: str = "text"
     """The other."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     margin: Annotated[float, Range(above=0, most=2)] = 0.2
     """How much nearer, in cosines or in Euclidean distance (VSE++: 0.2)."""
     mining: Literal["all", "hardest", "semi_hard"] = "hardest"
@@ -182,8 +178,6 @@ class TokenWise(Pair):
     """One view; the one with more tokens."""
     b: str = "text"
     """The other, whose tokens travel between the devices."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     features: Size = 256
     """Size of the projected tokens (FILIP: 256)."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
@@ -210,8 +204,6 @@ class CLOOB(Pair):
     """One view."""
     b: str = "text"
     """The other."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     beta: Annotated[float, Range(least=0, most=40)] = 8.0
     """Inverse temperature of the retrieval (CLOOB on Conceptual Captions: 8)."""
     logit_scale: Annotated[float, Range(least=1, most=100)] = 30.0
@@ -230,8 +222,6 @@ class NearestNeighbour(Pair):
     """View that asks."""
     b: str = "text"
     """View whose neighbour is the answer; its embeddings fill the queue, first in, first out."""
-    weight: Weight = 1.0
-    """Factor in the total loss."""
     size: Size = 65536
     """Embeddings in the queue; a multiple of batch_size."""
     method: Literal["gather", "ring"] = "gather"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jclip.config.augment import Augment
+from jclip.config.augment import Augment, TextAugment
 from jclip.config.towers import TextTower, Tower
 
 
@@ -18,6 +18,8 @@ class View:
     """Field of an example that it is made of; None: that of the tower's own view."""
     augment: Augment | None = None
     """Augmentation of an image; None: data.augment."""
+    text_augment: TextAugment | None = None
+    """Augmentation of a text; None: data.text_augment."""
 
 
 def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Iterator[str]:
@@ -28,4 +30,6 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
         if view.tower not in towers:
             yield f".views.{name}.tower: there is no tower {view.tower!r}; towers: {', '.join(towers)}"
         elif view.augment is not None and isinstance(towers[view.tower], TextTower):
-            yield f".views.{name}.augment: {view.tower} is a text tower, which has none; leave it out"
+            yield f".views.{name}.augment: {view.tower} is a text tower; use text_augment"
+        elif view.text_augment is not None and not isinstance(towers[view.tower], TextTower):
+            yield f".views.{name}.text_augment: {view.tower} is no text tower; use augment"

@@ -1,0 +1,117 @@
+"""Masked language modelling: words told from the text around them."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jclip import config
+from jclip.losses.words import word_cross_entropy
+from jclip.models import Backend, Compute, Masked, WordHead, uniform_of_rows
+from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.vocabulary import real_words
+
+
+class MaskedText(Objective):
+    """See `config.MaskedText`."""
+
+    def __init__(self, name: str, how: config.MaskedText, whole: config.Config, mesh: Mesh | None) -> None:
+        self.how, self.whole, self.salt = how, whole, zlib.crc32(name.encode())
+        (self.view,) = how.makes(name)
+        self.tower = cast(config.TextTower, whole.model.towers[whole.inputs()[how.text].tower])
+        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
+        self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute(jnp.dtype(whole.model.dtype), backend=backend))
+
+    def init(self, key: Array, part: Part) -> Params:
+        """What stands for a hidden word, and the head."""
+        head, token = jax.random.split(key)
+        x = jnp.zeros((1, self.tower.width))
+        hidden = nn.initializers.normal(0.02)(token, (self.tower.width,))
+        return {"head": self.head.init(head, x)["params"], "hidden": {"token_embed": hidden}}
+
+    def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Mapping[str, Any]:
+        """The text with words hidden, and others in the place of some."""
+        ids = batch[self.how.text]
+        chosen = self._choose(ids, rows, key)
+        token = params["hidden"]["token_embed"]
+        return {self.view: Masked(chosen.seen, chosen.hidden, jnp.broadcast_to(token, (len(ids), *token.shape)))}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
+        """The mean cross-entropy of each text's chosen words.
+
+        The mean is of each text by itself, so that a text counts the same however many words it has and whatever the parts.
+        """
+        ids, tokens = part.batch[self.how.text], part.encoded[self.view].output.tokens
+        chosen = self._choose(ids, part.rows, part.key)
+        x = jnp.take_along_axis(tokens, chosen.places[:, :, None], axis=1).reshape(-1, tokens.shape[-1])
+        words = jnp.take_along_axis(ids, chosen.places, axis=1).reshape(-1)
+        weights = (chosen.real / jnp.maximum(chosen.real.sum(axis=1, keepdims=True), 1)).reshape(-1).astype(jnp.float32)
+
+        def logits(x: Array) -> Array:
+            return cast(Array, self.head.apply({"params": params["head"]}, x))
+
+        return {}, {"loss": word_cross_entropy(logits, x, words, weights, block=self.how.block)}
+
+    def _choose(self, ids: Array, rows: Array, key: Array) -> "Chosen":
+        return choose(ids, real_words(ids, self.tower), jax.random.fold_in(key, self.salt), rows, self.how, self.tower.vocab_size)
+
+    def flops(self) -> int:
+        """The head forward and backward, on the words that can be chosen."""
+        words = self.whole.batch_size * chosen_of(self.tower.context_length, self.how.share)
+        return 3 * words * self.head.flops(self.tower.width)
+
+
+class Chosen(NamedTuple):
+    """Words of texts that are to be told.
+
+    Attributes:
+        places: i32 [b, k], where they are.
+        real: bool [b, k], False where a text has fewer.
+        seen: i32 [b, L], the ids that the tower sees, in the place of some of them others.
+        hidden: bool [b, L], those of which it sees nothing.
+    """
+
+    places: Array
+    real: Array
+    seen: Array
+    hidden: Array
+
+
+def chosen_of(count: int, share: float) -> int:
+    """How many of so many words are chosen."""
+    return min(count, max(1, round(share * count)))
+
+
+def choose(ids: Array, words: Array, key: Array, rows: Array, how: config.MaskedText, vocabulary: int) -> Chosen:
+    """Random words of each text: of n words max(1, round(share n)), and never one that is none.
+
+    The k-th of m of them is hidden, exchanged or left alone as (k + u) / m lies below `hidden`, below hidden + other, or above,
+    with one u of a text: of m words hidden * m are hidden but for less than one, and that many on average.
+
+    Args:
+        ids: i32 [b, L].
+        words: bool [b, L], which ids are words.
+        key: with the rows all that the choice depends on.
+        rows: i32 [b], index of each text in the global batch.
+        how: the shares.
+        vocabulary: size, of which other ids are drawn.
+    """
+    length = ids.shape[1]
+    wanted_of = np.array([chosen_of(count, how.share) for count in range(length + 1)])
+    draws = uniform_of_rows(key, rows, (2 * length + 1,))
+    order, other, shift = draws[:, :length], draws[:, length:-1], draws[:, -1:]
+    places = jnp.argsort(jnp.where(words, order, 2.0), axis=1)[:, : wanted_of[-1]]
+    wanted = jnp.asarray(wanted_of)[words.sum(axis=1, keepdims=True)]
+    rank = jnp.arange(places.shape[1])[None]
+    real, level = rank < wanted, (rank + shift) / jnp.maximum(wanted, 1)
+    index = jnp.arange(len(ids))[:, None]
+    hidden = jnp.zeros(ids.shape, bool).at[index, places].set(real & (level < how.hidden))
+    exchanged = jnp.zeros(ids.shape, bool).at[index, places].set(real & (level >= how.hidden) & (level < how.hidden + how.other))
+    another = jnp.minimum((other * vocabulary).astype(ids.dtype), vocabulary - 1)
+    return Chosen(places, real, jnp.where(exchanged, another, ids), hidden)
