@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import slopes_by_differences
 from products import multiply_adds
 from test_losses import make_mesh, matching_rows, unit_rows
 from test_objectives import config_of, gradients, one_batch
@@ -39,20 +40,6 @@ def by_hand(x: np.ndarray, y: np.ndarray, beta: float, inv_tau: float) -> float:
 
     of_x, of_y = ([retrieved(z, stored, beta) for z in (x, y)] for stored in (x, y))
     return leave_one_out(of_x[0], of_x[1]) + leave_one_out(of_y[1], of_y[0])
-
-
-def slopes_by_differences(f: object, arrays: list[np.ndarray], step: float = 1e-6) -> list[np.ndarray]:
-    """Gradients of f in f64 by central differences."""
-    slopes = [np.zeros_like(a) for a in arrays]
-    for array, slope in zip(arrays, slopes, strict=True):
-        for at in np.ndindex(array.shape):
-            old, ends = array[at], []
-            for move in (step, -step):
-                array[at] = old + move
-                ends.append(f(*arrays))
-            array[at] = old
-            slope[at] = (ends[0] - ends[1]) / (2 * step)
-    return slopes
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
