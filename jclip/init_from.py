@@ -124,9 +124,8 @@ def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
         for path, array in source.read(mesh):
             yield from ((name, array) for name in names(path))
 
-    model = dataclasses.replace(
-        source.model, towers={**source.model.towers, **{a: source.model.towers[b] for a, b in towers.items()}}
-    )
+    further = {here: source.model.towers[there] for here, there in towers.items()}
+    model = dataclasses.replace(source.model, towers={**source.model.towers, **further})
     return Source(source.name, model, {name: shape for path, shape in source.shapes.items() for name in names(path)}, read)
 
 

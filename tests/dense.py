@@ -31,6 +31,7 @@ def dense(
     ids_b: NDArray[np.integer] | None = None,
     equal: str = "ignore",
     valid: NDArray[np.floating] | None = None,
+    direction: str = "both",
 ) -> Dense:
     """See jclip.losses.contrastive."""
     batch = len(za)
@@ -48,7 +49,7 @@ def dense(
         return Dense(0.0, 0 * za, 0 * zb, 0.0, 0.0)
     what = (positive, candidate, weight, label_smoothing)
     if kind == "softmax":
-        loss, slope = softmax(scale * (cosines - 1), *what, decoupled)
+        loss, slope = softmax(scale * (cosines - 1), *what, decoupled, direction)
         cosines = cosines - 1 if decoupled else cosines
     else:
         loss, slope = sigmoid(scale * cosines + bias, *what)
@@ -57,11 +58,12 @@ def dense(
 
 
 def softmax(
-    logits: Matrix, positive: Matrix, candidate: Matrix, weight: Matrix, smoothing: float, decoupled: bool
+    logits: Matrix, positive: Matrix, candidate: Matrix, weight: Matrix, smoothing: float, decoupled: bool, direction: str
 ) -> tuple[float, Matrix]:
-    """Half the weighted cross-entropy of every row and of every column, and its gradient in the logits."""
+    """Half the weighted cross-entropy of every row and of every column, or all of that of every row, and its gradient."""
     loss, slope = 0.0, np.zeros_like(logits)
-    for transpose in (False, True):
+    directions, half = ((False, True), 0.5) if direction == "both" else ((False,), 1.0)
+    for transpose in directions:
         x, p, c = (m.T if transpose else m for m in (logits, positive, candidate))
         for i in np.flatnonzero(weight):
             among = np.flatnonzero(c[i])
@@ -74,8 +76,8 @@ def softmax(
                 top = x[i, among][counted].max()
                 total = top + np.log(np.exp(x[i, among][counted] - top).sum())
                 share[counted] = np.exp(x[i, among][counted] - total)
-            loss += 0.5 * weight[i] * (total - (target * x[i, among]).sum())
-            (slope.T if transpose else slope)[i, among] += 0.5 * weight[i] * (share - target)
+            loss += half * weight[i] * (total - (target * x[i, among]).sum())
+            (slope.T if transpose else slope)[i, among] += half * weight[i] * (share - target)
     return loss, slope
 
 

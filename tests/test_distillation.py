@@ -152,15 +152,14 @@ def student_config(teacher: Path) -> Any:
     config = tiny_config(**PLAIN)
     towers = config.model.towers
     small = {name: dataclasses.replace(tower, depth=1) for name, tower in towers.items()}
+    both = {**small, **{f"teacher_{name}": tower for name, tower in towers.items()}}
     objectives = {
         "image": FeatureDistillation("image", "teacher_image"),
         "pairs": AffinityDistillation(teacher_a="teacher_image", teacher_b="teacher_text"),
     }
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(
-            config.model, towers={**small, "teacher_image": towers["image"], "teacher_text": towers["text"]}
-        ),
+        model=dataclasses.replace(config.model, towers=both),
         objectives={f"like_{name}": objective for name, objective in objectives.items()},
         data=dataclasses.replace(config.data, fields={"teacher_image": "image", "teacher_text": "text"}),
         optim=dataclasses.replace(config.optim, lr_rules=((LOCKED, 0.0), (".*", 1.0))),
@@ -170,6 +169,7 @@ def student_config(teacher: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_run_teaches_another_one_that_is_then_a_model_of_its_own(tmp_path: Path) -> None:
     train.main(tiny_config(**PLAIN), tmp_path / "teacher")
     config = student_config(tmp_path / "teacher")

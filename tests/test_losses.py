@@ -118,6 +118,17 @@ def test_a_decoupled_softmax_equals_the_dense_one(method: str, option: str, mesh
     assert_equals_dense(za, zb, 20.0, where=where, decoupled=True, **options(batch, batch)[option])
 
 
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 4)], ids=lambda m: f"{m[0]}x{m[1]}")
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("option", ["plain", "other-ids", "all-positive"])
+def test_a_softmax_of_one_direction_equals_the_dense_one(option: str, decoupled: bool, mesh: tuple[int, int]) -> None:
+    batch = 7 * mesh[0] * mesh[1]
+    za, zb = matching_rows(batch, batch, 13, 2.0)
+    where = {"mesh": make_mesh(*mesh), "axes": ("data", "fsdp"), "block": 3}
+    what = {"decoupled": decoupled, "direction": "a_to_b", **options(batch, batch)[option]}
+    assert_equals_dense(za, zb, 20.0, where=where, **what)
+
+
 def test_a_decoupled_row_without_negatives_has_its_own_distance_for_a_loss() -> None:
     za, zb = unit_rows(0, 4, 3)
     alike = np.zeros(4, np.int32)
@@ -347,6 +358,8 @@ def test_right_answers_of_equal_embeddings_give_the_loss_of_negatives() -> None:
         ({"method": "dense"}, "method 'dense' is unknown; use 'gather' or 'ring'"),
         ({"equal": "maybe"}, "equal 'maybe' is unknown; use 'ignore' or 'positive'"),
         ({"bias": 1.0}, "does not depend on a bias"),
+        ({"kind": "sigmoid", "direction": "a_to_b"}, "the pairs of a sigmoid have no direction"),
+        ({"direction": "b_to_a"}, "direction 'b_to_a' is unknown; use 'both' or 'a_to_b'"),
         ({"block": 0}, "block 0 must be at least 1"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 is a share"),
         ({"ids": np.zeros(7, np.int32)}, "ids has shape"),

@@ -18,6 +18,7 @@ from jclip import convert, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import (
     BYOL,
+    CLOOB,
     AffinityDistillation,
     Augment,
     Config,
@@ -26,11 +27,14 @@ from jclip.config import (
     FeatureDistillation,
     MaskedText,
     Mesh,
+    MultiView,
     NearestNeighbour,
     Optim,
     SelfDistillation,
     SimCLR,
+    SimReg,
     SimSiam,
+    TokenWise,
     Triplet,
     View,
     Vocabulary,
@@ -73,6 +77,11 @@ EACH = {
     "decoupled": Contrastive("text", "image", decoupled=True, equal="ignore"),
     "views": Contrastive("image@1", "text", loss="sigmoid"),
     "triplet": Triplet(equal_by="text", block=5),
+    "tokens": TokenWise(features=8, block=3),
+    "cloob": CLOOB(block=5),
+    "extra": Contrastive(extra_projections=True, block=5),
+    "multi": MultiView(("image", "image@1", "image@2"), ("text",), block=5),
+    "sim_reg": SimReg(),
     "simclr": SimCLR(**HEAD, block=7),
     "simsiam": SimSiam(**HEAD),
     "byol": BYOL(**HEAD, decay=0.5),
@@ -96,7 +105,7 @@ SMALL = {
 def config_of(*names: str, **changes: Any) -> Config:
     """Towers of one block, which compile fast."""
     objectives = {name: EACH[name] for name in names or EACH}
-    if not {"contrastive", "decoupled", "views", "triplet", "neighbours"} & objectives.keys():
+    if not {"text", "image"} <= {view for objective in objectives.values() for view in objective.views()}:
         objectives["contrastive"] = EACH["contrastive"]
     used = {view for objective in objectives.values() for view in objective.views()}
     views = {name: view for name, view in VIEWS.items() if name in used}
@@ -648,6 +657,13 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (SimSiam("image@1", "text"), r"objectives\.x: there is no view 'image@1'; views: image, text"),
         (Vocabulary("text", "text"), r"objectives\.x\.image 'text' is of a text tower; use a view of images"),
         (Vocabulary("image", "image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
+        (MultiView(("image", "text"), ("text",)), r"objectives\.x: text is there twice"),
+        (MultiView(("image",), ("text",)), r"objectives\.x: it needs a view of each side and one more; use Contrastive"),
+        (Contrastive(loss="sigmoid", extra_projections=True), r"objectives\.x\.extra_projections: the pairs of a sigmoid"),
+        (
+            Contrastive(decoupled=True, logit_scale=200.0),
+            r"logit_scale 200\.0 must be a number at least 1 and at most 100",
+        ),
         (Contrastive(loss="sigmoid", decoupled=True), r"objectives\.x\.decoupled: a sigmoid has no sum to leave"),
         (SelfDistillation(parts=("text",)), r"objectives\.x: its views are of the towers image and text; use views of one"),
         (SelfDistillation(whole="text", parts=()), r"objectives\.x: text is not a vision transformer"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,10 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_train import HERE, finish, lines, losses, start_command, start_jclip, wait_for_step
 
 import jclip
+from jclip.checkpoint import Checkpoints
+from jclip.config import load
+from jclip.sharding import make_mesh
+from jclip.step import make_program
+from jclip.tree import flatten
 from jclip.weights import write_weights
 
 STEPS = ("--duration", "10", "--checkpoint.every", "5", "--evals.seen.every", "5", "--optim.warmup", "3")
@@ -65,6 +72,37 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     assert results(tmp_path) == pytest.approx(results(one_workdir), abs=0.041)  # two of 50 examples
     assert "10 steps of 16 examples" in out
     assert "jclip" not in other  # what is left is said by libraries
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path: Path) -> None:
+    command = ("train", str(HERE / "recipe_families.py"), "--duration", "4", "--checkpoint.every", "2", "--optim.warmup", "1")
+
+    def start(workdir: str, devices: int, **variables: str) -> subprocess.Popen[str]:
+        return start_command(*command, "--workdir", str(tmp_path / workdir), devices=devices, **variables)
+
+    finish(start("one", 2))
+    finish_all([start("two", 1, **variables) for variables in two_processes()])
+    (tmp_path / "on").mkdir()
+    shutil.copytree(tmp_path / "two", tmp_path / "on", dirs_exist_ok=True)
+    resume = [*command, "--resume-from", "2", "--workdir", str(tmp_path / "on")]
+    finish_all([start_command(*resume, devices=1, **variables) for variables in two_processes()])
+    assert_same_curve(tmp_path / "two", losses(tmp_path / "one"))
+    one, two, on = (arrays_of(tmp_path / workdir) for workdir in ("one", "two", "on"))
+    assert {"byol", "neighbours", "ema"} <= {path.split("/")[1] for path in one if path.startswith("extra/")}
+    assert one.keys() == two.keys() == on.keys()
+    for path, leaf in two.items():
+        np.testing.assert_array_equal(on[path], leaf, err_msg=path)
+        np.testing.assert_allclose(leaf, one[path], rtol=0, atol=1e-3 * max(1.0, np.abs(leaf).max()), err_msg=path)
+
+
+def arrays_of(workdir: Path) -> dict[str, np.ndarray]:
+    """The arrays of the last checkpoint, parameters and state, by path."""
+    config = load(HERE / "recipe_families.py")
+    program = make_program(config, make_mesh(config.mesh), warmup_steps=1, total_steps=4)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        parts = checkpoints.restore(4, program.state.saved())
+    return {path: np.asarray(leaf) for part in ("params", "extra") for path, leaf in flatten({part: parts[part]}).items()}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jclip.losses.tiles import Kind, Method, Plan, Rows, loss_of_tiles
 
 Equal = Literal["ignore", "positive"]
+Direction = Literal["both", "a_to_b"]
 
 
 def contrastive(
@@ -30,6 +31,7 @@ def contrastive(
     ids_b: Array | None = None,
     equal: Equal = "ignore",
     valid: Array | None = None,
+    direction: Direction = "both",
 ) -> Array:
     """The loss of matching row i of one side with row i of the other, against all other rows of the global batch.
 
@@ -62,6 +64,7 @@ def contrastive(
             the row's own partner (softmax: the mean over all right answers, SupCon's L_out, Khosla et al. 2020, equation 2).
         valid: [B], weight of each row as a question, in both directions; a row of weight 0 (or below, or NaN) is no candidate
             either, and whatever it holds, NaN included, changes nothing. The sums above are then weighted means. None: all are 1.
+        direction: whose rows ask: "both", or of a softmax "a_to_b", 1/B sum_i [ log sum_j exp s_ij - s_ii ].
 
     Returns:
         The loss, f32 []; 0 where no row is valid.
@@ -73,7 +76,7 @@ def contrastive(
     memory and exactness, and tiles need no such choice.
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
-    _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid)
+    _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid, direction)
     masked = ids is not None or valid is not None
     plan = Plan(kind, method, mesh, axes if mesh is not None else (), block, masked, label_smoothing > 0, decoupled)
     if valid is not None:
@@ -82,8 +85,15 @@ def contrastive(
     ids_b = ids if ids_b is None else ids_b
     rows = _targets(kind, len(za), label_smoothing, ids, ids_b, equal, valid)
     columns = rows if ids_b is ids else _targets(kind, len(za), label_smoothing, ids_b, ids, equal, valid)
+    if direction == "a_to_b":
+        rows, columns = _times(2.0, rows), _times(0.0, columns)
     scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
     return loss_of_tiles(plan, za, zb, scale, bias, (rows, columns))
+
+
+def _times(factor: float, rows: Rows) -> Rows:
+    """The same candidates, whose questions count for more or less."""
+    return rows._replace(weight=factor * rows.weight, own=factor * rows.own, spread=factor * rows.spread)
 
 
 def _targets(
@@ -101,13 +111,13 @@ def _targets(
     weight = jnp.where(present, weight, 0)
     weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
     if kind == "sigmoid":
-        return Rows(label, thing, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
+        return Rows(label, thing, present, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
     others = thing if others is None else jnp.asarray(others)
     same = jnp.ones(batch) if ids is None else _count_equal(thing, others, present)
     positives = same if equal == "positive" else jnp.ones(batch)
     candidates = present.sum() - same + (same if equal == "positive" else thing == others)
     own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
-    return Rows(label, thing, weight, own, spread)
+    return Rows(label, thing, present, weight, own, spread)
 
 
 def _count_equal(ids: Array, others: Array, present: Array) -> Array:
@@ -134,18 +144,22 @@ def _check(
     ids_b: Array | None,
     equal: str,
     valid: Array | None,
+    direction: str,
 ) -> None:
     if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype or za.size == 0:
         raise ValueError(f"contrastive: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E], and not empty")
     if za.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"contrastive: embeddings are {za.dtype}; use float32 or bfloat16")
-    for name, value, allowed in (("kind", kind, Kind), ("method", method, Method), ("equal", equal, Equal)):
+    named = (("kind", kind, Kind), ("method", method, Method), ("equal", equal, Equal), ("direction", direction, Direction))
+    for name, value, allowed in named:
         if value not in get_args(allowed):
             raise ValueError(f"contrastive: {name} {value!r} is unknown; use {' or '.join(map(repr, get_args(allowed)))}")
     if bias is not None and kind == "softmax":
         raise ValueError("contrastive: a softmax does not depend on a bias; leave it None")
     if decoupled and kind == "sigmoid":
         raise ValueError("contrastive: a sigmoid has no sum to leave the right answers out of; leave decoupled False")
+    if direction != "both" and kind == "sigmoid":
+        raise ValueError("contrastive: the pairs of a sigmoid have no direction; leave direction 'both'")
     if ids_b is not None and ids is None:
         raise ValueError("contrastive: ids_b are the ids of the other side; give ids too")
     if block < 1:

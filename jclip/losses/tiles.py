@@ -1,7 +1,7 @@
 """Losses over all pairs of a global batch, computed tile by tile: the B x B logits are never whole.
 
 A tile is a block of columns beside all the rows of a device; its logits serve both directions, once forward and once backward:
-4 B^2 E multiply-adds in all. `_meet` brings rows and columns together, by gathering the columns or by passing them around a ring.
+4 B^2 E multiply-adds in all. `meet` brings rows and columns together, by gathering the columns or by passing them around a ring.
 With logits s, weights w, and `pull` the targets (see `Rows`),
 
     loss = 1/(2W) [ repulsion - sum_ij pull_ij s_ij ],    W = sum_i w_i,
@@ -50,13 +50,14 @@ class Rows(NamedTuple):
     """What the loss knows of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
 
     A row of one side and a row of the other, i and j, are positives if their labels are equal; they are candidates of each other
-    if both have a positive weight and they are positives or of different `thing`. Of all pairs
+    if both are present and they are positives or of different `thing`. Of all pairs
 
         pull_ij = positive_ij (own_i + own_j) + candidate_ij (spread_i + spread_j)
     """
 
     label: Array
     thing: Array
+    present: Array
     weight: Array
     own: Array
     spread: Array
@@ -119,19 +120,16 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides:
             pairs = push * jnp.log1p(jnp.exp(-jnp.abs(x))) + (push * jnp.maximum(x, 0) - tile.pull * x)
             return (total + pairs.sum(axis=1), lse_a), lse_b
         total = total - (tile.pull * x).sum(axis=1)
-        lse_a = jnp.logaddexp(lse_a, _log_sum_exp(tile.rivals, axis=1))
+        lse_a = jnp.logaddexp(lse_a, log_sum_exp(tile.rivals, axis=1))
         old = lax.dynamic_slice_in_dim(lse_b, tile.start, x.shape[1])
-        new = jnp.logaddexp(old, _log_sum_exp(tile.rivals, axis=0))
+        new = jnp.logaddexp(old, log_sum_exp(tile.rivals, axis=0))
         return (total, lse_a), lax.dynamic_update_slice_in_dim(lse_b, new, tile.start, axis=0)
-
-    def join(lse_b: Array) -> Array:
-        top = lax.pmax(lse_b, plan.axes)
-        mine = lax.dynamic_slice_in_dim(top, lax.axis_index(plan.axes) * len(za), len(za))
-        return jnp.log(lax.psum_scatter(jnp.exp(lse_b - top), plan.axes, tiled=True)) + mine
 
     nothing = jnp.full(len(za), NEGLIGIBLE)
     found = (jnp.zeros(len(za)), nothing), nothing
-    (total, lse_a), lse_b = _meet(plan, visit, found, join, jnp.logaddexp, Side(za, rows), Side(zb, columns), scale, bias)
+    chunk = partial(_each_tile, plan, visit, mine=Side(za, rows), scale=scale, bias=bias)
+    join = partial(join_log_sum_exps, plan.axes)
+    (total, lse_a), lse_b = meet(plan.axes, plan.method, chunk, found, join, jnp.logaddexp, Side(zb, columns))
     if plan.decoupled:  # a row without rivals has an empty sum: a log-sum-exp of 0 takes no part, in the gradient either
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
     if plan.kind == "softmax":
@@ -168,12 +166,10 @@ def _backward(
         dzb = lax.dynamic_update_slice_in_dim(dzb, old + dot(g, za, (0, 0)), tile.start, axis=0)
         return (dza, dscale, dbias), dzb
 
-    def join(dzb: Array) -> Array:
-        return lax.psum_scatter(dzb, plan.axes, tiled=True)
-
     found = (jnp.zeros(za.shape), jnp.zeros(len(za)), jnp.zeros(len(za))), jnp.zeros(zb.shape)
-    mine, other = Side(za, sides[0]), Side(zb, sides[1], lse_b)
-    (dza, dscale, dbias), dzb = _meet(plan, visit, found, join, jnp.add, mine, other, scale, bias)
+    chunk = partial(_each_tile, plan, visit, mine=Side(za, sides[0]), scale=scale, bias=bias)
+    other = Side(zb, sides[1], lse_b)
+    (dza, dscale, dbias), dzb = meet(plan.axes, plan.method, chunk, found, partial(join_sums, plan.axes), jnp.add, other)
     dza, dzb = (cotangent * scale * d for d in (dza, dzb))
     dscale, dbias = (cotangent * _sum(plan, d.sum()) for d in (dscale, dbias))
     return dza.astype(za.dtype), dzb.astype(zb.dtype), dscale, dbias
@@ -191,46 +187,42 @@ def _slope(plan: Plan, tile: Tile, weight: Array, lse_a: Array) -> Array:
     return jnp.where(x > 0, (push - pull) - rest, rest - pull)
 
 
-def _meet(
-    plan: Plan,
-    visit: Callable[[Any, Tile], Any],
-    found: Any,
+def meet(
+    axes: tuple[str, ...],
+    method: Method,
+    chunk: Callable[..., Any],
+    found: tuple[Any, Array],
     join: Callable[[Array], Array],
     merge: Callable[[Array, Array], Array],
-    mine: Side,
-    other: Side,
-    scale: Array,
-    bias: Array,
+    other: Any,
 ) -> tuple[Any, Array]:
     """Lets the rows of every device meet the columns of all of them.
 
     Args:
-        plan: how.
-        visit: (found, tile) -> found, where found is a pair: what is known of the rows, and of the columns.
-        found: what is known at first, of the rows and of as many columns of this device: nothing.
+        axes: those of the mesh that rows and columns are sharded over; none: there is one device.
+        method: "gather" or "ring".
+        chunk: (found, columns=) -> found, of the rows of this device and some columns, where found is a pair: what is known of
+            the rows, and of the columns.
+        found: what is known at first, of the rows and of as many columns as this device has: nothing.
         join: from what every device has found of all columns to what is known of this device's own, for "gather".
         merge: of what two devices have found of the same columns, for "ring".
-        mine: the rows of this device.
-        other: the columns of this device.
-        scale: of the logits.
-        bias: of the logits.
+        other: the columns of this device, a tree of arrays [b, ...].
     """
-    chunk = partial(_each_tile, plan, visit, mine=mine, scale=scale, bias=bias)
-    if not plan.axes:
+    if not axes:
         return chunk(found, columns=other)
-    devices = lax.axis_size(plan.axes)
-    if plan.method == "gather":
+    devices = lax.axis_size(axes)
+    if method == "gather":
         on_rows, on_columns = found
         found = on_rows, jnp.tile(on_columns, (devices,) + (1,) * (on_columns.ndim - 1))
-        columns = jax.tree.map(lambda x: lax.all_gather(x, plan.axes, tiled=True), other)
-        on_rows, on_columns = chunk(varying(found, plan.axes), columns=columns)
+        columns = jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True), other)
+        on_rows, on_columns = chunk(varying(found, axes), columns=columns)
         return on_rows, join(on_columns)
 
     def pass_on(tree: Any) -> Any:
         ring = [(device, (device + 1) % devices) for device in range(devices)]
-        return jax.tree.map(lambda x: lax.ppermute(x, plan.axes, ring), tree)
+        return jax.tree.map(lambda x: lax.ppermute(x, axes, ring), tree)
 
-    nothing = varying(found, plan.axes)
+    nothing = varying(found, axes)
 
     def hop(carry: Any, _: None) -> tuple[Any, None]:
         (on_rows, on_columns), columns = carry
@@ -241,6 +233,18 @@ def _meet(
 
     ((on_rows, on_columns), _), _ = lax.scan(hop, (nothing, other), length=devices)
     return on_rows, pass_on(on_columns)
+
+
+def join_log_sum_exps(axes: tuple[str, ...], lse: Array) -> Array:
+    """The log-sum-exps over all devices of this device's own columns f32 [b], from those of each of all columns [B]."""
+    top, size = lax.pmax(lse, axes), len(lse) // lax.axis_size(axes)
+    mine = lax.dynamic_slice_in_dim(top, lax.axis_index(axes) * size, size)
+    return jnp.log(lax.psum_scatter(jnp.exp(lse - top), axes, tiled=True)) + mine
+
+
+def join_sums(axes: tuple[str, ...], x: Array) -> Array:
+    """The sums over all devices of what belongs to this device's own columns [b, ...], from those of each of all [B, ...]."""
+    return lax.psum_scatter(x, axes, tiled=True)
 
 
 def _each_tile(
@@ -271,7 +275,7 @@ def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | No
     positive = a.label == b.label
     candidate = None
     if plan.masked:
-        candidate = (a.weight > 0) & (b.weight > 0) & (positive | (a.thing != b.thing))
+        candidate = a.present & b.present & (positive | (a.thing != b.thing))
     if fresh is not None:
         candidate = fresh[None] if candidate is None else candidate & fresh[None]
     if candidate is not None:
@@ -285,7 +289,7 @@ def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | No
     return Tile(start, columns, cosines, logits, rivals, pull)
 
 
-def _log_sum_exp(x: Array, axis: int) -> Array:
+def log_sum_exp(x: Array, axis: int) -> Array:
     top = x.max(axis=axis, keepdims=True)
     return jnp.log(jnp.exp(x - top).sum(axis=axis)) + top.squeeze(axis)
 

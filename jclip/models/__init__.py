@@ -1,7 +1,7 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.compute import Backend, Compute
-from jclip.models.flops import tower_flops, towers_flops
+from jclip.models.flops import token_count, tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
 from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
@@ -29,6 +29,7 @@ __all__ = [
     "example_input",
     "example_inputs",
     "together",
+    "token_count",
     "tower_flops",
     "towers_flops",
     "uniform_of_rows",

@@ -62,6 +62,11 @@ def _resnet_flops(tower: ResNetTower) -> int:
     return 2 * (total + (1 + 2 * tokens) * width**2 + 2 * tokens * width)
 
 
+def token_count(tower: Tower) -> int:
+    """Tokens that a tower has of one example in training, the class token included."""
+    return math.prod(tower.size) // 32**2 if isinstance(tower, ResNetTower) else _length(tower)[0]
+
+
 def _length(tower: Tower) -> tuple[int, int]:
     """Tokens in the blocks, and the operations of what makes them."""
     if isinstance(tower, TextTower):

@@ -10,12 +10,16 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.config import Config
+from jclip.objectives.cloob import CLOOB
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.distillation import AffinityDistillation, FeatureDistillation
 from jclip.objectives.masked_text import MaskedText
+from jclip.objectives.multi_view import MultiView
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.self_distillation import SelfDistillation
+from jclip.objectives.sim_reg import SimReg
+from jclip.objectives.token_wise import TokenWise
 from jclip.objectives.triplet import Triplet
 from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
 from jclip.objectives.vocabulary import Vocabulary
@@ -25,6 +29,10 @@ __all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum"
 OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.Contrastive: Contrastive,
     config.Triplet: Triplet,
+    config.TokenWise: TokenWise,
+    config.CLOOB: CLOOB,
+    config.MultiView: MultiView,
+    config.SimReg: SimReg,
     config.SimCLR: SimCLR,
     config.SimSiam: SimSiam,
     config.BYOL: BYOL,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
 
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
@@ -22,43 +23,42 @@ class Contrastive(Objective):
 
     def __init__(self, name: str, how: config.Contrastive, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole, self.mesh = how, whole, mesh
+        self.extra = Projections(how.a, how.b, whole.model.embed_dim, whole, mesh) if how.extra_projections else None
 
     def init(self, key: Array, part: Part) -> Params:
-        """The scale and bias; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section 3.2)."""
+        """The scale and bias, and the extra projections; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section
+        3.2)."""
         how = self.how
         default = 1 / 0.07 if how.loss == "softmax" else 10.0
         scale = {"logit_scale": jnp.log(jnp.float32(default if how.logit_scale is None else how.logit_scale))}
+        if self.extra is not None:
+            scale |= self.extra.init(key, *(part.encoded[view].output.pooled for view in (how.a, how.b)))
         if how.loss == "softmax":
             return scale
         bias = -math.log(self.whole.batch_size - 1) if how.logit_bias == "batch" else how.logit_bias
         return {**scale, "logit_bias": jnp.float32(-10.0 if bias is None else bias)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """The embeddings, f32 [b, E] of both views."""
-        return (part.encoded[self.how.a].z, part.encoded[self.how.b].z), {}
+        """The embeddings, f32 [b, E] of both views, and those of the extra projections."""
+        a, b = part.encoded[self.how.a], part.encoded[self.how.b]
+        extra_z = () if self.extra is None else self.extra.apply(params, a.output.pooled, b.output.pooled)
+        return (a.z, b.z, *extra_z), {}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
         """The loss, and the scale and bias."""
         how = self.how
         scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias")
-        za, zb = (z.astype(how.dtype) for z in rows)
+        za, zb, *extra_z = (z.astype(how.dtype) for z in rows)
         same: dict[str, Any] = {}
         if how.equal != "negative":
             same = {"ids": hash_rows(batch[how.equal_by or how.b]), "equal": how.equal}
-        loss = losses.contrastive(
-            za,
-            zb,
-            scale,
-            bias,
-            kind=how.loss,
-            mesh=self.mesh,
-            axes=BATCH_AXES,
-            method=how.method,
-            block=how.block,
-            label_smoothing=how.label_smoothing,
-            decoupled=how.decoupled,
-            **same,
-        )
+        what: dict[str, Any] = {"kind": how.loss, "label_smoothing": how.label_smoothing, "decoupled": how.decoupled, **same}
+        what |= {"mesh": self.mesh, "axes": BATCH_AXES, "method": how.method, "block": how.block}
+        if extra_z:  # each pair of projections answers the questions of one side
+            of_a = losses.contrastive(extra_z[0], extra_z[1], scale, direction="a_to_b", **what)
+            loss = (of_a + losses.contrastive(zb, za, scale, direction="a_to_b", **what)) / 2
+        else:
+            loss = losses.contrastive(za, zb, scale, bias, **what)
         return loss, {"loss": loss, "logit_scale": scale} | ({} if bias is None else {"logit_bias": bias})
 
     def bound(self, old: Params, new: Params) -> Params:
@@ -69,8 +69,9 @@ class Contrastive(Objective):
         return new | {"logit_scale": jnp.clip(new["logit_scale"], jnp.minimum(before, low), jnp.maximum(before, high))}
 
     def flops(self) -> int:
-        """Both directions and both passes together take 4 B^2 E multiply-adds."""
-        return 8 * self.whole.batch_size**2 * self.whole.model.embed_dim
+        """Both directions and both passes together take 4 B^2 E multiply-adds, and as many again with extra projections."""
+        batch, once = self.whole.batch_size, 8 * self.whole.batch_size**2 * self.whole.model.embed_dim
+        return once if self.extra is None else 2 * once + self.extra.flops(batch, batch)
 
 
 def hash_rows(x: Array) -> Array:

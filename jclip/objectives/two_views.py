@@ -31,15 +31,10 @@ class SimCLR(Objective):
         return tuple(apart(unit(self.head.apply({"params": params["head"]}, pooled)), 2)), {}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        """NT-Xent, and how spread out the views are.
-
-        Row k of the 2B is to find its other view among all but itself. In the order of `rows` and in that of their other views
-        the right answers are the diagonal, and a row meets itself where the columns' ids say so.
-        """
+        """NT-Xent, and how spread out the views are."""
         a, b = (z.astype(self.how.dtype) for z in rows)
-        ids = jnp.arange(2 * len(a), dtype=jnp.int32)
         where: dict[str, Any] = {"mesh": self.mesh, "axes": BATCH_AXES, "method": self.how.method, "block": self.how.block}
-        loss = losses.contrastive(together([a, b]), together([b, a]), 1 / self.how.temperature, ids=ids, ids_b=ids ^ 1, **where)
+        loss = losses.nt_xent(a, b, self.how.temperature, **where)
         return loss, {"loss": loss, "spread": spread(rows[0])}
 
     def flops(self) -> int:
@@ -65,8 +60,9 @@ class SimSiam(Objective):
         pooled = together([part.encoded[view].output.pooled for view in (self.how.a, self.how.b)])
         z = self.head.apply({"params": params["head"]}, pooled)
         p = unit(self.predictor.apply({"params": params["predictor"]}, z))
-        (pa, pb), (za, zb) = apart(p, 2), apart(jax.lax.stop_gradient(unit(z)), 2)
-        return za, {"loss": -0.5 * ((pa * zb).sum() + (pb * za).sum())}
+        (pa, pb), (za, zb) = apart(p, 2), apart(unit(z), 2)
+        both = losses.negative_cosines(pa, zb) + losses.negative_cosines(pb, za)
+        return jax.lax.stop_gradient(za), {"loss": 0.5 * both.sum()}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
         """How spread out the views are; the loss is of each row by itself."""

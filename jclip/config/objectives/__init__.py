@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
-from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
+from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.teachers import AffinityDistillation, FeatureDistillation
 from jclip.config.objectives.views import View, view_problems
 from jclip.config.objectives.words import MaskedText, Vocabulary
@@ -13,16 +13,20 @@ from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
+    "CLOOB",
     "AffinityDistillation",
     "Contrastive",
     "Family",
     "FeatureDistillation",
     "MaskedText",
+    "MultiView",
     "NearestNeighbour",
     "Objective",
     "SelfDistillation",
     "SimCLR",
+    "SimReg",
     "SimSiam",
+    "TokenWise",
     "Triplet",
     "View",
     "Vocabulary",
@@ -30,19 +34,12 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = (
-    Contrastive
-    | Triplet
-    | SimCLR
-    | SimSiam
-    | BYOL
-    | NearestNeighbour
-    | Vocabulary
-    | MaskedText
-    | SelfDistillation
-    | FeatureDistillation
-    | AffinityDistillation
-)
+Pairs = Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | NearestNeighbour
+Images = SimCLR | SimSiam | BYOL | SelfDistillation
+Words = Vocabulary | MaskedText
+Teachers = FeatureDistillation | AffinityDistillation
+
+Objective = Pairs | Images | Words | Teachers
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 

@@ -10,13 +10,27 @@ from jclip.config.ranges import Range, Size
 from jclip.config.towers import Tower
 
 
-class Sides(Family):
-    """Families that match two views, and may tell equal examples by a third."""
+class Pair(Family):
+    """Families that match two views."""
 
     a: str
     """One view."""
     b: str
     """The other."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return self.a, self.b
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.a == self.b:
+            yield f": both sides are {self.a!r}"
+
+
+class Sides(Pair):
+    """Pairs that may tell equal examples by a third view."""
+
     equal_by: str | None
     """View whose input tells which examples are equal; each family says what None is."""
 
@@ -55,6 +69,9 @@ class Contrastive(Sides):
     decoupled: bool = False
     """Whether a softmax leaves the right answers out of its sum (Yeh et al. 2022, DCL). The loss may then be below 0; what bounds
     it is the bound of the scale."""
+    extra_projections: bool = False
+    """Whether `a` asks with embeddings of a second pair of projections, of this objective's own, and only `b` asks with those
+    that evaluations read (x-clip's extra_latent_projection; nothing published shows that it helps)."""
     equal: Literal["negative", "ignore", "positive"] = "negative"
     """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
     Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
@@ -70,14 +87,61 @@ class Contrastive(Sides):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
+        yield from super().problems()
         if self.logit_bias is not None and self.loss == "softmax":
             yield f".logit_bias {self.logit_bias}: a softmax does not depend on a bias; leave it None"
         if self.decoupled and self.loss == "sigmoid":
             yield ".decoupled: a sigmoid has no sum to leave the right answers out of; leave it False"
+        if self.extra_projections and self.loss == "sigmoid":
+            yield ".extra_projections: the pairs of a sigmoid are asked by neither side; leave it False"
         if self.equal_by is not None and self.equal == "negative":
             yield f".equal_by {self.equal_by!r} has no effect with equal='negative'; use 'ignore' or 'positive'"
+
+
+@dataclass(frozen=True)
+class MultiView(Family):
+    """A softmax between every view of one side and every view of the other, all with one logit scale (Li et al. 2022, DeCLIP)."""
+
+    a: tuple[str, ...] = ("image", "image@2")
+    """Views of one side."""
+    b: tuple[str, ...] = ("text",)
+    """Views of the other."""
+    further: Annotated[float, Range(above=0, most=1e6)] = 1 / 9
+    """Factor on the mean over all pairs but that of the first views, beside 1 for that one (x-clip: 0.1 beside 0.9; DeCLIP: the
+    mean of 2 x 2 pairs, which is 3, with a quarter of the weight)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
+    """As of `Contrastive`."""
+    decoupled: bool = False
+    """As of `Contrastive`."""
+    method: Literal["gather", "ring"] = "gather"
+    """As of `Contrastive`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """As of `Contrastive`."""
+    block: Count = 256
+    """As of `Contrastive`."""
+
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it reads."""
+        return *self.a, *self.b
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        names = self.views()
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f": {', '.join(twice)} is there twice"
+        if len(self.a) * len(self.b) < 2:
+            yield ": it needs a view of each side and one more; use Contrastive for one pair"
+
+
+@dataclass(frozen=True)
+class SimReg(Pair):
+    """Two views whose embeddings agree on which examples are alike: the mean squared difference of their similarities to all
+    other examples, `jclip.losses.sim_reg` (x-clip's sim_reg_loss; nothing published shows that it helps)."""
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +164,58 @@ class Triplet(Sides):
     block: Count = 256
     """Columns of the similarities computed at a time; memory, not the result, depends on it."""
 
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
+
+@dataclass(frozen=True)
+class TokenWise(Pair):
+    """A softmax over late interaction: each token finds its best match among those of the other view (Yao et al. 2022, FILIP).
+
+    The loss is `jclip.losses.token_wise`, of patches without the class token, and of words up to the end of the text. Tokens have
+    projections of this objective's own: towers without one can have it, and the embeddings that evaluations read stay as they
+    are; let a `Contrastive` beside it train those.
+    """
+
+    a: str = "image"
+    """One view; the one with more tokens."""
+    b: str = "text"
+    """The other, whose tokens travel between the devices."""
+    features: Size = 256
+    """Size of the projected tokens (FILIP: 256)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
+    """As of `Contrastive`."""
+    decoupled: bool = False
+    """As of `Contrastive`."""
+    method: Literal["gather", "ring"] = "gather"
+    """gather: every device holds all tokens of `b` (fastest); ring: they go around the devices (least memory)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the tokens are multiplied in."""
+    block: Count = 16
+    """Examples of either side that are compared at a time; memory, not the result, depends on it."""
 
 
 @dataclass(frozen=True)
-class NearestNeighbour(Family):
+class CLOOB(Pair):
+    """InfoLOOB, a softmax without its right answers, between what both views retrieve from the batch (Fuerst et al. 2022).
+
+    Both views ask a modern Hopfield network that stores all embeddings of `a`, and one that stores those of `b`
+    (`jclip.losses.retrieve`); the answers of each are matched, and the loss is divided by its scale. It may be below 0.
+    """
+
+    a: str = "image"
+    """One view."""
+    b: str = "text"
+    """The other."""
+    beta: Annotated[float, Range(least=0, most=40)] = 8.0
+    """Inverse temperature of the retrieval (CLOOB on Conceptual Captions: 8)."""
+    logit_scale: Annotated[float, Range(least=1, most=100)] = 30.0
+    """Factor on the cosines, which is not learned (CLOOB on Conceptual Captions: 30)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the embeddings are multiplied in."""
+    block: Count = 256
+    """Columns computed at a time; memory, not the result, depends on it."""
+
+
+@dataclass(frozen=True)
+class NearestNeighbour(Pair):
     """A softmax whose right answer for `a` is the nearest neighbour of `b` among earlier embeddings (Li et al. 2022, DeCLIP)."""
 
     a: str = "image"
@@ -121,18 +229,9 @@ class NearestNeighbour(Family):
     block: Count = 256
     """As of `Contrastive`."""
 
-    def views(self) -> tuple[str, ...]:
-        """Names of the views that it reads."""
-        return self.a, self.b
-
     def trains(self) -> tuple[str, ...]:
         """The view that asks."""
         return (self.a,)
-
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}"
 
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """A queue that batches do not fill evenly."""

@@ -1,0 +1,133 @@
+"""The options of x-clip 0.14.4, by its names and with the values of its README, on shapes that are drawn while training.
+
+    jclip train configs/xclip.py --workdir runs/xclip
+    jclip train configs/xclip.py --workdir runs/tokens --use-all-token-embeds
+    jclip train configs/xclip.py --workdir runs/texts --use-mlm --no-use-visual-ssl
+    jclip train configs/xclip.py --readme --data "webdataset:/data/{00000..00099}.tar" --workdir /runs/xclip
+
+`--readme` has the sizes of that snippet (512 wide, 6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for
+an accelerator; `jclip compile configs/xclip.py --readme --batch-size 4096 --topology v5e:4x4` says what it takes there.
+What differs: tokens are those of CLIP's vocabulary; the scale begins at CLIP's value and is bounded, where x-clip's begins at e
+and is not; heads have LayerNorm. Views for multiview_loss_weight leave extra_latent_projection out, and with
+use_all_token_embeds the pooled embeddings, which evaluations read, are trained beside the tokens.
+"""
+
+from jclip.config import (
+    Augment,
+    Config,
+    Contrastive,
+    Data,
+    MaskedText,
+    Model,
+    MultiView,
+    Objective,
+    Optim,
+    Retrieval,
+    SimReg,
+    SimSiam,
+    TextTower,
+    TokenWise,
+    View,
+    VisionTower,
+    ZeroShot,
+)
+
+STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grayscale=0.2, blur=0.2)
+
+
+SMALL = {
+    "dim": 128,
+    "visual_enc_depth": 2,
+    "visual_heads": 2,
+    "visual_image_size": 32,
+    "visual_patch_size": 8,
+    "text_enc_depth": 1,
+    "text_heads": 2,
+    "text_seq_len": 20,
+    "ssl_hidden": 256,
+}
+README = {
+    "dim": 512,
+    "visual_enc_depth": 6,
+    "visual_heads": 8,
+    "visual_image_size": 256,
+    "visual_patch_size": 32,
+    "text_enc_depth": 6,
+    "text_heads": 8,
+    "text_seq_len": 256,
+    "ssl_hidden": 4096,
+}
+"""Sizes by x-clip's names; `dim` is its dim_text, dim_image and dim_latent."""
+
+
+def get_config(
+    readme: bool = False,
+    data: str = "",
+    visual_patch_dropout: float = 0.5,
+    use_all_token_embeds: bool = False,
+    decoupled_contrastive_learning: bool = True,
+    extra_latent_projection: bool = True,
+    use_visual_ssl: bool = True,
+    image_ssl_loss_weight: float = 0.05,
+    use_mlm: bool = False,
+    text_ssl_loss_weight: float = 0.05,
+    multiview_loss_weight: float = 0.0,
+    sim_reg_loss_weight: float = 0.0,
+) -> Config:
+    """The recipe; `data` is a source of images with texts, empty: shapes. A multiview_loss_weight, x-clip's 0.1, adds a view."""
+    sizes = README if readme else SMALL
+    image = VisionTower(
+        image_size=sizes["visual_image_size"],
+        patch_size=sizes["visual_patch_size"],
+        width=sizes["dim"],
+        depth=sizes["visual_enc_depth"],
+        heads=sizes["visual_heads"],
+        pool="avg",
+        patch_dropout=visual_patch_dropout,
+    )
+    text = TextTower(
+        context_length=sizes["text_seq_len"],
+        width=sizes["dim"],
+        depth=sizes["text_enc_depth"],
+        heads=sizes["text_heads"],
+        causal=False,
+        mask_padding=True,
+        pool="first",
+    )
+    images, texts = image_ssl_loss_weight * use_visual_ssl, text_ssl_loss_weight * use_mlm
+    pairs = 1 - images - texts - multiview_loss_weight
+    views, objectives = dict[str, View](), dict[str, Objective]()
+    if multiview_loss_weight:
+        views["image@0"] = View("image", augment=STRONG)
+        further, decoupled = multiview_loss_weight / pairs, decoupled_contrastive_learning
+        objectives["image_text"] = MultiView(("image", "image@0"), ("text",), weight=pairs, further=further, decoupled=decoupled)
+    else:
+        objectives["image_text"] = Contrastive(
+            weight=pairs, decoupled=decoupled_contrastive_learning, extra_projections=extra_latent_projection
+        )
+    if use_all_token_embeds:
+        objectives["tokens"] = TokenWise(weight=pairs, features=sizes["dim"], decoupled=decoupled_contrastive_learning)
+    if use_visual_ssl:
+        views |= {f"image@{i}": View("image", augment=STRONG) for i in (1, 2)}
+        objectives["visual_ssl"] = SimSiam(weight=images, features=256, hidden=sizes["ssl_hidden"])
+    if use_mlm:
+        objectives["mlm"] = MaskedText(weight=texts, hidden=0.9, other=0.0)
+    if sim_reg_loss_weight:
+        objectives["sim_reg"] = SimReg(weight=sim_reg_loss_weight)
+    shapes = f"size={sizes['visual_image_size']}"
+    return Config(
+        model=Model(towers={"image": image, "text": text}, embed_dim=sizes["dim"], dtype="bfloat16" if readme else "float32"),
+        data=Data(source=data or f"shapes:train?{shapes}&length=1000000", augment=Augment(scale=(0.8, 1.0), ratio=(1.0, 1.0))),
+        optim=Optim(lr=5e-4 if readme else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0),
+        views=views,
+        objectives=objectives,
+        evals={
+            "seen": ZeroShot(f"shapes:test?{shapes}&classes=seen", templates=("a {}",), every="25%"),
+            "retrieval": Retrieval(f"shapes:val?{shapes}"),
+        }
+        if not data
+        else {},
+        batch_size=1024 if readme else 128,
+        duration="32ep" if readme else "900",
+        log_every=20,
+    )
