@@ -170,7 +170,7 @@ class Encoder:
         transform = self.transform(tower, max_pixels)
         files = not isinstance(self.model.towers[tower], TextTower)
         remaining = enumerate(inputs)
-        width = self.model.towers[tower].width
+        width = self.model.towers[tower].pooled_width
         parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
         while chunk := list(islice(remaining, batch_size)):
             rows = np.stack([_transformed(transform, number, value, files) for number, value in chunk])

@@ -24,7 +24,7 @@ LAYERS = (
         "lock",
         "signals",
     },
-    {"checkpoint", "weights", "objectives", "eval", "facts"},
+    {"checkpoint", "weights", "objectives", "eval", "facts", "captioning"},
     {"step"},
     {"runs", "results"},
     {

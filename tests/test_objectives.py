@@ -17,6 +17,7 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import (
     BYOL,
     Augment,
+    Caption,
     Config,
     ConfigError,
     Contrastive,
@@ -58,6 +59,7 @@ EACH = {
     "byol": BYOL(**HEAD, decay=0.5),
     "neighbours": NearestNeighbour(size=32, block=5),
     "words": Vocabulary("image@2"),
+    "caption": Caption("image@2", depth=1, label_smoothing=0.1, block=5),
 }
 
 

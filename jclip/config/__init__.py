@@ -21,6 +21,7 @@ from jclip.config.evals import (
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
+    Caption,
     Contrastive,
     NearestNeighbour,
     Objective,
@@ -60,6 +61,7 @@ Pair = Contrastive
 __all__ = [
     "BYOL",
     "Augment",
+    "Caption",
     "Checkpoint",
     "Choice",
     "Config",

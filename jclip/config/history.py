@@ -32,6 +32,9 @@ ADDED: dict[str, Any] = {
     "Optim.ema": None,
     "Config.evaluate_ema": False,
     "Config.views": {},
+    "VisionTower.queries": 257,
+    "VisionTower.query_heads": 8,
+    "VisionTower.query_width": None,
     "Suite.max_pixels": 64_000_000,
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's

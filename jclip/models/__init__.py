@@ -1,7 +1,8 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.compute import Backend, Compute
-from jclip.models.flops import tower_flops, towers_flops
+from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config
+from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead
 from jclip.models.layers import Dense
 from jclip.models.multi_tower import Encoded, MultiTower, apart, example_inputs, together, unit
@@ -12,6 +13,7 @@ from jclip.models.vit import VisionTransformer, class_tokens
 
 __all__ = [
     "Backend",
+    "CaptionDecoder",
     "Compute",
     "Dense",
     "Encoded",
@@ -22,9 +24,13 @@ __all__ = [
     "TowerOutput",
     "VisionTransformer",
     "apart",
+    "caption_decoder",
     "class_tokens",
+    "decoder_config",
+    "decoder_flops",
     "end_of_text",
     "example_inputs",
+    "output_tokens",
     "together",
     "tower_flops",
     "towers_flops",

@@ -10,7 +10,7 @@ from jax import Array
 
 from jclip.config import VisionTower
 from jclip.models.compute import Compute
-from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm, uniform_of_rows
+from jclip.models.layers import ACTIVATIONS, AttentionalPool, Dense, LayerNorm, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 from jclip.models.transformer import Transformer
@@ -45,8 +45,12 @@ class VisionTransformer(Transformer):
             x = LayerNorm(c.norm_eps, self.how, name="norm_pre")(x)
         x, first = self.run_blocks(x, None, rows, causal=False, at=0 if c.pool == "cls" else None)
         norm = LayerNorm(c.norm_eps, self.how, name="norm")
+        if c.pool == "queries":
+            x = AttentionalPool(c.queries, c.pooled_width, c.query_heads, c.norm_eps, self.how, name="pool")(x)
         tokens = norm(x)
-        if first is not None:
+        if c.pool == "queries":
+            pooled, tokens = tokens[:, 0], tokens[:, 1:]
+        elif first is not None:
             pooled = norm(first)
         elif c.norm_after_pool:
             pooled = norm(self._pool(x))

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.config import Config
+from jclip.objectives.caption import Caption
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.nearest_neighbour import NearestNeighbour
 from jclip.objectives.objective import Metrics, Objective, Params, Part
@@ -27,6 +28,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.BYOL: BYOL,
     config.NearestNeighbour: NearestNeighbour,
     config.Vocabulary: Vocabulary,
+    config.Caption: Caption,
 }
 """How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 

@@ -7,11 +7,12 @@ from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SimCLR, SimSiam
 from jclip.config.objectives.pairs import Contrastive, NearestNeighbour, Triplet
 from jclip.config.objectives.views import View, view_problems
-from jclip.config.objectives.words import Vocabulary
+from jclip.config.objectives.words import Caption, Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
+    "Caption",
     "Contrastive",
     "Family",
     "NearestNeighbour",
@@ -25,7 +26,7 @@ __all__ = [
     "view_problems",
 ]
 
-Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary
+Objective = Contrastive | Triplet | SimCLR | SimSiam | BYOL | NearestNeighbour | Vocabulary | Caption
 """What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
 
 
