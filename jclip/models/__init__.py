@@ -1,7 +1,7 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.compute import Backend, Compute
-from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config
+from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
 from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead
 from jclip.models.layers import Dense
@@ -28,6 +28,7 @@ __all__ = [
     "class_tokens",
     "decoder_config",
     "decoder_flops",
+    "decoder_shapes",
     "end_of_text",
     "example_inputs",
     "output_tokens",

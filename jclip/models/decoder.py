@@ -5,12 +5,15 @@ from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jclip.config import Caption, Model, TextTower
 from jclip.models.compute import Compute
 from jclip.models.layers import Attention, Block, Dropout, LayerNorm, LayerScale, Mlp, Position
 from jclip.models.transformer import Transformer
+from jclip.tree import flatten
 
 
 class DecoderBlock(Block):
@@ -73,3 +76,12 @@ def caption_decoder(how: Caption, model: Model, compute: Compute) -> CaptionDeco
     text = model.towers[how.text]
     assert isinstance(text, TextTower)
     return CaptionDecoder(decoder_config(how, text), compute)
+
+
+def decoder_shapes(how: Caption, model: Model) -> dict[str, tuple[int, ...]]:
+    """The shapes of the decoder's parameters, by path; nothing is allocated."""
+    decoder = caption_decoder(how, model, Compute())
+    text = jax.ShapeDtypeStruct((1, 2, decoder.config.width), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 1, model.towers[how.image].pooled_width), jnp.float32)
+    made = jax.eval_shape(lambda *tokens: decoder.init(jax.random.key(0), *tokens)["params"], text, images)
+    return {path: leaf.shape for path, leaf in flatten(made).items()}

@@ -1,7 +1,6 @@
 """The caption objective: each token of a text, told from those before it and from the image (CoCa)."""
 
 import zlib
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ class Caption(Objective):
 
     def __init__(self, name: str, how: config.Caption, whole: config.Config, mesh: Mesh | None) -> None:
         self.name, self.how, self.whole, self.mesh = name, how, whole, mesh
-        self.towers = of_towers(how, whole)
+        self.towers = whole.captioners()[name]
         backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
         self.compute = Compute(jnp.dtype(whole.model.dtype), whole.model.scan, whole.model.remat, backend=backend)
         self.decoder = caption_decoder(self.towers, whole.model, self.compute)
@@ -73,9 +72,3 @@ class Caption(Objective):
         if not (model.scan or self.whole.mesh.fsdp > 1):
             forward += sum(tower_flops(tower) - tower_flops(tower, tokens=False) for tower in (image, text))
         return 3 * self.whole.batch_size * forward
-
-
-def of_towers(how: config.Caption, whole: config.Config) -> config.Caption:
-    """The objective with the names of towers in place of those of their views."""
-    inputs = whole.inputs()
-    return replace(how, image=inputs[how.image].tower, text=inputs[how.text].tower)
