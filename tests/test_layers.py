@@ -33,6 +33,7 @@ LAYERS = (
         "greeting",
         "init_from",
         "evaluate",
+        "caption",
         "classify",
         "inference",
         "embed",
@@ -50,6 +51,7 @@ SAME_STOREY = {
     ("train", "greeting"),
     ("resume", "init_from"),
     ("evaluate", "inference"),
+    ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
 }  # (who, whom): the only doors there

@@ -6,6 +6,7 @@ from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.evals import (
+    Captioning,
     Choice,
     Eval,
     FewShot,
@@ -62,6 +63,7 @@ __all__ = [
     "BYOL",
     "Augment",
     "Caption",
+    "Captioning",
     "Checkpoint",
     "Choice",
     "Config",
