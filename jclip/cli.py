@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | report | classify | embed | data | convert | info | compile`.
+"""The command line: `jclip train | eval | report | classify | caption | embed | data | convert | info | compile`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -67,6 +67,17 @@ model "a photo." and the like, which say nothing, fit better.
   jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
   jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
   jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+"""
+
+CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.
+
+  jclip caption runs/coca photo.png
+  jclip caption runs/coca photos --beams 5 --output captions.jsonl
+  jclip caption open_clip_pytorch_model.bin photos --architecture coca_ViT-L-14
+
+IMAGES are files, and folders with all images in and below them. One beam takes the likeliest word each time; more follow so many
+captions at a time and take the likeliest whole, which is slower by as much. An image that cannot be read is said, and the others
+go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
 """
 
 COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
@@ -138,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,eval,report,classify,embed,data,convert,info,compile}"
+        dest="command", required=True, metavar="{train,eval,report,classify,caption,embed,data,convert,info,compile}"
     )
     raw = argparse.RawDescriptionHelpFormatter
 
@@ -162,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     _add_classify(commands.add_parser("classify", help="name what is in images", description=CLASSIFY, formatter_class=raw))
+
+    _add_caption(commands.add_parser("caption", help="write what is in images", description=CAPTION, formatter_class=raw))
 
     embed = commands.add_parser("embed", help="write embeddings to .npy", description=EMBED, formatter_class=raw)
     embed.add_argument(
@@ -244,6 +257,22 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
     classify.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     classify.set_defaults(run=_classify)
+
+
+def _add_caption(caption: argparse.ArgumentParser) -> None:
+    caption.add_argument("model", metavar="MODEL", help="a --workdir, or weights as in `jclip convert`")
+    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
+    caption.add_argument("--beams", type=int, default=1, metavar="N", help="captions followed at a time (default: 1, greedy)")
+    caption.add_argument("--length", type=int, metavar="N", help="tokens at most, start and end among them (default: all)")
+    caption.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="X", help="0 prefers short captions, 1 compares means (default: 1)"
+    )
+    caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
+    _add_model_options(caption)
+    caption.add_argument("--output", type=_writable, metavar="FILE", help="write JSON lines to a file")
+    caption.add_argument("--json", action="store_true", help="print one JSON object an image")
+    caption.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
+    caption.set_defaults(run=_caption)
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
@@ -381,6 +410,24 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         probe=options.probe,
         truth=options.truth,
         top=options.top,
+        as_json=options.json,
+        max_pixels=options.max_pixels,
+        **_model_options(options),
+    )
+
+
+def _caption(options: argparse.Namespace, overrides: list[str]) -> None:
+    _quiet()
+    from jclip import caption
+
+    caption.main(
+        options.model,
+        options.images,
+        beams=options.beams,
+        length=options.length,
+        length_penalty=options.length_penalty,
+        batch_size=options.batch_size,
+        out=options.output,
         as_json=options.json,
         max_pixels=options.max_pixels,
         **_model_options(options),

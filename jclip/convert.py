@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError, ImageSize
+from jclip.config import Caption, ConfigError, ImageSize
 from jclip.runs import is_run, load_run
 from jclip.tree import flatten
 from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
@@ -47,6 +47,7 @@ def main(
                 f"{source} is a workdir, which says all itself; leave out --architecture, --tokenizer, --from and pixels"
             )
         config, step, params, _ = load_run(source, step)
+        captioners: Mapping[str, Caption] = config.captioners()
         model, came_from = with_sizes(config.model, image_size, context_length), f"step {step:,} of a training run"
         params = resize_positions(flatten(params), config.model, model)
     else:
@@ -56,6 +57,6 @@ def main(
         weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
         weights = weights.resized(image_size, context_length)
         arrays = track(weights, f"reading {source}", total=len(weights.shapes), console=say)
-        model, params, came_from = weights.model, dict(arrays), weights.format
-    write_weights(folder, to, model, params)
+        model, params, came_from, captioners = weights.model, dict(arrays), weights.format, weights.captioners
+    write_weights(folder, to, model, params, captioners)
     say.print(f"{source} ({came_from}) is now {folder} ({to})")

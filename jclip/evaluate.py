@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
+from jclip.captioning import Captioner, Search, make_caption
+from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.data.transforms import MAX_PIXELS
@@ -37,6 +38,7 @@ def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[
         gather=gather,
         between_batches=between_batches,
         max_pixels=config.data.max_pixels,
+        captioners=config.captioners(),
     )
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
@@ -51,6 +53,7 @@ def make_functions(
     weights: Callable[[str], str] | None = None,
     between_batches: Callable[[], object] = lambda: None,
     max_pixels: int = MAX_PIXELS,
+    captioners: Mapping[str, Caption] | None = None,
 ) -> Functions:
     """How evaluators embed on a mesh.
 
@@ -63,6 +66,7 @@ def make_functions(
         weights: a tower's name -> the digest of its parameters.
         between_batches: called before each batch; what it raises ends the evaluation.
         max_pixels: of an image; a larger one is a broken example.
+        captioners: what writes captions, by the name of its parameters.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -70,6 +74,17 @@ def make_functions(
         between_batches()
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
+
+    @functools.cache
+    def captions(name: str, search: Search) -> Any:
+        return make_caption(Captioner(name, (captioners or {})[name], model), mesh, search)
+
+    def caption(config: Captioning, params: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        between_batches()
+        towers = config.image, config.text
+        name = next(name for name, how in (captioners or {}).items() if (how.image, how.text) == towers)
+        write = captions(name, Search(config.beams, config.length, config.length_penalty))
+        return by_host(np.asarray(write(params, to_global(rows, mesh))), mesh)
 
     def place(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
@@ -85,6 +100,8 @@ def make_functions(
         place=place,
         devices=mesh.size,
         max_pixels=max_pixels,
+        caption=caption if captioners else None,
+        captioners=captioners or {},
     )
 
 
@@ -142,6 +159,7 @@ def main(
         cache=None if kept is None else FeatureCache(kept),
         weights=weights,
         max_pixels=suite.max_pixels,
+        captioners=subject.captioners,
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
@@ -181,6 +199,8 @@ class Subject(NamedTuple):
     gather: Gather | None = None
     suite: Suite | None = None
     """Of a run's own configuration."""
+    captioners: Mapping[str, Caption] = {}
+    """What writes captions, by the name of its parameters."""
 
     def header(self, suite: str, weights: Callable[[str], str]) -> dict[str, Any]:
         """What a file of results says of it."""
@@ -197,9 +217,8 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(str(model), encoder.model, encoder.params, encoder.mesh)
+        return Subject(str(model), encoder.model, encoder.params, encoder.mesh, captioners=encoder.captioners)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    return Subject(
-        str(model), config.model, params, mesh, step, gather, Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
-    )
+    suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
+    return Subject(str(model), config.model, params, mesh, step, gather, suite, config.captioners())

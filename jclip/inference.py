@@ -1,8 +1,8 @@
-"""Using a trained model: `jclip.load(...)`, then `embed_image` and `embed_text`."""
+"""Using a trained model: `jclip.load(...)`, then `embed_image`, `embed_text` and, where it has a decoder, `caption`."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
+from jclip.captioning import Captioner, Search, make_caption
 from jclip.config import (
+    Caption,
     Config,
     ConfigError,
     ImageSize,
@@ -23,7 +25,7 @@ from jclip.config import (
     architecture_names,
     check_model,
 )
-from jclip.data import BadExample, Transform, eval_transform
+from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.files import read_file
 from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding
@@ -77,7 +79,7 @@ def load(
         config, _, params, mesh = load_run(path, step)
         model = with_sizes(config.model, image_size, context_length)
         resized = unflatten(resize_positions(flatten(params), config.model, model))
-        return Encoder(model, jax.device_put(resized, param_shardings(resized, config.mesh, mesh)), mesh)
+        return Encoder(model, jax.device_put(resized, param_shardings(resized, config.mesh, mesh)), mesh, config.captioners())
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
@@ -103,7 +105,7 @@ def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
     shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
     shardings = flatten(param_shardings(shapes, layout, mesh))
     params = {path: jax.device_put(array, shardings[path]) for path, array in weights}
-    return Encoder(weights.model, unflatten(params), mesh)
+    return Encoder(weights.model, unflatten(params), mesh, weights.captioners)
 
 
 def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
@@ -131,6 +133,9 @@ class Encoder:
     """Parameters, f32."""
     mesh: DeviceMesh
     """The devices that compute."""
+    captioners: Mapping[str, Caption] = field(default_factory=dict)
+    """What writes captions, by the name of its parameters."""
+    _compiled: dict[Search, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_encode", make_encode(self.model, self.mesh))
@@ -154,6 +159,51 @@ class Encoder:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
         return self.encode(tower, inputs, batch_size=batch_size).z
 
+    def caption(
+        self,
+        images: Any,
+        *,
+        beams: int = 1,
+        length: int | None = None,
+        length_penalty: float = 1.0,
+        batch_size: int = 64,
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[str]:
+        """What the model writes of images, which are as in `embed_image`; in lower case where its tokenizer is so.
+
+        Args:
+            images: one or many.
+            beams: 1 takes the likeliest token each time; more follow as many captions at a time, and the best is taken.
+            length: tokens of a caption at most, start and end of text among them; None: the model's context length.
+            length_penalty: see `captioning.Search`.
+            batch_size: images a batch.
+            max_pixels: of an image.
+
+        Raises:
+            BadExample: an image cannot be read; the message says which.
+            ConfigError: the model has nothing that writes captions, or an argument is out of range.
+        """
+        captioner, search = self.captioner(), Search(beams, length, length_penalty)
+        if search not in self._compiled:
+            self._compiled[search] = make_caption(captioner, self.mesh, search)
+        texts: list[str] = []
+        for rows in self._batches(captioner.how.image, _as_list(images), batch_size, max_pixels):
+            ids = self._compiled[search](self.params, to_global({captioner.how.image: self._padded(rows, batch_size)}, self.mesh))
+            texts += detokenize(captioner.text, np.asarray(ids)[: len(rows)])
+        return texts
+
+    def captioner(self) -> Captioner:
+        """What writes captions.
+
+        Raises:
+            ConfigError: there is none, or several.
+        """
+        if len(self.captioners) != 1:
+            found = ", ".join(self.captioners) or "none"
+            raise ConfigError(f"captions: the model has to have one decoder, of an objective Caption; it has {found}")
+        ((name, how),) = self.captioners.items()
+        return Captioner(name, how, self.model)
+
     def transform(self, tower: str, max_pixels: int = MAX_PIXELS) -> Transform:
         """How an input of a tower is made where a model is used: files upright, empty texts allowed."""
         return eval_transform(self.model.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
@@ -165,28 +215,36 @@ class Encoder:
             BadExample: an input cannot be used; the message says which.
             ConfigError: batch_size is below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
-        transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.model.towers[tower], TextTower)
-        remaining = enumerate(inputs)
-        width = self.model.towers[tower].width
+        width = self.model.towers[tower].pooled_width
         parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
-        while chunk := list(islice(remaining, batch_size)):
-            rows = np.stack([_transformed(transform, number, value, files) for number, value in chunk])
+        for rows in self._batches(tower, inputs, batch_size, max_pixels):
             pooled, z = self.encode_rows({tower: rows}, batch_size)[tower]
-            parts.append(Embedding(pooled[: len(chunk)], z[: len(chunk)]))
+            parts.append(Embedding(pooled[: len(rows)], z[: len(rows)]))
         pooled, z = zip(*(parts[1:] or parts), strict=True)
         return Embedding(np.concatenate(pooled), np.concatenate(z))
 
+    def _batches(self, tower: str, inputs: Iterable[Any], batch_size: int, max_pixels: int) -> Iterator[np.ndarray]:
+        """Inputs of a tower, transformed, at most batch_size at a time."""
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size} must be at least 1")
+        transform = self.transform(tower, max_pixels)
+        files = not isinstance(self.model.towers[tower], TextTower)
+        remaining = enumerate(inputs)
+        while chunk := list(islice(remaining, batch_size)):
+            yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])
+
     def encode_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, Embedding]:
         """What towers make of inputs that are transformed already, at most batch_size of them; the rest is padding."""
-        rows_here = max(len(x) for x in rows.values())
-        size = min(batch_size, 1 << (rows_here - 1).bit_length())  # few sizes, because each is compiled
-        size = -(-size // self.mesh.size) * self.mesh.size
-        padded = {name: np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for name, x in rows.items()}
+        most = max(len(x) for x in rows.values())
+        padded = {name: self._padded(x, batch_size, most) for name, x in rows.items()}
         encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
         return {name: Embedding(pooled, z) for name, (pooled, z) in encoded.items()}
+
+    def _padded(self, rows: np.ndarray, batch_size: int, most: int = 0) -> np.ndarray:
+        """Rows with zeros behind them, as many as one of few sizes, because each is compiled, that holds `most` rows too."""
+        size = min(batch_size, 1 << (max(most, len(rows)) - 1).bit_length())
+        size = -(-size // self.mesh.size) * self.mesh.size
+        return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
 
     def _only(self, *kinds: type) -> str:
         names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jclip import __version__
-from jclip.config import ConfigError, LinearProbe, Tower, from_json, to_json, towers_of
+from jclip.config import Captioning, ConfigError, LinearProbe, Tower, from_json, to_json, towers_of
 from jclip.data.caches import write_atomically
 from jclip.eval import Evaluator, Result, load_probe, tower_facts
 from jclip.eval.cache import digest
@@ -107,8 +107,10 @@ class Results:
         }
         protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
         weights = {tower: self.weights(tower) for tower in towers_of(config)}
-        entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
         facts = {tower: tower_facts(evaluator.bench.model.towers[tower]) for tower in weights}
+        if isinstance(config, Captioning):
+            weights |= {name: self.weights(name) for name in evaluator.bench.functions.captioners}
+        entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
         machine = {name: self.header[name] for name in ("versions", "devices")}
         return {**entry, **machine, "key": digest({**entry, "towers": facts, "max_pixels": evaluator.bench.functions.max_pixels})}
 

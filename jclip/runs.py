@@ -28,7 +28,8 @@ def load_run(
     """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
 
     With config.evaluate_ema the parameters are the moving average. They are those of the model: of its objectives only the scales
-    between two towers, under the names of both, such as "image_text/logit_scale"; with `heads` all, as in training.
+    between two towers, under the names of both, such as "image_text/logit_scale", and what writes captions; with `heads` all, as
+    in training.
 
     Raises:
         CheckpointError: there is none, or not that one.
@@ -62,7 +63,7 @@ def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(objective, Contrastive) and {objective.a, objective.b} <= config.model.towers.keys():
             both = f"{objective.a}_{objective.b}"  # where several match the same towers: the one of that name, or the first
             scales[both] = params[name] if name == both else scales.get(both, params[name])
-    return {**towers, **scales}
+    return {**towers, **scales, **{name: params[name] for name in config.captioners()}}
 
 
 def run_config(workdir: str | Path, step: int | None = None) -> Config:

@@ -24,7 +24,7 @@ LAYERS = (
         "lock",
         "signals",
     },
-    {"checkpoint", "weights", "objectives", "eval", "facts"},
+    {"checkpoint", "weights", "objectives", "eval", "facts", "captioning"},
     {"step"},
     {"runs", "results"},
     {
@@ -33,6 +33,7 @@ LAYERS = (
         "greeting",
         "init_from",
         "evaluate",
+        "caption",
         "classify",
         "inference",
         "embed",
@@ -50,6 +51,7 @@ SAME_STOREY = {
     ("train", "greeting"),
     ("resume", "init_from"),
     ("evaluate", "inference"),
+    ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
 }  # (who, whom): the only doors there

@@ -58,7 +58,7 @@ def home(tmp_path: Path) -> Path:
 def test_its_commands_and_its_python_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(home)
     found = commands("jclip")
-    made = {"train", "eval", "report", "classify", "embed", "convert", "info", "compile", "data"}
+    made = {"train", "eval", "report", "classify", "caption", "embed", "convert", "info", "compile", "data"}
     assert {command[1] for command in found} == made
     run([command for command in found if command[1] != "compile" and not is_fine_tuning(command)], capsys)
     for code in blocks("python"):

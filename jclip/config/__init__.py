@@ -6,6 +6,7 @@ from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.evals import (
+    Captioning,
     Choice,
     Eval,
     FewShot,
@@ -23,6 +24,7 @@ from jclip.config.objectives import (
     BYOL,
     CLOOB,
     AffinityDistillation,
+    Caption,
     Contrastive,
     Family,
     FeatureDistillation,
@@ -72,6 +74,8 @@ __all__ = [
     "CLOOB",
     "AffinityDistillation",
     "Augment",
+    "Caption",
+    "Captioning",
     "Checkpoint",
     "Choice",
     "Config",

@@ -154,7 +154,17 @@ _SIGLIP_2 = {
         for name, pixels in _at(f"ViT-{size}-16-SigLIP2", *sizes).items()
     },
 }
-_TABLE = {**_CLIP, **_OTHERS, **_SIGLIP, **_SIGLIP_2}
+
+
+def _coca(image: VisionTower, text: TextTower) -> Model:
+    """open_clip's CoCa (Yu et al. 2022); its captioner is Caption()."""
+    pool: dict[str, Any] = {"pool": "queries", "class_token": True, "queries": 256, "query_width": text.width}
+    end: dict[str, Any] = {"pool": "cls_legacy", "context_length": 76}
+    return _clip(text.width, replace(image, **pool), replace(text, **end))
+
+
+_COCA = {"coca_ViT-B-32": _coca(_vit(224, 32, B), _text(M)), "coca_ViT-L-14": _coca(_vit(224, 14, L), _text(B))}
+_TABLE = {**_CLIP, **_COCA, **_OTHERS, **_SIGLIP, **_SIGLIP_2}
 
 
 def architecture(name: str) -> Model:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jclip.config.errors import ConfigError
-from jclip.config.evals import Choice, Eval, Robustness, Suite, ZeroShot, towers_of
+from jclip.config.evals import Captioning, Choice, Eval, Robustness, Suite, ZeroShot, towers_of
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 from jclip.config.towers import Model, TextTower
@@ -21,6 +21,7 @@ def check(config: Config, *, devices: int | None = None) -> None:
     _require_none(value_problems(config))
     _require_none(contradictions(config))
     _require_none(_eval_problems(config.model, config.evals))
+    _require_none(_caption_problems(config))
     if devices is not None:
         _require_none(_device_problems(config, devices))
 
@@ -67,8 +68,20 @@ def _eval_problems(model: Model, evals: Mapping[str, Eval]) -> Iterator[str]:
         unknown = [tower for tower in (*towers_of(evaluation), *evaluation.fields) if tower not in model.towers]
         for tower in unknown:
             yield f"evals.{name}: there is no tower {tower!r}; towers: {', '.join(model.towers)}"
-        if isinstance(evaluation, (ZeroShot, Robustness, Choice)) and not isinstance(model.towers[evaluation.text], TextTower):
-            yield f"evals.{name}.text {evaluation.text!r} is not a text tower; prompts need one"
+        if not isinstance(evaluation, (ZeroShot, Robustness, Choice, Captioning)):
+            continue
+        if not unknown and not isinstance(model.towers[evaluation.text], TextTower):
+            what = "captions" if isinstance(evaluation, Captioning) else "prompts"
+            yield f"evals.{name}.text {evaluation.text!r} is not a text tower; {what} need one"
+
+
+def _caption_problems(config: Config) -> Iterator[str]:
+    """Evaluations of captions that no objective writes."""
+    written = [(how.image, how.text) for how in config.captioners().values()]
+    for name, evaluation in config.evals.items():
+        if isinstance(evaluation, Captioning) and (evaluation.image, evaluation.text) not in written:
+            views = f"{evaluation.image!r} and {evaluation.text!r}"
+            yield f"evals.{name}: nothing writes captions of the towers {views}; add an objective Caption of them"
 
 
 def _device_problems(config: Config, devices: int) -> Iterator[str]:

@@ -251,7 +251,30 @@ class Choice:
     """Time between evaluations in training. All are run at the end."""
 
 
-Eval = ZeroShot | Retrieval | LinearProbe | FewShot | NearestNeighbours | Robustness | Choice
+@dataclass(frozen=True)
+class Captioning:
+    """What a model with an objective `Caption` writes of images, against their captions: BLEU-4, CIDEr-D and exact matches
+    (`jclip.eval.captions`); of scenes of `shapes` also how often a caption names exactly their objects."""
+
+    source: str
+    """Examples with an image and one or several captions."""
+    image: str = "image"
+    """Tower of the images."""
+    text: str = "text"
+    """Tower of the captions."""
+    beams: Count = 1
+    """Captions followed at a time; 1 takes the likeliest token each time."""
+    length: Annotated[int, Range(least=2)] | None = None
+    """Tokens of a caption at most, start and end of text among them; None: the tower's context_length."""
+    length_penalty: Annotated[float, Range(least=0, most=10)] = 1.0
+    """A caption's log-probability is divided by its length to this power; see `jclip.captioning.Search`."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Like data.fields, for this source. Captions are as in Retrieval."""
+    every: Duration = "100%"
+    """Time between evaluations in training. All are run at the end."""
+
+
+Eval = ZeroShot | Retrieval | LinearProbe | FewShot | NearestNeighbours | Robustness | Choice | Captioning
 
 
 def towers_of(evaluation: Eval) -> tuple[str, ...]:
@@ -259,7 +282,7 @@ def towers_of(evaluation: Eval) -> tuple[str, ...]:
     match evaluation:
         case Retrieval(a=a, b=b):
             return a, b
-        case ZeroShot(image=a, text=b) | Robustness(image=a, text=b) | Choice(image=a, text=b):
+        case ZeroShot(image=a, text=b) | Robustness(image=a, text=b) | Choice(image=a, text=b) | Captioning(image=a, text=b):
             return a, b
         case LinearProbe(tower=tower) | FewShot(tower=tower) | NearestNeighbours(tower=tower):
             return (tower,)

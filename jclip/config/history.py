@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "Augment.solarize": 0.0,
     "Contrastive.begin": 0.0,
     "Contrastive.decoupled": False,
+    "Contrastive.extra_projections": False,
     "Data.max_pixels": 64_000_000,
     "InitFrom.towers": {},
     "Labels.match": "name",
@@ -35,6 +36,9 @@ ADDED: dict[str, Any] = {
     "Config.evaluate_ema": False,
     "Config.views": {},
     "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},
+    "VisionTower.queries": 257,
+    "VisionTower.query_heads": 8,
+    "VisionTower.query_width": None,
     "Suite.max_pixels": 64_000_000,
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's

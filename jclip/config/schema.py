@@ -10,7 +10,7 @@ from jclip.config.augment import Augment, TextAugment
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Contrastive, Objective, View, objective_problems, view_problems
+from jclip.config.objectives import Caption, Contrastive, Objective, View, objective_problems, view_problems
 from jclip.config.ranges import Range
 from jclip.config.towers import Model, ResNetTower, Tower, VisionTower
 
@@ -225,6 +225,15 @@ class Config:
         made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
         asked = {view for objective in self.objectives.values() for view in objective.encodes()}
         return [*(name for name, view in self.inputs().items() if name in asked and not view.stored), *made]
+
+    def captioners(self) -> dict[str, Caption]:
+        """The objectives that write captions, by name, with the names of towers in place of those of their views."""
+        inputs = self.inputs()
+        return {
+            name: dataclasses.replace(how, image=inputs[how.image].tower, text=inputs[how.text].tower)
+            for name, how in self.objectives.items()
+            if isinstance(how, Caption)
+        }
 
     def _input(self, view: View) -> Input:
         field = view.field or self.data.fields.get(view.tower, view.tower)

@@ -104,8 +104,15 @@ class VisionTower:
     """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
     positions: Literal["learned", "sincos"] = "learned"
     """Position embedding: learned, or fixed 2-D sines and cosines (MoCo v3)."""
-    pool: Literal["cls", "avg", "map"] = "cls"
-    """Pooling: class token, mean of the patches, or multi-head attention pooling with one learned query."""
+    pool: Literal["cls", "avg", "map", "queries"] = "cls"
+    """Pooling: class token, mean of the patches, multi-head attention pooling with one learned query, or `queries` of them, whose
+    first is pooled and whose others are the tokens of the tower (CoCa)."""
+    queries: Annotated[int, Range(least=2, most=2**16)] = 257
+    """Queries of pool="queries": one that is pooled, and the tokens (CoCa: 1 and 256; open_clip's: 1 and 255)."""
+    query_width: Size | None = None
+    """Size of what they find; None: width (open_clip's CoCa: embed_dim)."""
+    query_heads: Size = 8
+    """Their attention heads; divides query_width."""
     class_token: bool = False
     """A class token although something else is pooled (CLIPA); pool="cls" has one always."""
     norm_after_pool: bool = False
@@ -131,6 +138,11 @@ class VisionTower:
     """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
     preprocess: Preprocess = Preprocess()
     """How images become pixels."""
+
+    @property
+    def pooled_width(self) -> int:
+        """Size of what is pooled, and of a token of the output."""
+        return (self.query_width or self.width) if self.pool == "queries" else self.width
 
     @property
     def size(self) -> tuple[int, int]:
@@ -161,6 +173,8 @@ class VisionTower:
         if self.patch_size % 2 ** len(self.stem):
             halvings = (self.patch_size & -self.patch_size).bit_length() - 1
             yield f".stem {self.stem}: patch_size {self.patch_size} can be halved {halvings} times; use so many at most"
+        if self.pool == "queries" and self.pooled_width % self.query_heads:
+            yield f".query_heads {self.query_heads} does not divide the queries' width {self.pooled_width}"
         if self.positions == "sincos" and self.width % 4:
             yield f".width {self.width} is not divisible by 4, which positions='sincos' needs"
 
@@ -189,6 +203,11 @@ class ResNetTower:
     def width(self) -> int:
         """Channels of the last stage."""
         return 32 * self.stem_width
+
+    @property
+    def pooled_width(self) -> int:
+        """Size of what is pooled, and of a token of the output."""
+        return self.width
 
     @property
     def size(self) -> tuple[int, int]:
@@ -235,8 +254,10 @@ class TextTower:
     """Whether a token sees only the tokens before it."""
     mask_padding: bool = False
     """Whether attention leaves out padding. Causal towers pooled at the end of text never see it; SigLIP's means to."""
-    pool: Literal["eot", "last", "first", "mean", "map"] = "eot"
-    """Pooling: at the end of text, the last or first position, mean of the real tokens, or attention over them."""
+    pool: Literal["eot", "last", "first", "mean", "map", "cls", "cls_legacy"] = "eot"
+    """Pooling: at the end of text, the last or first position, mean of the real tokens, attention over them, or a class token
+    that sees them all (CoCa); it is behind them, and the tokens of the tower are then those before its last norm. cls_legacy: as
+    in open_clip's published CoCa, whose class token sees one token of padding."""
     norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of every LayerNorm."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
@@ -249,6 +270,11 @@ class TextTower:
     """Token id that ends a text, at its first place; None: the largest id of the text (CLIP)."""
     tokenizer: Tokenizer = Tokenizer()
     """How texts become token ids."""
+
+    @property
+    def pooled_width(self) -> int:
+        """Size of what is pooled, and of a token of the output."""
+        return self.width
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
@@ -264,6 +290,8 @@ class TextTower:
         for name, value in {"eot_id": self.eot_id, **ids}.items():
             if value is not None and value >= self.vocab_size:
                 yield f".{name} {value} is no id of a vocabulary of {self.vocab_size}"
+        if self.pool in ("cls", "cls_legacy") and not self.causal:
+            yield f".causal: pool={self.pool!r} has its class token behind the text, which is not to see it; use causal=True"
         if self.causal and self.pool == "first":
             yield ": pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"
 
@@ -297,10 +325,9 @@ class Model:
         for name, tower in self.towers.items():
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("key", "problem"):
                 yield f".towers.{name}: {name!r} cannot name a tower; use lower-case letters, other than key and problem"
-            if tower.projection == "none" and tower.width != self.embed_dim:
-                yield (
-                    f".towers.{name}.projection 'none' needs width {tower.width} to be embed_dim {self.embed_dim}; use 'linear'"
-                )
+            if tower.projection == "none" and tower.pooled_width != self.embed_dim:
+                width = f"width {tower.pooled_width}"
+                yield f".towers.{name}.projection 'none' needs {width} to be embed_dim {self.embed_dim}; use 'linear'"
 
 
 def as_image_size(sides: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, read_field, read_once
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
-from jclip.data.tokenizer import get_tokenizer
+from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
 from jclip.data.transforms import Transform, eval_transform, train_transform
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Transform",
+    "detokenize",
     "eval_transform",
     "get_tokenizer",
     "lookup",
@@ -20,5 +21,6 @@ __all__ = [
     "open_source",
     "read_field",
     "read_once",
+    "text_ends",
     "train_transform",
 ]

@@ -55,6 +55,9 @@ class Shapes:
     seen_only: bool = False
     """Whether `classes` are the 56 seen ones and labels index into these."""
 
+    complete: bool = False
+    """Whether captions name every object by its colour and shape."""
+
     templates: tuple[str, ...] = ()
 
     @property
@@ -71,7 +74,7 @@ class Shapes:
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
         objects = self._objects(rng)
         first = (objects[0]["colour"], objects[0]["shape"])
-        text = caption(objects, rng) if self.split in ("train", "val") else f"a {first[0]} {first[1]}"
+        text = caption(objects, rng, complete=self.complete) if self.split in ("train", "val") else f"a {first[0]} {first[1]}"
         return {
             "key": f"shapes:{self.split}:{index}",
             "image": paint(objects, self.size, rng),
@@ -120,16 +123,17 @@ def fingerprint_of(*parameters: object) -> str:
 
 
 def open_shapes(spec: str) -> Source:
-    """Opens "SPLIT[?size=64&length=N&seed=0&classes=seen]".
+    """Opens "SPLIT[?size=64&length=N&seed=0&classes=seen&captions=complete]".
 
     size: side of the images in pixels, 8 to 1024 (64). length: number of examples (train 50,000, val and test 2,000,
     heldout 800, counting and left_right 900). seed: another seed is another data set. classes=seen: labels among the 56 seen
-    classes only, for train, val and test; classes=all is the default.
+    classes only, for train, val and test; classes=all is the default. captions=complete: those of train and val name every object
+    by its colour and shape, in the same images; captions=all, of which some leave out words and objects, is the default.
 
     Raises:
         SourceError: no such split or option, or a value out of range.
     """
-    split, options = split_options(spec, ("size", "length", "seed", "classes"))
+    split, options = split_options(spec, ("size", "length", "seed", "classes", "captions"))
     if split not in SPLITS:
         raise SourceError(f"source 'shapes:{spec}': the split {split!r} is unknown; use {', '.join(SPLITS)}")
     classes = options.get("classes", "all")
@@ -137,6 +141,11 @@ def open_shapes(spec: str) -> Source:
         raise SourceError(f"source 'shapes:{spec}': classes={classes} is unknown; use all or seen")
     if classes == "seen" and split == "heldout":
         raise SourceError(f"source 'shapes:{spec}': every object of heldout is of an unseen class; leave out classes=seen")
+    captions = options.get("captions", "all")
+    if captions not in ("all", "complete"):
+        raise SourceError(f"source 'shapes:{spec}': captions={captions} is unknown; use all or complete")
+    if captions == "complete" and split not in ("train", "val"):
+        raise SourceError(f"source 'shapes:{spec}': captions of {split} are complete anyway; leave out captions=complete")
     size = _number(spec, options, "size", 64, 8, 1024)
     length = _number(spec, options, "length", LENGTHS[split], 1, 2**31)
     seed = _number(spec, options, "seed", 0, 0, 2**32 - 1)
@@ -146,7 +155,7 @@ def open_shapes(spec: str) -> Source:
         if "classes" in options:
             raise SourceError(f"source 'shapes:{spec}': {split} has captions to choose from, no labels; leave out classes")
         return ShapesSelection(split, size, length, seed)
-    return Shapes(split, size, length, seed, seen_only=classes == "seen")
+    return Shapes(split, size, length, seed, classes == "seen", captions == "complete")
 
 
 def _number(spec: str, options: dict[str, str], name: str, default: int, low: int, high: int) -> int:

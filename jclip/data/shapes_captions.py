@@ -1,9 +1,12 @@
 """What `shapes` says about a scene: templates with synonyms, sizes, positions, counts, and parts left unsaid."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from jclip.data.shapes_drawing import COLOURS, SHAPES
 
 P_COLOUR_ONLY = 0.1
 """Probability that an object is named by its colour alone: "something red". Such captions tell the words apart."""
@@ -44,13 +47,21 @@ BIG, SMALL = 0.38, 0.19
 
 FRAMES = ("{}", "{}", "a picture of {}", "there is {}", "an image with {}")
 
+WORDS = {name: name for name in (*SHAPES, *COLOURS)} | {synonym: word for word, synonym in SYNONYMS.items()}
+"""The name of a shape or colour, of each word for it."""
 
-def caption(objects: Sequence[dict[str, Any]], rng: np.random.Generator) -> str:
-    """A caption of a scene (see Shapes for its objects); true, but not always complete."""
+FRAME = r"(a picture of|there is|an image with|(two|three) shapes :) "
+SEPARATOR = r" (?:,|and|left of|right of|above|below) "
+_SHAPE, _COLOUR = ("|".join(word for word, name in WORDS.items() if name in names) for names in (SHAPES, COLOURS))
+PHRASE = rf"an? (?:(?P<size>big|small) )?(?P<colour>{_COLOUR}) (?P<shape>{_SHAPE})"
+
+
+def caption(objects: Sequence[dict[str, Any]], rng: np.random.Generator, *, complete: bool = False) -> str:
+    """A caption of a scene (see Shapes for its objects); true, but complete only if it is to be."""
     dice = iter(rng.random(32).tolist())
-    if len(objects) > 1 and next(dice) < P_FIRST_ONLY:
+    if len(objects) > 1 and next(dice) < P_FIRST_ONLY and not complete:
         objects = objects[:1]
-    phrases = [_phrase(item, dice) for item in objects]
+    phrases = [_phrase(item, dice, complete) for item in objects]
     if len(objects) == 1:
         return FRAMES[int(next(dice) * len(FRAMES))].format(phrases[0])
     if len(objects) == 2 and next(dice) < P_POSITION:
@@ -73,15 +84,41 @@ def left_of(a: dict[str, Any], b: dict[str, Any]) -> str:
     return f"{_article(first)} {first} left of {_article(second)} {second}"
 
 
-def _phrase(item: dict[str, Any], dice: Any) -> str:
+def named_objects(caption: str) -> list[tuple[str, str, str]] | None:
+    """(size, colour, shape) of each object that a complete caption names, in its order; size "" where it says none.
+
+    None: it is not what `caption` says, or not complete.
+    """
+    words = re.sub(r"\s*([,:])\s*", r" \1 ", caption.lower())
+    words = re.sub(FRAME, "", " ".join(words.split()))
+    found = [re.fullmatch(PHRASE, phrase) for phrase in re.split(SEPARATOR, words)]
+    known = [(match["size"] or "", WORDS[match["colour"]], WORDS[match["shape"]]) for match in found if match]
+    return known if len(known) == len(found) else None
+
+
+def names_exactly(caption: str, objects: Sequence[dict[str, Any]]) -> bool:
+    """Whether a caption names all the objects of a scene by colour and shape, nothing else, and no size that is not theirs."""
+    named = named_objects(caption)
+    if named is None:
+        return False
+    size_of = {(item["colour"], item["shape"]): _size(item) for item in objects}  # no two objects of a scene are alike
+    right = sorted((colour, shape) for _, colour, shape in named) == sorted(size_of)
+    return right and all(size in ("", size_of[colour, shape]) for size, colour, shape in named)
+
+
+def _size(item: dict[str, Any]) -> str:
+    return "big" if item["r"] >= BIG else "small" if item["r"] <= SMALL else ""
+
+
+def _phrase(item: dict[str, Any], dice: Any, complete: bool) -> str:
     colour, shape = _word(item["colour"], next(dice)), _word(item["shape"], next(dice))
-    part = next(dice)
+    part = 1.0 if complete else next(dice)
     if part < P_COLOUR_ONLY:
         return f"something {colour}"
     if part < P_COLOUR_ONLY + P_SHAPE_ONLY:
         return f"{_article(shape)} {shape}"
-    size = "big " if item["r"] >= BIG else "small " if item["r"] <= SMALL else ""
-    words = f"{size if next(dice) < P_SIZE else ''}{colour} {shape}"
+    size = _size(item) if next(dice) < P_SIZE else ""
+    words = f"{size} {colour} {shape}".lstrip()
     return f"{_article(words)} {words}"
 
 

@@ -30,6 +30,32 @@ def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
     return ClipTokenizer(config.clean) if config.kind == "clip" else FileTokenizer(config)
 
 
+def text_ends(tower: TextTower) -> tuple[int, int, int]:
+    """The ids that start a text of a tower, end it, and fill what is left, of towers that a `Caption` may be of."""
+    how = tower.tokenizer
+    if how.kind == "clip":
+        return START_OF_TEXT, END_OF_TEXT, how.pad_id
+    assert how.bos_id is not None
+    assert how.eos_id is not None
+    return how.bos_id, how.eos_id, how.pad_id
+
+
+def detokenize(tower: TextTower, rows: NDArray[np.int32]) -> list[str]:
+    """The texts of token ids [n, L], from behind the start to before the end; cleaned as they were, not as they were written."""
+    start, end, padding = text_ends(tower)
+    kind = tower.tokenizer.kind
+    decode = built_in_tokenizer().decode if kind == "clip" else load_vocabulary(tower.tokenizer).decode
+    texts = []
+    for row in rows.tolist():
+        ids = row[1:] if row[0] == start else row
+        if end in ids:
+            ids = ids[: ids.index(end)]
+        elif kind != "clip":  # of CLIP's texts 0 is a word too
+            ids = [i for i in ids if i != padding]
+        texts.append(" ".join(decode(ids).split()))
+    return texts
+
+
 def check_vocabulary(tower: TextTower) -> None:
     """Raises ConfigError where the vocabulary file of `tower` is missing, damaged, another one, or has too many ids."""
     tokenizer = tower.tokenizer

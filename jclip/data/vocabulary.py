@@ -29,6 +29,10 @@ class Vocabulary(Protocol):
         """
         ...
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, of which those that the file puts around a text are none."""
+        ...
+
 
 def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
     """The vocabulary of a tokenizer that has a file; it is read once a process.
@@ -88,6 +92,10 @@ class SentencePiece:
         ids = self.processor.encode(UNKNOWN + text)
         return ids[self.skipped :][:room] if len(ids) >= self.skipped else ids[:room]
 
+    def decode(self, ids: list[int]) -> str:
+        text: str = self.processor.decode(ids)
+        return text
+
 
 def read_pieces(file: str) -> list[str]:
     """The pieces of a sentencepiece model; the place of each is its id. Raises ConfigError as `load_vocabulary` does."""
@@ -130,6 +138,10 @@ class TokenizerJson:
             encoding = self.tokenizer.post_process(encoding)
         ids: list[int] = encoding.ids
         return ids[:room]
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids)
+        return text
 
 
 def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJson:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import ConfigError, TextTower, Tower, to_json
+from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.fingerprint import file_digests
 from jclip.data.transforms import MAX_PIXELS
@@ -58,6 +58,10 @@ class Functions:
     """How many there are."""
     max_pixels: int = MAX_PIXELS
     """Of an image; a larger one is a broken example."""
+    caption: Callable[[Captioning, Any, dict[str, np.ndarray]], np.ndarray] | None = None
+    """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
+    captioners: Mapping[str, Caption] = field(default_factory=dict)
+    """What writes captions, by the name of its parameters."""
 
 
 class Embedded(NamedTuple):

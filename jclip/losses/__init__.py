@@ -3,9 +3,11 @@
 from jclip.losses.affinity import affinity
 from jclip.losses.contrastive import contrastive
 from jclip.losses.hopfield import retrieve
+from jclip.losses.next_token import next_token
 from jclip.losses.sim_reg import sim_reg
 from jclip.losses.token_wise import token_wise
 from jclip.losses.triplet import triplet
 from jclip.losses.two_views import negative_cosines, nt_xent
 
 __all__ = ["affinity", "contrastive", "negative_cosines", "nt_xent", "retrieve", "sim_reg", "token_wise", "triplet"]
+__all__ = ["contrastive", "next_token", "triplet"]

@@ -1,17 +1,19 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.compute import Backend, Compute
-from jclip.models.flops import token_count, tower_flops, towers_flops
+from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
+from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
 from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
-from jclip.models.vit import VisionTransformer, class_tokens
+from jclip.models.vit import VisionTransformer, class_tokens, first_patch
 
 __all__ = [
     "Backend",
+    "CaptionDecoder",
     "Compute",
     "Dense",
     "Encoded",
@@ -24,12 +26,17 @@ __all__ = [
     "VisionTransformer",
     "WordHead",
     "apart",
+    "caption_decoder",
     "class_tokens",
+    "decoder_config",
+    "decoder_flops",
+    "decoder_shapes",
     "end_of_text",
     "example_input",
     "example_inputs",
+    "first_patch",
+    "output_tokens",
     "together",
-    "token_count",
     "tower_flops",
     "towers_flops",
     "uniform_of_rows",

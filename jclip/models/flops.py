@@ -6,6 +6,9 @@ from collections.abc import Collection
 from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
 from jclip.models.vit import class_tokens, kept_patches
 
+ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
+"""Poolings of a single token."""
+
 
 def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
     """Of the towers in a train step, without what is computed again to save memory ("model FLOPs").
@@ -34,16 +37,37 @@ def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
     dense = 4 * width * width + 2 * width * hidden
     attention = 2 * length * width  # logits and weighted values of a token
     total = embed + tower.depth * length * 2 * (dense + attention)
-    if not tokens and tower.dropout == 0 and tower.pool in ("cls", "eot", "first", "last"):
+    if not tokens and tower.dropout == 0 and tower.pool in ONE_TOKEN:
         total -= (length - 1) * 2 * (dense + attention - 2 * width * width)
     if tower.pool == "map":
         total += 2 * (2 * length * width * width + 2 * length * width + 2 * width * width + 2 * width * hidden)
+    if isinstance(tower, VisionTower) and tower.pool == "queries":
+        queries, size = tower.queries, tower.pooled_width
+        total += 2 * (2 * length * width * size + 2 * queries * size**2 + 2 * queries * length * size)
     return total
+
+
+def decoder_flops(decoder: TextTower, images: int, size: int) -> int:
+    """Of one caption forward through the caption decoder, logits too, with so many tokens of an image of that size."""
+    width, hidden, length = decoder.width, round(decoder.mlp_ratio * decoder.width), decoder.context_length - 1
+    token = 4 * width**2 + 2 * width * hidden + 2 * length * width  # of the text
+    token += 2 * width**2 + 2 * width * hidden + 2 * images * width  # that attends to the image
+    keys = 2 * images * size * width
+    return 2 * (decoder.depth * (length * token + keys) + length * width * decoder.vocab_size)
+
+
+def output_tokens(tower: Tower) -> int:
+    """Tokens of patches, words or queries that a tower returns in training, padding too."""
+    if isinstance(tower, TextTower):
+        return tower.context_length
+    if isinstance(tower, ResNetTower):
+        return math.prod(tower.grid)
+    return tower.queries - 1 if tower.pool == "queries" else kept_patches(tower)
 
 
 def projection_flops(tower: Tower, embed_dim: int) -> int:
     """Of one example forward, from the tower to the shared space."""
-    return 0 if tower.projection == "none" else 2 * tower.width * embed_dim
+    return 0 if tower.projection == "none" else 2 * tower.pooled_width * embed_dim
 
 
 def _resnet_flops(tower: ResNetTower) -> int:
@@ -62,15 +86,10 @@ def _resnet_flops(tower: ResNetTower) -> int:
     return 2 * (total + (1 + 2 * tokens) * width**2 + 2 * tokens * width)
 
 
-def token_count(tower: Tower) -> int:
-    """Tokens that a tower has of one example in training, the class token included."""
-    return math.prod(tower.size) // 32**2 if isinstance(tower, ResNetTower) else _length(tower)[0]
-
-
 def _length(tower: Tower) -> tuple[int, int]:
     """Tokens in the blocks, and the operations of what makes them."""
     if isinstance(tower, TextTower):
-        return tower.context_length, 0
+        return tower.context_length + (tower.pool in ("cls", "cls_legacy")), 0
     assert isinstance(tower, VisionTower)
     tokens = kept_patches(tower) + class_tokens(tower)
     total, places, channels = 0, math.prod(tower.size), 3

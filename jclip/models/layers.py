@@ -109,22 +109,45 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) of queries [b, n, d] to tokens [b, l, d]."""
+    """Multi-head attention (Vaswani et al. 2017) of queries [b, n, d] to tokens [b, l, d].
+
+    Where the collection "cache" is mutable it keeps keys and values, so that text can be made word by word: with `lengths` those
+    of one more token, behind the others of its text, and without, those of all tokens, which later calls then leave out.
+    """
 
     heads: int
     residual_scale: float
     how: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: Array, tokens: Array, lengths: Array | None = None, causal: bool = False) -> Array:
-        """lengths: i32 [b], how many of the tokens, from the first on, may be attended to; None: all."""
-        width = x.shape[-1]
+    def __call__(self, x: Array, tokens: Array | None, lengths: Array | None = None, causal: bool = False) -> Array:
+        """See the class.
+
+        Args:
+            x: [b, n, d]; or [b * m, n, d], where m rows side by side attend to the same tokens.
+            tokens: [b, l, d]; None: those of the cache.
+            lengths: i32 [b], how many of the tokens, from the first on, may be attended to; None: all.
+            causal: query i sees the tokens 0 to i alone.
+        """
+        width, size = x.shape[-1], x.shape[-1] // self.heads
         project = partial(Dense, width, nn.initializers.normal(width**-0.5), how=self.how)
-        q, k, v = project(name="q")(x), project(name="k")(tokens), project(name="v")(tokens)
-        q, k, v = (y.reshape(*y.shape[:2], self.heads, width // self.heads) for y in (q, k, v))
-        y = attend(q, k, v, lengths, causal, self.how.backend)
+        q = project(name="q")(x)
+        if tokens is None:
+            k, v = (self.get_variable("cache", name) for name in "kv")
+        else:
+            k, v = (project(name=name)(tokens).reshape(*tokens.shape[:2], self.heads, size) for name in "kv")
+            if self.is_mutable_collection("cache") and not self.is_initializing():
+                k, v = (self._kept(name, new, lengths) for name, new in (("k", k), ("v", v)))
+        y = attend(q.reshape(len(k), -1, self.heads, size), k, v, lengths, causal, self.how.backend)
         out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
         return Dense(width, out_init, how=self.how, name="out")(y.reshape(x.shape))
+
+    def _kept(self, name: str, new: Array, lengths: Array | None) -> Array:
+        """What the cache has now: `new` [b, l, heads, d / heads], or with `lengths` its one token behind the others."""
+        if lengths is not None:
+            new = self.get_variable("cache", name).at[jnp.arange(len(new)), lengths - 1].set(new[:, 0])
+        self.put_variable("cache", name, new)
+        return new
 
 
 class Mlp(nn.Module):
@@ -242,3 +265,23 @@ class MapPool(nn.Module):
         x = Attention(self.heads, 1.0, self.how, name="attn")(jnp.broadcast_to(probe, (b, 1, width)), tokens, lengths)
         y = LayerNorm(self.norm_eps, self.how, name="norm")(x)
         return (x + Mlp(self.hidden, self.activation, 1.0, self.how, name="mlp")(y))[:, 0]
+
+
+class AttentionalPool(nn.Module):
+    """What learned queries find among tokens, each by itself (Yu et al. 2022, CoCa, section 3.2): [b, l, d] -> [b, n, width].
+
+    LayerNorm of queries and of tokens before, and no MLP behind, as in open_clip's CoCa.
+    """
+
+    queries: int
+    width: int
+    heads: int
+    norm_eps: float
+    how: Compute
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        norm = partial(LayerNorm, self.norm_eps, self.how)
+        probe = norm(name="norm_q")(self.param("probe", nn.initializers.normal(1.0), (self.queries, self.width)))
+        queries = jnp.broadcast_to(probe[None], (len(tokens), *probe.shape))
+        return Attention(self.heads, 1.0, self.how, name="attn")(queries, norm(name="norm_k")(tokens))

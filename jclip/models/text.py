@@ -42,11 +42,17 @@ class TextTransformer(Transformer):
         text = hide(text, hidden)
         lengths = eot.astype(jnp.int32) + 1
         mask = jnp.arange(c.context_length)[None] < lengths[:, None]
-        positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length, c.width))
-        x = text.astype(dtype) + positions[None].astype(dtype)
+        positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length + class_tokens(c), c.width))
+        x = text.astype(dtype) + positions[None, : c.context_length].astype(dtype)
+        norm = LayerNorm(c.norm_eps, self.how, name="norm")
+        if class_tokens(c):
+            cls = self.param("cls", nn.initializers.normal(0.01), (c.width,)) + positions[-1]
+            at, x, lengths = with_class_token(x, cls.astype(dtype), lengths, legacy=c.pool == "cls_legacy")
+            x, one = self.run_blocks(x, lengths, rows, causal=c.causal, at=at)
+            assert one is not None
+            return TowerOutput(norm(one), x[:, : c.context_length], mask)
         places: dict[str, Position] = {"eot": eot, "first": 0, "last": c.context_length - 1}
         x, one = self.run_blocks(x, lengths if c.mask_padding else None, rows, causal=c.causal, at=places.get(c.pool))
-        norm = LayerNorm(c.norm_eps, self.how, name="norm")
         tokens = norm(x)
         if one is not None:
             pooled = norm(one)
@@ -55,6 +61,37 @@ class TextTransformer(Transformer):
         else:
             pooled = mean(tokens, mask)
         return TowerOutput(pooled, tokens, mask)
+
+
+def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> tuple[Position, Array, Array]:
+    """Texts with a class token that sees all of a text and itself, and is seen by none of the text.
+
+    It takes the place behind the end of its text, so that the order of causal attention says all of that:
+
+        the   cat   end   CLS   pad   pad        each sees itself and what is left of it; nobody asks for the padding
+
+    Its position is the last nevertheless. In open_clip's CoCa before the mask was corrected (its issue 549) it stood behind the
+    padding, of which it saw the first token, and, where there was padding, not itself; the published weights are of that.
+
+    Args:
+        x: [b, L, d].
+        cls: [d].
+        lengths: i32 [b], of the texts.
+        legacy: as it was before it was corrected.
+
+    Returns:
+        The place of the class token; the tokens [b, L + 1, d]; how many of them may be attended to, i32 [b].
+    """
+    length = x.shape[1]
+    at: Position = length if legacy else lengths
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+    here = jnp.arange(length + 1)[None] == jnp.broadcast_to(at, lengths.shape)[:, None]
+    return at, jnp.where(here[:, :, None], cls[None, None], x), lengths + 1
+
+
+def class_tokens(config: TextTower) -> int:
+    """How many tokens there are beside those of a text: 1 or 0."""
+    return int(config.pool in ("cls", "cls_legacy"))
 
 
 def end_of_text(ids: Array, config: TextTower) -> Array:

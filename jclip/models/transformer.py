@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,18 @@ class Transformer(nn.Module):
 
     config: Any
     how: Compute = Compute()
+    BLOCK: ClassVar[type[Block]] = Block
+    """What the stack is made of."""
 
     def run_blocks(
-        self, x: Array, lengths: Array | None, rows: Array | None, *, causal: bool, at: Position | None = None
+        self,
+        x: Array,
+        lengths: Array | None,
+        rows: Array | None,
+        *,
+        causal: bool,
+        at: Position | None = None,
+        context: tuple[Array, ...] = (),
     ) -> tuple[Array, Array | None]:
         """The stack of blocks, its parameters stacked on a leading axis.
 
@@ -38,19 +47,20 @@ class Transformer(nn.Module):
             rows: as in Dropout.
             causal: as in Attention.
             at: the position of the token that is pooled, where it is one.
+            context: what else each block sees, such as the tokens of images.
 
         Returns:
             The tokens [b, l, d], and the one at `at` [b, d], or None.
         """
         depth, how, length = self.config.depth, self.how, x.shape[1]
-        block = self._block(causal)
-        layers = jnp.arange(depth), self.param("blocks", partial(init_blocks, block, depth, x))
+        block = self.block(causal)
+        layers = jnp.arange(depth), self.param("blocks", partial(init_blocks, block, depth, x, context))
         key = self.make_rng("dropout") if rows is not None and block.dropout > 0 else None
         loop = how.scan or how.gather is not None
         if self.is_initializing():  # only the shapes of a pass that makes parameters are asked for, and blocks keep the shape
             return x, None if at is None else token_at(x, at)[:, 0]
         x, lengths = with_even_length(x, lengths, causal, how)
-        run = partial(run_block, block, how, lengths=lengths, rows=rows, key=key)
+        run = partial(run_block, block, how, lengths=lengths, rows=rows, key=key, context=context)
         if loop or at is None or key is not None:
             x, _ = jax.lax.scan(remat(run, how), x, layers, unroll=1 if loop else depth)
             return x[:, :length], None if at is None else token_at(x, at)[:, 0]
@@ -63,10 +73,11 @@ class Transformer(nn.Module):
         """See MapPool."""
         return MapPool(**self._fields(), name="map")(tokens, lengths)
 
-    def _block(self, causal: bool) -> Block:
+    def block(self, causal: bool) -> Block:
+        """One of the stack, without parameters."""
         c = self.config
         extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
-        return Block(**self._fields(), **extra, causal=causal, parent=None)
+        return self.BLOCK(**self._fields(), **extra, causal=causal, parent=None)
 
     def _fields(self) -> dict[str, Any]:
         c = self.config
@@ -74,10 +85,10 @@ class Transformer(nn.Module):
         return {"heads": c.heads, "hidden": hidden, "activation": c.activation, "norm_eps": c.norm_eps, "how": self.how}
 
 
-def init_blocks(block: Block, depth: int, x: Array, key: Array) -> Params:
+def init_blocks(block: Block, depth: int, x: Array, context: tuple[Array, ...], key: Array) -> Params:
     """Parameters of `depth` blocks, stacked; made one block after the other, so that their random bits are never in memory
     together."""
-    return jax.lax.map(lambda key: block.init(key, x, None, None)["params"], jax.random.split(key, depth))
+    return jax.lax.map(lambda key: block.init(key, x, None, None, None, *context)["params"], jax.random.split(key, depth))
 
 
 def run_block(
@@ -90,13 +101,46 @@ def run_block(
     lengths: Array | None,
     rows: Array | None,
     key: Array | None,
+    context: tuple[Array, ...] = (),
 ) -> tuple[Array, None]:
     """One block as the body of a scan; see Run."""
     index, params = layer
     if how.gather is not None:  # in the type they are used in: half of the bytes travel
         params = how.gather(jax.tree.map(lambda w: w.astype(how.dtype) if w.ndim > 1 else w, params))
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
-    return block.apply({"params": params}, how.backend.row_major(x), lengths, rows, at, rngs=rngs), None
+    return block.apply({"params": params}, how.backend.row_major(x), lengths, rows, at, *context, rngs=rngs), None
+
+
+def step_blocks(
+    block: Block, params: Params, cache: Params, x: Array, lengths: Array, context: tuple[Array | None, ...] = ()
+) -> tuple[Array, Params]:
+    """A stack of blocks for one more token of each text, of which the others are known by their keys and values alone.
+
+    Args:
+        block: not causal: what is not yet there is hidden by `lengths`.
+        params: of the blocks, stacked.
+        cache: of `Attention`, stacked; see `empty_cache`.
+        x: [b, 1, d].
+        lengths: i32 [b], of the texts with this token.
+        context: as in `Transformer.run_blocks`; None where the cache knows it.
+
+    Returns:
+        [b, 1, d]; the cache.
+    """
+
+    def run(x: Array, layer: tuple[Params, Params]) -> tuple[Array, Params]:
+        params, cache = layer
+        variables = {"params": params, "cache": cache}
+        x, kept = block.apply(variables, x, lengths, None, None, *context, mutable=["cache"])
+        return x, kept["cache"]
+
+    return jax.lax.scan(run, x, (params, cache))
+
+
+def empty_cache(depth: int, rows: int, length: int, width: int, heads: int, dtype: Any) -> Params:
+    """The cache of a stack of blocks before the first token."""
+    nothing = jnp.zeros((depth, rows, length, heads, width // heads), dtype)
+    return {"attn": {"k": nothing, "v": nothing}}
 
 
 def remat(run: Run, how: Compute) -> Run:

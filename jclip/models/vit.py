@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jclip.config import VisionTower
+from jclip.config import Tower, VisionTower
 from jclip.models.compute import Compute
-from jclip.models.layers import ACTIVATIONS, Dense, Hidden, LayerNorm, hide, uniform_of_rows
+from jclip.models.layers import ACTIVATIONS, AttentionalPool, Dense, Hidden, LayerNorm, hide, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 from jclip.models.transformer import Transformer
@@ -55,8 +55,12 @@ class VisionTransformer(Transformer):
             x = LayerNorm(c.norm_eps, self.how, name="norm_pre")(x)
         x, first = self.run_blocks(x, None, rows, causal=False, at=0 if c.pool == "cls" else None)
         norm = LayerNorm(c.norm_eps, self.how, name="norm")
+        if c.pool == "queries":
+            x = AttentionalPool(c.queries, c.pooled_width, c.query_heads, c.norm_eps, self.how, name="pool")(x)
         tokens = norm(x)
-        if first is not None:
+        if c.pool == "queries":
+            pooled, tokens = tokens[:, 0], tokens[:, 1:]
+        elif first is not None:
             pooled = norm(first)
         elif c.norm_after_pool:
             pooled = norm(self._pool(x))
@@ -109,6 +113,11 @@ def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Arr
 def class_tokens(config: VisionTower) -> int:
     """How many tokens come before those of the patches: 1 or 0."""
     return int(config.class_token or config.pool == "cls")
+
+
+def first_patch(tower: Tower) -> int:
+    """Where in the tokens that a tower returns those of patches, words or queries begin: behind a class token."""
+    return class_tokens(tower) if isinstance(tower, VisionTower) and tower.pool != "queries" else 0
 
 
 def patchify(images: Array, patch_size: int) -> Array:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.config import Config
+from jclip.objectives.caption import Caption
 from jclip.objectives.cloob import CLOOB
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.distillation import AffinityDistillation, FeatureDistillation
@@ -42,6 +43,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.SelfDistillation: SelfDistillation,
     config.FeatureDistillation: FeatureDistillation,
     config.AffinityDistillation: AffinityDistillation,
+    config.Caption: Caption,
 }
 """How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.losses.prototypes import prototype_cross_entropy
-from jclip.models import Backend, Compute, Masked, ProjectionHead, class_tokens, tower_flops, uniform_of_rows, unit
+from jclip.models import Backend, Compute, Masked, ProjectionHead, first_patch, tower_flops, uniform_of_rows, unit
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.two_views import spread
 from jclip.optim import moving_average
@@ -71,7 +71,7 @@ class SelfDistillation(Objective):
             pooled = jnp.stack([part.encoded[view].output.pooled for view in self.how.parts], axis=1)
             sums["parts"] = self._loss("parts", params, extra, pooled, kept["parts"][:, None])
         if self.view is not None:
-            places = (self._places(part.rows, part.key) + class_tokens(cast(config.VisionTower, self.tower)))[:, :, None]
+            places = (self._places(part.rows, part.key) + first_patch(self.tower))[:, :, None]
             tokens, wanted = (jnp.take_along_axis(x.tokens, places, axis=1) for x in (part.encoded[self.view].output, seen))
             targets = self._features(extra["heads"]["hidden"], wanted)
             sums["hidden"] = self._loss("hidden", params, extra, tokens, targets)
@@ -84,8 +84,9 @@ class SelfDistillation(Objective):
         return jnp.zeros(()), {f"{name}_spread": spread(unit(features)) for name, features in rows.items()}
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
-        """The teacher follows as BYOL's target does, and the centres the mean of its cosines with the prototypes."""
-        decay = 1 - (1 - self.how.decay) * (jnp.cos(jnp.pi * progress) + 1) / 2
+        """The teacher follows the student, and the centres the mean of its cosines with the prototypes."""
+        begin, end = self.how.decay, self.how.final_decay
+        decay = end - (end - begin) * (jnp.cos(jnp.pi * progress) + 1) / 2
         teacher = moving_average({name: extra[name] for name in ("towers", "heads")}, self._teacher(params), decay)
         centres = dict[str, Array]()
         for name, features in rows.items():  # the mean of products is the product with the mean

@@ -8,7 +8,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import class_tokens, token_count
+from jclip.models import first_patch, output_tokens
 from jclip.objectives.contrastive import Contrastive
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.projections import Projections
@@ -34,7 +34,7 @@ class TokenWise(Objective):
         """By side the projected tokens, f32 [b, K, features] unit vectors, and which are real, f32 [b, K] of 0 and 1."""
         tokens, masks = [], {}
         for side, view, tower in zip("ab", self.how.views(), self.towers, strict=True):
-            output, first = part.encoded[view].output, _class_tokens(tower)
+            output, first = part.encoded[view].output, first_patch(tower)
             tokens.append(output.tokens[:, first:])
             # As numbers, because what the batch reads of rows is differentiated when it comes in parts.
             masks[side] = output.mask[:, first:].astype(jnp.float32)
@@ -56,9 +56,5 @@ class TokenWise(Objective):
     def flops(self) -> int:
         """The projections, and 4 B^2 K L F multiply-adds of both directions and both passes."""
         batch = self.whole.batch_size
-        a, b = (token_count(tower) - _class_tokens(tower) for tower in self.towers)
+        a, b = (output_tokens(tower) for tower in self.towers)
         return self.projections.flops(batch * a, batch * b) + 8 * batch**2 * a * b * self.how.features
-
-
-def _class_tokens(tower: config.Tower) -> int:
-    return class_tokens(tower) if isinstance(tower, config.VisionTower) else 0

@@ -120,7 +120,7 @@ class BYOL(Objective):
     def flops(self) -> int:
         """Both heads forward and backward, and the target's forward, of both views."""
         tower = self.whole.model.towers[self.tower]
-        head, predictor = self.head.flops(tower.width), self.predictor.flops(self.how.features)
+        head, predictor = self.head.flops(tower.pooled_width), self.predictor.flops(self.how.features)
         return 2 * self.whole.batch_size * (4 * head + 3 * predictor + tower_flops(tower))
 
 
@@ -143,4 +143,4 @@ def _compute(whole: config.Config, mesh: Mesh | None) -> Compute:
 
 
 def _width(whole: config.Config, view: str) -> int:
-    return whole.model.towers[whole.inputs()[view].tower].width
+    return whole.model.towers[whole.inputs()[view].tower].pooled_width

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.models import Backend, Compute, Dense, class_tokens, end_of_text
+from jclip.models import Backend, Compute, Dense, end_of_text, first_patch
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 
 
@@ -37,8 +37,8 @@ class Vocabulary(Objective):
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The cross-entropy of the mean patch's classification and of the caption's ids, weighed by their rarity."""
         output = part.encoded[self.how.image].output
-        first = class_tokens(self.image) if isinstance(self.image, config.VisionTower) else 0
-        logits = self.head.apply({"params": params["head"]}, output.tokens[:, first:].mean(axis=1)).astype(jnp.float32)
+        patches = output.tokens[:, first_patch(self.image) :].mean(axis=1)
+        logits = self.head.apply({"params": params["head"]}, patches).astype(jnp.float32)
         words = multi_hot(part.batch[self.how.text], self.text)
         weights = words * rarity(extra["captions"], extra["having"])[None]
         share = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-9)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import ImageSize, Model, TextTower, architecture, architecture_names, check_model
-from jclip.models import MultiTower, example_inputs
+from jclip.config import Caption, ImageSize, Model, TextTower, architecture, architecture_names, check_model
+from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
-from jclip.weights import big_vision, hub, hugging_face, open_clip, own
+from jclip.weights import big_vision, hub, hugging_face, open_clip, openai, own
 from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
@@ -76,6 +76,8 @@ class Weights:
     _rules: list[Rule]
     _tensors: Mapping[str, Lazy]
     _resized_from: "Weights | None" = None
+    captioners: Mapping[str, Caption] = field(default_factory=dict)
+    """What writes captions, by the name of its parameters."""
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Our parameters one by one, each with its path: read, and put in our order, when it is asked for."""
@@ -129,7 +131,7 @@ def read_weights(
         path = _model_folder(path)
     if kind is not None and not path.is_dir():
         raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
-    key, model, scales, tensors = (
+    key, model, scales, tensors, captioners = (
         _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, name, tokenizer)
     )
     if preprocess:
@@ -137,22 +139,23 @@ def read_weights(
             raise WeightsError(f"{path}: says its preprocessing itself; leave out {', '.join(preprocess)}")
         model = with_preprocess(model, preprocess)
     check_model(model)
-    module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ())
+    module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ()) | caption_shapes(model, captioners)
     tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
     rules = module.rules(model, shapes, names=tensors)
     with errors_of(path):
         require_fit(rules, tensors, shapes)
-    return Weights(model, key, shapes, rules, tensors)
+    return Weights(model, key, shapes, rules, tensors, captioners=captioners)
 
 
 class _Opened(NamedTuple):
-    """Which of FORMATS it has, its model, the paths of its objectives' parameters, and the arrays."""
+    """Which of FORMATS it has, its model, the paths of its objectives' scales, the arrays, and what writes captions."""
 
     key: str
     model: Model
     scales: tuple[str, ...]
     tensors: Mapping[str, Lazy]
+    captioners: Mapping[str, Caption] = {}
 
 
 def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kind: str | None) -> _Opened:
@@ -172,13 +175,14 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
     config = read_json(path / module.CONFIG)
     try:
         model, scales = module.read_model(path, config, tensors)
+        captioners = module.read_captioners(path, config)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:  # a value of an odd type
         raise WeightsError(f"{path}: {module.CONFIG} or what it names is damaged: {type(error).__name__}: {error}") from error
     if module is own:
         tensors = own.with_digests(path, config, tensors)
     if module is hugging_face:
         tensors = hugging_face.without_foreign_texts(path, config, tensors)
-    return _Opened(key, model, scales, tensors)
+    return _Opened(key, model, scales, tensors, captioners)
 
 
 def _described(path: Path, keys: Mapping[str, str]) -> tuple[str, dict[str, Lazy]]:
@@ -219,12 +223,12 @@ def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _O
     tensors = open_tensors(path)
     marks = [n for n in tensors if n.rpartition(".")[2] == "input_resolution"]
     if len(marks) == 1:
-        tensors = without_prefix(path, tensors, lambda names: {"input_resolution", *open_clip.OPENAI})
+        tensors = without_prefix(path, tensors, lambda names: {"input_resolution", *openai.OPENAI})
     if "input_resolution" in tensors:  # which OpenAI's files hold, and no others
         if tokenizer is not None:
             raise WeightsError(f"{path}: holds OpenAI's weights, which have CLIP's own tokenizer; leave out {tokenizer}")
         try:
-            model = open_clip.openai_model({n: array.shape for n, array in tensors.items()})
+            model = openai.openai_model({n: array.shape for n, array in tensors.items()})
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from None
         if name is not None:
@@ -232,7 +236,7 @@ def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _O
         return _Opened("open_clip", model, (SCALE,), tensors)
     if name is not None:
         model = named_model(name, tokenizer)
-        return _Opened("open_clip", model, open_clip.scales(model), tensors)
+        return _Opened("open_clip", model, open_clip.scales(model), tensors, open_clip.named_captioners(name))
     raise WeightsError(
         f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
         f"(architecture_name): one of {', '.join(architecture_names())}"
@@ -250,13 +254,17 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
     return Weights(model, "big_vision", shapes, rules, tensors)
 
 
-def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str, Any]) -> None:
+def write_weights(
+    folder: str | Path, to: str, model: Model, params: Mapping[str, Any], captioners: Mapping[str, Caption] | None = None
+) -> None:
     """Writes parameters (nested, or by path) as a folder of one of FORMATS; it appears whole or not at all.
+
+    Those of `captioners` are written too where the format has such a model: jclip's always, open_clip's with the towers of CoCa.
 
     Raises:
         WeightsError: the folder exists already, or that library has no such model.
     """
-    folder, module, flat = Path(folder), FORMATS[to], flatten(params)
+    folder, module, flat, captioners = Path(folder), FORMATS[to], flatten(params), dict(captioners or {})
     if folder.exists():
         raise WeightsError(f"{folder} exists already; give a folder that does not")
     alone = module is hugging_face and set(model.towers) in ({"image"}, {"text"})
@@ -267,7 +275,8 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     draft = folder.parent / f".{folder.name}-{os.getpid()}"
     draft.mkdir()
     try:
-        module.write_config(model, draft, scales)
+        kept = module.write_config(model, draft, scales, captioners)
+        flat = {path: leaf for path, leaf in flat.items() if path.partition("/")[0] not in captioners.keys() - kept}
         if module is not own and not alone and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
             others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
             raise WeightsError(f"{to} has one objective, image_text; this model has {others or 'none'}")
@@ -280,6 +289,22 @@ def write_weights(folder: str | Path, to: str, model: Model, params: Mapping[str
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def caption_shapes(model: Model, captioners: Mapping[str, Caption]) -> dict[str, tuple[int, ...]]:
+    """Of the parameters of what writes captions, by path.
+
+    Raises:
+        WeightsError: it does not fit the towers.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, how in captioners.items():
+        if strange := [view for view in how.views() if view not in model.towers]:
+            raise WeightsError(f"{name}: there is no tower {strange[0]!r}; towers: {', '.join(model.towers)}")
+        for problem in how.misfits({tower: tower for tower in model.towers}, model.towers, 1):
+            raise WeightsError(f"{name}{problem}")
+        shapes |= {f"{name}/decoder/{path}": shape for path, shape in decoder_shapes(how, model).items()}
+    return shapes
 
 
 def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:

@@ -7,12 +7,12 @@ import json
 import logging
 import math
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jclip.config import Model, TextTower, Tokenizer, VisionTower
+from jclip.config import Caption, Model, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
@@ -22,7 +22,7 @@ from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
 
-__all__ = ["BUFFERS", "CONFIG", "FILES", "read_model", "rules", "without_foreign_texts", "write_config"]
+__all__ = ["BUFFERS", "CONFIG", "FILES", "read_captioners", "read_model", "rules", "without_foreign_texts", "write_config"]
 
 T = TypeVar("T")
 
@@ -254,11 +254,18 @@ def _common(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
+def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Caption]:
+    """None: the models that are read have no decoder."""
+    return {}
+
+
+def write_config(
+    model: Model, folder: Path, scales: Container[str], captioners: Mapping[str, Caption] | None = None
+) -> Collection[str]:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
     A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; any other a `CLIPModel`.
-    A tower alone makes their class of it.
+    A tower alone makes their class of it. Returns the names of the captioners that are part of it: none.
 
     Raises:
         WeightsError: the library has no such model.
@@ -285,6 +292,7 @@ def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if processor is not None:
         (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n")
+    return ()
 
 
 def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dict[str, Any]:

@@ -1,15 +1,26 @@
-"""Models as open_clip describes them, in and out: `open_clip_config.json`, and the shapes of OpenAI's files, which say all."""
+"""Models as open_clip describes them, in and out: `open_clip_config.json`."""
 
 import dataclasses
 import json
-import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import ImageSize, ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower, as_image_size
+from jclip.config import (
+    Caption,
+    ImageSize,
+    ImageTower,
+    Model,
+    Preprocess,
+    ResNetTower,
+    TextTower,
+    Tokenizer,
+    VisionTower,
+    as_image_size,
+)
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import BIAS, SCALE
+from jclip.weights.open_clip_coca import NAME, captioner_cfg, captioner_of, is_captioner, queries, queries_cfg
 from jclip.weights.open_clip_names import rules
 from jclip.weights.options import (
     COLOUR,
@@ -32,7 +43,18 @@ from jclip.weights.timm import TIMM, timm_name
 from jclip.weights.tokenizer_files import write_open_clip
 from jclip.weights.tokenizers import read_open_clip
 
-__all__ = ["BUFFERS", "CONFIG", "FILES", "config_of", "openai_model", "read_model", "rules", "scales", "write_config"]
+__all__ = [
+    "BUFFERS",
+    "CONFIG",
+    "FILES",
+    "config_of",
+    "named_captioners",
+    "read_captioners",
+    "read_model",
+    "rules",
+    "scales",
+    "write_config",
+]
 
 CONFIG = "open_clip_config.json"
 FILES = (
@@ -44,7 +66,7 @@ FILES = (
 MARK = r"(.*\.)?visual\..*"
 """Names that tell weights of this library."""
 
-BUFFERS = r"(text\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
+BUFFERS = r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
 """What state dicts hold besides parameters, and no result depends on."""
 
 IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
@@ -53,14 +75,27 @@ TEXT_POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}
 
 FILE = {"model_cfg": SECTION, "preprocess_cfg": optional(SECTION)}
 SECTIONS = {"vision_cfg": SECTION, "text_cfg": SECTION}
-MODEL = {**SECTIONS, "embed_dim": COUNT, "quick_gelu": optional(FLAG), "init_logit_bias": optional(NUMBER)}
+MODEL = {
+    **SECTIONS,
+    "multimodal_cfg": SECTION,
+    "embed_dim": COUNT,
+    "quick_gelu": optional(FLAG),
+    "init_logit_bias": optional(NUMBER),
+}
 COMMON = {"width": COUNT, "mlp_ratio": NUMBER, "ls_init_value": optional(NUMBER)}
 COMMON |= {"act_kwargs": optional(SECTION), "norm_kwargs": optional(SECTION)}
 VISION = COMMON | {"image_size": SIDES, "patch_size": SQUARE, "layers": LAYERS, "head_width": COUNT, "patch_dropout": NUMBER}
+VISION |= {"attentional_pool": FLAG, "attn_pooler_queries": COUNT, "attn_pooler_heads": COUNT}
 VISION |= {"no_ln_pre": FLAG, "final_ln_after_pool": FLAG, "pool_type": one_of(IMAGE_POOLS), "timm_model_name": optional(TEXT)}
 RESNET = {"patch_size": optional(SQUARE)}  # which has none
 WORDS = COMMON | {"context_length": COUNT, "vocab_size": COUNT, "heads": COUNT, "layers": COUNT, "pad_id": ID, "eos_id": ID}
-WORDS |= {"pool_type": one_of(TEXT_POOLS), "no_causal_mask": FLAG, "proj_type": one_of(("linear", "none")), "proj_bias": FLAG}
+WORDS |= {
+    "pool_type": one_of(TEXT_POOLS),
+    "no_causal_mask": FLAG,
+    "embed_cls": FLAG,
+    "proj_type": one_of(("linear", "none")),
+    "proj_bias": FLAG,
+}
 WORDS |= {"hf_tokenizer_name": optional(TEXT), "tokenizer_mode": optional(TEXT), "tokenizer_kwargs": optional(SECTION)}
 HOW = {"mean": COLOUR, "std": COLOUR, "size": SIDES, "fill_color": ID, "interpolation": one_of(("bicubic", "bilinear"))}
 HOW |= {"resize_mode": one_of(("shortest", "longest", "squash"))}
@@ -68,21 +103,16 @@ HOW |= {"resize_mode": one_of(("shortest", "longest", "squash"))}
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("hf_model_name", "block_type", "timm_drop_path"), (None,)),
-    **dict.fromkeys(("attentional_pool", "output_tokens", "embed_cls", "final_ln_after_pool", "timm_proj_bias"), (False, None)),
+    **dict.fromkeys(("final_ln_after_pool", "timm_proj_bias"), (False, None)),
     **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn"), (False, None)),
     **{"scale_fc": (False, None), "pos_embed_type": ("learnable", None), "mode": ("RGB", None)},
     **{"timm_pool": ("map",), "timm_proj": ("none",), "timm_drop": (0.0, None)},
 }
 """Options that change what is computed, with the values that jclip's towers reproduce."""
 
-INERT = {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained"}
-INERT |= {"custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"}
+INERT = {"timm_model_pretrained", "output_tokens", "custom_text"}
+INERT |= {"init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"}
 """Options that mean nothing where the others are neutral."""
-
-OPENAI = {"token_embedding.weight": 2, "positional_embedding": 2, "text_projection": 2}
-OPENAI_VIT = {"visual.conv1.weight": 4, "visual.positional_embedding": 2}
-OPENAI_RESNET = {"visual.layer1.0.conv1.weight": 4, "visual.attnpool.positional_embedding": 2}
-"""The arrays whose shapes tell the architecture of OpenAI's files, with their number of axes."""
 
 SIGLIP_END = 1
 """Id that ends a text in the vocabularies of all SigLIP models."""
@@ -103,16 +133,33 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
         raise WeightsError(f"{at}: model_cfg has no {' and no '.join(missing)}")
     check_options(f"{at}: model_cfg.", cfg, MODEL, {}, INERT)
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    if "multimodal_cfg" in cfg:
+        captioner_of(at, cfg)  # it has to be one
+    elif vision.get("attentional_pool") or text.get("embed_cls"):
+        raise WeightsError(
+            f"{at}: vision_cfg.attentional_pool and text_cfg.embed_cls without a multimodal_cfg are not reproduced"
+        )
     read = VISION | (RESNET if isinstance(vision.get("layers"), list) else {})
     check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), read, NEUTRAL, INERT)
     check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     how = {name: value for name, value in preprocess.items() if value is not None}  # which open_clip skips
     check_options(f"{at}: preprocess_cfg.", how, HOW, {"mode": ("RGB",)})
     quick = bool(cfg.get("quick_gelu"))
-    image = _image_tower(at, vision, quick, how)
+    image = _image_tower(at, vision, quick, how, cfg["embed_dim"])
     words = _text_tower(at, text, quick, read_open_clip(folder, text))
     scales = (SCALE,) if cfg.get("init_logit_bias") is None else (SCALE, BIAS)
     return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"]), scales
+
+
+def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Caption]:
+    """What writes captions, by the name of its parameters; raises as `read_model` does."""
+    cfg = config["model_cfg"]
+    return {NAME: captioner_of(str(folder / CONFIG), cfg)} if "multimodal_cfg" in cfg else {}
+
+
+def named_captioners(name: str) -> dict[str, Caption]:
+    """What writes captions of a named architecture."""
+    return {NAME: Caption()} if name.startswith("coca_") else {}
 
 
 def _without_others(cfg: Mapping[str, Any], prefix: str, read: Container[str]) -> Mapping[str, Any]:
@@ -126,7 +173,7 @@ def scales(model: Model) -> tuple[str, ...]:
     return (SCALE, BIAS) if timm_name(model.towers["image"]) else (SCALE,)
 
 
-def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: Mapping[str, Any]) -> ImageTower:
+def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: Mapping[str, Any], embed_dim: int) -> ImageTower:
     timm = cfg.get("timm_model_name")
     if timm:
         if timm not in TIMM or cfg.get("timm_pool") != "map" or cfg.get("timm_proj") != "none":
@@ -143,7 +190,9 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
         heads = width * 32 // cfg.get("head_width", 64)
         resnet = ResNetTower(image_size, cast(Any, tuple(layers)), stem_width=width, heads=heads)
         return _with_preprocess(at, resnet, preprocess, image_size)
-    pool = cfg.get("pool_type", "tok")
+    pool, by_queries = cfg.get("pool_type", "tok"), bool(cfg.get("attentional_pool"))
+    if by_queries and (pool != "tok" or cfg.get("final_ln_after_pool")):
+        raise WeightsError(f"{at}: vision_cfg.attentional_pool with pool_type {pool!r} or final_ln_after_pool is not reproduced")
     vit = VisionTower(
         image_size=image_size,
         patch_size=side(cfg.get("patch_size", 16)),
@@ -151,8 +200,9 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
         depth=layers,
         heads=width // cfg.get("head_width", 64),
         patch_dropout=cfg.get("patch_dropout", 0.0),
-        pool=cast(Any, IMAGE_POOLS[pool]),
-        class_token=pool != "tok",
+        pool="queries" if by_queries else cast(Any, IMAGE_POOLS[pool]),
+        class_token=pool != "tok" or by_queries,
+        **(queries(cfg, embed_dim, width) if by_queries else {}),
         pre_norm=not cfg.get("no_ln_pre", False),
         norm_after_pool=cfg.get("final_ln_after_pool", False),
         **_common(f"{at}: vision_cfg", cfg, width, quick_gelu),
@@ -172,7 +222,7 @@ def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: To
         depth=cfg.get("layers", 12),
         heads=cfg.get("heads", 8),
         causal=not cfg.get("no_causal_mask", False),
-        pool=cast(Any, TEXT_POOLS[pool]),
+        pool="cls_legacy" if cfg.get("embed_cls") else cast(Any, TEXT_POOLS[pool]),
         eot_id=ends.get(pool, end),
         projection=cast(Any, projection),
         tokenizer=tokenizer,
@@ -193,52 +243,6 @@ def _common(at: str, cfg: Mapping[str, Any], width: int, quick_gelu: bool) -> di
         "norm_eps": norm.get("eps", 1e-5),
         "layer_scale": cfg.get("ls_init_value"),
     }
-
-
-def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    """The architecture of weights that OpenAI published, which only their shapes tell; it has heads of 64 and QuickGELU always.
-
-    Raises:
-        WeightsError: an array is missing without which they do not tell it.
-    """
-    resnet = any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in shapes)
-    needed = {**OPENAI, **(OPENAI_RESNET if resnet else OPENAI_VIT)}
-    if problems := [
-        f"{name} is {list(shapes[name])}, not of {axes} axes" if name in shapes else f"missing {name}"
-        for name, axes in needed.items()
-        if len(shapes.get(name, ())) != axes
-    ]:
-        raise WeightsError(f"the weights have OpenAI's names, but do not tell their architecture: {'; '.join(problems)}")
-
-    def count(prefix: str, suffix: str) -> int:
-        return sum(name.startswith(prefix) and name.endswith(suffix) for name in shapes)
-
-    vocab_size, text_width = shapes["token_embedding.weight"]
-    text = TextTower(
-        context_length=shapes["positional_embedding"][0],
-        vocab_size=vocab_size,
-        width=text_width,
-        depth=count("transformer.", ".attn.in_proj_weight"),
-        heads=text_width // 64,
-        activation="quick_gelu",
-    )
-    image: ImageTower
-    if not resnet:
-        width, _, _, patch_size = shapes["visual.conv1.weight"]
-        image = VisionTower(
-            image_size=math.isqrt(shapes["visual.positional_embedding"][0] - 1) * patch_size,
-            patch_size=patch_size,
-            width=width,
-            depth=count("visual.transformer.", ".attn.in_proj_weight"),
-            heads=width // 64,
-            activation="quick_gelu",
-        )
-    else:
-        stem = shapes["visual.layer1.0.conv1.weight"][0]
-        layers = tuple(count(f"visual.layer{stage}.", ".conv1.weight") for stage in (1, 2, 3, 4))
-        grid = math.isqrt(shapes["visual.attnpool.positional_embedding"][0] - 1)
-        image = ResNetTower(grid * 32, cast(Any, layers), stem_width=stem, heads=stem * 32 // 64)
-    return Model({"image": image, "text": text}, embed_dim=shapes["text_projection"][1])
 
 
 def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_size: ImageSize) -> ImageTower:
@@ -262,7 +266,7 @@ def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_s
     return dataclasses.replace(tower, preprocess=how)
 
 
-def config_of(model: Model, scales: Container[str]) -> dict[str, Any]:
+def config_of(model: Model, scales: Container[str], captioner: Caption | None = None) -> dict[str, Any]:
     """What goes into `open_clip_config.json`, so that open_clip builds the same model.
 
     Raises:
@@ -271,7 +275,9 @@ def config_of(model: Model, scales: Container[str]) -> dict[str, Any]:
     image, text = model.towers["image"], model.towers["text"]
     assert not isinstance(image, TextTower)
     assert isinstance(text, TextTower)
-    timm = timm_name(image)
+    timm, coca = timm_name(image), {}
+    if captioner is not None:
+        coca = {"multimodal_cfg": captioner_cfg(model, captioner), "custom_text": True}
     quick = "quick_gelu" in (text.activation, getattr(image, "activation", None))
     vision: dict[str, Any] = (
         {"timm_model_name": timm, "timm_pool": "map", "timm_proj": "none"} if timm else _vision_cfg(image, quick)
@@ -280,13 +286,15 @@ def config_of(model: Model, scales: Container[str]) -> dict[str, Any]:
     preprocess: dict[str, Any] = {"mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation}
     preprocess |= {"resize_mode": how.resize, "fill_color": how.fill}
     vision["image_size"] = image.image_size if isinstance(image.image_size, int) else list(image.image_size)
-    towers = {"image": _image_tower(CONFIG, vision, quick, preprocess), "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
+    read = _image_tower(CONFIG, vision, quick, preprocess, model.embed_dim)
+    towers = {"image": read, "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
     require_same("open_clip cannot compute this model", model, Model(towers, model.embed_dim))
     return {
         "model_cfg": {
             "embed_dim": model.embed_dim,
             "quick_gelu": quick,
             **({"custom_text": True} if timm else {}),
+            **coca,
             **({"init_logit_bias": -10.0} if BIAS in scales else {}),
             "vision_cfg": vision,
             "text_cfg": words,
@@ -304,7 +312,8 @@ def _vision_cfg(image: ImageTower, quick_gelu: bool) -> dict[str, Any]:
         "width": image.width,
         "head_width": image.width // image.heads,
         "patch_size": image.patch_size,
-        **({} if image.pool == "cls" else {"pool_type": pools.get(image.pool, "tok")}),
+        **({} if image.pool in ("cls", "queries") else {"pool_type": pools.get(image.pool, "tok")}),
+        **(queries_cfg(image) if image.pool == "queries" else {}),
         **({} if image.pre_norm else {"no_ln_pre": True}),
         **({"final_ln_after_pool": True} if image.norm_after_pool else {}),
         **_common_cfg(image, quick_gelu),
@@ -323,6 +332,7 @@ def _text_cfg(text: TextTower, quick_gelu: bool) -> dict[str, Any]:
         **({} if text.causal else {"no_causal_mask": True}),
         **({} if pool == "argmax" else {"pool_type": pool}),
         **({"eos_id": text.eot_id} if pool == "eos" else {}),
+        **({"embed_cls": True, "output_tokens": True} if text.pool == "cls_legacy" else {}),
         **({"proj_type": "none"} if text.projection == "none" else {}),
         **({"proj_bias": True} if text.projection == "affine" else {}),
         **_common_cfg(text, quick_gelu),
@@ -340,10 +350,16 @@ def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, A
     }
 
 
-def write_config(model: Model, folder: Path, scales: Container[str]) -> None:
-    """Writes `open_clip_config.json` and the tokenizer."""
-    config = config_of(model, scales)
+def write_config(
+    model: Model, folder: Path, scales: Container[str], captioners: Mapping[str, Caption] | None = None
+) -> Collection[str]:
+    """Writes `open_clip_config.json` and the tokenizer. Returns the name of the captioner that is part of it, where one is."""
+    kept = list(captioners or ()) if is_captioner(model) else []
+    if len(kept) != is_captioner(model):
+        raise WeightsError(f"open_clip's CoCa has one captioner, and this model with towers like it has {len(kept)}")
+    config = config_of(model, scales, captioners[kept[0]] if captioners and kept else None)
     text = model.towers["text"]
     assert isinstance(text, TextTower)
     config["model_cfg"]["text_cfg"] |= write_open_clip(text.tokenizer, folder)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return kept

@@ -1,23 +1,26 @@
 """Where open_clip keeps each parameter; OpenAI's files have the same names."""
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from jclip.config import Model, ResNetTower, TextTower, VisionTower
 from jclip.weights.layout import BIAS, CONV, SCALAR, SCALE, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.weights.open_clip_coca import decoder_rules, is_captioner, pool_rules
 from jclip.weights.timm import timm_name, timm_rules
 
 
-def rules(model: Model, paths: Container[str], names: Container[str] | None = None) -> list[Rule]:
+def rules(model: Model, paths: Collection[str], names: Container[str] | None = None) -> list[Rule]:
     """A rule for every parameter.
 
     Args:
         model: the architecture.
-        paths: of our parameters, which tell whether the logits have a bias, as SigLIP's objective has it.
+        paths: of our parameters, which tell whether the logits have a bias, as SigLIP's objective has it, and a decoder.
         names: of the arrays of a file, which tell whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
     """
     image, text = model.towers["image"], model.towers["text"]
     assert isinstance(text, TextTower)
-    apart = timm_name(image) is not None if names is None else "text.token_embedding.weight" in names
+    coca = is_captioner(model)
+    apart = timm_name(image) is not None or coca if names is None else "text.token_embedding.weight" in names
+    decoders = sorted({path.split("/")[0] for path in paths if "/decoder/" in path})
     if isinstance(image, ResNetTower):
         visual = _resnet_rules(image)
     else:
@@ -28,6 +31,7 @@ def rules(model: Model, paths: Container[str], names: Container[str] | None = No
         *_text_rules(text, "text." if apart else ""),
         Rule(SCALE, "logit_scale", SCALAR),
         *([Rule(BIAS, "logit_bias", SCALAR)] if BIAS in paths else []),
+        *(rule for name in decoders for rule in decoder_rules(name, text)),
     ]
 
 
@@ -38,6 +42,7 @@ def _vit_rules(image: VisionTower) -> list[Rule]:
         Rule("image/pos_embed", "visual.positional_embedding"),
         *(norm_rules("image/norm_pre", "visual.ln_pre") if image.pre_norm else []),
         *_block_rules(image, "image/blocks", "visual.transformer.resblocks.{}"),
+        *(pool_rules(image) if image.pool == "queries" else []),
         *norm_rules("image/norm", "visual.ln_post"),
         Rule("image_projection/kernel", "visual.proj"),
     ]
@@ -52,6 +57,7 @@ def _text_rules(text: TextTower, prefix: str) -> list[Rule]:
     return [
         Rule("text/token_embed", f"{prefix}token_embedding.weight"),
         Rule("text/pos_embed", f"{prefix}positional_embedding"),
+        *([Rule("text/cls", f"{prefix}cls_emb")] if text.pool in ("cls", "cls_legacy") else []),
         *_block_rules(text, "text/blocks", f"{prefix}transformer.resblocks.{{}}"),
         *norm_rules("text/norm", f"{prefix}ln_final"),
         *projection[text.projection],

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip import __version__
-from jclip.config import ConfigError, Model, TextTower, from_json, to_saved
+from jclip.config import Caption, ConfigError, Model, TextTower, from_json, to_saved
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, read_json
 from jclip.weights.layout import Rule
@@ -36,6 +36,15 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     if not isinstance(scales, list) or any(path not in allowed for path in scales):
         raise WeightsError(f"{folder / CONFIG}: scales is {scales!r}; allowed is a list of some of {', '.join(allowed)}")
     return find_vocabularies(model, folder), tuple(scales)
+
+
+def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Caption]:
+    """What writes captions, by the name of its parameters."""
+    try:
+        found = config.get("captioners", {}).items()
+        return {name: from_json(how, Caption, f"{folder / CONFIG}: captioners.{name}") for name, how in found}
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _model(folder: Path, config: Any) -> Model:
@@ -82,11 +91,16 @@ def write_digests(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def write_config(model: Model, folder: Path, scales: Sequence[str]) -> None:
-    """Writes `jclip.json`, and the vocabularies of the tokenizers beside it."""
+def write_config(
+    model: Model, folder: Path, scales: Sequence[str], captioners: Mapping[str, Caption] | None = None
+) -> Collection[str]:
+    """Writes `jclip.json`, and the vocabularies of the tokenizers beside it. Returns the names of the captioners, of all."""
     model = copy_vocabularies(model, folder)
     config = {"jclip": __version__, "model": to_saved(model), "scales": scales}
+    if captioners:
+        config["captioners"] = {name: to_saved(how) for name, how in captioners.items()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return tuple(captioners or ())
 
 
 def rules(model: Model, paths: Iterable[str], names: Container[str] | None = None) -> list[Rule]:

@@ -18,6 +18,7 @@ from jclip.config import (
     check_model,
     replace,
 )
+from jclip.models.text import class_tokens as text_class_tokens
 from jclip.models.vit import class_tokens
 from jclip.weights.errors import WeightsError
 
@@ -46,9 +47,9 @@ def with_sizes(model: Model, image_size: ImageSize | None = None, context_length
 def resize_positions(params: Mapping[str, Any], source: Model, target: Model) -> dict[str, Any]:
     """Parameters of `source`, by path, with the positions that `target` needs; all others are passed on as they are.
 
-    The positions of patches are resampled as an image: cubic (a = -0.5), antialiased, and that of a class token stays. Their rows
-    and columns are those of the models: as many positions may be another grid. The positions of a text are interpolated linearly
-    between their centres, without antialiasing. Sincos positions are no parameters.
+    The positions of patches are resampled as an image: cubic (a = -0.5), antialiased. Their rows and columns are those of the
+    models: as many positions may be another grid. The positions of a text are interpolated linearly between their centres,
+    without antialiasing. Those of class tokens stay. Sincos positions are no parameters.
 
     Args:
         params: arrays by path; those of towers that only one of the models has are passed on too, and a tower of which there are
@@ -67,8 +68,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         if path not in params:
             continue
         if isinstance(after, TextTower):
-            shape = (after.context_length, after.width)
-            resized[path] = _resample(params[path], shape, "linear", antialias=False)
+            resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
             continue
         assert not isinstance(before, TextTower)  # or `_check` had raised
         extra = class_tokens(after) if isinstance(after, VisionTower) else 1
@@ -85,6 +85,14 @@ def _resize_grid(positions: Any, extra: int, before: tuple[int, int], after: tup
     return np.concatenate([positions[:extra], resized.reshape(-1, width)])
 
 
+def _resize_line(positions: Any, extra: int, length: int) -> Any:
+    """[any + extra, width] -> [length + extra, width]."""
+    if len(positions) == length + extra:
+        return positions
+    line, last = np.split(np.asarray(positions), [len(positions) - extra])
+    return np.concatenate([_resample(line, (length, line.shape[1]), "linear", antialias=False), last])
+
+
 def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -> Any:
     """f32 `x` on a grid of another shape; weights that would fall outside are shared among the others."""
     if x.shape == shape:
@@ -97,6 +105,8 @@ def _check(name: str, before: Tower, after: Tower) -> None:
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
     if isinstance(before, VisionTower) and isinstance(after, VisionTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")
+    if isinstance(before, TextTower) and isinstance(after, TextTower) and text_class_tokens(before) != text_class_tokens(after):
+        other.append("pool")
     if type(before) is not type(after):
         raise WeightsError(f"{name}: the weights are of a {type(before).__name__}, the model has a {type(after).__name__}")
     if other:

@@ -8,13 +8,14 @@ from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSi
 from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.teachers import AffinityDistillation, FeatureDistillation
 from jclip.config.objectives.views import View, view_problems
-from jclip.config.objectives.words import MaskedText, Vocabulary
+from jclip.config.objectives.words import Caption, MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
 __all__ = [
     "BYOL",
     "CLOOB",
     "AffinityDistillation",
+    "Caption",
     "Contrastive",
     "Family",
     "FeatureDistillation",
@@ -36,7 +37,7 @@ __all__ = [
 
 Pairs = Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | NearestNeighbour
 Images = SimCLR | SimSiam | BYOL | SelfDistillation
-Words = Vocabulary | MaskedText
+Words = Vocabulary | MaskedText | Caption
 Teachers = FeatureDistillation | AffinityDistillation
 
 Objective = Pairs | Images | Words | Teachers

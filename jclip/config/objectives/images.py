@@ -98,9 +98,12 @@ class SelfDistillation(Family):
     hidden: Annotated[float, Range(least=0, most=1)] = 0.5
     """Share of the patches that are hidden from the student (SigLIP 2: 0.5); 0 leaves this part out."""
     hidden_weight: Annotated[float, Range(above=0, most=1e6)] = 1.0
-    """Factor of the loss of hidden patches beside that of parts (SigLIP 2: 0.25 for 1)."""
+    """Factor of the loss of hidden patches beside that of parts."""
     decay: Annotated[float, Range(least=0, most=1)] = 0.996
-    """Decay of the teacher at the start, which goes to 1 along half a cosine (DINO: 0.996)."""
+    """Decay of the teacher at the start (DINO: 0.996)."""
+    final_decay: Annotated[float, Range(least=0, most=1)] = 1.0
+    """Decay at the end of the run, reached along half a cosine (DINO: 1). SILC keeps it as it begins: a teacher that comes to rest
+    learns no more from the texts."""
     prototypes: Size = 65536
     """Prototypes of each head (DINO: 65536)."""
     size: Size = 2048

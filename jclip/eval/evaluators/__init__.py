@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jclip.config import Choice, Eval, FewShot, LinearProbe, Model, NearestNeighbours, Retrieval, Robustness, ZeroShot
+from jclip.config import Captioning, Choice, Eval, FewShot, LinearProbe, Model, NearestNeighbours, Retrieval, Robustness, ZeroShot
 from jclip.eval.embed import Functions
+from jclip.eval.evaluators.captioning import make_captioning
 from jclip.eval.evaluators.choice import make_choice
 from jclip.eval.evaluators.probes import make_few_shot, make_linear_probe, make_nearest_neighbours
 from jclip.eval.evaluators.retrieval import make_retrieval
@@ -40,6 +41,8 @@ def make_evaluator(config: Eval, model: Model, functions: Functions) -> Evaluato
             return make_robustness(config, model, functions)
         case Choice():
             return make_choice(config, model, functions)
+        case Captioning():
+            return make_captioning(config, model, functions)
 
 
 def run_evaluators(evaluators: Mapping[str, Evaluator], params: Any) -> Iterator[tuple[str, float]]:

@@ -1,0 +1,74 @@
+"""The caption objective: each token of a text, told from those before it and from the image (CoCa)."""
+
+import zlib
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jclip import config, losses
+from jclip.models import Backend, Compute, caption_decoder, decoder_flops, output_tokens, tower_flops
+from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.sharding import BATCH_AXES, make_gather
+
+
+class Caption(Objective):
+    """See `config.Caption`."""
+
+    def __init__(self, name: str, how: config.Caption, whole: config.Config, mesh: Mesh | None) -> None:
+        self.name, self.how, self.whole, self.mesh = name, how, whole, mesh
+        self.towers = whole.captioners()[name]
+        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
+        self.compute = Compute(jnp.dtype(whole.model.dtype), whole.model.scan, whole.model.remat, backend=backend)
+        self.decoder = caption_decoder(self.towers, whole.model, self.compute)
+
+    def init(self, key: Array, part: Part) -> Params:
+        """The decoder."""
+        text, images = (part.encoded[view].output.tokens for view in (self.how.text, self.how.image))
+        return {"decoder": self.decoder.init(key, text, images)["params"]}
+
+    def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
+        """The cross-entropy of each caption, and the share of its tokens that were told right.
+
+        The token at a position is told from the features of the one before it; padding neither tells nor is told.
+        """
+        how, text = self.how, part.encoded[self.how.text].output
+        key = jax.random.fold_in(part.key, zlib.crc32(self.name.encode()))  # other numbers than those of a tower's dropout
+        features, vocabulary = self._gathering(params).apply(
+            {"params": params["decoder"]},
+            text.tokens[:, :-1],
+            part.encoded[how.image].output.tokens,
+            rows=part.rows,
+            rngs={"dropout": key},
+        )
+        loss, right = losses.next_token(
+            features,
+            vocabulary,
+            part.batch[how.text][:, 1:],
+            text.mask[:, 1:],
+            label_smoothing=how.label_smoothing,
+            block=how.block,
+            mesh=self.mesh,
+            axes=BATCH_AXES,
+        )
+        return {}, {"loss": loss.sum(), "accuracy": right.sum()}
+
+    def _gathering(self, params: Params) -> Any:
+        """The decoder, its blocks made whole one by one where they are sharded."""
+        gather = None if self.mesh is None else make_gather({self.name: params}, self.whole.mesh, self.mesh)
+        if gather is None:
+            return self.decoder
+        blocks = partial(gather, f"{self.name}/decoder/blocks")
+        return caption_decoder(self.towers, self.whole.model, self.compute._replace(gather=blocks))
+
+    def flops(self) -> int:
+        """The decoder forward and backward; and of the towers, the tokens that nobody else asks for."""
+        model = self.whole.model
+        image, text = model.towers[self.towers.image], model.towers[self.towers.text]
+        forward = decoder_flops(self.decoder.config, output_tokens(image), image.pooled_width)
+        if not (model.scan or self.whole.mesh.fsdp > 1):
+            forward += sum(tower_flops(tower) - tower_flops(tower, tokens=False) for tower in (image, text))
+        return 3 * self.whole.batch_size * forward
