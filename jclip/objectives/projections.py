@@ -23,7 +23,7 @@ class Projections:
         inputs = whole.inputs()
         backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
         compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
-        self.features, self.widths = features, [whole.model.towers[inputs[view].tower].width for view in (a, b)]
+        self.features, self.widths = features, [whole.model.towers[inputs[view].tower].pooled_width for view in (a, b)]
         self.maps = [Dense(features, nn.initializers.normal(width**-0.5), False, compute) for width in self.widths]
 
     def init(self, key: Array, a: Array, b: Array) -> Params:
