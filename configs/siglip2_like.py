@@ -82,5 +82,8 @@ def pooled_by_attention(model: Model) -> Model:
     image, text = model.towers["image"], model.towers["text"]
     assert isinstance(image, VisionTower)
     assert isinstance(text, TextTower)
-    towers: dict[str, Tower] = {"image": replace(image, pool="map", patch_dropout=0.0), "text": replace(text, causal=False, pool="map")}
+    towers: dict[str, Tower] = {
+        "image": replace(image, pool="map", patch_dropout=0.0),
+        "text": replace(text, causal=False, pool="map"),
+    }
     return with_written(replace(model, towers=towers))
