@@ -18,8 +18,10 @@ from jclip.hlo import collectives
 from jclip.hlo_time import estimated_cycles
 from jclip.memory import GIB, device_memory, share, size_text
 from jclip.optim import split
+from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
-from jclip.step import Program, make_program, param_shapes, step_flops
+from jclip.state import param_shapes
+from jclip.step import step_flops
 from jclip.tree import flatten
 
 SHOWN = 6

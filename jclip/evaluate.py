@@ -25,7 +25,8 @@ from jclip.processes import is_first, leave_together, together
 from jclip.results import Results, describe_machine, training_curves
 from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
-from jclip.step import make_encode, param_shapes
+from jclip.state import param_shapes
+from jclip.step import make_encode
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jclip.config import Config, Plan
 from jclip.facts import Record
 from jclip.optim import split
-from jclip.step import Program
+from jclip.program import Program
 
 
 def greeting(

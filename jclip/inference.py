@@ -31,7 +31,8 @@ from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
-from jclip.step import init_params, make_encode, param_shapes
+from jclip.state import init_params, param_shapes
+from jclip.step import make_encode
 from jclip.tree import flatten, unflatten
 from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_preprocess, with_sizes
 

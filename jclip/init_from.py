@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.program import Program
 from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import replicated
-from jclip.step import Program, TrainState, new_extra, param_shapes
+from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten
 from jclip.weights import local_path, read_weights, resize_positions
 

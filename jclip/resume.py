@@ -15,7 +15,8 @@ from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
 from jclip.processes import Refused, gather_texts, same_everywhere, together
-from jclip.step import Program, TrainState, new_extra, param_shapes
+from jclip.program import Program
+from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten
 from jclip.weights import local_path
 

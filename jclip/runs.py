@@ -14,7 +14,7 @@ from jax.sharding import Mesh as DeviceMesh
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, Contrastive, Mesh, Model, check_model
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
-from jclip.step import abstract, evaluated_params, new_extra, param_shapes
+from jclip.state import abstract, evaluated_params, new_extra, param_shapes
 
 
 def is_run(path: str | Path) -> bool:

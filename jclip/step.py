@@ -1,255 +1,36 @@
-"""Everything that is jitted: the train state, its initialisation, the train step and the encoder."""
+"""Everything that is jitted: the train step, loss and gradients, and the encoder."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError, Family, Input, Model
+from jclip.config import Config, Family, Model
 from jclip.digests import array_paths
-from jclip.models import Backend, Encoded, MultiTower, example_input, towers_flops
+from jclip.models import Backend, Encoded, MultiTower, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
-from jclip.optim import ema_decay, make_optimizer, make_schedule, moving_average, split
+from jclip.optim import ema_decay, moving_average, split
 from jclip.sharding import (
     Gather,
     batch_sharding,
-    extra_shardings,
     join_rows,
     make_gather,
-    param_shardings,
     replicated,
     split_rows,
 )
-from jclip.tree import merge, require_used
-
-
-class TrainState(NamedTuple):
-    """All that changes in training.
-
-    Attributes:
-        step: i32 [], completed updates.
-        params: parameters, f32: of the towers, and of each objective under its name.
-        opt_state: of the optimizer, for the parameters that are trained.
-        extra: what no gradient reaches: "ema", the moving average of what is trained, and the state of objectives by their names.
-    """
-
-    step: Array
-    params: Params
-    opt_state: Any
-    extra: Params
-
-    def saved(self) -> dict[str, Any]:
-        """The parts that a checkpoint holds; its number is the step."""
-        parts = {"params": self.params, "opt_state": self.opt_state, "extra": self.extra}
-        return parts if self.extra else {name: part for name, part in parts.items() if name != "extra"}
-
-
-def param_shapes(config: Config) -> Params:
-    """The parameters' shapes and dtypes, without allocating any."""
-    return jax.eval_shape(lambda: _new_params(config))
-
-
-def init_params(config: Config, shardings: Params) -> Params:
-    """Random parameters, made where they live."""
-    return jax.jit(lambda: _new_params(config), out_shardings=shardings)()
-
-
-def abstract(shapes: Any, shardings: Any) -> Any:
-    """Shapes and dtypes with the shardings they are to have: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
-
+from jclip.state import TrainState, make_towers, new_extra, param_shapes
+from jclip.tree import merge
 
 TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
-class Phase(NamedTuple):
-    """The part of a run from one step on, until the next objective begins.
-
-    Attributes:
-        first: completed updates with which it begins.
-        views: names of the views that its objectives read.
-        train_step: jitted, (state, global batch of these views) -> (state, metrics f32 []). The state that goes in is donated.
-    """
-
-    first: int
-    views: tuple[str, ...]
-    train_step: Any
-
-    def views_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch this phase needs."""
-        return {view: batch[view] for view in self.views}
-
-
-class Program(NamedTuple):
-    """The training of a configuration on a mesh: what `make_program` has made of them. Nothing is allocated before `init`.
-
-    Attributes:
-        state: shapes, dtypes and shardings of the state.
-        batch: those of a global batch.
-        embeddings: those of its embeddings, f32 [B, E] of each view.
-        init: () -> a new state, made where it lives: no device ever holds more than its share.
-        phases: the parts of the run, in the last of which all objectives take part.
-    """
-
-    state: TrainState
-    batch: dict[str, jax.ShapeDtypeStruct]
-    embeddings: dict[str, jax.ShapeDtypeStruct]
-    init: Callable[[], TrainState]
-    phases: tuple[Phase, ...]
-
-    @property
-    def train_step(self) -> Any:
-        """That of the last phase, for which a batch has all views."""
-        return self.phases[-1].train_step
-
-    def compile(self) -> jax.stages.Compiled:
-        """This train step ahead of time; it is called like `train_step` and tells what memory it takes."""
-        return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
-
-    def compile_phases(self) -> tuple[Phase, ...]:
-        """The phases with their train steps compiled: once training goes on, none is waited for or found too large."""
-
-        def compiled(phase: Phase) -> Phase:
-            return phase._replace(train_step=phase.train_step.lower(self.state, phase.views_of(self.batch)).compile())
-
-        return (*map(compiled, self.phases[:-1]), self.phases[-1]._replace(train_step=self.compile()))
-
-    def parts(self) -> dict[str, Any]:
-        """The least that the devices hold in a step, as shapes with shardings."""
-        parts = {
-            "parameters": self.state.params,
-            "optimizer": self.state.opt_state,
-            "extra state": self.state.extra,
-            "batch": self.batch,
-            "embeddings": self.embeddings,
-        }
-        return {name: part for name, part in parts.items() if part}
-
-    def restored(self, step: int, saved: Mapping[str, Any]) -> TrainState:
-        """The inverse of `TrainState.saved`."""
-        at = jax.device_put(np.int32(step), self.state.step.sharding)
-        return TrainState(at, saved["params"], saved["opt_state"], saved.get("extra", {}))
-
-
-def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int) -> Program:
-    """See Program; the schedule is `warmup_steps` up and the rest of `total_steps` down.
-
-    Raises:
-        ConfigError: rules leave a parameter uncovered, or decide on none.
-    """
-    shapes = param_shapes(config)
-    for part, name in (("optim", "lr_rules"), ("optim", "weight_decay_rules"), ("mesh", "rules")):
-        require_used(shapes, getattr(getattr(config, part), name), f"{part}.{name}")
-    _require_frozen(config, shapes)
-    schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps)
-    tx = make_optimizer(config.optim, schedule, shapes)
-
-    def new_state() -> TrainState:
-        params = _new_params(config)
-        trained, _ = split(config.optim, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), new_extra(config, params))
-
-    params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
-    # The optimizer's moments lie with their parameters; what is frozen has none.
-    trained, where = (split(config.optim, tree)[0] for tree in (shapes, params))
-    opt_state = optax.tree.map_params(
-        tx, lambda _, s: s, jax.eval_shape(tx.init, trained), where, transform_non_params=lambda _: everywhere
-    )
-    extra = extra_shardings(jax.eval_shape(partial(new_extra, config), shapes), shapes, config.mesh, mesh)
-    shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
-    z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
-    inputs = view_inputs(config, config.batch_size)
-
-    def phase(first: int, part: Config) -> Phase:
-        train_step = jax.jit(
-            _make_train_step(config, part, tx, schedule, mesh, total_steps),
-            donate_argnums=0,
-            in_shardings=(shardings, batch_sharding(mesh)),
-            out_shardings=(shardings, everywhere),
-        )
-        return Phase(first, tuple(part.inputs()), train_step)
-
-    return Program(
-        state=abstract(jax.eval_shape(new_state), shardings),
-        batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
-        embeddings=dict.fromkeys(inputs, z),
-        init=jax.jit(new_state, out_shardings=shardings),
-        phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
-    )
-
-
-def _require_frozen(config: Config, shapes: Params) -> None:
-    """Raises ConfigError where the rules would let a tower that only teaches decay, or give it a moving average."""
-    trained, _ = split(config.optim, shapes)
-    for tower in sorted(config.teachers()):
-        if tower in trained or f"{tower}_projection" in trained:
-            raise ConfigError(
-                f"config: tower {tower} is a teacher, which no objective trains; freeze it: let optim.lr_rules begin with "
-                f"('{tower}(_projection)?/.*', 0.0)"
-            )
-
-
-def config_phases(config: Config, total_steps: int) -> list[tuple[int, Config]]:
-    """The parts of a run: (completed updates with which it begins, the configuration with the objectives that take part)."""
-    parts = []
-    for first in sorted({begin_step(how, total_steps) for how in config.objectives.values()}):
-        objectives = {name: how for name, how in config.objectives.items() if begin_step(how, total_steps) <= first}
-        parts.append((first, dataclasses.replace(config, objectives=objectives)))
-    return parts
-
-
-def begin_step(objective: Family, total_steps: int) -> int:
-    """Completed updates with which an objective begins to take part."""
-    return int(objective.begin * total_steps)
-
-
-def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each view of a batch of training."""
-
-    def one(view: Input) -> tuple[tuple[int, ...], str]:
-        return ((batch_size, view.stored_size), "float32") if view.stored else example_input(view.seen_by, batch_size)
-
-    return {name: one(view) for name, view in config.inputs().items()}
-
-
-def step_flops(config: Config, locked: Collection[str] = ()) -> int:
-    """Floating-point operations of the matrix products of a train step, in which the `locked` towers are not trained."""
-    return towers_flops(config, locked) + make_objective(config).flops()
-
-
-def _new_params(config: Config) -> Params:
-    """Those of the towers, and of each objective under its name."""
-    key = jax.random.key(config.seed)
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
-    rows, seen = jnp.zeros(1, jnp.int32), {name: batch[name] for name, view in config.inputs().items() if not view.stored}
-    encoded, towers = _towers(config).init_with_output({"params": key, "dropout": key}, seen, rows=rows)
-    part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, rows, key)
-    return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}
-
-
-def new_extra(config: Config, params: Params) -> Params:
-    """The state beside parameters and optimizer at step 0, where these are the parameters."""
-    ema = {} if config.optim.ema is None else {"ema": split(config.optim, params)[0]}
-    return {**ema, **make_objective(config).init_extra(jax.random.fold_in(jax.random.key(config.seed), 2), params)}
-
-
-def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
-    """The parameters that evaluations use: those in training, or their moving average, if it is asked for."""
-    return merge(extra["ema"], split(config.optim, params)[1]) if config.evaluate_ema else params
-
-
-def _towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
-    return MultiTower(config.model, gather, backend or Backend(), {name: view.tower for name, view in config.all_views().items()})
-
-
-def _make_train_step(
+def make_train_step(
     whole: Config, part: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
 ) -> TrainStep:
     """The train step of a part of the run; see `config_phases`."""
@@ -282,6 +63,11 @@ def _make_train_step(
     return train_step
 
 
+def begin_step(objective: Family, total_steps: int) -> int:
+    """Completed updates with which an objective begins to take part."""
+    return int(objective.begin * total_steps)
+
+
 def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, Metrics, Params, Any]]:
     """(params, batch, key, extra) -> (loss, metrics, gradients of what is trained, rows) of the global batch, whatever
     config.accumulate; `rows` are what the objectives made of each row.
@@ -291,7 +77,7 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     lost, for one more forward pass.
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    towers, parts = _towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
+    towers, parts = make_towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
     objective = make_objective(config, mesh)
     views = [view for view in config.encoded_views() if view in config.inputs()]
 
@@ -351,6 +137,11 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
         return loss, metrics, grads, rows
 
     return loss_and_grads
+
+
+def step_flops(config: Config, locked: Collection[str] = ()) -> int:
+    """Floating-point operations of the matrix products of a train step, in which the `locked` towers are not trained."""
+    return towers_flops(config, locked) + make_objective(config).flops()
 
 
 def non_finite(tree: Any, mesh: Mesh) -> list[str]:

@@ -34,10 +34,12 @@ from jclip.processes import (
     this_process,
     together,
 )
+from jclip.program import Phase, Program, make_program
 from jclip.resume import Start, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
-from jclip.step import Phase, Program, TrainState, evaluated_params, make_program, non_finite
+from jclip.state import TrainState, evaluated_params
+from jclip.step import non_finite
 from jclip.weights import WeightsError
 
 

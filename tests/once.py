@@ -19,11 +19,11 @@ def once(name: str, make: Callable[..., Any], *key: Any) -> Any:
 
 
 def make_program(config: Any, mesh: Any, **steps: int) -> Any:
-    """`jclip.step.make_program`, whose `compile` compiles once."""
-    from jclip import step
+    """`jclip.program.make_program`, whose `compile` compiles once."""
+    from jclip import program as room
 
     def make() -> Any:
-        program = step.make_program(config, mesh, **steps)
+        program = room.make_program(config, mesh, **steps)
         return type("Program", (type(program),), {"compile": staticmethod(cache(program.compile))})(*program)
 
     parts = (
@@ -36,7 +36,7 @@ def make_program(config: Any, mesh: Any, **steps: int) -> Any:
         config.accumulate,
         config.seed,
     )
-    return once("program", make, repr(parts), mesh, *steps.items(), step.make_schedule)
+    return once("program", make, repr(parts), mesh, *steps.items(), room.make_schedule)
 
 
 def make_encode(model: Any, mesh: Any, gather: Any = None) -> Any:

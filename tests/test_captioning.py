@@ -15,7 +15,7 @@ from jclip.config import Caption, Config, ConfigError, Contrastive, Mesh, Model,
 from jclip.data import detokenize, get_tokenizer
 from jclip.models import Compute, MultiTower, caption_decoder
 from jclip.sharding import make_mesh, to_global
-from jclip.step import param_shapes
+from jclip.state import param_shapes
 from jclip.tree import flatten, unflatten
 
 START, END, PADDING = 1, 2, 0

@@ -17,8 +17,8 @@ from jclip.losses import retrieve
 from jclip.models import MultiTower
 from jclip.objectives import cloob, make_objective
 from jclip.objectives.objective import Params
+from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
-from jclip.step import make_program
 
 MESHES = [None, (8, 1), (2, 4)]
 

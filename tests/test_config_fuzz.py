@@ -19,8 +19,8 @@ from jclip.config import Config, ConfigError, LinearProbe, check, make_plan
 from jclip.data import SourceError, open_source
 from jclip.memory import require_memory
 from jclip.metrics import NonFiniteLoss
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program
 from jclip.weights import WeightsError
 
 VALUES = (0, -1, 0.0, -1.0, math.nan, math.inf, -math.inf, 1e300, 10**30, 10**400, "", "x", (), {}, None, True)

@@ -15,7 +15,7 @@ from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 from jclip.config import Mesh
 from jclip.digests import BLOCK, array_paths, begin_digests, digest, tree_digests
 from jclip.sharding import make_mesh, param_shardings
-from jclip.step import abstract, param_shapes
+from jclip.state import abstract, param_shapes
 
 ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what its errors leave behind
 

@@ -14,8 +14,9 @@ from jclip import objectives
 from jclip.config import Mesh, check
 from jclip.data import make_loader
 from jclip.models import MultiTower
+from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
-from jclip.step import make_loss_and_grads, make_program
+from jclip.step import make_loss_and_grads
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -29,6 +30,9 @@ def test_the_views_of_the_page_are_a_configuration() -> None:
     exec(snippets("objectives.md")[0], names)
     check(names["slip"])
     assert set(names["slip"].inputs()) == {"image", "text", "image@1", "image@2"}
+    exec(snippets("objectives.md")[1], names)
+    check(names["taught"])
+    assert {name for name, view in names["taught"].inputs().items() if view.stored} == {"image@teacher", "text@teacher"}
 
 
 @pytest.mark.parametrize(("data", "parts"), [(2, 4)])
@@ -36,7 +40,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     data: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
-    (code,) = snippets("objectives.md")[1:]
+    (code,) = snippets("objectives.md")[2:]
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
     names: dict[str, Any] = {"__name__": "added"}
     exec(code, names)

@@ -71,7 +71,7 @@ def test_a_last_save_that_fails_is_tried_once_more_and_then_the_end_says_so(
 
 def test_a_divergence_in_the_last_update_is_not_saved_as_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the loss of step 1 is finite, and its update is not: 10 x 1e38 is infinite in f32; no configuration may ask for so much
-    monkeypatch.setattr("jclip.step.make_schedule", lambda *args, **kwargs: lambda count: jnp.float32(1e38))
+    monkeypatch.setattr("jclip.program.make_schedule", lambda *args, **kwargs: lambda count: jnp.float32(1e38))
     changes = {"optim.lr_rules": ((".*", 10.0),), "optim.warmup": "0", "duration": "1"}
     with pytest.raises(NonFiniteLoss, match=r"step 1: its update has made \d+ arrays infinite or no number, such as "):
         train.main(tiny_config(**PLAIN, **changes), tmp_path)

@@ -12,7 +12,8 @@ from jclip.config import Config, Contrastive, Mesh, Model, Optim, TextTower, Vis
 from jclip.models import example_inputs
 from jclip.models.flops import tower_flops
 from jclip.sharding import make_mesh
-from jclip.step import make_loss_and_grads, param_shapes, step_flops
+from jclip.state import param_shapes
+from jclip.step import make_loss_and_grads, step_flops
 
 
 def config_of(**vision: object) -> Config:

@@ -20,9 +20,9 @@ from jclip.config import Config, ConfigError, Contrastive, InitFrom, architectur
 from jclip.facts import weights_digest
 from jclip.init_from import start_from
 from jclip.processes import Refused
+from jclip.program import Program, make_program
 from jclip.resume import _require_same_weights
 from jclip.sharding import make_mesh
-from jclip.step import Program, make_program
 from jclip.tree import flatten
 from jclip.weights import WeightsError, write_weights
 

@@ -10,8 +10,9 @@ from tiny import tiny_config
 
 from jclip.config import Config, Contrastive, Model, TextTower, VisionTower
 from jclip.data import make_loader
+from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
-from jclip.step import init_params, make_program, param_shapes
+from jclip.state import init_params, param_shapes
 from jclip.tree import flatten
 
 W, DEPTH, PATCH = 256, 4, 16  # width of all towers, blocks, and side of a patch

@@ -25,7 +25,9 @@ LAYERS = (
         "signals",
     },
     {"checkpoint", "weights", "objectives", "eval", "facts", "captioning"},
+    {"state"},
     {"step"},
+    {"program"},
     {"runs", "results"},
     {
         "train",
@@ -100,7 +102,7 @@ def test_the_config_room_opens_without_jax(path):
     [
         ("losses", "from jclip.data import Source"),
         ("data", "import jclip.models.text"),
-        ("eval", "from jclip.step import TrainState"),
+        ("eval", "from jclip.state import TrainState"),
         ("config", "def f():\n    from jclip import tree"),
         ("evaluate", "from jclip import train"),
     ],

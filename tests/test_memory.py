@@ -10,8 +10,8 @@ from tiny import tiny_config
 from jclip import train
 from jclip.config import ConfigError, check
 from jclip.memory import require_memory, share, size_text
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program
 
 
 def test_parameters_moments_and_batch_are_counted_by_device() -> None:

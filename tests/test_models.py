@@ -16,7 +16,7 @@ from jclip.models import MultiTower, TextTransformer, VisionTransformer, example
 from jclip.models.compute import Compute
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.vit import drop_patches, kept_patches, sincos_positions
-from jclip.step import param_shapes
+from jclip.state import param_shapes
 from jclip.tree import flatten
 
 VISION = VisionTower(image_size=24, patch_size=8, width=24, depth=2, heads=3)

@@ -54,9 +54,11 @@ from jclip.objectives import OBJECTIVES, make_objective
 from jclip.objectives.masked_text import choose
 from jclip.objectives.nearest_neighbour import nearest
 from jclip.optim import moving_average
+from jclip.program import make_program
 from jclip.runs import load_run
 from jclip.sharding import make_mesh, to_global
-from jclip.step import evaluated_params, make_loss_and_grads, make_program, new_extra, step_flops
+from jclip.state import evaluated_params, new_extra
+from jclip.step import make_loss_and_grads, step_flops
 from jclip.tree import flatten
 
 FOLDER = tempfile.TemporaryDirectory()  # of embeddings that are stored, until the process ends

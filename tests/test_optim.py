@@ -9,8 +9,9 @@ from tiny import tiny_config
 
 from jclip.config import Config, ConfigError, Model, Optim, ResNetTower, TextTower, architecture, replace
 from jclip.optim import lr_factors, make_optimizer, make_schedule, split
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program, param_shapes
+from jclip.state import param_shapes
 from jclip.tree import flatten, match_rules
 
 

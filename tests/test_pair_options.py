@@ -16,8 +16,8 @@ from jclip.config import Config, Contrastive, Mesh, MultiView
 from jclip.losses import sim_reg
 from jclip.models import MultiTower
 from jclip.objectives import make_objective
+from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
-from jclip.step import make_program
 
 
 def encoded(name: str) -> tuple[Config, Any, dict[str, np.ndarray], Any]:

@@ -17,8 +17,8 @@ from test_train import HERE, finish, lines, losses, start_command, start_jclip, 
 import jclip
 from jclip.checkpoint import Checkpoints
 from jclip.config import load
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program
 from jclip.tree import flatten
 from jclip.weights import write_weights
 

@@ -13,8 +13,10 @@ from jclip.config import Config, Contrastive, Mesh, Model, architecture
 from jclip.data import make_loader
 from jclip.models import example_inputs
 from jclip.objectives.contrastive import hash_rows
+from jclip.program import make_program
 from jclip.sharding import batch_sharding, make_mesh, param_shardings, to_global
-from jclip.step import make_encode, make_loss_and_grads, make_program, param_shapes
+from jclip.state import param_shapes
+from jclip.step import make_encode, make_loss_and_grads
 from jclip.tree import flatten
 
 MESHES = [(2, 4)]

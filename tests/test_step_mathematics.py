@@ -14,8 +14,9 @@ from jclip import losses
 from jclip.config import Config, Contrastive, Mesh
 from jclip.data import make_loader
 from jclip.models import MultiTower
+from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
-from jclip.step import make_loss_and_grads, make_program
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten, unflatten
 
 B1, B2, EPS, DECAY, CLIP, LR, WARMUP, TOTAL = 0.8, 0.9, 1e-3, 0.3, 0.05, 0.02, 2, 10

@@ -16,8 +16,8 @@ from jclip.config import Mesh
 from jclip.losses import contrastive, token_wise
 from jclip.models import MultiTower, end_of_text, output_tokens
 from jclip.objectives import make_objective
+from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
-from jclip.step import make_program
 
 MESHES = [None, (2, 1), (2, 4), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((1, 1), (8, 1), (1, 8)))]
 

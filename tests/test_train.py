@@ -22,8 +22,10 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
 from jclip.data import make_loader
 from jclip.metrics import NonFiniteLoss
+from jclip.program import make_program
 from jclip.sharding import make_mesh, param_shardings, to_global
-from jclip.step import abstract, make_encode, make_program, param_shapes
+from jclip.state import abstract, param_shapes
+from jclip.step import make_encode
 from jclip.tree import flatten
 
 HERE = Path(__file__).parent
@@ -273,7 +275,7 @@ def test_a_stop_signal_saves_and_exits_cleanly(tmp_path: Path, number: int) -> N
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # no configuration may ask for a rate that is sure to diverge
-    monkeypatch.setattr("jclip.step.make_schedule", lambda *args, **kwargs: lambda step: jnp.float32(1e30))
+    monkeypatch.setattr("jclip.program.make_schedule", lambda *args, **kwargs: lambda step: jnp.float32(1e30))
     config = tiny_config(**{"optim.clip_norm": None, "optim.warmup": "0", "checkpoint.every": "1", "duration": "50"})
     with pytest.raises(NonFiniteLoss) as error:
         train.main(config, tmp_path)

@@ -88,8 +88,8 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     import numpy as np
 
     from jclip.config import Config, Mesh, Model, Optim, TextTower, VisionTower
+    from jclip.program import make_program
     from jclip.sharding import make_mesh, to_global
-    from jclip.step import make_program
 
     width, depth = shape.vision
     text_width, text_depth = shape.text

@@ -23,8 +23,8 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, Data, Mesh, Model, Optim, TextTower, VisionTower, make_plan
 from jclip.data import open_source
 from jclip.facts import make_record
+from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
-from jclip.step import Program, make_program
 
 KINDS = ("bit", "byte", "16 bytes", "swapped runs", "hole", "cut", "gone")
 

@@ -19,8 +19,8 @@ from test_weights import write_folder
 import jclip
 from jclip.config import Config, InitFrom, replace
 from jclip.init_from import start_from
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program
 from jclip.weights import WeightsError, local_path, read_weights, write_weights
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")

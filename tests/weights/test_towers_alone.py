@@ -17,8 +17,8 @@ from tiny import tiny_config
 import jclip
 from jclip.config import ConfigError, InitFrom, TextTower, VisionTower, replace
 from jclip.init_from import start_from
+from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import make_program
 from jclip.tree import flatten, unflatten
 from jclip.weights import WeightsError, read_weights, write_weights
 

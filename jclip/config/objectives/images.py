@@ -102,8 +102,8 @@ class SelfDistillation(Family):
     decay: Annotated[float, Range(least=0, most=1)] = 0.996
     """Decay of the teacher at the start (DINO: 0.996)."""
     final_decay: Annotated[float, Range(least=0, most=1)] = 1.0
-    """Decay at the end of the run, reached along half a cosine (DINO: 1). SILC keeps it as it begins: a teacher that comes to rest
-    learns no more from the texts."""
+    """Decay at the end of the run, reached along half a cosine (DINO: 1). SILC keeps it as it begins: a teacher that comes to
+    rest learns no more from the texts."""
     prototypes: Size = 65536
     """Prototypes of each head (DINO: 65536)."""
     size: Size = 2048

@@ -1,0 +1,68 @@
+"""DeCLIP (Li et al. 2022): CLIP between two views of images and of texts, SimSiam, masked words, and neighbours of texts.
+
+    jclip train configs/declip.py --workdir runs/declip
+    jclip train configs/declip.py --form clipart --data data/clipart --workdir runs/declip_clipart
+    jclip compile configs/declip.py --form large --topology v5e:4x8
+
+The weights are those of the published code: 0.4 on the mean of the four softmaxes between views, and 0.2 each on SimSiam,
+masked words and neighbours. Its texts lose and swap words and exchange synonyms of WordNet; here --views.text@2.text-
+augment.synonyms takes a file of them. A text tower that tells masked words sees in both directions, where CLIP's does not.
+
+shapes and clipart are configs/quickstart.py and configs/clipart.py with heads that fit them, large is configs/vit_b16.py,
+whose towers are compiled, not trained.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from jclip.config import (
+    Augment,
+    Config,
+    MaskedText,
+    Model,
+    MultiView,
+    NearestNeighbour,
+    SimSiam,
+    TextAugment,
+    TextTower,
+    View,
+    load,
+)
+
+STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
+
+
+def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
+    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
+    folder = Path(__file__).parent
+    match form:
+        case "shapes":
+            base = load(folder / "quickstart.py")
+        case "clipart":
+            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+        case "large":
+            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
+    size = 1 if form == "large" else 8
+    return replace(
+        base,
+        model=both_ways(base.model),
+        views={
+            "image@2": View("image", augment=STRONG),
+            "text@2": View("text", text_augment=TextAugment(swap=0.1, drop=0.1)),
+        },
+        objectives={
+            # The four pairs are the first and three times the mean of the others.
+            "image_text": MultiView(("image", "image@2"), ("text", "text@2"), further=3.0, weight=0.1),
+            "simsiam": SimSiam("image", "image@2", features=2048 // size, hidden=512 // size, weight=0.2),
+            "masked": MaskedText(weight=0.2),
+            "neighbours": NearestNeighbour(size=65536 // size, weight=0.2),
+        },
+    )
+
+
+def both_ways(model: Model) -> Model:
+    """The model with a text tower whose words see those that follow, and no padding."""
+    text = model.towers["text"]
+    assert isinstance(text, TextTower)
+    return replace(model, towers={**model.towers, "text": replace(text, causal=False, mask_padding=True)})

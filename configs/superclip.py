@@ -1,0 +1,30 @@
+"""SuperCLIP: CLIP, and which words the caption has, told from the mean of the patches.
+
+    jclip train configs/superclip.py --workdir runs/superclip
+    jclip train configs/superclip.py --form clipart --data data/clipart --workdir runs/superclip_clipart
+    jclip compile configs/superclip.py --form large --topology v5e:4x8
+
+shapes and clipart are configs/quickstart.py and configs/clipart.py, and large is configs/vit_b16.py, with the batch and rate
+of the published B/16. The classifier takes 6 B d V operations a step, for a large model next to nothing, for a small one with
+CLIP's 49,408 words more than its towers. The large form is compiled, not trained.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from jclip.config import Config, Vocabulary, load
+
+
+def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
+    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
+    folder = Path(__file__).parent
+    match form:
+        case "shapes":
+            base = load(folder / "quickstart.py")
+        case "clipart":
+            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+        case "large":
+            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
+    config = replace(base, objectives={**base.objectives, "words": Vocabulary()})
+    return replace(config, batch_size=16384, optim=replace(base.optim, lr=1e-3)) if form == "large" else config

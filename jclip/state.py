@@ -1,0 +1,87 @@
+"""What changes in training, and how it begins: parameters, and the state of optimizer and objectives."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jclip.config import Config, Input
+from jclip.models import Backend, MultiTower, example_input
+from jclip.objectives import Params, Part, make_objective
+from jclip.optim import split
+from jclip.sharding import (
+    Gather,
+)
+from jclip.tree import merge
+
+
+class TrainState(NamedTuple):
+    """All that changes in training.
+
+    Attributes:
+        step: i32 [], completed updates.
+        params: parameters, f32: of the towers, and of each objective under its name.
+        opt_state: of the optimizer, for the parameters that are trained.
+        extra: what no gradient reaches: "ema", the moving average of what is trained, and the state of objectives by their names.
+    """
+
+    step: Array
+    params: Params
+    opt_state: Any
+    extra: Params
+
+    def saved(self) -> dict[str, Any]:
+        """The parts that a checkpoint holds; its number is the step."""
+        parts = {"params": self.params, "opt_state": self.opt_state, "extra": self.extra}
+        return parts if self.extra else {name: part for name, part in parts.items() if name != "extra"}
+
+
+def new_params(config: Config) -> Params:
+    """Random parameters: those of the towers, and of each objective under its name."""
+    key = jax.random.key(config.seed)
+    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
+    rows, seen = jnp.zeros(1, jnp.int32), {name: batch[name] for name, view in config.inputs().items() if not view.stored}
+    encoded, towers = make_towers(config).init_with_output({"params": key, "dropout": key}, seen, rows=rows)
+    part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, rows, key)
+    return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}
+
+
+def param_shapes(config: Config) -> Params:
+    """The parameters' shapes and dtypes, without allocating any."""
+    return jax.eval_shape(lambda: new_params(config))
+
+
+def init_params(config: Config, shardings: Params) -> Params:
+    """Random parameters, made where they live."""
+    return jax.jit(lambda: new_params(config), out_shardings=shardings)()
+
+
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """Shapes and dtypes with the shardings they are to have: what a checkpoint is restored into."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
+
+
+def new_extra(config: Config, params: Params) -> Params:
+    """The state beside parameters and optimizer at step 0, where these are the parameters."""
+    ema = {} if config.optim.ema is None else {"ema": split(config.optim, params)[0]}
+    return {**ema, **make_objective(config).init_extra(jax.random.fold_in(jax.random.key(config.seed), 2), params)}
+
+
+def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
+    """The parameters that evaluations use: those in training, or their moving average, if it is asked for."""
+    return merge(extra["ema"], split(config.optim, params)[1]) if config.evaluate_ema else params
+
+
+def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each view of a batch of training."""
+
+    def one(view: Input) -> tuple[tuple[int, ...], str]:
+        return ((batch_size, view.stored_size), "float32") if view.stored else example_input(view.seen_by, batch_size)
+
+    return {name: one(view) for name, view in config.inputs().items()}
+
+
+def make_towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
+    """The model for the views of a batch of training."""
+    return MultiTower(config.model, gather, backend or Backend(), {name: view.tower for name, view in config.all_views().items()})
