@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from jclip import find_model
-from jclip.config import AffinityDistillation, Config, FeatureDistillation, InitFrom, ResNetTower, Tower, load
+from jclip.config import AffinityDistillation, Config, FeatureDistillation, InitFrom, ResNetTower, Tower, View, load
 
 TEACHERS = {"teacher_image": "image", "teacher_text": "text"}
 LOCKED = r"teacher_(image|text)(_projection)?/.*"
@@ -42,11 +42,11 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
         model=replace(base.model, towers=towers, embed_dim=model.embed_dim),
         init_from=InitFrom(teacher, rules=((LOCKED, "load"), (r".*", "scratch")), towers=TEACHERS),
         optim=replace(base.optim, lr_rules=((LOCKED, 0.0), (r".*", 1.0))),
-        data=replace(base.data, fields={name: base.data.fields.get(there, there) for name, there in TEACHERS.items()}),
+        views={f"{name}@teacher": View(f"teacher_{name}", base.data.fields.get(name, name), same_as=name) for name in students},
         objectives={
             **base.objectives,
-            "affinities": AffinityDistillation(teacher_a="teacher_image", teacher_b="teacher_text"),
-            **{f"{name}_features": FeatureDistillation(name, f"teacher_{name}") for name in students},
+            "affinities": AffinityDistillation(),
+            **{f"{name}_features": FeatureDistillation(name, f"{name}@teacher") for name in students},
         },
     )
 

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from jclip.config import ConfigError, ImageSize, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
 from jclip.models.flops import projection_flops, tower_flops
-from jclip.runs import is_run, run_config
+from jclip.runs import is_run, run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
 from jclip.weights.files import read_json
 
@@ -105,7 +105,8 @@ def find_model(
         return architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)
     if tokenizer is not None:
         raise ConfigError(f"{path_or_name} is a workdir, which says its tokenizer itself; leave out --tokenizer")
-    return run_config(path, step).model if step is not None else from_json(read_json(path / "config.json")).model
+    config = run_config(path, step) if step is not None else from_json(read_json(path / "config.json"))
+    return without_teachers(config).model
 
 
 def main(

@@ -114,8 +114,11 @@ def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
         there = ", ".join(source.model.towers)
         raise ConfigError(f"config: init_from.towers: {source.name} has no tower {', '.join(sorted(unknown))}; it has {there}")
 
+    taken = tuple(f"{here}{part}/" for here in towers for part in ("", "_projection"))
+
     def names(path: str) -> Iterator[str]:
-        yield path
+        if not path.startswith(taken):  # another tower takes that name
+            yield path
         for here, there in towers.items():
             for part in ("", "_projection"):
                 if path.startswith(f"{there}{part}/"):

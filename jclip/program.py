@@ -52,6 +52,7 @@ class Program(NamedTuple):
         embeddings: those of its embeddings, f32 [B, E] of each view.
         init: () -> a new state, made where it lives: no device ever holds more than its share.
         phases: the parts of the run, in the last of which all objectives take part.
+        begins: completed updates with which each objective begins, by name.
     """
 
     state: TrainState
@@ -59,6 +60,7 @@ class Program(NamedTuple):
     embeddings: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[], TrainState]
     phases: tuple[Phase, ...]
+    begins: Mapping[str, int]
 
     @property
     def train_step(self) -> Any:
@@ -138,6 +140,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         embeddings=dict.fromkeys(inputs, z),
         init=jax.jit(new_state, out_shardings=shardings),
         phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
+        begins={name: begin_step(how, total_steps) for name, how in config.objectives.items()},
     )
 
 

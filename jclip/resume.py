@@ -17,6 +17,7 @@ from jclip.optim import make_schedule, split
 from jclip.processes import Refused, gather_texts, same_everywhere, together
 from jclip.program import Program
 from jclip.state import TrainState, new_extra, param_shapes
+from jclip.step import begin_step
 from jclip.tree import flatten
 from jclip.weights import local_path
 
@@ -91,6 +92,7 @@ def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: i
     """The state of a checkpoint, if it is of this model."""
     record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
     together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
+    together(lambda: _check_begun(saved, record, program, step))
     state = program.restored(step, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
     return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
@@ -159,6 +161,22 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
             f"{workdir} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now train {len(now)} "
             f"({names}, ... differ); go on with these rules in another --workdir, with --init-from.path {workdir}"
         )
+
+
+def _check_begun(saved: Config, record: Mapping[str, Any], program: Program, step: int) -> None:
+    """Raises CheckpointError where an objective has begun by the plan of a checkpoint, and not by that of this run, or the
+    reverse: its state would be that of another moment."""
+    total = record.get("plan", {}).get("total")
+    for name, now in program.begins.items():
+        if total is None or name not in saved.objectives:
+            continue
+        then = begin_step(saved.objectives[name], total)
+        if (then == 0 or then < step) != (now == 0 or now < step):
+            raise CheckpointError(
+                f"checkpoint {step:,} is of a run whose objective {name} begins with step {then + 1:,}, and here it begins with "
+                f"step {now + 1:,}: it would have the state of another moment; give a duration or a begin that leaves it on the "
+                "same side of the checkpoint, or go on in another --workdir with --init-from.path"
+            )
 
 
 def _own_arrays(config: Config) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Contrastive, Mesh, Model, check_model
+from jclip.config import Config, Contrastive, Mesh, MultiView, Objective, check_model, towers_of
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.state import abstract, evaluated_params, new_extra, param_shapes
 
@@ -46,13 +46,24 @@ def load_run(
     params = evaluated_params(config, saved["params"], saved.get("extra", {}))
     if heads:
         return config, step, params, mesh
-    return dataclasses.replace(config, model=_model(config)), step, _of_model(config, params), mesh
+    return without_teachers(config), step, _of_model(config, params), mesh
 
 
-def _model(config: Config) -> Model:
-    """The model without towers that only teach."""
-    learning = {name: tower for name, tower in config.model.towers.items() if name not in config.teachers()}
-    return dataclasses.replace(config.model, towers=learning)
+def without_teachers(config: Config) -> Config:
+    """The configuration of the student alone: without towers that only teach, and what sees them."""
+    teachers = config.teachers()
+    if not teachers:
+        return config
+    views = {name: view for name, view in config.views.items() if view.tower not in teachers}
+    known = {*views, *config.model.towers} - teachers
+    objectives = {name: how for name, how in config.objectives.items() if set(how.views()) <= known}
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, towers={n: t for n, t in config.model.towers.items() if n not in teachers}),
+        views=views,
+        objectives=objectives,
+        evals={name: how for name, how in config.evals.items() if not teachers & {*towers_of(how)}},
+    )
 
 
 def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,10 +71,18 @@ def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     towers = {name: tree for name, tree in params.items() if name not in left}
     scales: dict[str, Any] = {}
     for name, objective in config.objectives.items():
-        if isinstance(objective, Contrastive) and {objective.a, objective.b} <= config.model.towers.keys():
-            both = f"{objective.a}_{objective.b}"  # where several match the same towers: the one of that name, or the first
+        pair = _pair(objective)
+        if pair and set(pair) <= config.model.towers.keys():
+            both = "_".join(pair)  # where several match the same towers: the one of that name, or the first
             scales[both] = params[name] if name == both else scales.get(both, params[name])
     return {**towers, **scales, **{name: params[name] for name in config.captioners()}}
+
+
+def _pair(objective: Objective) -> tuple[str, ...]:
+    """The two views that an objective has a scale of; of several the first."""
+    if isinstance(objective, MultiView):
+        return objective.a[0], objective.b[0]
+    return (objective.a, objective.b) if isinstance(objective, Contrastive) else ()
 
 
 def run_config(workdir: str | Path, step: int | None = None) -> Config:

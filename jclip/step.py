@@ -36,6 +36,8 @@ def make_train_step(
     """The train step of a part of the run; see `config_phases`."""
     loss_and_grads, objective = make_loss_and_grads(part, mesh), make_objective(part, mesh)
     waiting = whole.objectives.keys() - part.objectives.keys()
+    for tower in whole.trained_towers() - part.trained_towers():
+        waiting |= {tower, f"{tower}_projection"}
     first = max(begin_step(how, total_steps) for how in part.objectives.values())
     beginning = [name for name, how in part.objectives.items() if 0 < begin_step(how, total_steps) == first]
 
@@ -79,7 +81,9 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     towers, parts = make_towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
     objective = make_objective(config, mesh)
-    views = [view for view in config.encoded_views() if view in config.inputs()]
+    inputs, teachers = config.inputs(), config.teachers()
+    seen_views = [view for view in config.encoded_views() if view in inputs]
+    taught = [view for view in seen_views if inputs[view].tower in teachers]
 
     def see(params: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> tuple[Any, Any]:
         """Of some rows ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
@@ -88,8 +92,8 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array
             encoded: Mapping[str, Encoded] = towers.apply({"params": params}, {view: batch[view] for view in views})
             return encoded
 
-        seen = {view: batch[view] for view in views} | objective.views(params, batch, index, key)
-        encoded = towers.apply({"params": params}, seen, rows=index, rngs={"dropout": key})
+        seen = {view: batch[view] for view in seen_views if view not in taught} | objective.views(params, batch, index, key)
+        encoded = towers.apply({"params": params}, seen, rows=index, rngs={"dropout": key}) | encode(params, taught)
         rows, sums = objective.rows(params, extra, Part(batch, encoded, encode, index, key))
         return (rows, objective.local_loss(sums)), sums
 

@@ -9,15 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh as DeviceMesh
 from tiny import tiny_config
 
 import jclip
-from jclip import convert, embed, losses, train
-from jclip.config import AffinityDistillation, ConfigError, Contrastive, FeatureDistillation, InitFrom, View, check
+from jclip import convert, embed, evaluate, info, losses, train
+from jclip.config import (
+    AffinityDistillation,
+    ConfigError,
+    Contrastive,
+    FeatureDistillation,
+    InitFrom,
+    Mesh,
+    Retrieval,
+    View,
+    ZeroShot,
+    check,
+)
 from jclip.data import SourceError, make_loader
 from jclip.data.stored import stored_embeddings
+from jclip.init_from import Source, _renamed
+from jclip.models import MultiTower
+from jclip.program import make_program
 from jclip.runs import load_run
+from jclip.sharding import make_mesh, to_global
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 
@@ -44,7 +60,7 @@ def test_the_divergence_from_the_teacher_is_that_of_whole_matrices_with_its_grad
     za, zb = (unit(random.normal(size=(16, 6))) for _ in range(2))
     ta, tb = (unit(random.normal(size=(16, 9))) for _ in range(2))
     want, slopes = by_hand(za, zb, 30.0, ta, tb, 90.0)
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",)) if devices > 1 else None
+    mesh = DeviceMesh(np.array(jax.devices()[:devices]), ("data",)) if devices > 1 else None
 
     def loss(za: Any, zb: Any, scale: Any, ta: Any, tb: Any) -> Any:
         return losses.affinity(za, zb, scale, ta, tb, 90.0, mesh=mesh, block=block)
@@ -153,20 +169,59 @@ def student_config(teacher: Path) -> Any:
     towers = config.model.towers
     small = {name: dataclasses.replace(tower, depth=1) for name, tower in towers.items()}
     both = {**small, **{f"teacher_{name}": tower for name, tower in towers.items()}}
-    objectives = {
-        "image": FeatureDistillation("image", "teacher_image"),
-        "pairs": AffinityDistillation(teacher_a="teacher_image", teacher_b="teacher_text"),
+    objectives = {"image": FeatureDistillation(), "pairs": AffinityDistillation()}
+    evals = {
+        "seen": ZeroShot("shapes:test?size=16&length=50", templates=("a {}",)),
+        "other": Retrieval("shapes:val?size=16&length=20"),
     }
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, towers=both),
         objectives={f"like_{name}": objective for name, objective in objectives.items()},
-        data=dataclasses.replace(config.data, fields={"teacher_image": "image", "teacher_text": "text"}),
+        views={f"{name}@teacher": View(f"teacher_{name}", name, same_as=name) for name in towers},
+        evals={**evals, "teacher": dataclasses.replace(evals["other"], a="teacher_image", b="teacher_text")},
         optim=dataclasses.replace(config.optim, lr_rules=((LOCKED, 0.0), (".*", 1.0))),
         init_from=InitFrom(
             str(teacher), rules=((LOCKED, "load"), (".*", "scratch")), towers={"teacher_image": "image", "teacher_text": "text"}
         ),
     )
+
+
+def teacher_batch(config: Any) -> dict[str, np.ndarray]:
+    with make_loader(config) as loader:
+        return next(loader).arrays
+
+
+def test_a_teacher_sees_as_in_an_evaluation_and_the_name_of_its_tower_counts(tmp_path: Path) -> None:
+    """Its patches are not dropped, nor is a tower of the weights taken that happens to bear its name."""
+    config = student_config(tmp_path)
+    assert config.model.towers["teacher_image"].patch_dropout == 0.25
+    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    program = make_program(config, mesh, warmup_steps=1, total_steps=2)
+    params, batch = program.init().params, teacher_batch(config)
+    loss = jax.jit(make_loss_and_grads(config, mesh))
+    metrics = [loss(params, to_global(batch, mesh), jax.random.key(seed))[1] for seed in (1, 2)]
+    sight = jax.jit(MultiTower(config.model, views={"image@teacher": "teacher_image"}).apply)
+    teacher = np.asarray(sight({"params": params}, {"image@teacher": batch["image@teacher"]})["image@teacher"].z, np.float64)
+    for seed, found in zip((1, 2), metrics, strict=True):
+        towers = MultiTower(config.model)
+        key = {"dropout": jax.random.key(seed)}
+        student = towers.apply({"params": params}, {"image": batch["image"]}, rows=np.arange(16), rngs=key)
+        want = 2 - 2 * (np.asarray(student["image"].z, np.float64) * teacher).sum(1).mean()
+        assert found["like_image/loss"] == pytest.approx(want, rel=1e-5)
+    assert metrics[0]["like_image/loss"] != metrics[1]["like_image/loss"]
+
+    model = dataclasses.replace(config.model, towers={**config.model.towers})
+    shapes = {"image/x": (1,), "image_projection/x": (2,), "teacher_image/x": (3,), "text/x": (4,)}
+    source = Source("w", model, shapes, lambda mesh: shapes.items())
+    renamed = _renamed(source, {"teacher_image": "image"})
+    assert list(renamed.read(mesh)) == [
+        ("image/x", (1,)),
+        ("teacher_image/x", (1,)),
+        ("image_projection/x", (2,)),
+        ("teacher_image_projection/x", (2,)),
+        ("text/x", (4,)),
+    ]
 
 
 @pytest.mark.slow
@@ -175,6 +230,8 @@ def test_a_run_teaches_another_one_that_is_then_a_model_of_its_own(tmp_path: Pat
     config = student_config(tmp_path / "teacher")
     train.main(config, tmp_path / "student")
     teacher, after = (flatten(jax.device_get(load_run(tmp_path / run, heads=True)[2])) for run in ("teacher", "student"))
+    batch = teacher_batch(config)
+    np.testing.assert_array_equal(batch["image@teacher"], batch["image"])
     mine = {path for path in after if path.startswith("teacher_")}
     assert mine == {f"teacher_{path}" for path in teacher if not path.startswith("image_text/")}
     for path in mine:
@@ -182,6 +239,10 @@ def test_a_run_teaches_another_one_that_is_then_a_model_of_its_own(tmp_path: Pat
     read, _, params, _ = load_run(tmp_path / "student")
     assert set(read.model.towers) == {"image", "text"}
     assert {path.partition("/")[0] for path in flatten(params)} == {"image", "image_projection", "text", "text_projection"}
+    assert set(evaluate.main(tmp_path / "student")) == {
+        key for key in evaluate.main(tmp_path / "student") if "teacher" not in key
+    }
+    assert set(info.find_model(tmp_path / "student").towers) == {"image", "text"}
     convert.main(tmp_path / "student", tmp_path / "model")
     images = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8))
     np.testing.assert_array_equal(*(jclip.load(tmp_path / name).embed_image(images) for name in ("student", "model")))

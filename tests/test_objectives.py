@@ -301,8 +301,8 @@ def test_an_objective_that_begins_later_takes_no_part_before_and_then_begins_at_
 
     state, metrics = program.train_step(state, to_global(batches[2], mesh))
     assert {"byol/loss", "masked/loss"} <= metrics.keys()
-    # BYOL's target was the model of this moment and has followed it by one step.
-    decay = 1 - (1 - EACH["byol"].decay) * (np.cos(np.pi * 3 / 4) + 1) / 2
+    # BYOL's target was the model of this moment and has followed it by one step, of two that it has.
+    decay = 1 - (1 - EACH["byol"].decay) * (np.cos(np.pi / 2) + 1) / 2
     last = jax.device_get(state)
     for path in ("image/patch_embed/kernel", "head/fc1/kernel"):
         at = f"byol/{path}" if path.startswith("head") else path
@@ -381,7 +381,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     objective = objective_of("masked")
     ids = batch["text"]
     made = objective.views(state.params["masked"], {"text": jnp.asarray(ids)}, jnp.arange(16), jax.random.key(1))["text@masked"]
-    table, token = state.params["text"]["token_embed"], state.params["masked"]["hidden"]
+    table, token = state.params["text"]["token_embed"], state.params["masked"]["mask"]
     seen = np.where(np.asarray(made.hidden)[:, :, None], token, table[np.asarray(made.input)])
     eot = ids.argmax(1)
     tower = jax.jit(MultiTower(config.model).apply)
@@ -494,6 +494,32 @@ def test_a_view_is_drawn_by_itself_and_changes_no_other() -> None:
         np.testing.assert_array_equal(batches[0][tower], batches[1][tower])
     for other in ("image", "image@2"):
         assert (batches[1]["image@1"] != batches[1][other]).any()
+
+
+def test_a_view_repeats_the_draws_of_another_whatever_else_it_is() -> None:
+    views = {"image@2": View("image", same_as="image"), "image@3": View("image"), "text@2": View("text", same_as="text")}
+    pairs = {
+        f"p{i}": Contrastive(a, b) for i, (a, b) in enumerate((("image", "text"), ("image@2", "text@2"), ("image@3", "text")))
+    }
+    batch, plain = one_batch(tiny_config(views=views, objectives=pairs, **SMALL)), one_batch(tiny_config(**SMALL))
+    for view in ("image", "text"):
+        np.testing.assert_array_equal(batch[view], plain[view])
+        np.testing.assert_array_equal(batch[f"{view}@2"], plain[view])
+    assert (batch["image@3"] != batch["image"]).any()
+
+
+@pytest.mark.slow
+def test_a_tower_that_only_later_objectives_train_stays_as_it_is_until_then() -> None:
+    config = config_of("contrastive", "caption")
+    objectives = {"contrastive": config.objectives["contrastive"], "caption": dataclasses.replace(EACH["caption"], begin=0.5)}
+    config = dataclasses.replace(config, objectives=objectives)
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, mesh, warmup_steps=1, total_steps=4)
+    state, batch = program.init(), one_batch(config)
+    before = jax.device_get(state.params)
+    state, _ = program.phases[0].train_step(state, to_global(program.phases[0].views_of(batch), mesh))
+    same = {name for name, tree in before.items() if all(map(np.array_equal, *map(jax.tree.leaves, (tree, state.params[name]))))}
+    assert same == {"written", "written_projection", "caption"}
 
 
 def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -680,6 +706,10 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (SelfDistillation(parts=("text",)), r"objectives\.x: its views are of the towers image and text; use views of one"),
         (SelfDistillation(whole="text", parts=()), r"objectives\.x: text is not a vision transformer"),
         (SelfDistillation(parts=(), hidden=0.0), r"objectives\.x: without parts and without hidden patches"),
+        (BYOL("image", "image@small"), r"objectives\.x shows 'image@small' to a moving average, as large as the tower's"),
+        (Triplet(equal_by="image@stored"), r"objectives\.x needs the input of 'image@stored', and \.views.* is stored"),
+        (Contrastive("image@odd"), r"views\.image@odd\.size 9 is not divisible by the patch_size 8"),
+        (Contrastive("image@again"), r"views\.image@again\.same_as 'image@small' is no view that draws by itself and is read"),
         (MaskedText("image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
         (MaskedText(), r"objectives\.x\.text 'text' is of a causal tower, which cannot tell a word from what follows it"),
         (MaskedText(hidden=0.8, other=0.3), r"objectives\.x\.hidden 0\.8 and other 0\.3 are more than all"),
@@ -688,8 +718,15 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
     ],
 )
 def test_what_an_objective_cannot_be_is_an_error(objective: Any, message: str) -> None:
+    views = {
+        "image@small": View("image", size=8),
+        "image@stored": View("image", stored="x"),
+        "image@odd": View("image", size=9),
+        "image@again": View("image", same_as="image@small"),
+    }
+    used = {name: view for name, view in views.items() if name in objective.views()}
     with pytest.raises(ConfigError, match=message):
-        check(tiny_config(objectives={"x": objective, "y": Contrastive()}))
+        check(tiny_config(objectives={"x": objective, "y": Contrastive()}, views=used))
 
 
 @pytest.fixture(scope="module")
@@ -725,6 +762,8 @@ def test_heads_target_and_average_go_on_bit_equal(run: tuple[Config, Path], tmp_
     ("changes", "named"),
     [
         ({"optim.ema": None, "evaluate_ema": False}, r"another moving average \(extra/ema/"),
+        ({"objectives.byol.begin": 0.99}, r"whose objective byol begins with step 7, and here it begins with step 12"),
+        ({"duration": "9", "objectives.byol.begin": 0.9, "optim.warmup": "1"}, r"step 7, and here it begins with step 9"),
         ({"objectives.byol.features": 9}, r"other objectives, or another moving average \(byol/head/fc2/bias, "),
     ],
 )

@@ -76,12 +76,21 @@ def _eval_problems(model: Model, evals: Mapping[str, Eval]) -> Iterator[str]:
 
 
 def _caption_problems(config: Config) -> Iterator[str]:
-    """Evaluations of captions that no objective writes."""
+    """Evaluations of captions that no objective writes, or not so long."""
     written = [(how.image, how.text) for how in config.captioners().values()]
     for name, evaluation in config.evals.items():
-        if isinstance(evaluation, Captioning) and (evaluation.image, evaluation.text) not in written:
+        if not isinstance(evaluation, Captioning):
+            continue
+        if (evaluation.image, evaluation.text) not in written:
             views = f"{evaluation.image!r} and {evaluation.text!r}"
             yield f"evals.{name}: nothing writes captions of the towers {views}; add an objective Caption of them"
+            continue
+        text = config.model.towers[evaluation.text]
+        assert isinstance(text, TextTower)  # an objective Caption has it
+        if (evaluation.length or 0) > text.context_length:
+            yield f"evals.{name}.length {evaluation.length} is more than the tower's context_length {text.context_length}"
+        if 2 * evaluation.beams > text.vocab_size:
+            yield f"evals.{name}.beams {evaluation.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
 def _device_problems(config: Config, devices: int) -> Iterator[str]:

@@ -16,7 +16,11 @@ FORMAT = 3
 3: `pairs`, a list, are `objectives` by name; the name of a pair is that of both sides, such as "image_text".
 """
 
+FAMILIES = ("Contrastive", "Triplet", "SimCLR", "SimSiam", "BYOL", "NearestNeighbour", "Vocabulary")
+"""Objectives of before any could begin later."""
+
 ADDED: dict[str, Any] = {
+    **{f"{family}.begin": 0.0 for family in FAMILIES},
     "Augment.blur": 0.0,
     "Augment.blur_sigma": (0.1, 2.0),
     "Augment.grayscale": 0.0,
@@ -25,7 +29,10 @@ ADDED: dict[str, Any] = {
     "Augment.magnitude": 0.3,
     "Augment.rand_augment": 0,
     "Augment.solarize": 0.0,
-    "Contrastive.begin": 0.0,
+    **{
+        f"{family}.begin": 0.0
+        for family in ("Contrastive", "Triplet", "SimCLR", "SimSiam", "BYOL", "NearestNeighbour", "Vocabulary")
+    },
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
     "Data.max_pixels": 64_000_000,
@@ -36,6 +43,11 @@ ADDED: dict[str, Any] = {
     "Config.evaluate_ema": False,
     "Config.views": {},
     "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},
+    "View.same_as": None,
+    "View.size": None,
+    "View.stored": "",
+    "View.stored_size": 512,
+    "View.text_augment": None,
     "VisionTower.queries": 257,
     "VisionTower.query_heads": 8,
     "VisionTower.query_width": None,

@@ -56,7 +56,7 @@ class Optim:
     weight_decay: Annotated[float, Range(least=0, most=1e6)] = 0.2
     """Decoupled decay, multiplied by the learning rate."""
     weight_decay_rules: tuple[tuple[str, Factor], ...] = (
-        (r".*/(bias|scale|cls|probe|logit_scale|logit_bias)", 0.0),
+        (r".*/(bias|scale|cls|probe|mask|logit_scale|logit_bias)", 0.0),
         (r".*", 1.0),
     )
     """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts. As in big_vision the
@@ -103,7 +103,9 @@ class InitFrom:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from _rule_problems(".rules", self.rules)
-        if not self.path and self != InitFrom(rules=self.rules):
+        if not self.path and self.towers:
+            yield ".towers says what towers are called there, but init_from.path is empty; give the path"
+        elif not self.path and self != InitFrom(rules=self.rules):
             yield ".step, architecture and tokenizer say which weights, but init_from.path is empty; give the path"
         if self.step is not None and self.architecture is not None:
             yield ".step is of a workdir, which says its architecture itself; leave out init_from.architecture"
@@ -157,6 +159,8 @@ class Input(NamedTuple):
     """Augmentation, where it is a text."""
     seen_by: Tower
     """That tower, for images of this view's size."""
+    same_as: str | None
+    """View whose random draws it repeats."""
     stored: str
     """Folder of its embeddings, if no tower sees it."""
     stored_size: int
@@ -210,8 +214,13 @@ class Config:
     def teachers(self) -> set[str]:
         """Towers that only teach: objectives ask for their embeddings, and none trains them."""
         views = self.inputs()
-        read = {views[view].tower for objective in self.objectives.values() for view in objective.teachers()}
-        return read - {views[view].tower for objective in self.objectives.values() for view in objective.trains()}
+        read = (views[view] for objective in self.objectives.values() for view in objective.teachers())
+        return {view.tower for view in read if not view.stored} - self.trained_towers()
+
+    def trained_towers(self) -> set[str]:
+        """Towers that the gradients of objectives reach."""
+        views = self.inputs()
+        return {views[view].tower for objective in self.objectives.values() for view in objective.trains()}
 
     def all_views(self) -> dict[str, Input]:
         """The inputs, and by the side of each what objectives make of it on the device."""
@@ -236,13 +245,12 @@ class Config:
         }
 
     def _input(self, view: View) -> Input:
-        field = view.field or self.data.fields.get(view.tower, view.tower)
-        text_augment = view.text_augment or self.data.text_augment
+        field = "key" if view.stored else view.field or self.data.fields.get(view.tower, view.tower)
         tower = self.model.towers[view.tower]
         if view.size is not None and isinstance(tower, VisionTower):
             tower = dataclasses.replace(tower, image_size=view.size)
-        field = "key" if view.stored else field
-        return Input(view.tower, field, view.augment or self.data.augment, text_augment, tower, view.stored, view.stored_size)
+        augment, text_augment = view.augment or self.data.augment, view.text_augment or self.data.text_augment
+        return Input(view.tower, field, augment, text_augment, tower, view.same_as, view.stored, view.stored_size)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,8 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
         else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels)
         for name, view in views.items()
     }
-    prepare = _Prepare(source, transforms, {name: view.field for name, view in views.items()})
+    fields = {name: view.field for name, view in views.items()}
+    prepare = _Prepare(source, transforms, fields, {name: view.same_as for name, view in views.items() if view.same_as})
     rows = config.batch_size // hosts
     examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
     batches = examples.batch(rows, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
@@ -263,6 +264,7 @@ class _Prepare:
     source: Source
     transforms: Mapping[str, Transform]
     fields: Mapping[str, str]
+    same: Mapping[str, str]
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
         problems: list[str] = []
@@ -271,7 +273,7 @@ class _Prepare:
             try:
                 example = self.source[index]
                 key = example["key"]
-                return key, _apply(self.transforms, example, self.fields, rng), problems
+                return key, _apply(self.transforms, example, self.fields, rng, self.same), problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
             index = int(rng.integers(len(self.source)))
@@ -280,7 +282,11 @@ class _Prepare:
 
 
 def _apply(
-    transforms: Mapping[str, Transform], example: Mapping[str, Any], fields: Mapping[str, str], rng: np.random.Generator | None
+    transforms: Mapping[str, Transform],
+    example: Mapping[str, Any],
+    fields: Mapping[str, str],
+    rng: np.random.Generator | None,
+    same: Mapping[str, str] = MappingProxyType({}),
 ) -> Arrays:
     decoded: dict[tuple[str, Decode], Any] = {}  # several views of an image decode it once, which is most of the work
 
@@ -295,7 +301,13 @@ def _apply(
     # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
     base = None if rng is None else int(copy.deepcopy(rng).integers(2**63))
     streams = {name: rng if base is None or "@" not in name else _stream(base, name) for name in transforms}
-    return {name: made(fields.get(name, name), transform, streams[name]) for name, transform in transforms.items()}
+    arrays, before = dict[str, NDArray[Any]](), dict[str, np.random.Generator | None]()
+    for name in sorted(transforms, key=lambda name: name in same):  # in their order, those that repeat others last
+        stream = copy.deepcopy(before[same[name]]) if name in same else streams[name]
+        if name in same.values():
+            before[name] = copy.deepcopy(stream)
+        arrays[name] = made(fields.get(name, name), transforms[name], stream)
+    return arrays
 
 
 def _stream(base: int, name: str) -> np.random.Generator:

@@ -55,6 +55,8 @@ def _open(folder: str, tower: str) -> tuple[NDArray[np.float32], Mapping[str, in
         raise SourceError(f"{error.filename} is not there; `jclip embed` writes it, with --out {folder}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{folder} does not hold what `jclip embed` writes: {error}") from None
+    if not isinstance(embeddings, np.ndarray) or not all(isinstance(key, str) for key in keys):
+        raise SourceError(f"{folder} does not hold what `jclip embed` writes: an array, and a key of each row")
     if embeddings.ndim != 2 or embeddings.dtype != np.float32 or len(embeddings) != len(keys):
         what = f"{embeddings.dtype}{list(embeddings.shape)} and {len(keys)} keys"
         raise SourceError(f"{file} and {names.name} do not belong together: {what}")

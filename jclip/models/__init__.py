@@ -2,7 +2,7 @@
 
 from jclip.models.compute import Backend, Compute
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
-from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops
+from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops, without_dropout
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
 from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
@@ -41,4 +41,5 @@ __all__ = [
     "towers_flops",
     "uniform_of_rows",
     "unit",
+    "without_dropout",
 ]

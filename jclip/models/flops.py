@@ -1,5 +1,6 @@
 """How many floating-point operations the model needs, counted by hand: XLA counts the body of a loop once."""
 
+import dataclasses
 import math
 from collections.abc import Collection
 
@@ -18,9 +19,11 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
     """
     loop = config.model.scan or config.mesh.fsdp > 1
     total = 0
-    views = config.all_views()
-    for view in map(views.__getitem__, config.encoded_views()):
-        forward = tower_flops(view.seen_by, tokens=loop) + projection_flops(view.seen_by, config.model.embed_dim)
+    views, inputs, teachers = config.all_views(), config.inputs(), config.teachers()
+    for name in config.encoded_views():
+        view = views[name]
+        tower = without_dropout(view.seen_by) if name not in inputs or view.tower in teachers else view.seen_by
+        forward = tower_flops(tower, tokens=loop) + projection_flops(tower, config.model.embed_dim)
         total += forward * (1 if view.tower in locked else 3)
     return config.batch_size * total
 
@@ -45,6 +48,11 @@ def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
         queries, size = tower.queries, tower.pooled_width
         total += 2 * (2 * length * width * size + 2 * queries * size**2 + 2 * queries * length * size)
     return total
+
+
+def without_dropout(tower: Tower) -> Tower:
+    """The tower as a teacher, or with patches hidden: no patch is dropped."""
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
 
 
 def decoder_flops(decoder: TextTower, images: int, size: int) -> int:

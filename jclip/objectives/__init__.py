@@ -51,15 +51,16 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
 def make_objective(whole: Config, mesh: Mesh | None = None) -> "WeightedSum":
     """The objective of a run. Without a mesh it can tell its parameters and its FLOPs."""
     objectives = {name: OBJECTIVES[type(how)](name, how, whole, mesh) for name, how in whole.objectives.items()}
-    weights = {name: how.weight for name, how in whole.objectives.items()}
-    return WeightedSum(objectives, weights, whole.batch_size)
+    return WeightedSum(objectives, whole.objectives, whole.batch_size)
 
 
 class WeightedSum:
     """A weighted sum of objectives by name: sum_k weight_k (batch_k + 1/B sum_i local_ki), never with factors of each other."""
 
-    def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float], batch_size: int) -> None:
-        self.objectives, self.weights, self.batch_size = objectives, weights, batch_size
+    def __init__(self, objectives: Mapping[str, Objective], how: Mapping[str, config.Family], batch_size: int) -> None:
+        self.objectives, self.batch_size = objectives, batch_size
+        self.weights = {name: each.weight for name, each in how.items()}
+        self.begins = {name: each.begin for name, each in how.items()}
 
     def init(self, key: Array, part: Part) -> Params:
         """The parameters of all, by name; of those that have any."""
@@ -107,11 +108,12 @@ class WeightedSum:
     def update(
         self, extra: Params, params: Params, rows: Mapping[str, Any], batch: Mapping[str, Array], progress: Array
     ) -> Params:
-        """The state of all after a step; what is not of one of these objectives stays."""
-        return {
-            name: self.objectives[name].update(tree, params, rows[name], batch, progress) if name in self.objectives else tree
-            for name, tree in extra.items()
-        }
+        """The state of all after a step; what is not of one of these objectives stays. `progress` is that of the run."""
+        updated = dict(extra)
+        for name in extra.keys() & self.objectives.keys():
+            own = (progress - self.begins[name]) / (1 - self.begins[name])
+            updated[name] = self.objectives[name].update(extra[name], params, rows[name], batch, own)
+        return updated
 
     def bound(self, old: Params, new: Params) -> Params:
         """All parameters after an update, those of each objective where it lets them be."""

@@ -1,7 +1,7 @@
 """Masked language modelling: words told from the text around them."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from jclip import config
 from jclip.losses.words import word_cross_entropy
 from jclip.models import Backend, Compute, Masked, WordHead, uniform_of_rows
 from jclip.objectives.objective import Metrics, Objective, Params, Part
-from jclip.objectives.vocabulary import real_words
+from jclip.objectives.vocabulary import real_words, special_ids
 
 
 class MaskedText(Objective):
@@ -33,13 +33,13 @@ class MaskedText(Objective):
         head, token = jax.random.split(key)
         x = jnp.zeros((1, self.tower.width))
         hidden = nn.initializers.normal(0.02)(token, (self.tower.width,))
-        return {"head": self.head.init(head, x)["params"], "hidden": hidden}
+        return {"head": self.head.init(head, x)["params"], "mask": hidden}
 
     def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Mapping[str, Any]:
         """The text with words hidden, and others in the place of some."""
         ids = batch[self.how.text]
         chosen = self._choose(ids, rows, key)
-        token = params["hidden"]
+        token = params["mask"]
         return {self.view: Masked(chosen.seen, chosen.hidden, jnp.broadcast_to(token, (len(ids), *token.shape)))}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
@@ -59,7 +59,10 @@ class MaskedText(Objective):
         return {}, {"loss": word_cross_entropy(logits, x, words, weights, block=self.how.block)}
 
     def _choose(self, ids: Array, rows: Array, key: Array) -> "Chosen":
-        return choose(ids, real_words(ids, self.tower), jax.random.fold_in(key, self.salt), rows, self.how, self.tower.vocab_size)
+        tower = self.tower
+        last = [tower.vocab_size - 1] if tower.eot_id is None else []  # the largest id ends a text
+        words, key = real_words(ids, tower), jax.random.fold_in(key, self.salt)
+        return choose(ids, words, key, rows, self.how, tower.vocab_size, [*special_ids(tower), *last])
 
     def flops(self) -> int:
         """The head forward and backward, on the words that can be chosen."""
@@ -88,7 +91,9 @@ def chosen_of(count: int, share: float) -> int:
     return min(count, max(1, round(share * count)))
 
 
-def choose(ids: Array, words: Array, key: Array, rows: Array, how: config.MaskedText, vocabulary: int) -> Chosen:
+def choose(
+    ids: Array, words: Array, key: Array, rows: Array, how: config.MaskedText, vocabulary: int, special: Sequence[int] = ()
+) -> Chosen:
     """Random words of each text: of n words max(1, round(share n)), and never one that is none.
 
     The k-th of m of them is hidden, exchanged or left alone as (k + u) / m lies below `hidden`, below hidden + other, or above,
@@ -100,7 +105,8 @@ def choose(ids: Array, words: Array, key: Array, rows: Array, how: config.Masked
         key: with the rows all that the choice depends on.
         rows: i32 [b], index of each text in the global batch.
         how: the shares.
-        vocabulary: size, of which other ids are drawn.
+        vocabulary: its size.
+        special: the ids that are no words; others are never drawn.
     """
     length = ids.shape[1]
     wanted_of = np.array([chosen_of(count, how.share) for count in range(length + 1)])
@@ -113,5 +119,6 @@ def choose(ids: Array, words: Array, key: Array, rows: Array, how: config.Masked
     index = jnp.arange(len(ids))[:, None]
     hidden = jnp.zeros(ids.shape, bool).at[index, places].set(real & (level < how.hidden))
     exchanged = jnp.zeros(ids.shape, bool).at[index, places].set(real & (level >= how.hidden) & (level < how.hidden + how.other))
-    another = jnp.minimum((other * vocabulary).astype(ids.dtype), vocabulary - 1)
+    another = jnp.asarray(np.setdiff1d(np.arange(vocabulary), special), ids.dtype)
+    another = another[jnp.minimum((other * len(another)).astype(jnp.int32), len(another) - 1)]
     return Chosen(places, real, jnp.where(exchanged, another, ids), hidden)

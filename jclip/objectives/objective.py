@@ -76,7 +76,15 @@ class Objective:
         return jnp.zeros(()), {}
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
-        """Its state after a step. `params` are those of all, updated; `rows` and `batch` are as above; `progress` ends at 1."""
+        """Its state after a step.
+
+        Args:
+            extra: its own state.
+            params: those of all, updated.
+            rows: as above.
+            batch: as above.
+            progress: f32 [], from 0, where it begins, to 1.
+        """
         return extra
 
     def bound(self, old: Params, new: Params) -> Params:

@@ -13,7 +13,17 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.losses.prototypes import prototype_cross_entropy
-from jclip.models import Backend, Compute, Masked, ProjectionHead, first_patch, tower_flops, uniform_of_rows, unit
+from jclip.models import (
+    Backend,
+    Compute,
+    Masked,
+    ProjectionHead,
+    first_patch,
+    tower_flops,
+    uniform_of_rows,
+    unit,
+    without_dropout,
+)
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.two_views import spread
 from jclip.optim import moving_average
@@ -35,13 +45,16 @@ class SelfDistillation(Objective):
 
     def init(self, key: Array, part: Part) -> Params:
         """A head with prototypes for each part of the loss, and what stands for a hidden patch."""
-        x, params = jnp.zeros((1, self.tower.width)), dict[str, Any]()
+        params, widths = dict[str, Any](), {"parts": self.tower.pooled_width, "hidden": self.tower.width}
         for name, one in zip(self.heads, jax.random.split(key, len(self.heads)), strict=True):
             head, prototypes = jax.random.split(one)
             kernel = nn.initializers.normal(1.0)(prototypes, (self.how.features, self.how.prototypes))
-            params[name] = {"head": self.head.init(head, x)["params"], "prototypes": {"kernel": kernel}}
+            params[name] = {
+                "head": self.head.init(head, jnp.zeros((1, widths[name])))["params"],
+                "prototypes": {"kernel": kernel},
+            }
         if self.view:
-            params["patch"] = nn.initializers.normal(0.02)(jax.random.fold_in(key, 1), (self.tower.width,))
+            params["mask"] = nn.initializers.normal(0.02)(jax.random.fold_in(key, 1), (self.tower.width,))
         return params
 
     def init_extra(self, key: Array, params: Params) -> Params:
@@ -57,7 +70,7 @@ class SelfDistillation(Objective):
         """The whole with patches hidden."""
         if self.view is None:
             return {}
-        images, patch = batch[self.how.whole], params["patch"]
+        images, patch = batch[self.how.whole], params["mask"]
         hidden = jnp.zeros((len(images), self._patches()), bool)
         hidden = hidden.at[jnp.arange(len(images))[:, None], self._places(rows, key)].set(True)
         return {self.view: Masked(images, hidden, jnp.broadcast_to(patch, (len(images), *patch.shape)))}
@@ -96,12 +109,15 @@ class SelfDistillation(Objective):
 
     def flops(self) -> int:
         """The heads of student, forward and backward, and of the teacher; and the teacher's tower."""
-        how, (width, features) = self.how, (self.tower.width, self.how.features)
-        one = self.head.flops(width) + 2 * features * how.prototypes
-        rows = len(how.parts) + (self._hidden() if self.view else 0)
-        teacher = (1 if how.parts else 0) + (self._hidden() if self.view else 0)
-        compared = 2 * features * how.prototypes * rows
-        return self.whole.batch_size * (3 * rows * one + teacher * self.head.flops(width) + compared + tower_flops(self.tower))
+        how, compared = self.how, 2 * self.how.features * self.how.prototypes
+        total = tower_flops(without_dropout(self.tower))
+        for width, student, teacher in (
+            (self.tower.pooled_width, len(how.parts), min(1, len(how.parts))),
+            (self.tower.width, self._hidden() if self.view else 0, self._hidden() if self.view else 0),
+        ):
+            head = self.head.flops(width)
+            total += 3 * student * (head + compared) + teacher * head + student * compared
+        return self.whole.batch_size * total
 
     def _features(self, params: Params, x: Array) -> Array:
         """Unit vectors f32 [..., F] that are compared with the prototypes."""

@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, ProjectionHead, apart, together, tower_flops, unit
+from jclip.models import Backend, Compute, ProjectionHead, apart, together, tower_flops, unit, without_dropout
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.optim import moving_average
 from jclip.sharding import BATCH_AXES
@@ -121,7 +121,7 @@ class BYOL(Objective):
         """Both heads forward and backward, and the target's forward, of both views."""
         tower = self.whole.model.towers[self.tower]
         head, predictor = self.head.flops(tower.pooled_width), self.predictor.flops(self.how.features)
-        return 2 * self.whole.batch_size * (4 * head + 3 * predictor + tower_flops(tower))
+        return 2 * self.whole.batch_size * (4 * head + 3 * predictor + tower_flops(without_dropout(tower)))
 
 
 def spread(z: Array) -> Array:

@@ -65,13 +65,19 @@ def real_words(ids: Array, tower: config.TextTower) -> Array:
 
     Begin, end and padding that the configuration names are none; a tokenizer.json may put a begin of its own.
     """
-    how, clip = tower.tokenizer, tower.tokenizer.kind == "clip"
     # An end that is told by its id is excluded by it; a text cut before its end ends with a word.
     real = jnp.arange(ids.shape[1])[None] < end_of_text(ids, tower)[:, None] + (tower.eot_id is not None)
-    padding = None if clip else how.pad_id  # of CLIP's texts what is behind the end, for 0 is a word
-    for special in (how.bos_id, how.eos_id, how.last_id, tower.eot_id, padding, 49406 if clip else None):
-        real = real if special is None else real & (ids != special)
+    for special in special_ids(tower):
+        real = real & (ids != special)
     return real
+
+
+def special_ids(tower: config.TextTower) -> list[int]:
+    """The ids of begin, end and padding, as far as the configuration names them."""
+    how, clip = tower.tokenizer, tower.tokenizer.kind == "clip"
+    padding = None if clip else how.pad_id  # of CLIP's texts what is behind the end, for 0 is a word
+    named = (how.bos_id, how.eos_id, how.last_id, tower.eot_id, padding, 49406 if clip else None)
+    return sorted({id for id in named if id is not None})
 
 
 def rarity(captions: Array, having: Array) -> Array:

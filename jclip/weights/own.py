@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from jclip import __version__
 from jclip.config import Caption, ConfigError, Model, TextTower, from_json, to_saved
+from jclip.config.ranges import value_problems
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, read_json
 from jclip.weights.layout import Rule
@@ -42,9 +44,18 @@ def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Captio
     """What writes captions, by the name of its parameters."""
     try:
         found = config.get("captioners", {}).items()
-        return {name: from_json(how, Caption, f"{folder / CONFIG}: captioners.{name}") for name, how in found}
+        captioners = {name: from_json(how, Caption, f"{folder / CONFIG}: captioners.{name}") for name, how in found}
     except ConfigError as error:
         raise WeightsError(str(error)) from None
+    except AttributeError:
+        raise WeightsError(f"{folder / CONFIG}: its captioners are not by name") from None
+    towers = config.get("model", {}).get("towers", {})
+    for name, how in captioners.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*towers, *(f"{tower}_projection" for tower in towers)}:
+            raise WeightsError(f"{folder / CONFIG}: {name!r} cannot name a captioner")
+        for problem in value_problems(how):
+            raise WeightsError(f"{folder / CONFIG}: captioners.{name}.{problem}")
+    return captioners
 
 
 def _model(folder: Path, config: Any) -> Model:

@@ -7,7 +7,7 @@ from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
 from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.teachers import AffinityDistillation, FeatureDistillation
-from jclip.config.objectives.views import View, view_problems
+from jclip.config.objectives.views import View, same_problems, view_problems
 from jclip.config.objectives.words import Caption, MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
@@ -65,14 +65,17 @@ def objective_problems(
         yield from (f"{at} makes a view {view!r}, and .views has one too; name it otherwise" for view in taken_views)
         unknown = [view for view in objective.views() if view not in tower_of]
         yield from (f"{at}: there is no view {view!r}; views: {', '.join(tower_of)}" for view in unknown)
-        seen = [view for view in objective.encodes() if view in views and view not in objective.teachers()]
-        stored = [view for view in seen if views[view].stored]
-        yield from (f"{at} needs {view!r} to be seen by a tower, and .views.{view} is stored" for view in stored)
+        stored = [view for view in objective.views() if view in views and views[view].stored and view not in objective.teachers()]
+        yield from (f"{at} needs the input of {view!r}, and .views.{view} is stored" for view in stored)
+        sized = [view for view in objective.sees_whole() if view in views and views[view].size is not None]
+        larger = "as large as the tower's: leave out its size"
+        yield from (f"{at} shows {view!r} to a moving average, {larger}" for view in sized)
         if not unknown:
             yield from (f"{at}{problem}" for problem in objective.misfits(tower_of, towers, batch_size))
         read.update(objective.views())
         teaching.update(tower_of.get(view) for view in objective.teachers())
         trained.update(tower_of.get(view) for view in objective.trains())
+    yield from same_problems({name: view for name, view in views.items() if name in read}, read)
     if unused := set(views) - read:
         yield f".views: no objective reads {', '.join(sorted(unused))}"
     if untrained := set(towers) - trained - teaching:

@@ -29,6 +29,10 @@ class Family:
         """Those among them whose embeddings may be stored instead, and that it never trains."""
         return ()
 
+    def sees_whole(self) -> tuple[str, ...]:
+        """Those that a moving average of the tower sees, which must have the tower's own size."""
+        return ()
+
     def makes(self, name: str) -> Mapping[str, str]:
         """Views that the objective of this name makes on the device, and that of `views` whose tower sees them, by view."""
         return {}

@@ -81,6 +81,10 @@ class BYOL(TwoViews):
     features: Size = 256
     """Size of their outputs."""
 
+    def sees_whole(self) -> tuple[str, ...]:
+        """Both views."""
+        return self.a, self.b
+
 
 @dataclass(frozen=True)
 class SelfDistillation(Family):
@@ -129,6 +133,10 @@ class SelfDistillation(Family):
         """The parts; the teacher sees the whole."""
         return self.parts
 
+    def sees_whole(self) -> tuple[str, ...]:
+        """The teacher's view."""
+        return (self.whole,)
+
     def makes(self, name: str) -> Mapping[str, str]:
         """The whole with patches hidden."""
         return {f"{self.whole.partition('@')[0]}@{name}": self.whole} if self.hidden > 0 else {}
@@ -148,3 +156,5 @@ class SelfDistillation(Family):
         elif isinstance(towers[names[0]], TextTower) or (self.hidden > 0 and not isinstance(towers[names[0]], VisionTower)):
             what = "a vision transformer" if self.hidden > 0 else "a tower of images"
             yield f": {names[0]} is not {what}"
+        elif self.hidden > 0 and getattr(towers[names[0]], "pool", None) == "queries":
+            yield f".hidden {self.hidden}: {names[0]} returns queries, not patches; let hidden be 0, or pool otherwise"

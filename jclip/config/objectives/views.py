@@ -1,7 +1,7 @@
 """Views: the inputs of the towers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jclip.config.augment import Augment, TextAugment
@@ -19,6 +19,8 @@ class View:
     """Field of an example that it is made of; None: that of the tower's own view."""
     augment: Augment | None = None
     """Augmentation of an image; None: data.augment."""
+    same_as: str | None = None
+    """View whose random draws it repeats: the same crop and flip of an image, the same of several texts."""
     size: ImageSize | None = None
     """Side of a square image, or its height and width, in pixels, where it is another than the tower's; a vision transformer
     resizes its positions to it."""
@@ -46,6 +48,14 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}.text_augment: {view.tower} is no text tower; use augment"
         elif view.size is not None:
             yield from _size_problems(f".views.{name}.size {view.size}", view.size, towers[view.tower])
+
+
+def same_problems(views: Mapping[str, View], read: Collection[str]) -> Iterator[str]:
+    """Views that repeat what nobody draws."""
+    for name, view in views.items():
+        source = view.same_as
+        if source is not None and (source not in read or source == name or (source in views and views[source].same_as)):
+            yield f".views.{name}.same_as {source!r} is no view that draws by itself and is read"
 
 
 def _size_problems(at: str, size: ImageSize, tower: Tower) -> Iterator[str]:
