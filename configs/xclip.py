@@ -5,8 +5,8 @@
     jclip train configs/xclip.py --workdir runs/texts --use-mlm --no-use-visual-ssl
     jclip train configs/xclip.py --readme --data "webdataset:/data/{00000..00099}.tar" --workdir /runs/xclip
 
-`--readme` has the sizes of that snippet (512 wide, 6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for
-an accelerator; `jclip compile configs/xclip.py --readme --batch-size 4096 --topology v5e:4x4` says what it takes there.
+`--readme` has the sizes of that snippet (512 wide, 6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for an
+accelerator: four TPU v5e chips need 5 of their 15.75 GiB, says `jclip compile configs/xclip.py --readme --topology v5e:2x2`.
 What differs: tokens are those of CLIP's vocabulary; the scale begins at CLIP's value and is bounded, where x-clip's begins at e
 and is not; heads have LayerNorm. Views for multiview_loss_weight leave extra_latent_projection out, and with
 use_all_token_embeds the pooled embeddings, which evaluations read, are trained beside the tokens.
@@ -116,7 +116,13 @@ def get_config(
         objectives["sim_reg"] = SimReg(weight=sim_reg_loss_weight)
     shapes = f"size={sizes['visual_image_size']}"
     return Config(
-        model=Model(towers={"image": image, "text": text}, embed_dim=sizes["dim"], dtype="bfloat16" if readme else "float32"),
+        model=Model(
+            towers={"image": image, "text": text},
+            embed_dim=sizes["dim"],
+            dtype="bfloat16" if readme else "float32",
+            scan=readme,
+            remat="nothing_saveable" if readme else "none",
+        ),
         data=Data(source=data or f"shapes:train?{shapes}&length=1000000", augment=Augment(scale=(0.8, 1.0), ratio=(1.0, 1.0))),
         optim=Optim(lr=5e-4 if readme else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0),
         views=views,
