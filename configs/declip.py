@@ -12,22 +12,19 @@ shapes and clipart are configs/quickstart.py and configs/clipart.py with heads t
 whose towers are compiled, not trained.
 """
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from jclip.config import (
     Augment,
     Config,
     MaskedText,
-    Model,
     MultiView,
     NearestNeighbour,
     SimSiam,
     TextAugment,
-    TextTower,
     View,
-    load,
+    beside,
+    replace,
 )
 
 STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
@@ -35,34 +32,29 @@ STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
     """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    folder = Path(__file__).parent
     match form:
         case "shapes":
-            base = load(folder / "quickstart.py")
+            config = beside(__file__, "quickstart.py")
         case "clipart":
-            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+            config = beside(__file__, "clipart.py", root=data)
         case "large":
-            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
+            config = beside(__file__, "vit_b16.py", data=data)
     size = 1 if form == "large" else 8
-    return replace(
-        base,
-        model=both_ways(base.model),
-        views={
+    changes = {
+        "model.towers.text.causal": False,
+        "model.towers.text.mask_padding": True,
+        "views": {
             "image@2": View("image", augment=STRONG),
             "text@2": View("text", text_augment=TextAugment(swap=0.1, drop=0.1)),
         },
-        objectives={
+        "objectives": {
             # The four pairs are the first and three times the mean of the others.
             "image_text": MultiView(("image", "image@2"), ("text", "text@2"), further=3.0, weight=0.1),
             "simsiam": SimSiam("image", "image@2", features=2048 // size, hidden=512 // size, weight=0.2),
             "masked": MaskedText(weight=0.2),
             "neighbours": NearestNeighbour(size=65536 // size, weight=0.2),
         },
-    )
-
-
-def both_ways(model: Model) -> Model:
-    """The model with a text tower whose words see those that follow, and no padding."""
-    text = model.towers["text"]
-    assert isinstance(text, TextTower)
-    return replace(model, towers={**model.towers, "text": replace(text, causal=False, mask_padding=True)})
+    }
+    for path, value in changes.items():
+        config = replace(config, path, value)
+    return config

@@ -13,12 +13,20 @@ with `jclip embed` and give the views of the teacher as `stored` (docs/objective
 The student has a third of the teacher's blocks, at least one, and is its towers otherwise.
 """
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from jclip import find_model
-from jclip.config import AffinityDistillation, Config, FeatureDistillation, InitFrom, ResNetTower, Tower, View, load
+from jclip.config import (
+    AffinityDistillation,
+    Config,
+    FeatureDistillation,
+    InitFrom,
+    ResNetTower,
+    Tower,
+    View,
+    beside,
+    replace,
+)
 
 TEACHERS = {"teacher_image": "image", "teacher_text": "text"}
 LOCKED = r"teacher_(image|text)(_projection)?/.*"
@@ -26,31 +34,34 @@ LOCKED = r"teacher_(image|text)(_projection)?/.*"
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "", teacher: str = "ViT-B-32") -> Config:
     """The recipe; `data` is as of the recipe of the form. A `teacher` that is an architecture is good for `jclip compile`."""
-    folder = Path(__file__).parent
     match form:
         case "shapes":
-            base = load(folder / "quickstart.py")
+            config = beside(__file__, "quickstart.py")
         case "clipart":
-            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+            config = beside(__file__, "clipart.py", root=data)
         case "large":
-            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
+            config = beside(__file__, "vit_b16.py", data=data)
     model = find_model(teacher)
     students = {name: smaller(model.towers[name]) for name in TEACHERS.values()}
-    towers = {**students, **{name: model.towers[there] for name, there in TEACHERS.items()}}
-    return replace(
-        base,
-        model=replace(base.model, towers=towers, embed_dim=model.embed_dim),
-        init_from=InitFrom(teacher, rules=((LOCKED, "load"), (r".*", "scratch")), towers=TEACHERS),
-        optim=replace(base.optim, lr_rules=((LOCKED, 0.0), (r".*", 1.0))),
-        views={f"{name}@teacher": View(f"teacher_{name}", base.data.fields.get(name, name), same_as=name) for name in students},
-        objectives={
-            **base.objectives,
+    changes = {
+        "model.embed_dim": model.embed_dim,
+        "model.towers": {**students, **{name: model.towers[there] for name, there in TEACHERS.items()}},
+        "init_from": InitFrom(teacher, rules=((LOCKED, "load"), (r".*", "scratch")), towers=TEACHERS),
+        "optim.lr_rules": ((LOCKED, 0.0), (r".*", 1.0)),
+        "views": {
+            f"{name}@teacher": View(f"teacher_{name}", config.data.fields.get(name, name), same_as=name) for name in students
+        },
+        "objectives": {
+            **config.objectives,
             "affinities": AffinityDistillation(),
             **{f"{name}_features": FeatureDistillation(name, f"{name}@teacher") for name in students},
         },
-    )
+    }
+    for path, value in changes.items():
+        config = replace(config, path, value)
+    return config
 
 
 def smaller(tower: Tower) -> Tower:
     """A third of the blocks, at least one."""
-    return tower if isinstance(tower, ResNetTower) else replace(tower, depth=max(1, tower.depth // 3))
+    return tower if isinstance(tower, ResNetTower) else replace(tower, "depth", max(1, tower.depth // 3))

@@ -9,32 +9,32 @@ configs/vit_b16.py with the head, augmentation, rate and decay that are publishe
 Three images are seen for each text, so a step takes some three times as long. The large form is compiled, not trained.
 """
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
-from jclip.config import Augment, Config, Contrastive, SimCLR, View, load
+from jclip.config import Augment, Config, Contrastive, SimCLR, View, beside, replace
 
 STRONG = Augment(scale=(0.08, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
     """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    folder = Path(__file__).parent
     match form:
         case "shapes":
-            base = load(folder / "quickstart.py")
+            config = beside(__file__, "quickstart.py")
         case "clipart":
-            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+            config = beside(__file__, "clipart.py", root=data)
         case "large":
-            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
+            config = beside(__file__, "vit_b16.py", data=data)
     large = form == "large"
-    return replace(
-        base,
-        views={"image@1": View("image", augment=STRONG), "image@2": View("image", augment=STRONG)},
-        objectives={
-            "image_text": Contrastive(block=base.batch_size // 4),
+    changes = {
+        "views": {"image@1": View("image", augment=STRONG), "image@2": View("image", augment=STRONG)},
+        "objectives": {
+            "image_text": Contrastive(),
             "simclr": SimCLR(hidden=4096 if large else 256, features=256 if large else 64),
         },
-        optim=replace(base.optim, lr=3e-3, weight_decay=0.1, b2=0.98, eps=1e-8) if large else base.optim,
-    )
+    }
+    if large:
+        changes |= {"optim.lr": 3e-3, "optim.weight_decay": 0.1, "optim.b2": 0.98, "optim.eps": 1e-8}
+    for path, value in changes.items():
+        config = replace(config, path, value)
+    return config

@@ -9,22 +9,23 @@ of the published B/16. The classifier takes 6 B d V operations a step, for a lar
 CLIP's 49,408 words more than its towers. The large form is compiled, not trained.
 """
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
-from jclip.config import Config, Vocabulary, load
+from jclip.config import Config, Vocabulary, beside, replace
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
     """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    folder = Path(__file__).parent
     match form:
         case "shapes":
-            base = load(folder / "quickstart.py")
+            config = beside(__file__, "quickstart.py")
         case "clipart":
-            base = load(folder / "clipart.py", ["--root", data or "data/clipart"])
+            config = beside(__file__, "clipart.py", root=data)
         case "large":
-            base = load(folder / "vit_b16.py", ["--data", data] if data else [])
-    config = replace(base, objectives={**base.objectives, "words": Vocabulary()})
-    return replace(config, batch_size=16384, optim=replace(base.optim, lr=1e-3)) if form == "large" else config
+            config = beside(__file__, "vit_b16.py", data=data)
+    changes: dict[str, object] = {"objectives": {**config.objectives, "words": Vocabulary()}}
+    if form == "large":
+        changes |= {"batch_size": 16384, "optim.lr": 1e-3}
+    for path, value in changes.items():
+        config = replace(config, path, value)
+    return config

@@ -42,7 +42,7 @@ from jclip.config.objectives import (
     Vocabulary,
 )
 from jclip.config.ranges import Range
-from jclip.config.recipes import load, load_suite
+from jclip.config.recipes import beside, load, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
@@ -127,6 +127,7 @@ __all__ = [
     "architecture",
     "architecture_names",
     "as_image_size",
+    "beside",
     "check",
     "check_model",
     "check_suite",

@@ -50,6 +50,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return tyro.cli(Config, default=config, args=overrides, prog=f"jclip train {path}", description=description)
 
 
+def beside(recipe: str, name: str, **arguments: str) -> Config:
+    """The configuration of another recipe in the folder of this one (`__file__`); arguments that are empty keep their defaults.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    options = [part for key, value in arguments.items() if value for part in (f"--{key}", value)]
+    return load(Path(recipe).with_name(name), options)
+
+
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """The evaluations of a suite: a Python file with `get_suite() -> Suite`, whose arguments are options by their own names.
 
