@@ -3,13 +3,13 @@
     jclip train configs/coca.py --workdir runs/coca
     jclip caption runs/coca photo.png
 
-shapes: drawn scenes of one to three objects, whose captions name each by its colour and shape, in one of many ways; the vocabulary
-is coca_words.json. @RESULT@
+shapes: drawn scenes of one to three objects, whose captions name each by colour and shape in one of many ways; the vocabulary is
+coca_words.json. @RESULT@
 
     jclip train configs/coca.py --form clipart --data data/clipart --workdir runs/coca_clipart
 
-clipart: the pictures of configs/clipart.py on a CPU, in CLIP's vocabulary, whose 49,408 logits a token are most of the work. Made to
-be changed; neither time nor accuracy has been measured.
+clipart: the pictures of configs/clipart.py on a CPU, in CLIP's vocabulary, whose 49,408 logits a token are most of the work.
+Neither time nor accuracy has been measured.
 
     jclip compile configs/coca.py --form large --topology v5e:8x16
 
