@@ -64,7 +64,8 @@ def whole(it: Captioner) -> Callable[..., jax.Array]:
     return jax.jit(logits)
 
 
-POOLS = [("eot", "cls"), ("cls", "queries"), ("cls_legacy", "avg")]
+SLOW = pytest.mark.slow
+POOLS = [pytest.param("eot", "cls", marks=SLOW), ("cls", "queries"), pytest.param("cls_legacy", "avg", marks=SLOW)]
 
 
 @pytest.mark.parametrize(("pool", "image_pool"), POOLS)
@@ -128,7 +129,7 @@ def scored(it: Captioner, params: Any, images: jax.Array, captions: list[list[in
     return np.array(found)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [0.0, pytest.param(1.0, marks=SLOW)])
 def test_beam_search_with_a_beam_for_each_beginning_finds_the_best_of_all_captions(penalty: float) -> None:
     it = captioner("cls", vocab_size=5, length=5)
     params = parameters(it, 3)
