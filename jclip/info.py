@@ -10,8 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from jclip.config import ConfigError, ImageSize, Model, TextTower, Tower, VisionTower, architecture, architecture_names, from_json
-from jclip.models.flops import projection_flops, tower_flops
+from jclip.config import (
+    Caption,
+    ConfigError,
+    ImageSize,
+    Model,
+    TextTower,
+    Tower,
+    VisionTower,
+    architecture,
+    architecture_names,
+    from_json,
+)
+from jclip.models.decoder import decoder_config, decoder_shapes
+from jclip.models.flops import decoder_flops, output_tokens, projection_flops, tower_flops
 from jclip.runs import is_run, run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
 from jclip.weights.files import read_json
@@ -28,8 +40,8 @@ def list_models() -> tuple[str, ...]:
     return architecture_names()
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """The facts of a model as plain values, of each tower by its name.
+def describe(model: Model, captioners: Mapping[str, Caption] | None = None) -> dict[str, Any]:
+    """The facts of a model as plain values, of each tower by its name, and of what writes captions under its own.
 
     `parameters` counts numbers that can be trained, a tower's with its projection: not the means and variances of a ResNet's
     batch normalisation, nor the scale of an objective; `gflops` are the 1e9 floating-point operations, two for a
@@ -42,7 +54,20 @@ def describe(model: Model) -> dict[str, Any]:
 
     facts = outline(model)
     towers = {name: {"parameters": count(name), **tower} for name, tower in facts["towers"].items()}
-    return {"parameters": sum(sizes.values()), **facts, "towers": towers}
+    decoders = {name: _decoder(how, model) for name, how in (captioners or {}).items()}
+    total = sum(sizes.values()) + sum(decoder["parameters"] for decoder in decoders.values())
+    return {"parameters": total, **facts, "towers": {**towers, **decoders}}
+
+
+def _decoder(how: Caption, model: Model) -> dict[str, Any]:
+    """A decoder, of which an example is a caption that fills the context."""
+    text, image = model.towers[how.text], model.towers[how.image]
+    assert isinstance(text, TextTower)
+    config = decoder_config(how, text)
+    size = sum(math.prod(shape) for shape in decoder_shapes(how, model).values())
+    gflops = decoder_flops(config, output_tokens(image), image.pooled_width) / 1e9
+    shown = ("width", "depth", "heads", "activation", "context_length", "vocab_size")
+    return {"parameters": size, "kind": "CaptionDecoder", "gflops": gflops, **{name: getattr(config, name) for name in shown}}
 
 
 def outline(model: Model) -> dict[str, Any]:
@@ -90,11 +115,25 @@ def find_model(
 
     Recipes may call it: no parameter is read, and no device is touched, which processes must not do before they have joined.
     """
+    return _find(path_or_name, name, tokenizer, step=step, kind=kind, preprocess=preprocess)[0]
+
+
+def _find(
+    path_or_name: str | Path,
+    name: str | None = None,
+    tokenizer: str | None = None,
+    *,
+    step: int | None = None,
+    kind: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+) -> tuple[Model, Mapping[str, Caption]]:
+    """See `find_model`; and what writes captions, by its name."""
     path = Path(local_path(path_or_name, kind))
     if path.is_file() or (path.is_dir() and not is_run(path)):
         if step is not None:
             raise ConfigError(f"{path_or_name} is no workdir; leave out --step")
-        return read_weights(path, name, tokenizer, kind=kind, preprocess=preprocess).model
+        weights = read_weights(path, name, tokenizer, kind=kind, preprocess=preprocess)
+        return weights.model, weights.captioners
     if kind is not None or preprocess:
         raise ConfigError(f"{path_or_name} says that itself; leave out --from, --mean, --std, --interpolation and --resize")
     if name is not None:
@@ -102,11 +141,12 @@ def find_model(
     if not is_run(path) and path.name != str(path_or_name):  # a name has no folders
         raise ConfigError(f"{path_or_name}: there is no such file or folder, nor can it be the name of an architecture")
     if not is_run(path):
-        return architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)
+        return (architecture(str(path_or_name)) if tokenizer is None else named_model(str(path_or_name), tokenizer)), {}
     if tokenizer is not None:
         raise ConfigError(f"{path_or_name} is a workdir, which says its tokenizer itself; leave out --tokenizer")
     config = run_config(path, step) if step is not None else from_json(read_json(path / "config.json"))
-    return without_teachers(config).model
+    student = without_teachers(config)
+    return student.model, student.captioners()
 
 
 def main(
@@ -123,7 +163,8 @@ def main(
         facts = {key: outline(architecture(key)) for key in list_models()}
         shown = _list(facts)
     else:
-        facts = describe(with_sizes(find_model(path_or_name, architecture_name, **how), image_size, context_length))
+        model, captioners = _find(path_or_name, architecture_name, **how)
+        facts = describe(with_sizes(model, image_size, context_length), captioners)
         shown = _table(path_or_name, facts)
     if as_json:
         print(json.dumps(facts))

@@ -64,7 +64,8 @@ def whole(it: Captioner) -> Callable[..., jax.Array]:
     return jax.jit(logits)
 
 
-POOLS = [("eot", "cls"), ("cls", "queries"), ("cls_legacy", "avg")]
+SLOW = pytest.mark.slow
+POOLS = [pytest.param("eot", "cls", marks=SLOW), ("cls", "queries"), pytest.param("cls_legacy", "avg", marks=SLOW)]
 
 
 @pytest.mark.parametrize(("pool", "image_pool"), POOLS)
@@ -128,7 +129,7 @@ def scored(it: Captioner, params: Any, images: jax.Array, captions: list[list[in
     return np.array(found)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [0.0, pytest.param(1.0, marks=SLOW)])
 def test_beam_search_with_a_beam_for_each_beginning_finds_the_best_of_all_captions(penalty: float) -> None:
     it = captioner("cls", vocab_size=5, length=5)
     params = parameters(it, 3)
@@ -144,14 +145,16 @@ def test_beam_search_with_a_beam_for_each_beginning_finds_the_best_of_all_captio
 
 def test_greedy_takes_the_likeliest_token_each_time_and_stops_at_the_end() -> None:
     it = captioner("eot", vocab_size=5)
-    params = parameters(it, 1)
+    params = parameters(it, 6)
     images = image_tokens(it, params, 5)
     ids = np.full((5, 7), PADDING, np.int32)
     ids[:, 0] = START
     for at in range(1, 7):
         told = np.asarray(whole(it)(params, images, ids))[:, at - 1].argmax(axis=1)
         ids[:, at] = np.where((ids == END).any(axis=1), PADDING, told)
-    assert (ids == END).any(axis=1).any()
+    early = (ids[:, :-1] == END).any(axis=1)
+    assert early.any()
+    assert not early.all()  # those that have ended wait for the others
     for mesh in (Mesh(1, 1), Mesh(4, 1)):
         devices = make_mesh(mesh, jax.devices()[: mesh.data])
         rows = np.concatenate([pictures(5), np.zeros((3, 16, 16, 3), np.uint8)])

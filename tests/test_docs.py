@@ -30,9 +30,16 @@ def test_the_views_of_the_page_are_a_configuration() -> None:
     exec(snippets("objectives.md")[0], names)
     check(names["slip"])
     assert set(names["slip"].inputs()) == {"image", "text", "image@1", "image@2"}
-    exec(snippets("objectives.md")[1], names)
+    exec(next(code for code in snippets("objectives.md") if "stored=" in code), names)
     check(names["taught"])
     assert {name for name, view in names["taught"].inputs().items() if view.stored} == {"image@teacher", "text@teacher"}
+
+
+def test_the_captioner_of_the_page_is_a_configuration() -> None:
+    names: dict[str, Any] = {}
+    exec(next(code for code in snippets("objectives.md") if "Caption" in code), names)
+    check(names["coca"])
+    assert names["coca"].captioners() == {"caption": names["Caption"]()}
 
 
 @pytest.mark.parametrize(("data", "parts"), [(2, 4)])
@@ -40,7 +47,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     data: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
-    (code,) = snippets("objectives.md")[2:]
+    code = snippets("objectives.md")[-1]
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
     names: dict[str, Any] = {"__name__": "added"}
     exec(code, names)

@@ -133,15 +133,15 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
         raise WeightsError(f"{at}: model_cfg has no {' and no '.join(missing)}")
     check_options(f"{at}: model_cfg.", cfg, MODEL, {}, INERT)
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    read = VISION | (RESNET if isinstance(vision.get("layers"), list) else {})
+    check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), read, NEUTRAL, INERT)
+    check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     if "multimodal_cfg" in cfg:
         captioner_of(at, cfg)  # it has to be one
     elif vision.get("attentional_pool") or text.get("embed_cls"):
         raise WeightsError(
             f"{at}: vision_cfg.attentional_pool and text_cfg.embed_cls without a multimodal_cfg are not reproduced"
         )
-    read = VISION | (RESNET if isinstance(vision.get("layers"), list) else {})
-    check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), read, NEUTRAL, INERT)
-    check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     how = {name: value for name, value in preprocess.items() if value is not None}  # which open_clip skips
     check_options(f"{at}: preprocess_cfg.", how, HOW, {"mode": ("RGB",)})
     quick = bool(cfg.get("quick_gelu"))
