@@ -263,7 +263,7 @@ def test_a_run_teaches_another_one_that_is_then_a_model_of_its_own(tmp_path: Pat
             FeatureDistillation(),
             r"image@teacher\.stored: .* leave the other fields out",
         ),
-        (View("image", stored="x"), Contrastive("image@teacher"), r"objectives\.x needs 'image@teacher' to be seen by a tower"),
+        (View("image", stored="x"), Contrastive("image@teacher"), r"objectives\.x needs the input of 'image@teacher'"),
         (View("image", stored="x"), FeatureDistillation("image@teacher"), r"student and teacher are both 'image@teacher'"),
         (View("image", stored="x"), AffinityDistillation(teacher_b="text"), r"objectives\.x: .*; use four views"),
     ],

@@ -381,7 +381,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     objective = objective_of("masked")
     ids = batch["text"]
     made = objective.views(state.params["masked"], {"text": jnp.asarray(ids)}, jnp.arange(16), jax.random.key(1))["text@masked"]
-    table, token = state.params["text"]["token_embed"], state.params["masked"]["mask"]
+    table, token = state.params["text"]["token_embed"], state.params["masked"]["mask"]["bias"]
     seen = np.where(np.asarray(made.hidden)[:, :, None], token, table[np.asarray(made.input)])
     eot = ids.argmax(1)
     tower = jax.jit(MultiTower(config.model).apply)

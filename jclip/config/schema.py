@@ -56,7 +56,7 @@ class Optim:
     weight_decay: Annotated[float, Range(least=0, most=1e6)] = 0.2
     """Decoupled decay, multiplied by the learning rate."""
     weight_decay_rules: tuple[tuple[str, Factor], ...] = (
-        (r".*/(bias|scale|cls|probe|mask|logit_scale|logit_bias)", 0.0),
+        (r".*/(bias|scale|cls|probe|logit_scale|logit_bias)", 0.0),
         (r".*", 1.0),
     )
     """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts. As in big_vision the

@@ -33,13 +33,13 @@ class MaskedText(Objective):
         head, token = jax.random.split(key)
         x = jnp.zeros((1, self.tower.width))
         hidden = nn.initializers.normal(0.02)(token, (self.tower.width,))
-        return {"head": self.head.init(head, x)["params"], "mask": hidden}
+        return {"head": self.head.init(head, x)["params"], "mask": {"bias": hidden}}  # a name that the rules never decay
 
     def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Mapping[str, Any]:
         """The text with words hidden, and others in the place of some."""
         ids = batch[self.how.text]
         chosen = self._choose(ids, rows, key)
-        token = params["mask"]
+        token = params["mask"]["bias"]
         return {self.view: Masked(chosen.seen, chosen.hidden, jnp.broadcast_to(token, (len(ids), *token.shape)))}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:

@@ -54,7 +54,8 @@ class SelfDistillation(Objective):
                 "prototypes": {"kernel": kernel},
             }
         if self.view:
-            params["mask"] = nn.initializers.normal(0.02)(jax.random.fold_in(key, 1), (self.tower.width,))
+            hidden = nn.initializers.normal(0.02)(jax.random.fold_in(key, 1), (self.tower.width,))
+            params["mask"] = {"bias": hidden}  # a name that the rules never decay
         return params
 
     def init_extra(self, key: Array, params: Params) -> Params:
@@ -70,7 +71,7 @@ class SelfDistillation(Objective):
         """The whole with patches hidden."""
         if self.view is None:
             return {}
-        images, patch = batch[self.how.whole], params["mask"]
+        images, patch = batch[self.how.whole], params["mask"]["bias"]
         hidden = jnp.zeros((len(images), self._patches()), bool)
         hidden = hidden.at[jnp.arange(len(images))[:, None], self._places(rows, key)].set(True)
         return {self.view: Masked(images, hidden, jnp.broadcast_to(patch, (len(images), *patch.shape)))}
