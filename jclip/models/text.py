@@ -70,7 +70,7 @@ def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> t
 
         the   cat   end   CLS   pad   pad        each sees itself and what is left of it; nobody asks for the padding
 
-    Its position is the last nevertheless. In open_clip's CoCa before the mask was corrected (its issue 549) it stood behind the
+    Its position is the last nevertheless. In open_clip's CoCa, before the mask was corrected, it stood behind the
     padding, of which it saw the first token, and, where there was padding, not itself; the published weights are of that.
 
     Args:
