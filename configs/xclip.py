@@ -8,8 +8,9 @@
 `--readme` has the sizes of that snippet (512 wide, 6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for an
 accelerator: four TPU v5e chips need 5 of their 15.75 GiB, says `jclip compile configs/xclip.py --readme --topology v5e:2x2`.
 What differs: tokens are those of CLIP's vocabulary; the scale begins at CLIP's value and is bounded, where x-clip's begins at e
-and is not; heads have LayerNorm. Views for multiview_loss_weight leave extra_latent_projection out, and with
-use_all_token_embeds the pooled embeddings, which evaluations read, are trained beside the tokens.
+and is not; heads have LayerNorm, and SimSiam's has hidden layers of 256, there of 4,096. Views for multiview_loss_weight leave
+extra_latent_projection out, and with use_all_token_embeds the pooled embeddings, which evaluations read, are trained beside the
+tokens.
 """
 
 from jclip.config import (

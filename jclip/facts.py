@@ -32,7 +32,7 @@ SHOWN = 6
 """Differences that a message names."""
 
 Record = dict[str, Any]
-"""The record as JSON: "format", "config" (see `to_saved`), "data", "plan", "vocabulary", "weights" and "versions"."""
+"""The record as JSON: "format", "config" (see `to_saved`), "data", "plan", "vocabulary", "files", "weights" and "versions"."""
 
 
 def make_record(config: Config, source: Source, plan: Plan) -> Record:
@@ -47,6 +47,7 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
         "data": data_facts(source),
         "plan": {"total": plan.total, "warmup": plan.warmup, "checkpoint_every": plan.checkpoint_every},
         "vocabulary": _vocabularies(config),
+        "files": {path: weights_digest(path) for path in _files(config)},
         "weights": weights_digest(config.init_from.path),
         "versions": versions(),
     }
@@ -126,6 +127,9 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int, rates: 
         )
     if saved["vocabulary"] != now["vocabulary"]:
         lines.append("the vocabulary's file is another: its token ids may mean other words than those that were trained")
+    for path in sorted(saved.get("files", {}).keys() & now["files"].keys()):
+        if saved["files"][path] != now["files"][path]:
+            lines.append(f"{path} holds other than it did: from here on it is trained on that")
     lines += [f"versions.{line}" for line in differences(saved["versions"], now["versions"])]
     return lines
 
@@ -192,6 +196,12 @@ def _vocabularies(config: Config) -> dict[str, str]:
     towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TextTower)}
     files = {name: tower.tokenizer.file for name, tower in towers.items() if tower.tokenizer.file}
     return {name: hashlib.blake2b(read_whole(file), digest_size=16).hexdigest() for name, file in files.items()}
+
+
+def _files(config: Config) -> list[str]:
+    """What views are made of beside the examples: folders of embeddings, and files of synonyms."""
+    views = config.inputs().values()
+    return sorted({path for view in views for path in (view.stored, view.text_augment.synonyms) if path})
 
 
 def weights_digest(path: str | Path) -> str:

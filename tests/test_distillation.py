@@ -22,12 +22,15 @@ from jclip.config import (
     InitFrom,
     Mesh,
     Retrieval,
+    TextAugment,
     View,
     ZeroShot,
     check,
+    make_plan,
 )
-from jclip.data import SourceError, make_loader
+from jclip.data import SourceError, make_loader, open_source
 from jclip.data.stored import stored_embeddings
+from jclip.facts import between_hosts, changes, make_record
 from jclip.init_from import Source, _renamed
 from jclip.models import MultiTower
 from jclip.program import make_program
@@ -132,6 +135,26 @@ def test_examples_without_an_embedding_of_their_own_give_way_and_are_told(tmp_pa
     np.testing.assert_array_equal(
         batch.arrays["image@teacher"], [z[int(key.rpartition(":")[2])].astype(np.float32) for key in batch.keys]
     )
+
+
+def test_a_run_knows_the_embeddings_and_synonyms_that_it_was_trained_on(tmp_path: Path) -> None:
+    keys = [f"shapes:train:{i}" for i in range(200)]
+    path, words = folder(tmp_path / "z", keys, np.ones((200, 4))), tmp_path / "synonyms.txt"
+    words.write_text("circle, disc")
+    config = stored_config(path, 4)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, text_augment=TextAugment(0.1, str(words))))
+    source, plan = open_source(config.data.source), make_plan(config, 200)
+    before = make_record(config, source, plan)
+    assert before["files"].keys() == {str(path), str(words)}
+    words.write_text("circle, ring")
+    folder(path, keys, 2 * np.ones((200, 4)))
+    now = make_record(config, source, plan)
+    said = changes(before, now, 4, (0.1, 0.1))
+    assert said == [
+        f"{name} holds other than it did: from here on it is trained on that" for name in sorted((str(path), str(words)))
+    ]
+    assert changes(before, before, 4, (0.1, 0.1)) == []
+    assert any(str(words) in line for line in between_hosts(["a", "b"], [before, now]))
 
 
 @pytest.mark.parametrize(
