@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config"},
-    {"tree", "hlo", "files"},
+    {"tree", "hlo", "files", "help"},
     {
         "models",
         "losses",

@@ -1,0 +1,106 @@
+"""What `--help` says of the commands."""
+
+DESCRIPTION = "Pre-train, evaluate and use CLIP-style models in JAX."
+
+TRAIN = """Train the model of a recipe; the same command again goes on from the last checkpoint in the workdir.
+
+Every field of the configuration is an option:   jclip train configs/quickstart.py --workdir /tmp/run --optim.lr 3e-4
+All of them, with their meaning:                 jclip train configs/quickstart.py --help
+Some evaluations of the recipe, or none:         jclip train configs/quickstart.py --workdir /tmp/run --evals none
+
+The data (--data.source) is one of
+  shapes:train                          drawn scenes, made while training; also shapes:train?size=64&length=100000
+  webdataset:/data/{00000..00099}.tar   tar shards of KEY.jpg and KEY.txt, read at random through an index
+  tfds:NAME[/CONFIG]:SPLIT              a prepared TensorFlow Dataset (extra: tfds)
+  folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
+"""
+
+SOURCES = """The data of a suite may also be
+  webdataset:ROOT/test                  CLIP_benchmark's layout: nshards.txt and {0,1,...}.tar, with ROOT/classnames.txt
+  folder:DIR?labels=folders             images, labelled by the folders right below DIR
+  sugarcrepe:FILE.json?images=DIR       an image, a right and a wrong caption (for Choice)
+  winoground:FILE.jsonl?images=DIR      two images and their two captions (for Choice)
+  shapes:counting, shapes:left_right    drawn scenes with captions of which the first is true (for Choice)
+"""
+
+EVAL = """Run evaluations: those of a run's own configuration on one of its checkpoints, or of a suite on any model.
+
+  jclip eval runs/quickstart                                          the evaluations of its recipe, on the last checkpoint
+  jclip eval MODEL --suite configs/suite_shapes.py --json OUT.json     a suite, with everything that `jclip report` shows
+
+MODEL is a --workdir, weights as in `jclip convert`, or hf://ORG/NAME. A suite is a Python file with get_suite() -> Suite; its
+arguments are options:   jclip eval MODEL --suite FILE.py --root /data     jclip eval MODEL --suite FILE.py --help-suite
+
+With --json OUT.json the results are written to that file after each evaluation, with protocol, settings, fingerprints of weights
+and data, counts and versions. The same command goes on where it stopped; what has changed is computed again. Features are kept
+in --cache by the content they were computed from.
+
+"""
+EVAL += SOURCES
+
+REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
+
+CLASSIFY = """Classify images by the names of classes, or with a linear probe, and print the likeliest.
+
+Beside the cosine of image and prompt stands a probability: of a softmax model among the classes given, of a sigmoid model of each
+class by itself. A line below says where perhaps none of them fits: a sigmoid model gives each less than 1/2, or with a softmax
+model "a photo." and the like, which say nothing, fit better.
+
+  jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
+  jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
+  jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+"""
+
+CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.
+
+  jclip caption runs/coca photo.png
+  jclip caption runs/coca photos --beams 5 --output captions.jsonl
+  jclip caption open_clip_pytorch_model.bin photos --architecture coca_ViT-L-14
+
+IMAGES are files, and folders with all images in and below them. One beam takes the likeliest word each time; more follow so many
+captions at a time and take the likeliest whole, which is slower by as much. An image that cannot be read is said, and the others
+go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
+"""
+
+COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
+
+It prints parameters, bytes a device, what the devices send each other, and floating-point operations. Every field of the
+configuration is an option, as in `jclip train`. TPU slices need the extra: pip install 'jclip[tpu]'. The exit status is 0 where
+it fits.
+"""
+
+EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.jsonl.
+
+Where an example cannot be read the row is NaN, and DIR/problems.txt says why. Line i of keys.jsonl is the key of row i, as JSON.
+The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
+are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped after the resize, in which
+transparent pixels count for nothing, as in open_clip.
+"""
+
+DATA = """Say what a source of data holds, before anything is trained on it.
+
+  jclip data 'webdataset:/data/{00000..00099}.tar'                 as text
+  jclip data /data/photos --html data.html                         and as a page with pictures
+  jclip data 'webdataset:/data/*.tar' --text json.caption --json   for a program
+
+It prints examples, shards and fields, from the index; and of --most examples, spread evenly: which cannot be used and why, sizes
+and formats of images, lengths of captions, how many are cut at the context length or equal another, and how fast this machine
+reads and decodes. `jclip train` prints the part that needs no reading.
+"""
+
+CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.
+
+What is written gives the same features there of the same pixels and token ids, to 1e-5 in f32; what cannot, is refused. Pixels
+are made as open_clip makes them. transformers cuts the centre out one pixel further to the left or top where the margin is 3,
+7, 11, ... pixels, resizes by torchvision, and converts to RGB before that instead of after.
+
+SRC may be hf://ORG/NAME[@REVISION], which is fetched into the cache of huggingface_hub (extra: hub). A weight file alone does
+not say its architecture: --architecture does, and "-quickgelu" at the end of a name gives both towers that activation, which
+OpenAI's weights need. --tokenizer gives the vocabulary where neither says it: a sentencepiece model or a tokenizer.json.
+--image-size and --context-length make it a model of larger images or longer texts, or smaller: its positions are resampled as
+open_clip does.
+"""
+
+INFO = """Print what a model is: parameters, GFLOPs of one example (two operations for a multiply-add), sizes, activation,
+tokenizer and normalisation. Weights are checked by name and shape, not read.
+"""
