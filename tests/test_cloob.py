@@ -83,6 +83,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula_on_every_mesh(mesh:
         np.testing.assert_allclose(slope, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_the_objective_reads_the_embeddings_and_counts_its_products() -> None:
     config = config_of("cloob")
     program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)

@@ -92,6 +92,7 @@ def test_words_that_change_places_and_zeros_of_another_sign_change_the_digest() 
     assert len({tuple(digest(jax.numpy.asarray(y)).tolist()) for y in [x, *others]}) == 5
 
 
+@pytest.mark.slow
 @ORBAX
 def test_no_random_damage_is_silent_and_each_is_one_line(tool: ModuleType, tmp_path: Path) -> None:
     counts = tool.experiment(tmp_path, damages=14, seed=1)

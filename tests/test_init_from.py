@@ -213,6 +213,7 @@ def test_what_is_no_source_is_refused(run: Path, tmp_path: Path) -> None:
         started(tiny_config(**{"init_from.path": str(tmp_path / "empty")}))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_load_again_and_ends_bit_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = write_folder(tmp_path / "w")
     config = tiny_config(**LIT, **{"init_from.path": str(tmp_path / "w")})

@@ -77,6 +77,7 @@ def test_the_loop_keeps_the_latest_and_the_best(
     assert json.loads((tmp_path / "evaluations.json").read_text())[str(stay[0])] == {"seen/top1": max(values)}
 
 
+@pytest.mark.slow
 def test_a_new_best_metric_does_not_stop_a_run_whose_checkpoints_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evals = {"seen": tiny_config().evals["seen"]}
     changes = {"duration": "4", "checkpoint.every": "2", "evals.seen.every": "2", "checkpoint.keep": 1}

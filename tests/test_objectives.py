@@ -266,6 +266,7 @@ def test_the_moving_average_is_that_of_its_formula_and_evaluations_use_it_if_ask
         assert flatten(params).keys() == flatten(states[-1].params).keys()
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_stays_bit_equal_under_every_family() -> None:
     rules = (("(image|image_projection)/.*", 0.0), (".*", 1.0))
     states = trained(config_of(batch_size=8, optim=Optim(lr=1e-2, lr_rules=rules)), 2)
@@ -590,6 +591,7 @@ def test_the_order_of_two_views_does_not_matter() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_state_of_a_fine_tuning_begins_at_the_parameters_that_are_loaded(run: tuple[Config, Path]) -> None:
     config, workdir = run
     config = replace(replace(config, "init_from.path", str(workdir)), "seed", 5)

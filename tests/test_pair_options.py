@@ -37,6 +37,7 @@ def flops_of(config: Config, name: str) -> int:
     return make_objective(dataclasses.replace(config, objectives={name: config.objectives[name]})).flops()
 
 
+@pytest.mark.slow
 def test_with_extra_projections_each_side_asks_through_its_own_pair() -> None:
     config, params, batch, towers = encoded("extra")
     metrics = gradients(config, 2, 1, params, {}, batch)[1]
@@ -54,6 +55,7 @@ def test_with_extra_projections_each_side_asks_through_its_own_pair() -> None:
     assert flops_of(config, "extra") == 16 * batch_size**2 * features + 6 * batch_size * width * features
 
 
+@pytest.mark.slow
 def test_further_views_add_the_mean_of_their_pairs_with_one_scale() -> None:
     config, params, batch, towers = encoded("multi")
     metrics = gradients(config, 2, 1, params, {}, batch)[1]

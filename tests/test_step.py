@@ -105,6 +105,7 @@ def test_layers_are_gathered_one_at_a_time_and_never_kept() -> None:
 DROPOUT = {"model.towers.image.dropout": 0.2, "model.towers.text.dropout": 0.1, "batch_size": 64}
 
 
+@pytest.mark.slow
 def test_gradients_in_parts_are_those_of_the_whole_batch_dropout_included() -> None:
     config = tiny_config(**DROPOUT)
     mesh, program = start(config, 2, 4)

@@ -112,6 +112,7 @@ def test_several_processes_stop_after_the_same_step_and_none_leaves_alone() -> N
             stop.between_batches()
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_cut_short_saved_and_made_up(tmp_path: Path) -> None:
     options = ("--duration", "4", "--optim.warmup", "1", "--checkpoint.every", "4", "--log-every", "1")
     long = ("--evals.seen.source", "shapes:test?size=16&length=60000", "--evals.seen.every", "2")

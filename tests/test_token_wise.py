@@ -149,6 +149,7 @@ def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None
         token_wise(**arguments | change)
 
 
+@pytest.mark.slow
 def test_the_objective_compares_all_patches_and_the_words_up_to_the_end() -> None:
     config = config_of("tokens", **{"model.towers.image.pool": "cls"})
     program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)

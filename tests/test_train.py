@@ -350,6 +350,7 @@ def test_the_restored_state_is_the_saved_one(short_run: Path) -> None:
     assert int(state.opt_state[1].count) == 12
 
 
+@pytest.mark.slow
 def test_a_run_says_first_what_its_data_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {
         "data.source": "shapes:train?size=16&length=10",

@@ -74,6 +74,7 @@ def params_of(objective: Objective) -> Any:
     return jax.tree.map(lambda x: x + 0.1 * normal(x.size, *x.shape), params)  # biases and scales are no zeros and ones
 
 
+@pytest.mark.slow
 def test_simclr() -> None:
     _, objective = of("simclr")
     params = params_of(objective)
@@ -107,6 +108,7 @@ def test_simsiam_has_no_gradient_through_the_other_view() -> None:
     assert_same(ours, by_hand, outputs())
 
 
+@pytest.mark.slow
 def test_byol_has_no_gradient_through_the_target() -> None:
     _, objective = of("byol")
     params, teacher = params_of(objective), [normal(seed, BATCH, WIDTH) for seed in (3, 4)]
@@ -124,6 +126,7 @@ def test_byol_has_no_gradient_through_the_target() -> None:
     assert_same(ours, by_hand, [*outputs(), *teacher])
 
 
+@pytest.mark.slow
 def test_a_nearest_neighbour_is_an_answer_without_a_gradient() -> None:
     _, objective = of("neighbours")
     queue = unit(normal(5, 32, SIZE).astype(np.float64))
