@@ -65,12 +65,12 @@ def decoder_flops(decoder: TextTower, images: int, size: int) -> int:
 
 
 def output_tokens(tower: Tower) -> int:
-    """Tokens of patches, words or queries that a tower returns in training, padding too."""
+    """Tokens that a tower returns in training, class token and padding too."""
     if isinstance(tower, TextTower):
         return tower.context_length
     if isinstance(tower, ResNetTower):
         return math.prod(tower.grid)
-    return tower.queries - 1 if tower.pool == "queries" else kept_patches(tower)
+    return tower.queries - 1 if tower.pool == "queries" else kept_patches(tower) + class_tokens(tower)
 
 
 def projection_flops(tower: Tower, embed_dim: int) -> int:

@@ -56,5 +56,5 @@ class TokenWise(Objective):
     def flops(self) -> int:
         """The projections, and 4 B^2 K L F multiply-adds of both directions and both passes."""
         batch = self.whole.batch_size
-        a, b = (output_tokens(tower) for tower in self.towers)
+        a, b = (output_tokens(tower) - first_patch(tower) for tower in self.towers)
         return self.projections.flops(batch * a, batch * b) + 8 * batch**2 * a * b * self.how.features
