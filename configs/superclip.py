@@ -2,7 +2,7 @@
 
     jclip train configs/superclip.py --workdir runs/superclip
     jclip train configs/superclip.py --form clipart --data data/clipart --workdir runs/superclip_clipart
-    jclip compile configs/superclip.py --form large --topology v5e:4x8
+    jclip compile configs/superclip.py --form large --topology v5e:8x8
 
 shapes and clipart are configs/quickstart.py and configs/clipart.py, and large is configs/vit_b16.py, with the batch and rate
 of the published B/16. The classifier takes 6 B d V operations a step, for a large model next to nothing, for a small one with
