@@ -49,9 +49,9 @@ class MaskedText(Objective):
         """
         ids, tokens = part.batch[self.how.text], part.encoded[self.view].output.tokens
         chosen = self._choose(ids, part.rows, part.key)
-        x = jnp.take_along_axis(tokens, chosen.places[:, :, None], axis=1).reshape(-1, tokens.shape[-1])
-        words = jnp.take_along_axis(ids, chosen.places, axis=1).reshape(-1)
-        weights = (chosen.real / jnp.maximum(chosen.real.sum(axis=1, keepdims=True), 1)).reshape(-1).astype(jnp.float32)
+        x = jnp.take_along_axis(tokens, chosen.places[:, :, None], axis=1)
+        words = jnp.take_along_axis(ids, chosen.places, axis=1)
+        weights = (chosen.real / jnp.maximum(chosen.real.sum(axis=1, keepdims=True), 1)).astype(jnp.float32)
 
         def logits(x: Array) -> Array:
             return cast(Array, self.head.apply({"params": params["head"]}, x))

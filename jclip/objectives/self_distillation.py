@@ -127,18 +127,17 @@ class SelfDistillation(Objective):
     def _loss(self, name: str, params: Params, extra: Params, x: Array, targets: Array) -> Array:
         """Sum over the images of the mean cross-entropy of their m parts or patches: x [b, m, d], targets [b, m or 1, F]."""
         student = self._features(params[name], x)
-        images, each, features = student.shape
-        return prototype_cross_entropy(
-            student.reshape(-1, features),
-            jnp.broadcast_to(targets, student.shape).reshape(-1, features),
+        total = prototype_cross_entropy(
+            student,
+            jnp.broadcast_to(targets, student.shape),
             _unit_columns(params[name]["prototypes"]["kernel"]),
             _unit_columns(extra["heads"][name]["prototypes"]["kernel"]),
             extra["centres"][name],
-            jnp.full(images * each, 1 / each),
             temperature=self.how.temperature,
             teacher_temperature=self.how.teacher_temperature,
             block=self.how.block,
         )
+        return total / student.shape[1]
 
     def _places(self, rows: Array, key: Array) -> Array:
         """The hidden patches of each image, i32 [b, k]; a function of the key and of the row."""

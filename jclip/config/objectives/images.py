@@ -122,8 +122,8 @@ class SelfDistillation(Family):
     """Divides those of the teacher (DINO: 0.04 at the start)."""
     centre_decay: Annotated[float, Range(least=0, most=1)] = 0.9
     """Decay of the mean of the teacher's cosines, which is taken from them so that no prototype wins always (DINO: 0.9)."""
-    block: Count = 256
-    """Rows whose distributions are computed at a time; memory, not the result, depends on it."""
+    block: Count = 16
+    """Parts or patches of each image whose distributions are computed at a time; memory, not the result, depends on it."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""

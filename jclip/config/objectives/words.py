@@ -61,8 +61,8 @@ class MaskedText(Family):
     """Share of these that are hidden (BERT: 0.8)."""
     other: Share = 0.1
     """Share of these in whose place another id of the vocabulary stands (BERT: 0.1); the rest stays as it is."""
-    block: Annotated[int, Range(least=1)] = 4096
-    """Words whose logits over the vocabulary are computed at a time; memory, not the result, depends on it."""
+    block: Count = 8
+    """Words of each text whose logits over the vocabulary are computed at a time; memory, not the result, depends on it."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
