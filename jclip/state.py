@@ -40,8 +40,11 @@ class TrainState(NamedTuple):
 def new_params(config: Config) -> Params:
     """Random parameters: those of the towers, and of each objective under its name."""
     key = jax.random.key(config.seed)
-    batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in view_inputs(config, 1).items()}
-    rows, seen = jnp.zeros(1, jnp.int32), {name: batch[name] for name, view in config.inputs().items() if not view.stored}
+    rows, batch = jnp.zeros(1, jnp.int32), {name: jnp.zeros(*like) for name, like in view_inputs(config, 1).items()}
+    seen = {name: batch[name] for name, view in config.inputs().items() if not view.stored}
+    # Where only teachers were heard, and are left out of a run that is read, no objective sees a tower.
+    unseen = config.model.towers.keys() - {config.inputs()[name].tower for name in seen}
+    seen |= {name: jnp.zeros(*example_input(config.model.towers[name], 1)) for name in unseen}
     encoded, towers = make_towers(config).init_with_output({"params": key, "dropout": key}, seen, rows=rows)
     part = Part(batch, encoded, lambda params, views: {view: encoded[view] for view in views}, rows, key)
     return {**towers["params"], **make_objective(config).init(jax.random.fold_in(key, 1), part)}

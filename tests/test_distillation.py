@@ -193,6 +193,7 @@ def student_config(teacher: Path) -> Any:
     small = {name: dataclasses.replace(tower, depth=1) for name, tower in towers.items()}
     both = {**small, **{f"teacher_{name}": tower for name, tower in towers.items()}}
     objectives = {"image": FeatureDistillation(), "pairs": AffinityDistillation()}
+    fields = {f"teacher_{name}": name for name in towers}
     evals = {
         "seen": ZeroShot("shapes:test?size=16&length=50", templates=("a {}",)),
         "other": Retrieval("shapes:val?size=16&length=20"),
@@ -202,7 +203,7 @@ def student_config(teacher: Path) -> Any:
         model=dataclasses.replace(config.model, towers=both),
         objectives={f"like_{name}": objective for name, objective in objectives.items()},
         views={f"{name}@teacher": View(f"teacher_{name}", name, same_as=name) for name in towers},
-        evals={**evals, "teacher": dataclasses.replace(evals["other"], a="teacher_image", b="teacher_text")},
+        evals={**evals, "teacher": Retrieval("shapes:val?size=16&length=20", a="teacher_image", b="teacher_text", fields=fields)},
         optim=dataclasses.replace(config.optim, lr_rules=((LOCKED, 0.0), (".*", 1.0))),
         init_from=InitFrom(
             str(teacher), rules=((LOCKED, "load"), (".*", "scratch")), towers={"teacher_image": "image", "teacher_text": "text"}
