@@ -14,7 +14,7 @@ from test_objectives import config_of, gradients, one_batch
 
 from jclip.config import Mesh
 from jclip.losses import contrastive, token_wise
-from jclip.models import MultiTower, end_of_text, output_tokens
+from jclip.models import MultiTower, end_of_text, first_patch, output_tokens
 from jclip.objectives import make_objective
 from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
@@ -165,7 +165,7 @@ def test_the_objective_compares_all_patches_and_the_words_up_to_the_end() -> Non
     assert loss == pytest.approx(by_hand(ta, tb, *masks, 1 / 0.07)[0], rel=1e-5)
 
     image, text = (config.model.towers[name] for name in ("image", "text"))
-    assert (output_tokens(image), output_tokens(text)) == (ta.shape[1], tb.shape[1])
+    assert tuple(output_tokens(tower) - first_patch(tower) for tower in (image, text)) == (ta.shape[1], tb.shape[1])
     own = make_objective(dataclasses.replace(config, objectives={"tokens": config.objectives["tokens"]})).flops()
     tokens = ta.shape[1] * image.width + tb.shape[1] * text.width
     assert own == 6 * 16 * 8 * tokens + 8 * 16**2 * ta.shape[1] * tb.shape[1] * 8
