@@ -24,21 +24,15 @@ from jclip.config import (
     TextAugment,
     View,
     beside,
-    replace,
+    replace_each,
 )
 
 STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
-    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    match form:
-        case "shapes":
-            config = beside(__file__, "quickstart.py")
-        case "clipart":
-            config = beside(__file__, "clipart.py", root=data)
-        case "large":
-            config = beside(__file__, "vit_b16.py", data=data)
+    """The recipe; form and data are those of configs/plain.py."""
+    config = beside(__file__, "plain.py", form=form, data=data)
     size = 1 if form == "large" else 8
     changes = {
         "model.towers.text.causal": False,
@@ -55,6 +49,4 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
             "neighbours": NearestNeighbour(size=65536 // size, weight=0.2),
         },
     }
-    for path, value in changes.items():
-        config = replace(config, path, value)
-    return config
+    return replace_each(config, changes)

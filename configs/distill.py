@@ -26,6 +26,7 @@ from jclip.config import (
     View,
     beside,
     replace,
+    replace_each,
 )
 
 TEACHERS = {"teacher_image": "image", "teacher_text": "text"}
@@ -33,14 +34,8 @@ LOCKED = r"teacher_(image|text)(_projection)?/.*"
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "", teacher: str = "ViT-B-32") -> Config:
-    """The recipe; `data` is as of the recipe of the form. A `teacher` that is an architecture is good for `jclip compile`."""
-    match form:
-        case "shapes":
-            config = beside(__file__, "quickstart.py")
-        case "clipart":
-            config = beside(__file__, "clipart.py", root=data)
-        case "large":
-            config = beside(__file__, "vit_b16.py", data=data)
+    """The recipe; form and data are those of configs/plain.py. An architecture as `teacher` is good for `jclip compile`."""
+    config = beside(__file__, "plain.py", form=form, data=data)
     model = find_model(teacher)
     students = {name: smaller(model.towers[name]) for name in TEACHERS.values()}
     changes = {
@@ -57,9 +52,7 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
             **{f"{name}_features": FeatureDistillation(name, f"{name}@teacher") for name in students},
         },
     }
-    for path, value in changes.items():
-        config = replace(config, path, value)
-    return config
+    return replace_each(config, changes)
 
 
 def smaller(tower: Tower) -> Tower:

@@ -26,21 +26,15 @@ from jclip.config import (
     View,
     VisionTower,
     beside,
-    replace,
+    replace_each,
 )
 
 CROP = Augment(scale=(0.05, 0.4), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
-    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    match form:
-        case "shapes":
-            config = beside(__file__, "quickstart.py")
-        case "clipart":
-            config = beside(__file__, "clipart.py", root=data)
-        case "large":
-            config = beside(__file__, "vit_b16.py", data=data)
+    """The recipe; form and data are those of configs/plain.py."""
+    config = beside(__file__, "plain.py", form=form, data=data)
     image, text = config.model.towers["image"], config.model.towers["text"]
     assert isinstance(image, VisionTower)
     assert isinstance(text, TextTower)
@@ -72,6 +66,4 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
         }
     else:
         changes |= {"objectives.taught.prototypes": 512, "objectives.taught.size": 256, "objectives.taught.features": 64}
-    for path, value in changes.items():
-        config = replace(config, path, value)
-    return config
+    return replace_each(config, changes)

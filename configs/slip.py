@@ -11,20 +11,14 @@ Three images are seen for each text, so a step takes some three times as long. T
 
 from typing import Literal
 
-from jclip.config import Augment, Config, Contrastive, SimCLR, View, beside, replace
+from jclip.config import Augment, Config, Contrastive, SimCLR, View, beside, replace_each
 
 STRONG = Augment(scale=(0.08, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
-    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    match form:
-        case "shapes":
-            config = beside(__file__, "quickstart.py")
-        case "clipart":
-            config = beside(__file__, "clipart.py", root=data)
-        case "large":
-            config = beside(__file__, "vit_b16.py", data=data)
+    """The recipe; form and data are those of configs/plain.py."""
+    config = beside(__file__, "plain.py", form=form, data=data)
     large = form == "large"
     changes = {
         "views": {"image@1": View("image", augment=STRONG), "image@2": View("image", augment=STRONG)},
@@ -35,6 +29,4 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
     }
     if large:
         changes |= {"optim.lr": 3e-3, "optim.weight_decay": 0.1, "optim.b2": 0.98, "optim.eps": 1e-8}
-    for path, value in changes.items():
-        config = replace(config, path, value)
-    return config
+    return replace_each(config, changes)

@@ -11,21 +11,13 @@ CLIP's 49,408 words more than its towers. The large form is compiled, not traine
 
 from typing import Literal
 
-from jclip.config import Config, Vocabulary, beside, replace
+from jclip.config import Config, Vocabulary, beside, replace_each
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
-    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
-    match form:
-        case "shapes":
-            config = beside(__file__, "quickstart.py")
-        case "clipart":
-            config = beside(__file__, "clipart.py", root=data)
-        case "large":
-            config = beside(__file__, "vit_b16.py", data=data)
+    """The recipe; form and data are those of configs/plain.py."""
+    config = beside(__file__, "plain.py", form=form, data=data)
     changes: dict[str, object] = {"objectives": {**config.objectives, "words": Vocabulary()}}
     if form == "large":
         changes |= {"batch_size": 16384, "optim.lr": 1e-3}
-    for path, value in changes.items():
-        config = replace(config, path, value)
-    return config
+    return replace_each(config, changes)

@@ -8,19 +8,20 @@ start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has bee
 blocks a tower.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
     """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch."""
-    model = architecture("ViT-B-16")
-    for path, value in {
-        "towers.image.patch_dropout": 0.5,
-        "dtype": "bfloat16",
-        "scan": True,
-        "remat": "dots_with_no_batch_dims_saveable",
-    }.items():
-        model = replace(model, path, value)
+    model = replace_each(
+        architecture("ViT-B-16"),
+        {
+            "towers.image.patch_dropout": 0.5,
+            "dtype": "bfloat16",
+            "scan": True,
+            "remat": "dots_with_no_batch_dims_saveable",
+        },
+    )
     return Config(
         model=model,
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.5, 1.0), flip=0.0), workers=8),

@@ -473,6 +473,24 @@ def test_a_recipe_of_the_repository_is_sound_and_imports_the_config_room_alone(p
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
+FORMS = [(path, form) for path in RECIPES if "form: Literal" in path.read_text() for form in ("shapes", "clipart", "large")]
+
+
+@pytest.mark.parametrize(("path", "form"), FORMS, ids=lambda value: getattr(value, "name", value))
+def test_every_form_of_a_recipe_is_sound(path: Path, form: str) -> None:
+    config = load(path, ["--form", form])
+    check(config, devices=16)
+    if path.name != "coca.py":  # whose vocabulary and captions are its own
+        plain = load(path.with_name("plain.py"), ["--form", form])
+        assert (config.data.source, config.duration, config.evals) == (plain.data.source, plain.duration, plain.evals)
+
+
+def test_shapes_are_drawn_and_take_no_data() -> None:
+    for name in ("plain.py", "slip.py"):
+        with pytest.raises(ConfigError, match="shapes are drawn while training, so that data 'x' would not be read"):
+            load(RECIPES[0].with_name(name), ["--data", "x"])
+
+
 @pytest.mark.parametrize(
     "instance", [FULL, FULL.model, FULL.model.towers["image"], FULL.evals["probe"], FULL.objectives["image_text"]]
 )

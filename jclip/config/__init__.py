@@ -52,6 +52,7 @@ from jclip.config.schema import (
     Mesh,
     Optim,
     replace,
+    replace_each,
 )
 from jclip.config.towers import (
     ImageSize,
@@ -137,6 +138,7 @@ __all__ = [
     "load_suite",
     "make_plan",
     "replace",
+    "replace_each",
     "siglip_image",
     "to_json",
     "to_saved",

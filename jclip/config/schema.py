@@ -287,6 +287,13 @@ def replace(config: T, path: str, value: object) -> T:
     return cast(T, dataclasses.replace(cast(Any, config), **{head: inner}))
 
 
+def replace_each(config: T, changes: Mapping[str, object]) -> T:
+    """A copy with another value at each of these dotted paths, one after the other; see `replace`."""
+    for path, value in changes.items():
+        config = replace(config, path, value)
+    return config
+
+
 def _rule_problems(at: str, rules: tuple[tuple[str, object], ...]) -> Iterator[str]:
     if not rules:
         yield f"{at} is empty, so no parameter has a value; end with a rule for '.*'"
