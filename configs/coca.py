@@ -32,6 +32,7 @@ from jclip.config import (
     Captioning,
     Checkpoint,
     Config,
+    ConfigError,
     Contrastive,
     Data,
     Mesh,
@@ -43,7 +44,7 @@ from jclip.config import (
     Tokenizer,
     VisionTower,
     architecture,
-    replace,
+    replace_each,
 )
 
 WORDS = Path(__file__).resolve().with_name("coca_words.json")
@@ -54,6 +55,8 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
     """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
     match form:
         case "shapes":
+            if data:
+                raise ConfigError(f"config: shapes are drawn while training, so that data {data!r} would not be read")
             return shapes()
         case "clipart":
             return clipart(data or "data/clipart")
@@ -126,10 +129,8 @@ def clipart(root: str) -> Config:
 
 def large(data: str) -> Config:
     """Web data on 128 chips."""
-    model = architecture("coca_ViT-L-14")
     changes = {"towers.image.queries": 257, "towers.text.pool": "cls", "dtype": "bfloat16", "scan": True}
-    for path, value in {**changes, "remat": "nothing_saveable"}.items():
-        model = replace(model, path, value)
+    model = replace_each(architecture("coca_ViT-L-14"), {**changes, "remat": "nothing_saveable"})
     return Config(
         model=model,
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),

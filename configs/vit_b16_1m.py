@@ -12,14 +12,12 @@ A host of 4 chips holds 2.5 GB of pixels for every batch, several times: count o
 neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
     """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch."""
-    model = architecture("ViT-B-16")
-    for path, value in {"dtype": "bfloat16", "scan": True, "remat": "nothing_saveable"}.items():
-        model = replace(model, path, value)
+    model = replace_each(architecture("ViT-B-16"), {"dtype": "bfloat16", "scan": True, "remat": "nothing_saveable"})
     return Config(
         model=model,
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),

@@ -10,14 +10,12 @@ backward pass; the loss goes around the chips. Does it fit? See for yourself, on
 Compiled, not trained: neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
     """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch."""
-    model = architecture("ViT-L-14")
-    for path, value in {"dtype": "bfloat16", "scan": True, "remat": "nothing_saveable"}.items():
-        model = replace(model, path, value)
+    model = replace_each(architecture("ViT-L-14"), {"dtype": "bfloat16", "scan": True, "remat": "nothing_saveable"})
     return Config(
         model=model,
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),

@@ -486,7 +486,7 @@ def test_every_form_of_a_recipe_is_sound(path: Path, form: str) -> None:
 
 
 def test_shapes_are_drawn_and_take_no_data() -> None:
-    for name in ("plain.py", "slip.py"):
+    for name in ("plain.py", "slip.py", "coca.py"):
         with pytest.raises(ConfigError, match="shapes are drawn while training, so that data 'x' would not be read"):
             load(RECIPES[0].with_name(name), ["--data", "x"])
 

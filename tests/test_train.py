@@ -138,6 +138,32 @@ def test_killed_and_started_again_ends_bit_equal(
     assert losses(whole) == losses(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [3, 9])
+def test_a_teacher_a_target_a_queue_and_an_average_are_bit_equal_after_a_kill(kill_at: int, tmp_path: Path) -> None:
+    """Killed before and after the teacher begins: parameters, optimizer and all state of the last checkpoint, by digest."""
+    options = ("--state", "--evals", "none", "--checkpoint.best", "None", "--checkpoint.keep", "3")
+    finish(start_jclip(tmp_path / "whole", *options, devices=2))
+    process = start_jclip(tmp_path / "killed", *options, devices=2)
+    wait_for_step(tmp_path / "killed", kill_at, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finish(start_jclip(tmp_path / "killed", *options, devices=2))
+    want, got = (last_arrays(tmp_path / run) for run in ("whole", "killed"))
+    assert {"byol", "neighbours", "taught", "ema"} <= {path.split("/")[1] for path in want if path.startswith("extra/")}
+    assert want == got
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+def last_arrays(workdir: Path) -> dict[str, Any]:
+    """The digest of every array of the last checkpoint, which is compared with the array when it is read."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.steps[-1]
+        assert step == 12
+        return dict(checkpoints._digests(step)["arrays"])
+
+
 def wait_for_unfinished_save(workdir: Path, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
     deadline = time.monotonic() + 240
