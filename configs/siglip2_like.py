@@ -59,6 +59,8 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
     }
     if large:
         changes |= {
+            "model.remat": "nothing_saveable",
+            "mesh.fsdp": 8,
             "model.towers.image.pool": "map",
             "model.towers.image.patch_dropout": 0.0,
             "model.towers.text.pool": "map",
