@@ -24,7 +24,7 @@ NEVER = -1e30  # the score of a caption that there is not; finite, because the d
 
 
 class Captioner(NamedTuple):
-    """What makes captions of a model's images.
+    """A model's towers and decoder that write captions of images.
 
     Attributes:
         name: of its parameters.

@@ -199,7 +199,7 @@ def _vocabularies(config: Config) -> dict[str, str]:
 
 
 def _files(config: Config) -> list[str]:
-    """What views are made of beside the examples: folders of embeddings, and files of synonyms."""
+    """Paths that views are made of beside the examples: folders of embeddings, files of synonyms."""
     views = config.inputs().values()
     return sorted({path for view in views for path in (view.stored, view.text_augment.synonyms) if path})
 

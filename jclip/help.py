@@ -1,4 +1,4 @@
-"""What `--help` says of the commands."""
+"""Descriptions of the commands, for `--help`."""
 
 DESCRIPTION = "Pre-train, evaluate and use CLIP-style models in JAX."
 

@@ -14,12 +14,7 @@ from jax.sharding import Mesh
 from jclip.config import Config, ConfigError
 from jclip.objectives import Params
 from jclip.optim import make_optimizer, make_schedule, split
-from jclip.sharding import (
-    batch_sharding,
-    extra_shardings,
-    param_shardings,
-    replicated,
-)
+from jclip.sharding import batch_sharding, extra_shardings, param_shardings, replicated
 from jclip.state import TrainState, abstract, new_extra, new_params, param_shapes, view_inputs
 from jclip.step import begin_step, make_train_step
 from jclip.tree import require_used

@@ -1,4 +1,4 @@
-"""What changes in training, and how it begins: parameters, and the state of optimizer and objectives."""
+"""The state that training changes, and its beginning: parameters, and the state of optimizer and objectives."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,7 @@ from jclip.config import Config, Input
 from jclip.models import Backend, MultiTower, example_input
 from jclip.objectives import Params, Part, make_objective
 from jclip.optim import split
-from jclip.sharding import (
-    Gather,
-)
+from jclip.sharding import Gather
 from jclip.tree import merge
 
 

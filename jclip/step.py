@@ -16,14 +16,7 @@ from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, MultiTower, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, moving_average, split
-from jclip.sharding import (
-    Gather,
-    batch_sharding,
-    join_rows,
-    make_gather,
-    replicated,
-    split_rows,
-)
+from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, replicated, split_rows
 from jclip.state import TrainState, make_towers, new_extra, param_shapes
 from jclip.tree import merge
 

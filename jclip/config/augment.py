@@ -1,4 +1,4 @@
-"""What training does to the values of an example before they become a tower's input."""
+"""Augmentation: changes of an example's values, in training, before they become a tower's input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Sigma = Annotated[float, Range(least=0, most=100)]
 
 @dataclass(frozen=True)
 class Augment:
-    """What training does to an image before it has the tower's size."""
+    """Random changes of an image in training, before it has the tower's size."""
 
     scale: tuple[Fraction, Fraction] = (0.9, 1.0)
     """Range of the area of the random crop, as a fraction of the image (open_clip's default)."""
@@ -50,7 +50,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class TextAugment:
-    """What training does to the words of a text (Wei and Zou 2019, EDA; there 0.1 each)."""
+    """Random changes of a text's words in training (Wei and Zou 2019, EDA; there 0.1 each)."""
 
     synonym: Annotated[float, Range(least=0, most=1)] = 0.0
     """Probability that a word which has synonyms gives way to one of them."""

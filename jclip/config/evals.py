@@ -253,7 +253,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Captioning:
-    """What a model with an objective `Caption` writes of images, against their captions: BLEU-4, CIDEr-D and exact matches
+    """Captions that a model with an objective `Caption` writes, against those of the images: BLEU-4, CIDEr-D and exact matches
     (`jclip.eval.captions`); of scenes of `shapes` also how often a caption names exactly their objects."""
 
     source: str

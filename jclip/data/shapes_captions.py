@@ -1,4 +1,4 @@
-"""What `shapes` says about a scene: templates with synonyms, sizes, positions, counts, and parts left unsaid."""
+"""Captions of `shapes`: templates with synonyms, sizes, positions, counts, and parts left unsaid."""
 
 import re
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def named_objects(caption: str) -> list[tuple[str, str, str]] | None:
 
 
 def names_exactly(caption: str, objects: Sequence[dict[str, Any]]) -> bool:
-    """Whether a caption names all the objects of a scene by colour and shape, nothing else, and no size that is not theirs."""
+    """True if a caption names all the objects of a scene by colour and shape, nothing else, and no size that is not theirs."""
     named = named_objects(caption)
     if named is None:
         return False

@@ -65,7 +65,7 @@ def token_wise(
 
 
 class _How(NamedTuple):
-    """What is known when the loss is compiled."""
+    """Options that are known when the loss is compiled."""
 
     method: Method
     mesh: Mesh | None
@@ -86,7 +86,7 @@ class _How(NamedTuple):
 
 
 class _Words(NamedTuple):
-    """What the loss knows of the examples of one side beside their tokens."""
+    """Examples of one side, beside their tokens."""
 
     share: Array
     """f32 [b, K]: of each token in the mean over its example, 0 where it is not real."""

@@ -12,7 +12,7 @@ ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
 
 
 def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
-    """Of the towers in a train step, without what is computed again to save memory ("model FLOPs").
+    """Operations of the towers in a train step, without what is computed again to save memory ("model FLOPs").
 
     Backward takes twice as many as forward (Kaplan et al. 2020, section 2.1). The `locked` towers, which nothing trains, have no
     backward.
@@ -29,7 +29,7 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
 
 
 def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
-    """Of one example forward, as in training: patches dropped are not counted.
+    """Operations of one example forward, as in training: patches dropped are not counted.
 
     Without `tokens` of the pooled output alone: of the last block one token and the keys and values of all, where one is pooled.
     """
@@ -56,7 +56,7 @@ def without_dropout(tower: Tower) -> Tower:
 
 
 def decoder_flops(decoder: TextTower, images: int, size: int) -> int:
-    """Of one caption forward through the caption decoder, logits too, with so many tokens of an image of that size."""
+    """Operations of one caption forward through the decoder, logits too, with so many tokens of an image of that size."""
     width, hidden, length = decoder.width, round(decoder.mlp_ratio * decoder.width), decoder.context_length - 1
     token = 4 * width**2 + 2 * width * hidden + 2 * length * width  # of the text
     token += 2 * width**2 + 2 * width * hidden + 2 * images * width  # that attends to the image
@@ -74,7 +74,7 @@ def output_tokens(tower: Tower) -> int:
 
 
 def projection_flops(tower: Tower, embed_dim: int) -> int:
-    """Of one example forward, from the tower to the shared space."""
+    """Operations of one example forward, from the tower to the shared space."""
     return 0 if tower.projection == "none" else 2 * tower.pooled_width * embed_dim
 
 

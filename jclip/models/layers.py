@@ -143,7 +143,7 @@ class Attention(nn.Module):
         return Dense(width, out_init, how=self.how, name="out")(y.reshape(x.shape))
 
     def _kept(self, name: str, new: Array, lengths: Array | None) -> Array:
-        """What the cache has now: `new` [b, l, heads, d / heads], or with `lengths` its one token behind the others."""
+        """The cache with what is new: `new` [b, l, heads, d / heads], or with `lengths` its one token behind the others."""
         if lengths is not None:
             new = self.get_variable("cache", name).at[jnp.arange(len(new)), lengths - 1].set(new[:, 0])
         self.put_variable("cache", name, new)
@@ -268,7 +268,7 @@ class MapPool(nn.Module):
 
 
 class AttentionalPool(nn.Module):
-    """What learned queries find among tokens, each by itself (Yu et al. 2022, CoCa, section 3.2): [b, l, d] -> [b, n, width].
+    """Pooling by learned queries, each by itself (Yu et al. 2022, CoCa, section 3.2): [b, l, d] -> [b, n, width].
 
     LayerNorm of queries and of tokens before, and no MLP behind, as in open_clip's CoCa.
     """

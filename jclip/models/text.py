@@ -107,6 +107,6 @@ def end_of_text(ids: Array, config: TextTower) -> Array:
 
 
 def mean(tokens: Array, mask: Array) -> Array:
-    """Of the tokens [b, L, d] where the mask bool [b, L] is True: [b, d]."""
+    """Mean of the tokens [b, L, d] where the mask bool [b, L] is True: [b, d]."""
     weights = mask.astype(tokens.dtype)[:, :, None]
     return (tokens * weights).sum(axis=1) / weights.sum(axis=1)

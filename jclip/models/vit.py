@@ -116,7 +116,7 @@ def class_tokens(config: VisionTower) -> int:
 
 
 def first_patch(tower: Tower) -> int:
-    """Where in the tokens that a tower returns those of patches, words or queries begin: behind a class token."""
+    """The place, in a tower's output, of the first token of a patch, word or query: behind a class token."""
     return class_tokens(tower) if isinstance(tower, VisionTower) and tower.pool != "queries" else 0
 
 

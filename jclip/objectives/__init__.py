@@ -1,4 +1,4 @@
-"""What is learned: objectives by name, each a file here and a dataclass in `jclip.config.objectives`."""
+"""Objectives by name, each a file here and a dataclass in `jclip.config.objectives`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -83,7 +83,7 @@ class WeightedSum:
         return made
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[dict[str, Any], dict[str, Metrics]]:
-        """What each `rows` returns, by name."""
+        """Results of each `rows`, by name."""
         found = {name: o.rows(params.get(name, {}), extra.get(name, {}), part) for name, o in self.objectives.items()}
         return {name: rows for name, (rows, _) in found.items()}, {name: sums for name, (_, sums) in found.items()}
 

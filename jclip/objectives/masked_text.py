@@ -29,7 +29,7 @@ class MaskedText(Objective):
         self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute(jnp.dtype(whole.model.dtype), backend=backend))
 
     def init(self, key: Array, part: Part) -> Params:
-        """What stands for a hidden word, and the head."""
+        """The head, and an embedding that stands for hidden words."""
         head, token = jax.random.split(key)
         x = jnp.zeros((1, self.tower.width))
         hidden = nn.initializers.normal(0.02)(token, (self.tower.width,))

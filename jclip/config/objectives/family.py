@@ -1,4 +1,4 @@
-"""What the dataclasses of all objectives have in common."""
+"""Base of the dataclasses of all objectives."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

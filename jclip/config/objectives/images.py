@@ -12,7 +12,7 @@ from jclip.config.towers import TextTower, Tower, VisionTower
 
 @dataclass(frozen=True)
 class TwoViews(Family):
-    """What SimCLR, SimSiam and BYOL have in common: two views of one tower, such as two augmentations of an image."""
+    """Base of SimCLR, SimSiam and BYOL: two views of one tower, such as two augmentations of an image."""
 
     a: str = "image@1"
     """One view."""
@@ -88,7 +88,7 @@ class BYOL(TwoViews):
 
 @dataclass(frozen=True)
 class SelfDistillation(Family):
-    """What a teacher sees in a whole image, told from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023, SILC)
+    """A teacher's sight of a whole image, told from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023, SILC)
     and, patch by patch, from the image with patches hidden (Zhou et al. 2022, iBOT; Tschannen et al. 2025, SigLIP 2).
 
     The teacher is tower and heads as moving averages. What is told is a distribution over prototypes, from the pooled output and

@@ -57,7 +57,7 @@ class CaptioningEvaluator:
         return list(value) if isinstance(value, (list, tuple)) else []
 
     def _captions(self, params: Any) -> list[str | None]:
-        """What the model writes of each example; None of one that cannot be read."""
+        """The model's caption of each example; None of one that cannot be read."""
         functions, image, source = self.bench.functions, self.config.image, self.bench.sources["source"]
         assert functions.caption is not None  # or `make_captioning` had raised
         text = self.bench.model.towers[self.config.text]
