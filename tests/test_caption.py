@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_next_token import SHAPES
+from test_words import SHAPES
 from tiny import tiny_config
 
 import jclip

@@ -47,7 +47,6 @@ from jclip.data.loader import _apply
 from jclip.data.sources import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
-from jclip.losses.words import word_cross_entropy
 from jclip.models import Masked, MultiTower, apart, class_tokens, together
 from jclip.models.vit import resized
 from jclip.objectives import OBJECTIVES, make_objective
@@ -353,24 +352,6 @@ def test_the_words_chosen_are_as_many_as_asked_and_depend_on_row_and_key_alone()
         np.testing.assert_array_equal(whole[some], part)
 
 
-@pytest.mark.parametrize("block", [1, 5, 7, 100])
-def test_the_cross_entropy_of_words_is_the_dense_one_with_its_gradients(block: int) -> None:
-    random = np.random.default_rng(0)
-    x, kernel, words = random.normal(size=(3, 14, 6)), random.normal(size=(6, 11)), random.integers(0, 11, (3, 14))
-    weights = random.uniform(size=(3, 14)) * (np.arange(14) % 3 > 0)
-    logits = x @ kernel
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    slope = weights[:, :, None] * (p - np.eye(11)[words])
-
-    def loss(x: Any, kernel: Any) -> Any:
-        return word_cross_entropy(lambda x: x @ kernel, x, jnp.asarray(words), jnp.asarray(weights, jnp.float32), block=block)
-
-    value, grads = jax.value_and_grad(loss, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
-    assert float(value) == pytest.approx(-(weights * np.log((p * np.eye(11)[words]).sum(-1))).sum(), rel=1e-5)
-    np.testing.assert_allclose(grads[0], slope @ kernel.T, atol=1e-5)
-    np.testing.assert_allclose(grads[1], np.einsum("bkd,bkv->dv", x, slope), atol=1e-5)
-
-
 def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     """Loss and what it depends on, against the head in f64 on the tower's tokens of a text made by hand."""
     config = config_of("masked")
@@ -391,7 +372,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     h = tokens @ head["fc"]["kernel"] + head["fc"]["bias"]
     h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
     h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + config.model.towers["text"].norm_eps)
-    logits = (h * head["norm"]["scale"] + head["norm"]["bias"]) @ head["words"]["kernel"] + head["words"]["bias"]
+    logits = (h * head["norm"]["scale"] + head["norm"]["bias"]) @ head["vocabulary"].astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     chosen = jax.device_get(objective._choose(jnp.asarray(ids), jnp.arange(16), jax.random.key(1)))
     want = []

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.losses.prototypes import prototype_cross_entropy
+from jclip.losses import prototype_cross_entropy
 
 HOW = {"temperature": 0.1, "teacher_temperature": 0.05}
 

@@ -1,9 +1,8 @@
 """Cross-entropy of two distributions over prototypes, some rows at a time."""
 
 import jax
+import jax.numpy as jnp
 from jax import Array
-
-from jclip.losses.words import sum_of_blocks
 
 
 def prototype_cross_entropy(
@@ -41,4 +40,8 @@ def prototype_cross_entropy(
         q = jax.nn.softmax((t @ targets - centre[None, None]) / teacher_temperature)
         return -(q * log_p).sum()
 
-    return sum_of_blocks(some, (student, teacher), block)
+    count = min(block, student.shape[1])
+    whole = student.shape[1] // count * count
+    blocks = (x[:, :whole].reshape(len(x), -1, count, x.shape[2]).swapaxes(0, 1) for x in (student, teacher))
+    total, _ = jax.lax.scan(lambda total, block: (total + some(*block), None), jnp.zeros(()), tuple(blocks))
+    return total if whole == student.shape[1] else total + some(student[:, whole:], teacher[:, whole:])

@@ -1,39 +1,86 @@
-"""Cross-entropy of words over a vocabulary, some of them at a time."""
+"""The cross-entropy of words over a vocabulary, whose logits are never whole, on any mesh."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
+
+from jclip.losses.tiles import dot, varying
 
 
-def word_cross_entropy(logits: Callable[[Array], Array], x: Array, words: Array, weights: Array, *, block: int) -> Array:
-    """-sum_ij w_ij log softmax(logits(x_ij))[word_ij], f32 [].
+def word_cross_entropy(
+    features: Array,
+    vocabulary: Array,
+    targets: Array,
+    real: Array,
+    *,
+    label_smoothing: float = 0.0,
+    block: int = 8,
+    mesh: Mesh | None = None,
+    axes: str | Sequence[str] = ("data",),
+) -> tuple[Array, Array]:
+    """The cross-entropy of each text's words, mean of those that are real.
 
-    The logits of all words are never in memory together, forward or backward: those of a block are made again for its gradient.
-    A block has some words of every text, so that each device computes those of its own texts.
+    With logits s = features @ vocabulary of a position, its target y and label smoothing e, a position has
+
+        log sum_v exp s_v - (1 - e) s_y - e mean_v s_v
+
+    Of a device's logits, b L V numbers, there are never more than b x `block` x V: they are computed again for the backward pass,
+    which takes a third more multiply-adds. Every device holds the whole vocabulary and, once, the gradient of it.
 
     Args:
-        logits: x [b, m, d] -> [b, m, V], which jax can differentiate also by what it has closed over.
-        x: [b, k, d], sharded on b in any way.
-        words: i32 [b, k], of V.
-        weights: f32 [b, k]; words of weight 0 do not count.
-        block: words of a text that are computed at a time.
+        features: [B, L, d], f32 or bf16, sharded on B over `axes` of `mesh`.
+        vocabulary: f32 [d, V].
+        targets: i32 [B, L], the word of each position, such as the one that follows it.
+        real: bool [B, L], which of these count.
+        label_smoothing: share of the target that is spread over the vocabulary.
+        block: positions of a text whose logits are held at a time.
+        mesh: mesh of the devices; None computes on one.
+        axes: axes of the mesh that B is sharded over.
+
+    Returns:
+        f32 [B] the loss of each text, 0 of one without real words, and the share f32 [B] of its words of largest logit.
     """
+    fn = partial(_of_device, block=block, label_smoothing=label_smoothing)
+    if mesh is None:
+        return fn(features, vocabulary, targets, real)
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+
+    def on_device(features: Array, vocabulary: Array, targets: Array, real: Array) -> tuple[Array, Array]:
+        # Made a device's own here, outside of the loop, so that its gradient is summed over the devices once and not every turn.
+        return fn(features, varying(vocabulary, axes), targets, real)
+
+    return jax.shard_map(on_device, mesh=mesh, in_specs=(rows, whole, rows, rows), out_specs=(rows, rows))(
+        features, vocabulary, targets, real
+    )
+
+
+def _of_device(
+    features: Array, vocabulary: Array, targets: Array, real: Array, *, block: int, label_smoothing: float
+) -> tuple[Array, Array]:
+    length = features.shape[1]
+    block = min(block, length)
+    more = -length % block  # up to whole blocks, of positions that are not real
+    padded = (jnp.pad(x, ((0, 0), (0, more), *((0, 0),) * (x.ndim - 2))) for x in (features, targets, real))
+    blocks = [jnp.moveaxis(x.reshape(len(x), -1, block, *x.shape[2:]), 1, 0) for x in padded]
+    vocabulary = vocabulary.astype(features.dtype)
 
     @jax.checkpoint
-    def some(x: Array, words: Array, weights: Array) -> Array:
-        log_p = jax.nn.log_softmax(logits(x).astype(jnp.float32))
-        return -(weights * jnp.take_along_axis(log_p, words[:, :, None], axis=2)[:, :, 0]).sum()
+    def visit(sums: tuple[Array, Array], part: list[Array]) -> tuple[tuple[Array, Array], None]:
+        x, target, counts = part
+        logits = dot(x.reshape(-1, x.shape[2]), vocabulary, (1, 0)).reshape(*target.shape, -1)
+        right = jnp.take_along_axis(logits, target[:, :, None], axis=2)[:, :, 0]
+        loss = jax.nn.logsumexp(logits, axis=2) - (1 - label_smoothing) * right
+        if label_smoothing:
+            loss = loss - label_smoothing * logits.mean(axis=2)
+        first = logits.argmax(axis=2) == target
+        return (sums[0] + jnp.where(counts, loss, 0).sum(axis=1), sums[1] + (counts & first).sum(axis=1)), None
 
-    return sum_of_blocks(some, (x, words, weights), block)
-
-
-def sum_of_blocks(some: Callable[..., Array], arrays: tuple[Array, ...], block: int) -> Array:
-    """The sum f32 [] of `some` over blocks of the second axis of arrays [b, k, ...], one after the other."""
-    k = arrays[0].shape[1]
-    count = min(block, k)
-    whole = k // count * count
-    blocks = tuple(x[:, :whole].reshape(len(x), -1, count, *x.shape[2:]).swapaxes(0, 1) for x in arrays)
-    total, _ = jax.lax.scan(lambda total, part: (total + some(*part), None), jnp.zeros(()), blocks)
-    return total if whole == k else total + some(*(x[:, whole:] for x in arrays))
+    nothing = jnp.zeros_like(features[:, 0, 0], jnp.float32)
+    (loss, first), _ = lax.scan(visit, (nothing, nothing), blocks)
+    count = jnp.maximum(real.sum(axis=1), 1)
+    return loss / count, first / count

@@ -37,19 +37,22 @@ class ProjectionHead(nn.Module):
 
 
 class WordHead(nn.Module):
-    """Logits over a vocabulary: [b, d] -> [b, V]; a dense layer, a GELU and a norm before it (Devlin et al. 2019, BERT)."""
+    """Features of words and the vocabulary they are compared with; their products are logits (Devlin et al. 2019, BERT).
 
-    vocabulary: int
+    A dense layer, a GELU and a norm make the features: [..., d] -> ([..., d], f32 [d, V]).
+    """
+
+    words: int
     norm_eps: float
     how: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         width = x.shape[-1]
         x = Dense(width, nn.initializers.lecun_normal(), True, self.how, name="fc")(x)
-        x = LayerNorm(self.norm_eps, self.how, name="norm")(ACTIVATIONS["gelu"](x))
-        return Dense(self.vocabulary, nn.initializers.normal(0.02), True, self.how, name="words")(x)
+        vocabulary = self.param("vocabulary", nn.initializers.normal(width**-0.5), (width, self.words))
+        return LayerNorm(self.norm_eps, self.how, name="norm")(ACTIVATIONS["gelu"](x)), vocabulary
 
     def flops(self, width: int) -> int:
-        """Floating-point operations of one word, forward."""
-        return 2 * width * (width + self.vocabulary)
+        """Floating-point operations of one word, forward, logits too."""
+        return 2 * width * (width + self.words)

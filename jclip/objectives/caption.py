@@ -44,7 +44,7 @@ class Caption(Objective):
             rows=part.rows,
             rngs={"dropout": key},
         )
-        loss, right = losses.next_token(
+        loss, right = losses.word_cross_entropy(
             features,
             vocabulary,
             part.batch[how.text][:, 1:],

@@ -11,18 +11,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip import config
-from jclip.losses.words import word_cross_entropy
+from jclip import config, losses
 from jclip.models import Backend, Compute, Masked, WordHead, uniform_of_rows
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.vocabulary import real_words, special_ids
+from jclip.sharding import BATCH_AXES
 
 
 class MaskedText(Objective):
     """See `config.MaskedText`."""
 
     def __init__(self, name: str, how: config.MaskedText, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.salt = how, whole, zlib.crc32(name.encode())
+        self.how, self.whole, self.mesh, self.salt = how, whole, mesh, zlib.crc32(name.encode())
         (self.view,) = how.makes(name)
         self.tower = cast(config.TextTower, whole.model.towers[whole.inputs()[how.text].tower])
         backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
@@ -43,20 +43,19 @@ class MaskedText(Objective):
         return {self.view: Masked(chosen.seen, chosen.hidden, jnp.broadcast_to(token, (len(ids), *token.shape)))}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """The mean cross-entropy of each text's chosen words.
+        """The mean cross-entropy of each text's chosen words, and the share of them that were told right.
 
-        The mean is of each text by itself, so that a text counts the same however many words it has and whatever the parts.
+        The means are of each text by itself, so that a text counts the same however many words it has and whatever the parts.
         """
         ids, tokens = part.batch[self.how.text], part.encoded[self.view].output.tokens
         chosen = self._choose(ids, part.rows, part.key)
         x = jnp.take_along_axis(tokens, chosen.places[:, :, None], axis=1)
-        words = jnp.take_along_axis(ids, chosen.places, axis=1)
-        weights = (chosen.real / jnp.maximum(chosen.real.sum(axis=1, keepdims=True), 1)).astype(jnp.float32)
-
-        def logits(x: Array) -> Array:
-            return cast(Array, self.head.apply({"params": params["head"]}, x))
-
-        return {}, {"loss": word_cross_entropy(logits, x, words, weights, block=self.how.block)}
+        features, vocabulary = self.head.apply({"params": params["head"]}, x)
+        words, block = jnp.take_along_axis(ids, chosen.places, axis=1), self.how.block
+        loss, right = losses.word_cross_entropy(
+            features, vocabulary, words, chosen.real, block=block, mesh=self.mesh, axes=BATCH_AXES
+        )
+        return {}, {"loss": loss.sum(), "accuracy": right.sum()}
 
     def _choose(self, ids: Array, rows: Array, key: Array) -> "Chosen":
         tower = self.tower

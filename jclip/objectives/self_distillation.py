@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip import config
-from jclip.losses.prototypes import prototype_cross_entropy
+from jclip import config, losses
 from jclip.models import (
     Backend,
     Compute,
@@ -127,7 +126,7 @@ class SelfDistillation(Objective):
     def _loss(self, name: str, params: Params, extra: Params, x: Array, targets: Array) -> Array:
         """Sum over the images of the mean cross-entropy of their m parts or patches: x [b, m, d], targets [b, m or 1, F]."""
         student = self._features(params[name], x)
-        total = prototype_cross_entropy(
+        total = losses.prototype_cross_entropy(
             student,
             jnp.broadcast_to(targets, student.shape),
             _unit_columns(params[name]["prototypes"]["kernel"]),

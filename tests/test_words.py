@@ -14,7 +14,7 @@ from tiny import tiny_config
 
 from jclip.config import Caption, Config, ConfigError, Contrastive, Mesh, TextTower, Tokenizer, check
 from jclip.data import make_loader
-from jclip.losses import next_token
+from jclip.losses import word_cross_entropy
 from jclip.program import make_program
 from jclip.sharding import make_mesh as make_device_mesh
 from jclip.sharding import to_global
@@ -58,7 +58,7 @@ def test_value_and_gradients_are_those_of_the_formula_on_every_mesh(mesh: tuple[
     where: Any = {} if mesh is None else {"mesh": make_mesh(*mesh), "axes": ("data", "fsdp")}
 
     def total(features: Any, vocabulary: Any) -> Any:
-        loss, right = next_token(features, vocabulary, *arrays[2:], label_smoothing=smoothing, block=4, **where)
+        loss, right = word_cross_entropy(features, vocabulary, *arrays[2:], label_smoothing=smoothing, block=4, **where)
         return loss @ jnp.asarray(weights, jnp.float32), (loss, right)
 
     (_, (loss, right)), slopes = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(*arrays[:2])
@@ -72,10 +72,10 @@ def test_value_and_gradients_are_those_of_the_formula_on_every_mesh(mesh: tuple[
 
 def test_the_result_does_not_depend_on_the_block_and_equal_logits_cost_ln_v() -> None:
     arrays = drawn(3, 7, 5, 13)
-    losses = [next_token(*arrays, block=block)[0] for block in (1, 3, 7, 50)]
+    losses = [word_cross_entropy(*arrays, block=block)[0] for block in (1, 3, 7, 50)]
     for loss in losses[1:]:
         np.testing.assert_allclose(loss, losses[0], rtol=1e-6)
-    nothing = next_token(jnp.zeros((3, 7, 5)), *arrays[1:], block=4)[0]
+    nothing = word_cross_entropy(jnp.zeros((3, 7, 5)), *arrays[1:], block=4)[0]
     np.testing.assert_allclose(nothing[1:], np.log(13), rtol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_of_the_logits_a_block_is_in_memory_and_no_more() -> None:
     rest = (np.zeros((16, 64), np.int32), np.ones((16, 64), bool))
     temporaries = []
     for block in (2, 64):
-        loss = jax.grad(lambda x, w, block=block: next_token(x, w, *rest, block=block)[0].sum(), argnums=(0, 1))
+        loss = jax.grad(lambda x, w, block=block: word_cross_entropy(x, w, *rest, block=block)[0].sum(), argnums=(0, 1))
         temporaries.append(jax.jit(loss).lower(*shapes).compile().memory_analysis().temp_size_in_bytes)
     assert temporaries[0] < 6 * 16 * 2 * 8192 * 4
     assert temporaries[1] > 16 * 64 * 8192 * 4
