@@ -45,7 +45,12 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
         "format": FORMAT,
         "config": to_saved(config),
         "data": data_facts(source),
-        "plan": {"total": plan.total, "warmup": plan.warmup, "checkpoint_every": plan.checkpoint_every},
+        "plan": {
+            "total": plan.total,
+            "warmup": plan.warmup,
+            "cooldown": plan.cooldown,
+            "checkpoint_every": plan.checkpoint_every,
+        },
         "vocabulary": _vocabularies(config),
         "files": {path: weights_digest(path) for path in _files(config)},
         "weights": weights_digest(config.init_from.path),

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from jclip.config import Config, ConfigError
 from jclip.objectives import Params
 from jclip.optim import make_optimizer, make_schedule, split
-from jclip.sharding import batch_sharding, extra_shardings, param_shardings, replicated
+from jclip.sharding import batch_sharding, extra_shardings, moment_shardings, param_shardings, replicated
 from jclip.state import TrainState, abstract, new_extra, new_params, param_shapes, view_inputs
 from jclip.step import begin_step, make_train_step
 from jclip.tree import require_used
@@ -91,8 +90,8 @@ class Program(NamedTuple):
         return TrainState(at, saved["params"], saved["opt_state"], saved.get("extra", {}))
 
 
-def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int) -> Program:
-    """See Program; the schedule is `warmup_steps` up and the rest of `total_steps` down.
+def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: int, cooldown_steps: int = 0) -> Program:
+    """See Program; the steps are those of the schedule, see `make_schedule`.
 
     Raises:
         ConfigError: rules leave a parameter uncovered, or decide on none.
@@ -101,7 +100,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     for part, name in (("optim", "lr_rules"), ("optim", "weight_decay_rules"), ("mesh", "rules")):
         require_used(shapes, getattr(getattr(config, part), name), f"{part}.{name}")
     _require_frozen(config, shapes)
-    schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps)
+    schedule = make_schedule(config.optim, warmup_steps=warmup_steps, total_steps=total_steps, cooldown_steps=cooldown_steps)
     tx = make_optimizer(config.optim, schedule, shapes)
 
     def new_state() -> TrainState:
@@ -110,11 +109,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), new_extra(config, params))
 
     params, everywhere = param_shardings(shapes, config.mesh, mesh), replicated(mesh)
-    # The optimizer's moments lie with their parameters; what is frozen has none.
-    trained, where = (split(config.optim, tree)[0] for tree in (shapes, params))
-    opt_state = optax.tree.map_params(
-        tx, lambda _, s: s, jax.eval_shape(tx.init, trained), where, transform_non_params=lambda _: everywhere
-    )
+    opt_state = moment_shardings(jax.eval_shape(tx.init, split(config.optim, shapes)[0]), shapes, config.mesh, mesh)
     extra = extra_shardings(jax.eval_shape(partial(new_extra, config), shapes), shapes, config.mesh, mesh)
     shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))

@@ -16,6 +16,7 @@ from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
 from jclip.processes import Refused, gather_texts, same_everywhere, together
 from jclip.program import Program
+from jclip.runs import open_run
 from jclip.state import TrainState, new_extra, param_shapes
 from jclip.step import begin_step
 from jclip.tree import flatten
@@ -65,6 +66,8 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
             "does not; give a --workdir that all hosts share"
         )
     step = together(lambda: _choose(checkpoints, resume_from))
+    if step is None and config.optim.schedule == "cooldown":
+        return _cool_down(config, program)
     if step is None and config.init_from.path:
         _require_same_weights(config.init_from.path)
         return Start(0, *start_from(config, program, mesh))
@@ -96,6 +99,21 @@ def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: i
     state = program.restored(step, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
     return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
+
+
+def _cool_down(config: Config, program: Program) -> Start:
+    """The whole state of another run at step init_from.step, from which its learning rate falls."""
+    there = together(lambda: open_run(config.init_from.path, config.init_from.step))
+    with there as (checkpoints, saved, step):
+        start = _restore(config, program, checkpoints, step)
+        examples = checkpoints.record(step)["data"]["examples"]
+    rate = _rate(saved, make_plan(saved, examples), step)
+    if abs(rate - config.optim.lr) > 1e-4 * rate:
+        raise CheckpointError(
+            f"the learning rate of {config.init_from.path} at step {step:,} is {rate:.4g}, and would jump to "
+            f"{config.optim.lr:.4g}; give --optim.lr {rate:.6g}"
+        )
+    return Start(step, start.state, f"cooling down from step {step:,} of {config.init_from.path}")
 
 
 def _choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
@@ -153,6 +171,13 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
             raise CheckpointError(
                 f"{workdir} holds parameters or state of other objectives, or another moving average ({names}, ... differ); "
                 f"go on with those, or in another --workdir with --init-from.path {workdir}"
+            )
+    for field in ("method", "mu_dtype"):
+        there, here = (getattr(c.optim, field) for c in (saved, config))
+        if there != here:
+            raise CheckpointError(
+                f"{workdir} has the optimizer state of optim.{field} {there}, not of {here}; go on with that, or in another "
+                f"--workdir with --init-from.path {workdir}"
             )
     before, now = (set(flatten(split(c.optim, program.state.params)[0])) for c in (saved, config))
     if before != now:
@@ -213,8 +238,10 @@ def said_changes(start: Start, record: Record, config: Config, plan: Plan, saved
         return []
     examples = start.record.get("data", record["data"])["examples"]
     then = make_plan(saved, examples)
-    rates = [
-        float(make_schedule(c.optim, warmup_steps=p.warmup, total_steps=p.total)(start.step))
-        for c, p in ((saved, then), (config, plan))
-    ]
-    return changes(start.record, record, start.step, (rates[0], rates[1]))
+    return changes(start.record, record, start.step, (_rate(saved, then, start.step), _rate(config, plan, start.step)))
+
+
+def _rate(config: Config, plan: Plan, step: int) -> float:
+    """The learning rate of the update that follows `step` completed ones."""
+    schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.total, cooldown_steps=plan.cooldown)
+    return float(schedule(step))

@@ -34,7 +34,7 @@ def load_run(
     Raises:
         CheckpointError: there is none, or not that one.
     """
-    with _open_run(workdir, step) as (checkpoints, config, step):
+    with open_run(workdir, step) as (checkpoints, config, step):
         # The machine that evaluates need not have the devices of the one that trained.
         mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
         shapes = param_shapes(config)
@@ -87,12 +87,17 @@ def _pair(objective: Objective) -> tuple[str, ...]:
 
 def run_config(workdir: str | Path, step: int | None = None) -> Config:
     """The configuration that a run was trained with; raises as `load_run` does."""
-    with _open_run(workdir, step) as (_, config, _):
+    with open_run(workdir, step) as (_, config, _):
         return config
 
 
 @contextmanager
-def _open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
+def open_run(workdir: str | Path, step: int | None) -> Iterator[tuple[Checkpoints, Config, int]]:
+    """The checkpoints of a run, to be read, with the configuration and the step of one of them, by default the last.
+
+    Raises:
+        CheckpointError: there is none, or not that one.
+    """
     if not is_run(workdir):
         raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a `jclip train`")
     with Checkpoints(workdir, read_only=True) as checkpoints:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.sharding import Mesh as DeviceMesh
+from jax.tree_util import DictKey, tree_map_with_path
 
 from jclip.config import Mesh
 from jclip.tree import flatten, match_rules, unflatten
@@ -57,6 +58,22 @@ def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config:
         as_named = below if below in known else path
         found[path] = flatten(param_shardings(unflatten({as_named: leaf}), config, mesh))[as_named]
     return unflatten(found)
+
+
+def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> Any:
+    """The sharding of the optimizer's state: moments lie with their parameters, whose paths end theirs, what is factored of one
+    by the same rule, and all else on every device."""
+    known = flatten(params)
+
+    def one(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [str(key.key) if isinstance(key, DictKey) else "" for key in keys]
+        path = next((path for i in range(len(names)) if (path := "/".join(names[i:])) in known), None)
+        if path is None:
+            return replicated(mesh)
+        sharding: NamedSharding = flatten(param_shardings(unflatten({path: leaf}), config, mesh))[path]
+        return sharding
+
+    return tree_map_with_path(one, opt_state)
 
 
 def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> PartitionSpec:

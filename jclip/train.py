@@ -265,7 +265,7 @@ def _prepare(config: Config) -> tuple[Source, Plan, Record]:
 
 def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
-    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total, cooldown_steps=plan.cooldown)
     require_memory(program.parts(), device_memory(mesh.local_devices[0]))
     return program
 

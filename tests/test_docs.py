@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jclip import objectives
+from jclip import cli, objectives
 from jclip.config import Mesh, check
 from jclip.data import make_loader
 from jclip.models import MultiTower
@@ -23,6 +24,20 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def snippets(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+
+
+@pytest.mark.slow
+def test_the_commands_of_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(DOCS.parent / "configs")
+    short = ["--batch-size", "32", "--evals", "none", "--checkpoint.every", "2", "--optim.warmup", "1"]
+    fewer = {"900": "4", "675": "2", "135": "2"}  # steps
+    found = [shlex.split(line) for line in re.findall(r"^jclip .*", (DOCS / "training.md").read_text(), re.M)]
+    assert len(found) == 5
+    for command in found:
+        words = [fewer.get(word, word) for word in command[1:]]
+        assert cli.main([*words, *short, *([] if "--duration" in words else ["--duration", "2"])]) == 0
+    assert (tmp_path / "runs" / "cooled" / "checkpoints" / "4").is_dir()
 
 
 def test_the_views_of_the_page_are_a_configuration() -> None:

@@ -41,6 +41,7 @@ from jclip.config.objectives import (
     View,
     Vocabulary,
 )
+from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.recipes import beside, load, load_suite
 from jclip.config.schema import (
@@ -50,7 +51,6 @@ from jclip.config.schema import (
     InitFrom,
     Input,
     Mesh,
-    Optim,
     replace,
     replace_each,
 )

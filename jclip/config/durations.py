@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +87,8 @@ class Plan:
     """Updates between checkpoints."""
     eval_every: Mapping[str, int]
     """Updates between runs of each evaluation."""
+    cooldown: int = 0
+    """Updates of the linear fall at the end."""
 
     def due_evaluations(self, step: int) -> list[str]:
         """The evaluations to run after `step` updates; all of them at the end."""
@@ -113,10 +115,27 @@ def make_plan(config: "Config", examples: int) -> Plan:
     def steps(duration: str) -> int:
         return to_steps(duration, steps_per_epoch=per_epoch, total=total)
 
-    warmup = steps(config.optim.warmup)
+    warmup, cooldown = _warmup_and_cooldown(config, steps, total)
     if warmup > total:
         raise ConfigError(
             f'config: optim.warmup "{config.optim.warmup}" is {warmup} steps, longer than the run of {total}; use "5%"'
         )
+    if warmup + cooldown > total:
+        raise ConfigError(
+            f'config: optim.warmup "{config.optim.warmup}" and optim.cooldown "{config.optim.cooldown}" are {warmup + cooldown} '
+            f"steps, longer than the run of {total}; use shorter ones"
+        )
+    first = config.init_from.step or 0 if config.optim.schedule == "cooldown" else 0
     every = {name: max(1, steps(evaluation.every)) for name, evaluation in config.evals.items()}
-    return Plan(total, warmup, max(1, steps(config.checkpoint.every)), every)
+    return Plan(first + total, warmup, max(1, steps(config.checkpoint.every)), every, cooldown)
+
+
+def _warmup_and_cooldown(config: "Config", steps: Callable[[str], int], total: int) -> tuple[int, int]:
+    """The updates of the linear rise at the beginning, and of the linear fall at the end."""
+    match config.optim.schedule:
+        case "cooldown":
+            return 0, total
+        case "wsd" | "inverse_sqrt":
+            return steps(config.optim.warmup), steps(config.optim.cooldown)
+        case _:
+            return steps(config.optim.warmup), 0

@@ -29,17 +29,18 @@ ADDED: dict[str, Any] = {
     "Augment.magnitude": 0.3,
     "Augment.rand_augment": 0,
     "Augment.solarize": 0.0,
-    **{
-        f"{family}.begin": 0.0
-        for family in ("Contrastive", "Triplet", "SimCLR", "SimSiam", "BYOL", "NearestNeighbour", "Vocabulary")
-    },
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
     "Data.max_pixels": 64_000_000,
     "InitFrom.towers": {},
     "Labels.match": "name",
     "Model.attention": "auto",
+    "Optim.clip_update": None,
+    "Optim.cooldown": "20%",
     "Optim.ema": None,
+    "Optim.method": "adamw",
+    "Optim.mu_dtype": "float32",
+    "Optim.schedule": "cosine",
     "Config.evaluate_ema": False,
     "Config.views": {},
     "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},

@@ -1,7 +1,6 @@
 """The dataclasses of a recipe: every option of a run, with its unit, its default and its source; `towers` has the model's."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
@@ -11,12 +10,12 @@ from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
 from jclip.config.objectives import Caption, Contrastive, Objective, View, objective_problems, view_problems
+from jclip.config.optim import Optim
 from jclip.config.ranges import Range
+from jclip.config.rules import rule_problems
 from jclip.config.towers import Model, ResNetTower, Tower, VisionTower
 
 T = TypeVar("T")
-
-Factor = Annotated[float, Range(least=0, most=1000)]
 
 
 @dataclass(frozen=True)
@@ -35,51 +34,6 @@ class Data:
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay."""
-
-    lr: Annotated[float, Range(above=0, most=100)] = 1e-3
-    """Peak learning rate."""
-    warmup: Annotated[str, Length(least=0)] = "3%"
-    """Length of the linear warm-up."""
-    final_lr: Annotated[float, Range(least=0, most=1)] = 0.0
-    """Learning rate at the end of the cosine, as a fraction of the peak."""
-    b1: Annotated[float, Range(least=0, most=0.99999)] = 0.9
-    """Decay of the first moment."""
-    b2: Annotated[float, Range(least=0, most=0.99999)] = 0.98
-    """Decay of the second moment (CLIP's ViTs: 0.98)."""
-    eps: Annotated[float, Range(above=0, most=1)] = 1e-6
-    """Added to the root of the second moment (CLIP's ViTs: 1e-6)."""
-    weight_decay: Annotated[float, Range(least=0, most=1e6)] = 0.2
-    """Decoupled decay, multiplied by the learning rate."""
-    weight_decay_rules: tuple[tuple[str, Factor], ...] = (
-        (r".*/(bias|scale|cls|probe|logit_scale|logit_bias)", 0.0),
-        (r".*", 1.0),
-    )
-    """(regex on the parameter's path, factor on weight_decay); the first that matches the whole path counts. As in big_vision the
-    query of a pooling by attention, `probe`, is not decayed; open_clip decays it."""
-    lr_rules: tuple[tuple[str, Factor], ...] = ((r".*", 1.0),)
-    """(regex on the parameter's path, factor on lr); first match counts. 0 freezes: no gradient, no optimizer state, no decay."""
-    layer_decay: Mapping[str, Annotated[float, Range(above=0, most=1)]] = field(default_factory=dict)
-    """By tower: each block's lr is that of the block after it times this (Bao et al. 2022, BEiT); see `optim.lr_factors`."""
-    clip_norm: Annotated[float, Range(above=0)] | None = None
-    """Largest global norm of the gradient of what is trained; None never clips."""
-    ema: Annotated[float, Range(least=0, below=1)] | None = None
-    """Decay of a moving average of what is trained, such as 0.9999; see `optim.ema_decay`. None: there is none."""
-
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        yield from _rule_problems(".weight_decay_rules", self.weight_decay_rules)
-        yield from _rule_problems(".lr_rules", self.lr_rules)
-        rate, decay = (max(factor for _, factor in rules) for rules in (self.lr_rules, self.weight_decay_rules))
-        if self.lr * rate * self.weight_decay * decay >= 1:
-            yield (
-                f".weight_decay {self.weight_decay} times lr {self.lr} and the factors of the rules is 1 or more: a step "
-                "would take away more than there is; use less of one of them"
-            )
 
 
 @dataclass(frozen=True)
@@ -102,7 +56,7 @@ class InitFrom:
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _rule_problems(".rules", self.rules)
+        yield from rule_problems(".rules", self.rules)
         if not self.path and self.towers:
             yield ".towers says what towers are called there, but init_from.path is empty; give the path"
         elif not self.path and self != InitFrom(rules=self.rules):
@@ -129,7 +83,7 @@ class Mesh:
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _rule_problems(".rules", self.rules)
+        yield from rule_problems(".rules", self.rules)
         if self.data == 0:
             yield ".data 0 is no device; use 1 or more, or -1: all that remain"
 
@@ -265,6 +219,10 @@ class Config:
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
         if self.evaluate_ema and self.optim.ema is None:
             yield ".evaluate_ema: there is no moving average; give optim.ema a decay"
+        if self.optim.schedule == "cooldown" and self.init_from != InitFrom(self.init_from.path, self.init_from.step):
+            yield ".init_from: a cooldown goes on from a whole run; leave out all but path and step"
+        elif self.optim.schedule == "cooldown" and (not self.init_from.path or self.init_from.step is None):
+            yield ".optim.schedule cooldown: of which run, and from where on? give init_from.path its workdir, and init_from.step"
         best = self.checkpoint.best
         if best is not None and not any(best.startswith(f"{name}/") for name in self.evals):
             evals = ", ".join(self.evals) or "none"
@@ -292,13 +250,3 @@ def replace_each(config: T, changes: Mapping[str, object]) -> T:
     for path, value in changes.items():
         config = replace(config, path, value)
     return config
-
-
-def _rule_problems(at: str, rules: tuple[tuple[str, object], ...]) -> Iterator[str]:
-    if not rules:
-        yield f"{at} is empty, so no parameter has a value; end with a rule for '.*'"
-    for pattern, _ in rules:
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            yield f"{at}: {pattern!r} is no regular expression: {error}"

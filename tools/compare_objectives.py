@@ -1,0 +1,259 @@
+"""Trains the recipe of a small data set with other objectives, at equal steps and at equal seconds, and prints how they compare.
+
+    python tools/compare_objectives.py shapes results.jsonl
+    python tools/compare_objectives.py clipart results.jsonl --data data/clipart --only superclip ema
+    python tools/compare_objectives.py clipart results.jsonl --table
+
+Each variant is configs/plain.py with something changed, or a recipe of configs/. It is trained with each seed for as many steps
+as the plain recipe, and then for as many as take the same seconds: processor seconds of a step of training, loader included,
+which other work on the machine changes least. A line of the file is one run; what the file has is not run again, so that it
+can be stopped at any time and a further call goes on.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from jclip.config import (
+    BYOL,
+    CLOOB,
+    Augment,
+    Config,
+    Contrastive,
+    MaskedText,
+    MultiView,
+    SimReg,
+    SimSiam,
+    TextAugment,
+    TokenWise,
+    Triplet,
+    View,
+    load,
+    replace,
+    replace_each,
+)
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
+TWO_IMAGES = {"image@2": View("image", augment=STRONG)}
+WORDS = TextAugment(swap=0.1, drop=0.1)
+
+SAME = 0.03
+"""Steps whose seconds differ by less are counted as equally long."""
+STEPS = {"shapes": 450, "clipart": 630}
+"""Of the plain recipe."""
+METRICS = {
+    "shapes": {"seen/top1": "seen", "heldout/top1": "held out", "probe/top1": "linear probe"},
+    "clipart": {
+        "clipart/retrieval/image_to_text/recall@10": "image to text",
+        "clipart/retrieval/text_to_image/recall@10": "text to image",
+        "clipart/retrieval/mean/recall@10": "mean",
+    },
+}
+
+
+def beside(family: object, views: Mapping[str, View] | None = None) -> Callable[[Config], Config]:
+    """A further objective beside the contrastive one."""
+    return lambda plain: replace_each(plain, {"views": dict(views or {}), "objectives": {**plain.objectives, "further": family}})
+
+
+def instead(family: object, views: Mapping[str, View] | None = None) -> Callable[[Config], Config]:
+    """Another objective in place of the contrastive one."""
+    return lambda plain: replace_each(plain, {"views": dict(views or {}), "objectives": {"image_text": family}})
+
+
+def changed(path: str, value: object) -> Callable[[Config], Config]:
+    """One field changed."""
+    return lambda plain: replace(plain, path, value)
+
+
+CHANGES: dict[str, Callable[[Config], Config]] = {
+    "sigmoid": instead(Contrastive(loss="sigmoid")),
+    "decoupled": instead(Contrastive(decoupled=True)),
+    "equal texts positive": instead(Contrastive(equal="positive")),
+    "label smoothing": instead(Contrastive(label_smoothing=0.1)),
+    "FILIP beside": beside(TokenWise()),
+    "CLOOB": instead(CLOOB()),
+    "triplet beside": beside(Triplet()),
+    "sim_reg beside": beside(SimReg()),
+    "two images": instead(MultiView(("image", "image@2"), ("text",)), TWO_IMAGES),
+    "SimSiam beside": beside(SimSiam("image", "image@2", hidden=64, features=256, weight=0.2), TWO_IMAGES),
+    "BYOL beside": beside(BYOL("image", "image@2", hidden=256, features=64, weight=0.2), TWO_IMAGES),
+    "masked words beside": beside(MaskedText(weight=0.2)),
+    "words swapped and dropped": changed("views", {"text": View("text", text_augment=WORDS)}),
+    "moving average": lambda plain: replace_each(plain, {"optim.ema": 0.98, "evaluate_ema": True}),
+}
+RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill")
+"""`distill` reads the plain run of each seed as its teacher."""
+
+
+def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0, teacher: str = "") -> Config:
+    """A variant's configuration for so many steps, evaluated at the end alone."""
+    options = ["--form", form, *(["--data", data] if data else [])]
+    if variant in RECIPES:
+        config = load(CONFIGS / f"{variant}.py", [*options, *(["--teacher", teacher] if variant == "distill" else [])])
+    else:
+        config = load(CONFIGS / "plain.py", options)
+    config = CHANGES.get(variant, lambda plain: plain)(config)
+    evals = {name: replace(spec, "every", "100%") for name, spec in config.evals.items() if name != "retrieval"}
+    changes = {
+        "seed": seed,
+        "duration": str(steps),
+        "optim.warmup": "9.5%" if form == "clipart" else "5%",
+        "evals": evals,
+        "checkpoint": replace_each(config.checkpoint, {"every": "100%", "best": None}),
+        "log_every": 50,
+    }
+    return replace_each(config, changes)
+
+
+def train(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains in this process; returns the last results, and the processor seconds of a step, loader included."""
+    from jclip.train import main as train_main
+
+    config = make_config(job["form"], job["data"], job["variant"], job["steps"], seed=job["seed"], teacher=job["teacher"])
+    seen: dict[int, float] = {}
+    threading.Thread(target=watch, args=(Path(job["workdir"]) / "metrics.jsonl", seen), daemon=True).start()
+    results = train_main(config, job["workdir"])
+    first, last = min(seen), max(seen)
+    return {"results": results, "step_seconds": (seen[last] - seen[first]) / (last - first)}
+
+
+def watch(path: Path, seen: dict[int, float]) -> None:
+    """Notes at which processor second of this process each step was logged."""
+    while True:
+        time.sleep(0.1)
+        lines = path.read_text().splitlines() if path.exists() else []
+        step = max((line["step"] for text in lines if "loss" in (line := json.loads(text))), default=0)
+        if step:
+            seen.setdefault(step, time.process_time())
+
+
+def run(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job in a process of its own: what it returns."""
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CONFIGS.parent)
+    if done.returncode:
+        raise SystemExit(f"{job['variant']}: {done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+class Comparison:
+    """The runs of one form of the recipes, and the file that keeps them."""
+
+    def __init__(self, form: str, path: Path, data: str, runs: Path) -> None:
+        self.form, self.path, self.data, self.runs = form, path, data, runs
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def find(self, **facts: object) -> dict[str, Any] | None:
+        """The line that has these facts."""
+        facts |= {"form": self.form}
+        return next((row for row in self.rows if facts.items() <= row.items()), None)
+
+    def keep(self, **facts: object) -> dict[str, Any]:
+        """Adds a line."""
+        row = {"form": self.form, **facts}
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def job(self, variant: str, steps: int, seed: int, workdir: str) -> dict[str, Any]:
+        """What a process of its own is told."""
+        teacher = str(self.teacher(seed)) if variant == "distill" else ""
+        return {
+            "form": self.form,
+            "data": self.data,
+            "variant": variant,
+            "steps": steps,
+            "seed": seed,
+            "workdir": workdir,
+            "teacher": teacher,
+        }
+
+    def teacher(self, seed: int) -> Path:
+        """The plain run of a seed, which is kept."""
+        return self.runs / f"{self.form}_plain_{seed}"
+
+    def ratio(self, variant: str) -> float:
+        """Processor seconds of a step over those of the plain recipe, both of seed 0."""
+        taken = {row["variant"]: row["step_seconds"] for row in self.rows if self._first(row)}
+        return float(taken[variant] / taken["plain"])
+
+    def _first(self, row: Mapping[str, Any]) -> bool:
+        return (row["form"], row["seed"], row["budget"]) == (self.form, 0, "steps")
+
+    def measure(self, variant: str, seed: int, budget: str) -> None:
+        """One run, if the file does not have it: of as many "steps" as the plain recipe, or of as many "seconds"."""
+        steps = STEPS[self.form]
+        if budget == "seconds":
+            if variant == "plain" or abs(self.ratio(variant) - 1) < SAME:
+                return
+            steps = round(steps / self.ratio(variant))
+        if self.find(variant=variant, seed=seed, budget=budget):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            workdir = str(self.teacher(seed)) if variant == "plain" else f"{folder}/run"
+            done = run(self.job(variant, steps, seed, workdir))
+        self.keep(variant=variant, seed=seed, budget=budget, steps=steps, **done)
+
+    def table(self) -> Table:
+        """Mean and sample deviation of each metric, of each variant, at each budget."""
+        names = METRICS[self.form]
+        table = Table("", "seconds a step", "equal", "steps", "seeds", *names.values())
+        ours = [row for row in self.rows if row["form"] == self.form]
+        for variant, budget in dict.fromkeys((row["variant"], row["budget"]) for row in ours):
+            runs = [row for row in ours if (row["variant"], row["budget"]) == (variant, budget)]
+            cells = []
+            for metric in names:
+                values = [100 * row["results"][metric] for row in runs]
+                cells.append(f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
+            ratio = self.ratio(variant)
+            equal = "both" if budget == "steps" and abs(ratio - 1) < SAME else budget
+            table.add_row(variant, f"{ratio:.2f}", equal, str(runs[0]["steps"]), str(len(runs)), *cells)
+        return table
+
+
+def main() -> None:
+    """Trains what the file does not have, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("form", nargs="?", choices=STEPS, help="data set and size of the models")
+    parser.add_argument("results", nargs="?", type=Path, help="file of the runs, a JSON object a line; it goes on")
+    parser.add_argument("--data", default="", help="folder of the shards of clipart")
+    parser.add_argument("--only", nargs="+", choices=[*CHANGES, *RECIPES], help="these variants (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--budgets", nargs="+", choices=["steps", "seconds"], default=["steps", "seconds"], help="default: both")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where plain runs are kept (default: runs)")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        print(json.dumps(train(options.job)))
+        return
+    if options.results is None:
+        parser.error("give a form and the file of the results")
+    comparison = Comparison(options.form, options.results, options.data, options.runs)
+    if not options.table:
+        variants: Sequence[str] = ["plain", *(options.only or [*CHANGES, *RECIPES])]
+        jobs = [(variant, seed, budget) for seed in options.seeds for variant in variants for budget in options.budgets]
+        for job in track(jobs, "runs", console=Console(stderr=True)):
+            comparison.measure(*job)
+    Console(width=None if sys.stdout.isatty() else 160).print(comparison.table())
+
+
+if __name__ == "__main__":
+    main()
