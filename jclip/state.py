@@ -1,12 +1,13 @@
 """The state that training changes, and its beginning: parameters, and the state of optimizer and objectives."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Config, Input
+from jclip.config import Config, Groups, Input
 from jclip.models import Backend, MultiTower, example_input
 from jclip.objectives import Params, Part, make_objective
 from jclip.optim import split
@@ -83,6 +84,9 @@ def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, .
     return {name: one(view) for name, view in config.inputs().items()}
 
 
-def make_towers(config: Config, gather: Gather | None = None, backend: Backend | None = None) -> MultiTower:
-    """The model for the views of a batch of training."""
-    return MultiTower(config.model, gather, backend or Backend(), {name: view.tower for name, view in config.all_views().items()})
+def make_towers(
+    config: Config, gather: Gather | None = None, backend: Backend | None = None, buckets: Mapping[str, Groups] | None = None
+) -> MultiTower:
+    """The model for the views of a batch of training; with `buckets`, of one that fits into them."""
+    views = {name: view.tower for name, view in config.all_views().items()}
+    return MultiTower(config.model, gather, backend or Backend(), views, buckets)

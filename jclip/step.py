@@ -11,9 +11,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Family, Model
+from jclip.config import Config, Family, Groups, Model, groups_of
 from jclip.digests import array_paths
-from jclip.models import Backend, Encoded, MultiTower, towers_flops
+from jclip.models import Backend, Encoded, MultiTower, fits_buckets, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, moving_average, split
 from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, replicated, split_rows
@@ -63,16 +63,35 @@ def begin_step(objective: Family, total_steps: int) -> int:
     return int(objective.begin * total_steps)
 
 
-def make_loss_and_grads(config: Config, mesh: Mesh) -> Callable[..., tuple[Array, Metrics, Params, Any]]:
+LossAndGrads = Callable[..., tuple[Array, Metrics, Params, Any]]
+
+
+def make_loss_and_grads(config: Config, mesh: Mesh) -> LossAndGrads:
     """(params, batch, key, extra) -> (loss, metrics, gradients of what is trained, rows) of the global batch, whatever
-    config.accumulate; `rows` are what the objectives made of each row.
+    config.accumulate and config.buckets; `rows` are what the objectives made of each row.
+    """
+    padded = _make_loss_and_grads(config, mesh)
+    if not config.buckets:
+        return padded
+    bucketed = _make_loss_and_grads(config, mesh, groups_of(config.buckets))
+
+    def loss_and_grads(params: Params, batch: Mapping[str, Array], *rest: Any) -> tuple[Array, Metrics, Params, Any]:
+        fits = fits_buckets(config, batch, mesh)
+        loss, metrics, grads, rows = jax.lax.cond(fits, bucketed, padded, params, batch, *rest)
+        return loss, {**metrics, "in_buckets": fits.astype(jnp.float32)}, grads, rows
+
+    return loss_and_grads
+
+
+def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Groups] | None = None) -> LossAndGrads:
+    """`make_loss_and_grads` of a batch that is padded, or that fits into buckets.
 
     In parts: the rows of all parts are made, nothing of a tower kept; the loss of all rows gives their gradients; each part is
     made again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative is
     lost, for one more forward pass.
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
-    towers, parts = make_towers(config, gather, Backend.of(mesh, config.model.attention)), config.accumulate
+    towers, parts = make_towers(config, gather, Backend.of(mesh, config.model.attention), buckets), config.accumulate
     objective = make_objective(config, mesh)
     inputs, teachers = config.inputs(), config.teachers()
     seen_views = [view for view in config.encoded_views() if view in inputs]

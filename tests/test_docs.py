@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from test_train import write_shard
 from tiny import tiny_config
 
 from jclip import cli, objectives
@@ -30,10 +31,24 @@ def snippets(page: str) -> list[str]:
 def test_the_commands_of_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(DOCS.parent / "configs")
-    short = ["--batch-size", "32", "--evals", "none", "--checkpoint.every", "2", "--optim.warmup", "1"]
+    (tmp_path / "data" / "clipart").mkdir(parents=True)
+    for i in range(6):
+        write_shard(tmp_path / f"data/clipart/clipart-train-{i:05}.tar", broken=())
+    short = [
+        "--batch-size",
+        "32",
+        "--evals",
+        "none",
+        "--checkpoint.every",
+        "2",
+        "--optim.warmup",
+        "1",
+        "--checkpoint.best",
+        "None",
+    ]
     fewer = {"900": "4", "675": "2", "135": "2"}  # steps
     found = [shlex.split(line) for line in re.findall(r"^jclip .*", (DOCS / "training.md").read_text(), re.M)]
-    assert len(found) == 5
+    assert len(found) == 6
     for command in found:
         words = [fewer.get(word, word) for word in command[1:]]
         assert cli.main([*words, *short, *([] if "--duration" in words else ["--duration", "2"])]) == 0

@@ -52,7 +52,7 @@ WORDS = TextAugment(swap=0.1, drop=0.1)
 
 SAME = 0.03
 """Steps whose seconds differ by less are counted as equally long."""
-STEPS = {"shapes": 450, "clipart": 630}
+STEPS = {"shapes": 300, "clipart": 630}
 """Of the plain recipe."""
 METRICS = {
     "shapes": {"seen/top1": "seen", "heldout/top1": "held out", "probe/top1": "linear probe"},

@@ -2,6 +2,7 @@
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
 from jclip.config.augment import Augment, TextAugment
+from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_model, check_suite
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -88,6 +89,7 @@ __all__ = [
     "Family",
     "FeatureDistillation",
     "FewShot",
+    "Groups",
     "ImageSize",
     "ImageTower",
     "InitFrom",
@@ -134,6 +136,7 @@ __all__ = [
     "check_suite",
     "differences",
     "from_json",
+    "groups_of",
     "load",
     "load_suite",
     "make_plan",

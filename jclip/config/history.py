@@ -41,6 +41,7 @@ ADDED: dict[str, Any] = {
     "Optim.method": "adamw",
     "Optim.mu_dtype": "float32",
     "Optim.schedule": "cosine",
+    "Config.buckets": (),
     "Config.evaluate_ema": False,
     "Config.views": {},
     "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from jclip.config.augment import Augment, TextAugment
+from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
@@ -152,6 +153,9 @@ class Config:
     """Examples in the global batch of an evaluation; no result depends on it."""
     accumulate: Count = 1
     """Parts in which the towers see a batch, one after the other: their memory falls by it, loss and gradients stay the same."""
+    buckets: tuple[Bucket, ...] = ()
+    """(text tower, tokens, share of a device's rows), shortest first: texts are sorted by length and seen with so many tokens,
+    the rest with context_length; loss and gradients stay the same. A batch with too many longer texts is seen padded."""
     duration: Annotated[str, Length(of_run=False)] = "30ep"
     """Length of the run, as every duration: "5ep" (epochs), "1500" or "20k" (steps); elsewhere also "3%" (of the run)."""
     log_every: Count = 10
@@ -217,6 +221,7 @@ class Config:
         for name in self.optim.layer_decay:
             if isinstance(towers[name], ResNetTower):
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
+        yield from bucket_problems(self.buckets, towers)
         if self.evaluate_ema and self.optim.ema is None:
             yield ".evaluate_ema: there is no moving average; give optim.ema a decay"
         if self.optim.schedule == "cooldown" and self.init_from != InitFrom(self.init_from.path, self.init_from.step):

@@ -276,6 +276,11 @@ class TextTower:
         """Size of what is pooled, and of a token of the output."""
         return self.width
 
+    @property
+    def ignores_padding(self) -> bool:
+        """Whether no output depends on how far a text is padded."""
+        return (self.causal or self.mask_padding) and self.pool not in ("last", "cls_legacy")
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from _head_problems(self)

@@ -24,6 +24,9 @@ from jclip.data.transforms import Decode, Tokenize
 LOOKED_AT = 32
 """Texts that `outline` reads, spread evenly, to see whether they have several lines."""
 
+BUCKETS = (8, 16, 24, 32, 48, 64)
+"""Lengths in tokens of which it is told how many captions fit."""
+
 Counts = dict[str, int]
 
 
@@ -102,6 +105,8 @@ class Survey:
     heights: list[float] = field(default_factory=list)
     characters: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
+    within: dict[int, float] = field(default_factory=dict)
+    """Share of the captions that have at most so many tokens: those that fit into a bucket."""
     cut: int = 0
     """Captions, of those looked at, that are longer than the context."""
     duplicates: int = 0
@@ -154,6 +159,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         heights=_range([look.size[1] for look in images]),
         characters=_range([len(text) for text in texts]),
         tokens=_range(tokens),
+        within={most: round(sum(count <= most for count in tokens) / len(tokens), 4) for most in BUCKETS} if tokens else {},
         cut=sum(count > context_length for count in tokens),
         duplicates=len(texts) - len(set(texts)),
         images_per_second=round(len(images) / seconds, 1),
@@ -206,6 +212,8 @@ def as_text(found: Survey, context_length: int) -> str:
     if found.formats:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
     if found.tokens:
+        shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
+        lines.append(f"captions within so many tokens (for --buckets, less a margin): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
     lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)

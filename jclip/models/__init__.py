@@ -1,5 +1,6 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
+from jclip.models.buckets import fits_buckets
 from jclip.models.compute import Backend, Compute
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
 from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops, without_dropout
@@ -35,6 +36,7 @@ __all__ = [
     "example_input",
     "example_inputs",
     "first_patch",
+    "fits_buckets",
     "output_tokens",
     "together",
     "tower_flops",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection
 
-from jclip.config import Config, ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import Config, Groups, ResNetTower, TextTower, Tower, VisionTower, groups_of
 from jclip.models.vit import class_tokens, kept_patches
 
 ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
@@ -18,14 +18,23 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
     backward.
     """
     loop = config.model.scan or config.mesh.fsdp > 1
-    total = 0
+    total, groups = 0.0, groups_of(config.buckets)
     views, inputs, teachers = config.all_views(), config.inputs(), config.teachers()
     for name in config.encoded_views():
         view = views[name]
         tower = without_dropout(view.seen_by) if name not in inputs or view.tower in teachers else view.seen_by
-        forward = tower_flops(tower, tokens=loop) + projection_flops(tower, config.model.embed_dim)
+        forward = sum(share * tower_flops(seen, tokens=loop) for seen, share in _in_groups(tower, groups.get(view.tower, ())))
+        forward += projection_flops(tower, config.model.embed_dim)
         total += forward * (1 if view.tower in locked else 3)
-    return config.batch_size * total
+    return round(config.batch_size * total)
+
+
+def _in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
+    """The tower as each group of texts sees it, and the group's share of them."""
+    if not isinstance(tower, TextTower):
+        return [(tower, 1.0)]
+    parts = [(dataclasses.replace(tower, context_length=tokens), share) for tokens, share in groups]
+    return [*parts, (tower, 1 - sum(share for _, share in parts))]
 
 
 def tower_flops(tower: Tower, *, tokens: bool = True) -> int:

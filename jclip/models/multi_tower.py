@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Model, ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import Groups, Model, ResNetTower, TextTower, Tower, VisionTower
+from jclip.models.buckets import in_buckets
 from jclip.models.compute import Backend, Compute, Params
-from jclip.models.layers import Dense
+from jclip.models.layers import Dense, Hidden
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer
@@ -56,6 +57,8 @@ class MultiTower(nn.Module):
     """The device that the program is compiled for."""
     views: Mapping[str, str] | None = None
     """Towers of inputs that do not bear their tower's name."""
+    buckets: Mapping[str, Groups] | None = None
+    """Groups in which text towers see a batch, all of whose token ids fit into them; see `buckets`."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:
@@ -77,7 +80,8 @@ class MultiTower(nn.Module):
             by_tower.setdefault((self.views or {}).get(view, view), []).append(view)
         for tower, views in sorted(by_tower.items()):
             encode = self._tower(tower, normalised)
-            for alike in _of_one_shape(views, batch):
+            apart_already = tower in (self.buckets or {})  # each view has its own order of lengths
+            for alike in [[view] for view in views] if apart_already else _of_one_shape(views, batch):
                 stacked = jax.tree.map(lambda *inputs: together(inputs), *(batch[view] for view in alike))
                 index = None if rows is None else together([rows * len(views) + views.index(view) for view in alike])
                 encoded |= dict(zip(alike, apart(encode(stacked, index), len(alike)), strict=True))
@@ -88,15 +92,26 @@ class MultiTower(nn.Module):
         c = self.config
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
         how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend)
-        tower = TOWERS[type(c.towers[name])](c.towers[name], how, name=name)
+        config, groups = c.towers[name], (self.buckets or {}).get(name, ())
+        tower = TOWERS[type(config)](config, how, name=name)
         project = self._projection(name)
-        pixels = {} if isinstance(c.towers[name], TextTower) or not normalised else {"normalised": True}
+        pixels = {} if isinstance(config, TextTower) or not normalised else {"normalised": True}
+
+        def see(inputs: tuple[Array, ...], rows: Array | None, hidden: Hidden | None) -> TowerOutput:
+            masked = {} if hidden is None else {"hidden": hidden}
+            output: TowerOutput = tower(*inputs, rows=rows, **masked, **pixels)
+            return output
 
         def encode(inputs: Any, rows: Array | None) -> Encoded:
+            hidden = None
             if isinstance(inputs, Masked):
-                output = tower(inputs.input, rows=rows, hidden=(inputs.hidden, inputs.token), **pixels)
+                inputs, hidden = inputs.input, (inputs.hidden, inputs.token)
+            if not isinstance(inputs, tuple):
+                inputs = (inputs,)
+            if groups and isinstance(config, TextTower) and len(inputs) == 1:
+                output = in_buckets(see, inputs[0], rows, hidden, groups=groups, tower=config, backend=self.backend)
             else:
-                output = tower(*(inputs if isinstance(inputs, tuple) else (inputs,)), rows=rows, **pixels)
+                output = see(inputs, rows, hidden)
             return Encoded(unit(project(output.pooled)), output)
 
         return encode

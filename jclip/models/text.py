@@ -22,7 +22,8 @@ class TextTransformer(Transformer):
         """Encodes texts.
 
         Args:
-            text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
+            text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added. L is
+                context_length, or less where the tower ignores padding.
             eot: index of the end of text i32 [b]; needed with embeddings, found in ids by `eot_id` otherwise.
             rows: in training, the index of each text in the global batch, for dropout.
             hidden: the tokens that are hidden, bool [b, L], and what stands for their embeddings, f32 [b, width].
@@ -31,8 +32,9 @@ class TextTransformer(Transformer):
             ValueError: the length is not the tower's, or embeddings come without `eot`.
         """
         c, dtype = self.config, self.how.dtype
-        if text.shape[1] != c.context_length:
-            raise ValueError(f"text: length {text.shape[1]} is not context_length {c.context_length}; pad or cut it")
+        length = text.shape[1]
+        if length != c.context_length and not (length < c.context_length and c.ignores_padding):
+            raise ValueError(f"text: length {length} is not context_length {c.context_length}; pad or cut it")
         table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if text.ndim == 2:
             eot = end_of_text(text, c) if eot is None else eot
@@ -41,17 +43,17 @@ class TextTransformer(Transformer):
             raise ValueError("text: input embeddings need eot, the index of the end of each text, i32 [b]")
         text = hide(text, hidden)
         lengths = eot.astype(jnp.int32) + 1
-        mask = jnp.arange(c.context_length)[None] < lengths[:, None]
+        mask = jnp.arange(length)[None] < lengths[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length + class_tokens(c), c.width))
-        x = text.astype(dtype) + positions[None, : c.context_length].astype(dtype)
+        x = text.astype(dtype) + positions[None, :length].astype(dtype)
         norm = LayerNorm(c.norm_eps, self.how, name="norm")
         if class_tokens(c):
             cls = self.param("cls", nn.initializers.normal(0.01), (c.width,)) + positions[-1]
             at, x, lengths = with_class_token(x, cls.astype(dtype), lengths, legacy=c.pool == "cls_legacy")
             x, one = self.run_blocks(x, lengths, rows, causal=c.causal, at=at)
             assert one is not None
-            return TowerOutput(norm(one), x[:, : c.context_length], mask)
-        places: dict[str, Position] = {"eot": eot, "first": 0, "last": c.context_length - 1}
+            return TowerOutput(norm(one), x[:, :length], mask)
+        places: dict[str, Position] = {"eot": eot, "first": 0, "last": length - 1}
         x, one = self.run_blocks(x, lengths if c.mask_padding else None, rows, causal=c.causal, at=places.get(c.pool))
         tokens = norm(x)
         if one is not None:
