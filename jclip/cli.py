@@ -236,6 +236,7 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
         load(options.recipe, [*overrides, "--help"])
     _quiet()
     from jclip import train
+    from jclip.compiled import keep_compiled
     from jclip.processes import join_processes, together
 
     def read() -> "Config":
@@ -246,6 +247,7 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
 
     join_processes()  # first: what one process cannot read ends the others too
     config = together(read)
+    keep_compiled()
     train.main(config, options.workdir, resume_from=options.resume_from)
     return 0
 
@@ -270,10 +272,12 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         load_suite(options.suite, ["--help"])
     _quiet()
     from jclip import evaluate
+    from jclip.compiled import keep_compiled
     from jclip.processes import join_processes, together
 
     join_processes()  # first: what one process cannot read ends the others too
     suite = together(lambda: load_suite(options.suite, overrides) if options.suite else None)
+    keep_compiled()
     evaluate.main(
         options.model,
         suite=suite,
@@ -297,7 +301,9 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> None:
 def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import classify
+    from jclip.compiled import keep_compiled
 
+    keep_compiled()
     classify.main(
         options.images,
         options.model,
@@ -315,7 +321,9 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
 def _caption(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import caption
+    from jclip.compiled import keep_compiled
 
+    keep_compiled()
     caption.main(
         options.model,
         options.images,
@@ -333,7 +341,9 @@ def _caption(options: argparse.Namespace, overrides: list[str]) -> None:
 def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import embed
+    from jclip.compiled import keep_compiled
 
+    keep_compiled()
     embed.main(
         options.model,
         options.source,

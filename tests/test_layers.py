@@ -24,7 +24,7 @@ LAYERS = (
         "lock",
         "signals",
     },
-    {"checkpoint", "weights", "objectives", "eval", "facts", "captioning"},
+    {"checkpoint", "compiled", "weights", "objectives", "eval", "facts", "captioning"},
     {"state"},
     {"step"},
     {"program"},
