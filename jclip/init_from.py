@@ -17,7 +17,7 @@ from jclip.runs import is_run, load_run, run_config
 from jclip.sharding import replicated
 from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten
-from jclip.weights import local_path, read_weights, resize_positions
+from jclip.weights import extend_positions, local_path, read_weights, resize_positions
 
 FREE = ("image_size", "context_length", "dropout", "patch_dropout")
 """Fields of a tower that may differ: positions are resized, and dropout is not part of what was trained."""
@@ -59,11 +59,18 @@ def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[Trai
     state = program.init()
     params = flatten(state.params)
     state = state._replace(params={}, extra={})
+    extend = config.init_from.text_positions == "extend"
+    texts = {f"{name}/pos_embed" for name, tower in config.model.towers.items() if isinstance(tower, TextTower) and extend}
+    begun = {path: _on_host(params[path], mesh) for path in texts & loaded}
     for path in loaded:
         del params[path]  # what is random leaves the devices before what takes its place is read
     for path, array in source.read(mesh):
         if path in loaded:
-            if path.endswith("/pos_embed"):  # as many positions may be another grid
+            if path in begun:
+                tower = config.model.towers[path.partition("/")[0]]
+                assert isinstance(tower, TextTower)
+                array = extend_positions(_on_host(array, mesh), begun[path], tower)
+            elif path.endswith("/pos_embed"):  # as many positions may be another grid
                 array = resize_positions({path: _on_host(array, mesh)}, source.model, config.model)[path]
             params[path] = _placed(array, wanted[path].sharding)
     state = state._replace(params=unflatten(params), extra=_extra_of(config, program, unflatten(params)))

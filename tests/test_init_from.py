@@ -1,5 +1,6 @@
 """Runs that start from parameters of others: what is loaded, what is refused, and that it happens once."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from tiny import tiny_config as with_stem
 import jclip
 from jclip import cli, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Contrastive, InitFrom, architecture, replace
+from jclip.config import Config, ConfigError, Contrastive, InitFrom, TextTower, architecture, replace
 from jclip.facts import weights_digest
 from jclip.init_from import start_from
 from jclip.processes import Refused
@@ -24,7 +25,7 @@ from jclip.program import Program, make_program
 from jclip.resume import _require_same_weights
 from jclip.sharding import make_mesh
 from jclip.tree import flatten
-from jclip.weights import WeightsError, write_weights
+from jclip.weights import WeightsError, extend_positions, write_weights
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(Path(__file__).parent / "recipe_tiny.py")
@@ -188,6 +189,25 @@ def test_as_many_positions_of_another_grid_are_resampled(tmp_path: Path) -> None
     there = jclip.load(tmp_path / "w").params["image"]["pos_embed"]
     assert there.shape == expected.shape == (5, 32)
     assert np.abs(there - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("length", [12, 5])
+def test_the_first_positions_of_a_text_are_kept_where_it_is_extended(length: int, tmp_path: Path) -> None:
+    there = write_folder(tmp_path / "w", "jclip")["text/pos_embed"]
+    changes = {"model.towers.text.context_length": length}
+    here, _ = started(tiny_config(**changes, **{"init_from.path": str(tmp_path / "w"), "init_from.text_positions": "extend"}))
+    got, new = arrays(here.params)["text/pos_embed"], program_of(tiny_config(**changes)).init().params["text"]["pos_embed"]
+    kept = min(length, 8)
+    np.testing.assert_array_equal(got[:kept], there[:kept])
+    np.testing.assert_array_equal(got[kept:], new[kept:])
+    assert got.shape == (length, 32)
+
+
+def test_the_position_of_a_class_token_stays_last() -> None:
+    old, new = np.arange(4.0)[:, None], 10 + np.arange(7.0)[:, None]
+    tower = TextTower(context_length=6, pool="cls")
+    assert extend_positions(old, new, tower)[:, 0].tolist() == [0, 1, 2, 13, 14, 15, 3]
+    assert extend_positions(new, old, dataclasses.replace(tower, context_length=3))[:, 0].tolist() == [10, 11, 12, 16]
 
 
 def test_a_tower_of_another_size_comes_alone(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
     "Data.max_pixels": 64_000_000,
+    "InitFrom.text_positions": "resample",
     "InitFrom.towers": {},
     "Labels.match": "name",
     "Model.attention": "auto",

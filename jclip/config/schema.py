@@ -52,6 +52,9 @@ class InitFrom:
     """File of the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out."""
     rules: tuple[tuple[str, Literal["load", "scratch"]], ...] = ((r".*", "load"),)
     """(regex on the parameter's path, load it from `path` or let it be random); first match counts."""
+    text_positions: Literal["resample", "extend"] = "resample"
+    """Positions of a text tower of another context_length: resampled along the line, as open_clip does; or the first ones as they
+    are, and those behind them random, for a tower that has seen but the beginning of texts (CLIPA)."""
     towers: Mapping[str, str] = field(default_factory=dict)
     """Towers that are called otherwise there: {"teacher_image": "image"}."""
 

@@ -21,7 +21,7 @@ from jclip.weights import big_vision, hub, hugging_face, open_clip, openai, own
 from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
-from jclip.weights.positions import resize_positions, with_sizes
+from jclip.weights.positions import extend_positions, resize_positions, with_sizes
 from jclip.weights.prefixes import without_prefix
 from jclip.weights.same import require_same
 from jclip.weights.vocabularies import named_model
@@ -30,6 +30,7 @@ __all__ = [
     "FORMATS",
     "Weights",
     "WeightsError",
+    "extend_positions",
     "local_path",
     "named_model",
     "read_weights",

@@ -76,6 +76,20 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
     return resized
 
 
+def extend_positions(positions: Any, new: Any, tower: TextTower) -> Any:
+    """Positions of a text tower of another length, f32 [l, width]: the first ones as they are, behind their end those of `new`.
+
+    Args:
+        positions: those that there are.
+        new: what the tower begins with, for its context_length.
+        tower: whose class token, if it has one, keeps its position.
+    """
+    extra = text_class_tokens(tower)
+    line, last = np.split(np.asarray(positions), [len(positions) - extra])
+    rest = np.asarray(new)[len(line) : len(new) - extra]
+    return np.concatenate([line[: len(new) - extra], rest, last])
+
+
 def _resize_grid(positions: Any, extra: int, before: tuple[int, int], after: tuple[int, int]) -> Any:
     """[extra + rows * columns, width] of one grid -> of another."""
     if before == after:
