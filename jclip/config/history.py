@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     },
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
+    "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
     "InitFrom.towers": {},
     "Labels.match": "name",

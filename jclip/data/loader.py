@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Config
+from jclip.data.decoding import Decode, Open
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import Compose, Decode, Transform, train_transform
+from jclip.data.transforms import Compose, Transform, train_transform
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -123,7 +124,9 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
         if view.stored
-        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels)
+        else train_transform(
+            view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels, decode=config.data.decode
+        )
         for name, view in views.items()
     }
     fields = {name: view.field for name, view in views.items()}
@@ -288,18 +291,19 @@ def _apply(
     rng: np.random.Generator | None,
     same: Mapping[str, str] = MappingProxyType({}),
 ) -> Arrays:
-    decoded: dict[tuple[str, Decode], Any] = {}  # several views of an image decode it once, which is most of the work
+    decoded: dict[tuple[str, Decode | Open], Any] = {}  # several views of an image decode it once, which is most of the work
 
     def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
         value = lookup(example, field)
-        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode):
+        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode | Open):
             return np.asarray(transform(value, rng))
         if (field, decode) not in decoded:
             decoded[field, decode] = decode(value)
         return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
 
     # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
-    base = None if rng is None else int(copy.deepcopy(rng).integers(2**63))
+    more = any("@" in name for name in transforms)
+    base = int(copy.deepcopy(rng).integers(2**63)) if more and rng is not None else None
     streams = {name: rng if base is None or "@" not in name else _stream(base, name) for name in transforms}
     arrays, before = dict[str, NDArray[Any]](), dict[str, np.random.Generator | None]()
     for name in sorted(transforms, key=lambda name: name in same):  # in their order, those that repeat others last

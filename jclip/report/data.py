@@ -9,8 +9,9 @@ from pathlib import Path
 from jclip.config import ConfigError
 from jclip.data import Source, lookup, open_source
 from jclip.data.caches import write_atomically
+from jclip.data.decoding import Decode
 from jclip.data.survey import Look, as_text, first_usable, outline, survey
-from jclip.data.transforms import Decode, ToRgb
+from jclip.data.transforms import ToRgb
 
 PICTURES = 24
 """Examples on the page."""
