@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Config
+from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
 from jclip.data.stored import stored_embeddings
@@ -137,6 +138,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
+    keep_freed_memory()
     threads = reading_threads() if config.data.workers == 0 else 1
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if config.data.workers:
@@ -198,6 +200,7 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
 
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
+    keep_freed_memory()
     pool = ThreadPoolExecutor(reading_threads())
     try:
         waiting: deque[list[Future[_Row]]] = deque()
@@ -340,6 +343,7 @@ def reading_threads() -> int:
 def _start_worker(index: int, count: int) -> None:
     """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    keep_freed_memory()
     # They may reach the whole group; the main process ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
