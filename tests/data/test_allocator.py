@@ -24,13 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc's")
 def test_blocks_of_growing_size_are_cleared_once() -> None:
     """20 MB of pages for the largest, which has the others' memory, and 210 MB where each is mapped anew."""
+    command = [sys.executable, "-c", CODE, allocator.__file__]
     kept, given_back = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", CODE, allocator.__file__, how], check=True, capture_output=True, text=True
-            ).stdout
-        )
-        for how in ("kept", "given back")
+        int(subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout) for how in ("kept", "given back")
     )
     assert kept < 6000  # of 4 KiB
     assert kept < given_back / 2
