@@ -42,6 +42,8 @@ OURS = ("jclip exact", "jclip fast", "jclip exact, no numba", "jclip fast, no nu
 PROGRAMS = {"core": (*OURS, "open_clip", "torchvision"), "host": (*OURS[:2], "webdataset", "torchvision")}
 SIZE, BATCH, AHEAD = 224, 16, 2
 """Pixels, rows of a batch, and batches that a worker process reads ahead."""
+READY = 0.005
+"""Seconds that no batch takes that was read ahead."""
 
 
 def main() -> None:
@@ -98,7 +100,7 @@ def compare(kind: str, folder: Path, options: argparse.Namespace) -> Table:
 
 def pictures_of(kind: str, folder: Path, workers: int) -> int:
     """Pictures of one turn."""
-    return min(64, len(encoded(folder))) if kind == "core" else 8 * BATCH * max(1, workers)
+    return min(64, len(encoded(folder))) if kind == "core" else 16 * BATCH * max(1, workers)
 
 
 def draw(folder: Path, count: int, size: tuple[int, int] = (640, 480), shards: int = 64) -> None:
@@ -191,9 +193,12 @@ def host_step(program: str, folder: Path, workers: int) -> Callable[[], float]:
     count = pictures_of("host", folder, workers) // BATCH
 
     def step() -> float:
-        time.sleep(0.5)  # the others' processes fill what they read ahead
-        for _ in range(AHEAD * max(1, workers)):
+        time.sleep(0.5)  # until the processes of those before have read ahead what they do
+        for _ in range(100):
+            began = time.perf_counter()
             next(batches)
+            if time.perf_counter() - began > READY:
+                break
         began = time.perf_counter()
         for _ in range(count):
             next(batches)
