@@ -14,9 +14,9 @@ from rich.progress import track
 
 from jclip.config import ConfigError, architecture_names
 from jclip.data import BadExample
+from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.files import read_file
 from jclip.data.folder import open_folder
-from jclip.data.transforms import MAX_PIXELS, Decode
 from jclip.inference import Encoder, load
 
 

@@ -8,16 +8,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jclip import __version__
+from jclip.arguments import OWNERS, add_model_options, image_size, model_options, writable
 from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, REPORT, TRAIN
 
 if TYPE_CHECKING:
     from jclip.config import Config
-
-OWNERS = ("jclip", "open_clip", "hugging_face")
-"""Whose folders of weights are read and written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="results as a page", description=REPORT, formatter_class=raw)
     report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
-    report.add_argument("--html", type=_writable, metavar="FILE", help="the page (default: report.html beside the first)")
+    report.add_argument("--html", type=writable, metavar="FILE", help="the page (default: report.html beside the first)")
     report.set_defaults(run=_report)
 
     _add_classify(commands.add_parser("classify", help="name what is in images", description=CLASSIFY, formatter_class=raw))
@@ -77,21 +75,27 @@ def _parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture (random weights)"
     )
     embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
-    embed.add_argument("--out", required=True, type=_writable, metavar="DIR", help="folder to write to")
+    embed.add_argument("--out", required=True, type=writable, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
-    _add_model_options(embed)
+    add_model_options(embed)
     embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     embed.set_defaults(run=_embed)
 
     data = commands.add_parser("data", help="what a source holds", description=DATA, formatter_class=raw)
     data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
     data.add_argument("--json", action="store_true", help="print one JSON object")
-    data.add_argument("--html", type=_writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
+    instead = data.add_mutually_exclusive_group()
+    instead.add_argument("--html", type=writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
+    instead.add_argument("--rate", action="store_true", help="print pictures a second instead")
     data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
     data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
     data.add_argument("--image", default="image", metavar="FIELD", help="field of the image (default: image)")
     data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption (default: text)")
+    rate = data.add_argument_group("for --rate")
+    rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
+    rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
+    rate.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each of four measurements (default: 5)")
     data.set_defaults(run=_data)
 
     _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument(
         "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
     )
-    _add_model_options(info)
+    add_model_options(info)
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -118,18 +122,18 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--suite", metavar="FILE.py", help="evaluations (default: those of the run's own recipe)")
     evaluate.add_argument("--help-suite", action="store_true", help="print the options of the suite")
     evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
-    _add_model_options(evaluate)
+    add_model_options(evaluate)
     evaluate.add_argument(
         "--json",
         nargs="?",
         const=True,
-        type=_writable,
+        type=writable,
         metavar="OUT.json",
         help="write results to a file; without a name: print one JSON object",
     )
     evaluate.add_argument(
         "--cache",
-        type=_writable,
+        type=writable,
         metavar="DIR",
         help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)",
     )
@@ -149,7 +153,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
     classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
     classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
-    _add_model_options(classify)
+    add_model_options(classify)
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
     classify.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     classify.set_defaults(run=_classify)
@@ -164,8 +168,8 @@ def _add_caption(caption: argparse.ArgumentParser) -> None:
         "--length-penalty", type=float, default=1.0, metavar="X", help="0 prefers short captions, 1 compares means (default: 1)"
     )
     caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
-    _add_model_options(caption)
-    caption.add_argument("--output", type=_writable, metavar="FILE", help="write JSON lines to a file")
+    add_model_options(caption)
+    caption.add_argument("--output", type=writable, metavar="FILE", help="write JSON lines to a file")
     caption.add_argument("--json", action="store_true", help="print one JSON object an image")
     caption.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
     caption.set_defaults(run=_caption)
@@ -175,55 +179,10 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
     )
-    convert.add_argument("folder", type=_writable, metavar="DST", help="folder to make")
+    convert.add_argument("folder", type=writable, metavar="DST", help="folder to make")
     convert.add_argument("--to", choices=OWNERS, default="jclip", help="whose (default: jclip)")
-    _add_model_options(convert)
+    add_model_options(convert)
     convert.set_defaults(run=_convert)
-
-
-def _writable(path: str) -> str:
-    """A path that is written to. An address would become folders of such names."""
-    if "://" in path:
-        raise argparse.ArgumentTypeError(f"{path} is an address and no path; mount the bucket and give the path it has then")
-    return os.path.expanduser(path)  # which a shell leaves to us in --out=~/run, and in quotes
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say more of a model, the same in every command that takes one."""
-    model = parser.add_argument_group("what MODEL does not say itself")
-    model.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
-    model.add_argument(
-        "--architecture", dest="architecture_name", metavar="NAME", help="of a weight file: ViT-B-32-quickgelu, ..."
-    )
-    model.add_argument(
-        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
-    )
-    model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
-    model.add_argument(
-        "--image-size", type=_image_size, metavar="N|HxW", help="resample the positions for images of N by N, or H by W, pixels"
-    )
-    model.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
-    model.add_argument("--mean", nargs=3, type=float, metavar="X", help="of a weight file: mean of red, green and blue, 0 to 1")
-    model.add_argument("--std", nargs=3, type=float, metavar="X", help="of a weight file: their standard deviation")
-    model.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="of a weight file: filter of the resize")
-    model.add_argument("--resize", choices=("shortest", "longest", "squash"), help="of a weight file: which side is resized")
-
-
-def _image_size(text: str) -> int | tuple[int, ...]:
-    """384, or of "96x64" height and width."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, such as 384, nor height and width, such as 96x64")
-    return int(sides[0]) if len(sides) == 1 else tuple(map(int, sides))
-
-
-def _model_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of `_add_model_options` that are given, as arguments of `jclip.load`."""
-    names = ("step", "architecture_name", "tokenizer", "kind", "image_size", "context_length")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    pixels = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "resize")}
-    preprocess = {name: tuple(v) if isinstance(v, list) else v for name, v in pixels.items() if v is not None}
-    return given | ({"preprocess": preprocess} if preprocess else {})
 
 
 def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
@@ -282,7 +241,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> int:
         options.model,
         suite=suite,
         names=options.evals,
-        **_model_options(options),
+        **model_options(options),
         out=options.json if isinstance(options.json, str) else None,
         as_json=options.json is True,
         cache=None if options.no_cache else options.cache or (evaluate.default_cache() if suite else None),
@@ -314,7 +273,7 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         top=options.top,
         as_json=options.json,
         max_pixels=options.max_pixels,
-        **_model_options(options),
+        **model_options(options),
     )
 
 
@@ -334,7 +293,7 @@ def _caption(options: argparse.Namespace, overrides: list[str]) -> None:
         out=options.output,
         as_json=options.json,
         max_pixels=options.max_pixels,
-        **_model_options(options),
+        **model_options(options),
     )
 
 
@@ -350,14 +309,24 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         options.out,
         towers=options.towers,
         batch_size=options.batch_size,
-        **_model_options(options),
+        **model_options(options),
         max_pixels=options.max_pixels,
     )
 
 
 def _data(options: argparse.Namespace, overrides: list[str]) -> None:
-    from jclip.report import data
+    from jclip.report import data, rate
 
+    if options.rate:
+        rate.main(
+            options.source,
+            image=options.image,
+            size=options.size,
+            workers=options.workers,
+            seconds=options.seconds,
+            as_json=options.json,
+        )
+        return
     data.main(
         options.source,
         html=options.html,
@@ -377,7 +346,7 @@ def _convert(options: argparse.Namespace, overrides: list[str]) -> None:
         options.source,
         options.folder,
         to=options.to,
-        **_model_options(options),
+        **model_options(options),
     )
 
 
@@ -385,7 +354,7 @@ def _info(options: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     from jclip import info
 
-    info.main(options.model, as_json=options.json, **_model_options(options))
+    info.main(options.model, as_json=options.json, **model_options(options))
 
 
 def _quiet() -> None:

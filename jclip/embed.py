@@ -12,8 +12,8 @@ from rich.progress import track
 from jclip.config import ConfigError, architecture_names
 from jclip.data import Source, open_source, read_once
 from jclip.data.caches import write_atomically
+from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import combine, sample_fingerprint
-from jclip.data.transforms import MAX_PIXELS
 from jclip.eval.embed import tower_facts
 from jclip.files import read_whole
 from jclip.inference import Encoder, load, tower_digest

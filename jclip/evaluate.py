@@ -17,7 +17,7 @@ from jclip.captioning import Captioner, Search, make_caption
 from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
-from jclip.data.transforms import MAX_PIXELS
+from jclip.data.decoding import MAX_PIXELS
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table

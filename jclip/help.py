@@ -82,10 +82,16 @@ DATA = """Say what a source of data holds, before anything is trained on it.
   jclip data 'webdataset:/data/{00000..00099}.tar'                 as text
   jclip data /data/photos --html data.html                         and as a page with pictures
   jclip data 'webdataset:/data/*.tar' --text json.caption --json   for a program
+  jclip data 'webdataset:/data/*.tar' --rate --size 256            how fast it can be trained on
 
 It prints examples, shards and fields, from the index; and of --most examples, spread evenly: which cannot be used and why, sizes
 and formats of images, lengths of captions, how many are cut at the context length or equal another, and how fast this machine
 reads and decodes. `jclip train` prints the part that needs no reading.
+
+--rate prints how many pictures a second one core, and the loader of this host, read, decode, crop and resize to --size, with
+data.decode "exact" and "fast"; the loader's with --workers processes, or in threads. A run needs as many as its devices train on
+(examples_per_second in its metrics.jsonl); where the host gives fewer, `jclip train` says how long it waits for data. What helps,
+in this order: more workers, up to the number of cores; --data.decode fast; the extra fast (numba); smaller pictures on disk.
 """
 
 CONVERT = """Write weights as a folder of another library: of a training run, or of a folder or file that one of them has written.

@@ -26,8 +26,8 @@ from jclip.config import (
     check_model,
 )
 from jclip.data import BadExample, Transform, detokenize, eval_transform
+from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
-from jclip.data.transforms import MAX_PIXELS
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -163,11 +164,12 @@ class Terminal:
             MofNCompleteColumn(),
             TextColumn("loss [cyan]{task.fields[loss]:.4f}"),
             TextColumn("[green]{task.fields[speed]:,.0f} examples/s"),
+            TextColumn("data wait {task.fields[wait]:.0%}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("train", total=total_steps, completed=start, loss=float("nan"), speed=0.0)
+        self._task = self._progress.add_task("train", total=total_steps, completed=start, loss=float("nan"), speed=0.0, wait=0.0)
         self._progress.start()
 
     def say(self, message: str) -> None:
@@ -181,19 +183,19 @@ class Terminal:
         except OSError:
             self.console.quiet = True
 
-    def advance(self, step: int, loss: float, examples_per_second: float) -> None:
+    def advance(self, step: int, loss: float, examples_per_second: float, data_wait: float = 0.0) -> None:
         """Moves the bar."""
-        self._progress.update(self._task, completed=step, loss=loss, speed=examples_per_second)
+        self._progress.update(self._task, completed=step, loss=loss, speed=examples_per_second, wait=data_wait)
 
     def write(self, step: int, values: Values) -> None:
         """A training line (only where there is no bar), or a table of results."""
         if "loss" not in values:
             self._print(results_table(f"step {step:,} of {self._total:,}", values))
         elif not self.console.is_terminal:
-            eta = values.get("seconds_left", float("nan"))
+            eta, wait = values.get("seconds_left", float("nan")), values.get("data_wait", 0.0)
             self.say(
                 f"step {step:>6,}/{self._total:,}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-                f"{values['examples_per_second']:,.0f} examples/s  {_minutes(eta)} left"
+                f"{values['examples_per_second']:,.0f} examples/s  data wait {wait:.0%}  {_minutes(eta)} left"
             )
 
     def close(self) -> None:
@@ -220,27 +222,46 @@ def _minutes(seconds: float) -> str:
 
 
 class Clock:
-    """Examples a second and the time left, over the steps since the last reading; what is not training is left out."""
+    """Examples a second, the share of time in which there was no data, and the time left; what is not training is left out."""
 
     def __init__(self, batch_size: int, total_steps: int, start: int = 0) -> None:
         self._batch_size, self._total = batch_size, total_steps
         self._step, self._since = start, time.perf_counter()
-        self._paused = 0.0
+        self._paused = self._waited = 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Time in which the device had nothing to do but wait for data."""
+        self._waited += seconds
 
     def exclude(self, seconds: float) -> None:
         """Time that went into something other than training, such as an evaluation."""
         self._paused += seconds
 
     def read(self, step: int) -> dict[str, float]:
-        """The speed since the last reading."""
+        """The speed since the last reading, of the steps since then."""
         now = time.perf_counter()
         elapsed = max(now - self._since - self._paused, 1e-9)
         steps = max(step - self._step, 1)
-        self._step, self._since, self._paused = step, now, 0.0
+        waited = min(self._waited / elapsed, 1.0)
+        self._step, self._since, self._paused, self._waited = step, now, 0.0, 0.0
         return {
             "examples_per_second": steps * self._batch_size / elapsed,
+            "data_wait": waited,
             "seconds_left": (self._total - step) * elapsed / steps,
         }
+
+
+class _Finish:
+    """The time at which arrays that are being computed were there, so far infinity; a thread waits for them."""
+
+    def __init__(self, arrays: Any) -> None:
+        self.time = math.inf
+        threading.Thread(target=self._wait, args=(arrays,), name="finish").start()
+
+    def _wait(self, arrays: Any) -> None:
+        with suppress(Exception):  # whoever reads them is told of it
+            jax.block_until_ready(arrays)
+            self.time = time.perf_counter()
 
 
 class NonFiniteLoss(RuntimeError):
@@ -274,7 +295,8 @@ class TrainLog:
         self._writers, self._terminal, self._clock = writers, terminal, clock
         self._every, self._total, self._last_good, self._sum_up = every, total, last_good, sum_up
         self._pending: tuple[int, Any, Sequence[str]] | None = None
-        self._speed: dict[str, float] = {"examples_per_second": 0.0}
+        self._speed: dict[str, float] = {"examples_per_second": 0.0, "data_wait": 0.0}
+        self._finish: _Finish | None = None
         self.broken = 0
         """Examples that could not be read and were replaced, in this process since it started."""
 
@@ -291,6 +313,7 @@ class TrainLog:
         Raises:
             NonFiniteLoss: see there.
         """
+        self._finish = _Finish(metrics)
         self.flush()
         self._pending = (step, metrics, keys)
         for problem in problems:
@@ -299,6 +322,14 @@ class TrainLog:
                 self._terminal.say(f"replaced a broken example: {problem}")
             if self.broken == SHOWN_PROBLEMS:
                 self._terminal.say("further broken examples are counted in metrics.jsonl, not shown")
+
+    def waited(self, since: float) -> None:
+        """Takes note that the loop has waited for a batch since then (time.perf_counter).
+
+        The time in which the device still computed the step before is no loss, and not counted.
+        """
+        idle = since if self._finish is None else max(since, self._finish.time)
+        self._clock.wait(max(0.0, time.perf_counter() - idle))
 
     def flush(self) -> None:
         """Reports what is pending; waits for the device."""
@@ -318,7 +349,7 @@ class TrainLog:
             broken = self._sum_up(self.broken)
             counted = {"broken_examples": float(broken)} if broken else {}
             self._write(step, {**values, **self._speed, **counted})
-        self._terminal.advance(step, values["loss"], self._speed["examples_per_second"])
+        self._terminal.advance(step, values["loss"], self._speed["examples_per_second"], self._speed["data_wait"])
 
     def evaluation(self, step: int, results: Iterable[tuple[str, float]]) -> dict[str, float]:
         """Runs evaluations, writes what they yield, and keeps their time out of the training speed.

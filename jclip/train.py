@@ -1,6 +1,7 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -156,9 +157,12 @@ def _train(
 
 def _next_batch(run: Run, start: int, done: int, state: TrainState, loader: Loader) -> Batch:
     """The batch of the step after `done`; where the data cannot be read any more, the steps done are saved."""
+    began = time.perf_counter()
     try:
         with run.stop.may_leave():
-            return next(loader)
+            batch = next(loader)
+        run.log.waited(began)
+        return batch
     except Exception as error:
         if jax.process_count() > 1 or done == start:  # others may have data, and would not save with this one
             raise

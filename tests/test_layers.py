@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config"},
-    {"tree", "hlo", "files", "help"},
+    {"tree", "hlo", "files", "help", "arguments"},
     {
         "models",
         "losses",

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,46 @@ def test_the_speed_and_the_time_left_are_of_training_alone(monkeypatch: pytest.M
     clock = Clock(8, 100, start=10)
     clock.exclude(3.0)
     now[0] += 7.0  # 4 steps of 8 examples in 7 s, of which 3 were not training
-    assert clock.read(14) == {"examples_per_second": 8.0, "seconds_left": 86.0}
+    assert clock.read(14) == {"examples_per_second": 8.0, "data_wait": 0.0, "seconds_left": 86.0}
     now[0] += 2.0
-    assert clock.read(15) == {"examples_per_second": 4.0, "seconds_left": 170.0}
+    assert clock.read(15) == {"examples_per_second": 4.0, "data_wait": 0.0, "seconds_left": 170.0}
+
+
+def test_waiting_for_data_is_a_share_of_the_time_between_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    clock = Clock(8, 100)
+    clock.wait(1.0)
+    clock.wait(0.5)
+    clock.exclude(2.0)
+    now[0] += 8.0
+    assert clock.read(4)["data_wait"] == 0.25
+    now[0] += 1.0
+    assert clock.read(5)["data_wait"] == 0.0
+
+
+def test_only_the_time_counts_in_which_the_device_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, computed = [0.0], threading.Event()
+    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("jclip.metrics.jax.block_until_ready", lambda arrays: computed.wait(10))
+    values = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0}
+    out = io.StringIO()
+    with make_log(out) as log:
+        now[0] = 1.0
+        log.waited(0.0)  # for the first batch, with nothing before it
+        log.step(1, values, [], [])
+        now[0] = 3.0
+        log.waited(1.0)  # the step is not done: no loss
+        computed.set()
+        finish = log._finish
+        while finish is not None and finish.time != 3.0:
+            time.sleep(0.001)
+        now[0] = 5.0
+        log.waited(2.5)  # of these 2.5 s the device has computed for half a second
+        log.step(2, values, [], [])
+        now[0] = 10.0
+        log.flush()
+    assert "data wait 30%" in out.getvalue()  # 3 of 10 s
 
 
 def test_the_time_of_an_evaluation_is_none_of_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,7 @@ def test_the_workdir_tells_the_whole_run(uninterrupted: tuple[Path, int, str]) -
     written = lines(workdir)
     assert [line["step"] for line in written if "loss" in line] == list(range(1, STEPS + 1))
     assert {"loss", "lr", "grad_norm", "image_text/logit_scale", "examples_per_second", "seconds_left"} <= written[0].keys()
+    assert 0 < written[0]["data_wait"] <= 1  # the first batch is always waited for
     accuracies = {line["step"]: line["seen/top1"] for line in written if "seen/top1" in line}
     assert list(accuracies) == [20, 40]
     assert [line["step"] for line in written if "pairs/image_to_text/recall@1" in line] == [STEPS]

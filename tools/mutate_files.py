@@ -36,7 +36,7 @@ from PIL import Image, ImageFile
 from jclip.config import ConfigError, architecture
 from jclip.config import Tokenizer as TokenizerConfig
 from jclip.data import BadExample, SourceError, open_source
-from jclip.data.transforms import Decode
+from jclip.data.decoding import Decode
 from jclip.data.vocabulary import _load, load_vocabulary
 from jclip.report.read import read_results
 from jclip.weights import WeightsError, read_weights, tower_shapes, write_weights

@@ -39,13 +39,16 @@ class Worker:
         self._process.communicate()
 
 
-def serve(step: Callable[[], None], **facts: float) -> None:
-    """The other side of a Worker: what there is to say at first, then a step and its time for every line on standard input."""
+def serve(step: Callable[[], float | None], **facts: float) -> None:
+    """The other side of a Worker: what there is to say at first, then a step for every line on standard input.
+
+    A step returns its seconds, or None where all of it counts, by the clock.
+    """
     print(json.dumps(facts), flush=True)
     while sys.stdin.readline():
         began = time.perf_counter()
-        step()
-        print(json.dumps(time.perf_counter() - began), flush=True)
+        seconds = step()
+        print(json.dumps(time.perf_counter() - began if seconds is None else seconds), flush=True)
 
 
 def take_turns(workers: Sequence[Worker], *, warmup: int, steps: int, title: str) -> list[list[float]]:

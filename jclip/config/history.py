@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "Augment.solarize": 0.0,
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
+    "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
     "InitFrom.text_positions": "resample",
     "InitFrom.towers": {},

@@ -33,6 +33,9 @@ class Data:
     """Text augmentation."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
+    decode: Literal["exact", "fast"] = "exact"
+    """fast: in training a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its crop stays at least as large as what the tower
+    sees; docs/speed.md says what it gains and changes. Evaluations decode exactly, whatever is said here."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Config
+from jclip.data.allocator import keep_freed_memory
+from jclip.data.decoding import Decode, Open
 from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import Compose, Decode, Transform, train_transform
+from jclip.data.transforms import Compose, Transform, train_transform
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -123,7 +125,9 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
         if view.stored
-        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels)
+        else train_transform(
+            view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels, decode=config.data.decode
+        )
         for name, view in views.items()
     }
     fields = {name: view.field for name, view in views.items()}
@@ -134,6 +138,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
+    keep_freed_memory()
     threads = reading_threads() if config.data.workers == 0 else 1
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if config.data.workers:
@@ -195,6 +200,7 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
 
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
+    keep_freed_memory()
     pool = ThreadPoolExecutor(reading_threads())
     try:
         waiting: deque[list[Future[_Row]]] = deque()
@@ -288,18 +294,19 @@ def _apply(
     rng: np.random.Generator | None,
     same: Mapping[str, str] = MappingProxyType({}),
 ) -> Arrays:
-    decoded: dict[tuple[str, Decode], Any] = {}  # several views of an image decode it once, which is most of the work
+    decoded: dict[tuple[str, Decode | Open], Any] = {}  # several views of an image decode it once, which is most of the work
 
     def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
         value = lookup(example, field)
-        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode):
+        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode | Open):
             return np.asarray(transform(value, rng))
         if (field, decode) not in decoded:
             decoded[field, decode] = decode(value)
         return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
 
     # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
-    base = None if rng is None else int(copy.deepcopy(rng).integers(2**63))
+    more = any("@" in name for name in transforms)
+    base = int(copy.deepcopy(rng).integers(2**63)) if more and rng is not None else None
     streams = {name: rng if base is None or "@" not in name else _stream(base, name) for name in transforms}
     arrays, before = dict[str, NDArray[Any]](), dict[str, np.random.Generator | None]()
     for name in sorted(transforms, key=lambda name: name in same):  # in their order, those that repeat others last
@@ -336,6 +343,7 @@ def reading_threads() -> int:
 def _start_worker(index: int, count: int) -> None:
     """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    keep_freed_memory()
     # They may reach the whole group; the main process ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from jclip.config import TextTower, Tokenizer
+from jclip.data.decoding import Decode
 from jclip.data.loader import reading_threads
 from jclip.data.samples import field_of
 from jclip.data.sources import BadExample, Source, lookup
 from jclip.data.tokenizer import get_tokenizer
-from jclip.data.transforms import Decode, Tokenize
+from jclip.data.transforms import Tokenize
 
 LOOKED_AT = 32
 """Texts that `outline` reads, spread evenly, to see whether they have several lines."""

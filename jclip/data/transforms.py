@@ -1,17 +1,17 @@
 """Transforms of one value of an example, as small picklable objects: bytes to pixels, text to ids."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from jclip.config import Augment, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
+from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
+from jclip.data.resampling import Box, resize
 from jclip.data.sources import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
@@ -21,23 +21,8 @@ Generator = np.random.Generator
 Size = tuple[int, int]
 """Height and width in pixels, in the order of arrays; Pillow's own order is the other."""
 
-MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded, unless more is asked for: 64 M pixels take 256 MB. The largest photographs
-of crawls fit."""
-
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused: they are no captions, and cleaning one takes a second."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Image formats that are decoded; Pillow's other decoders are never given foreign bytes."""
-
-FULL_RANGES: Mapping[str, tuple[int, ...]] = {"I": (65535,), "F": (1, 255, 65535)}
-"""White in Pillow's modes of one band of 32 bits, integers and floats: the least of these that no pixel exceeds."""
-
-FILTERS: Mapping[str, Image.Resampling] = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
 
 
 class Transform(Protocol):
@@ -95,11 +80,13 @@ def train_transform(
     text_augment: TextAugment | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    decode: Literal["exact", "fast"] = "exact",
 ) -> Compose:
     """How an example's value becomes the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
     that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
+    With decode="fast" a JPEG is decoded as `ScaledCrop` says.
 
     Raises:
         ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot.
@@ -109,11 +96,15 @@ def train_transform(
             tower, change=ChangeWords(text_augment) if text_augment and text_augment != TextAugment() else None
         )
     how, (height, width), ratio = tower.preprocess, tower.size, augment.ratio
-    steps: list[Transform] = [Decode(max_pixels), ToRgb()]
+    pad = None
     if how.resize == "longest":
-        steps.append(PadToShape(tower.size, how.fill))
-        ratio = (ratio[0] * width / height, ratio[1] * width / height)
-    steps.append(RandomResizedCrop(tower.size, augment.scale, ratio, how.interpolation))
+        pad, ratio = PadToShape(tower.size, how.fill), (ratio[0] * width / height, ratio[1] * width / height)
+    crop = RandomResizedCrop(tower.size, augment.scale, ratio, how.interpolation)
+    steps: list[Transform]
+    if decode == "fast":
+        steps = [Open(Decode(max_pixels)), ScaledCrop(crop, pad)]
+    else:
+        steps = [Decode(max_pixels), ToRgb(), *([pad] if pad else []), crop]
     if augment.flip > 0:
         steps.append(Flip(augment.flip))
     return Compose((*steps, *changes(augment), ToArray()))
@@ -124,94 +115,6 @@ def _text_transform(tower: TextTower, empty: bool = False, change: ChangeWords |
     if change is not None and change.how.synonyms:
         read_synonyms(change.how.synonyms)
     return Compose((Tokenize(tower.tokenizer, tower.context_length, empty, change),))
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Encoded bytes, u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4], or a Pillow image, to a Pillow image of 8 bits a band.
-
-    The first frame of an animation; EXIF rotation is applied to encoded bytes if `upright`, and otherwise not, as in open_clip.
-    One band of more bits is scaled by its full range, where Pillow and open_clip clip it to white: 16 bits (I;16) by 65535; 32
-    bits (I, F) by the least of FULL_RANGES that no pixel exceeds, and where there is none or a pixel is negative, its darkest
-    pixel becomes 0 and its brightest 255.
-
-    Raises BadExample for bytes that are no image, are cut short or corrupt, or hold more than `max_pixels` (which is found before
-    decoding), and for pixels that are not finite.
-    """
-
-    max_pixels: int = MAX_PIXELS
-    upright: bool = False
-
-    def __call__(self, value: Any, rng: Generator | None = None) -> Image.Image:
-        if isinstance(value, np.ndarray):
-            return self._from_array(value)
-        if isinstance(value, Image.Image):
-            self._check_size(value.width, value.height)
-            return _eight_bits(value)
-        if not isinstance(value, bytes):
-            raise BadExample(f"image is a {type(value).__name__}, not encoded bytes or an array")
-        if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow's own limit, of the whole process, warns and then refuses
-        try:
-            image: Image.Image = Image.open(BytesIO(value), formats=FORMATS)
-            self._check_size(image.width, image.height)
-            if image.format == "PNG":
-                Image.open(BytesIO(value), formats=("PNG",)).verify()  # `load` does not look at the checksums of pixels
-            image.load()
-        except BadExample:
-            raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on foreign bytes, MemoryError too
-            what = f"{len(value)} bytes that are no {', '.join(FORMATS)}"
-            why = what if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
-            raise BadExample(f"image cannot be decoded: {why}") from None
-        # A transparent colour means nothing in RGB, but Pillow would warn about it at each conversion.
-        if image.mode in ("1", "L", "P", "RGB"):
-            image.info.pop("transparency", None)
-        return _eight_bits(_turned(image) if self.upright else image)
-
-    def _from_array(self, value: NDArray[Any]) -> Image.Image:
-        if value.dtype != np.uint8 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] not in (1, 3, 4)):
-            raise BadExample(f"image is {value.dtype}{list(value.shape)}, not u8[H,W], u8[H,W,1], u8[H,W,3] or u8[H,W,4]")
-        self._check_size(value.shape[1], value.shape[0])
-        return Image.fromarray(value[:, :, 0] if value.shape[2:] == (1,) else value)
-
-    def _check_size(self, width: int, height: int) -> None:
-        if width < 1 or height < 1:
-            raise BadExample(f"image has {width} x {height} pixels")
-        if width * height > self.max_pixels:
-            raise BadExample(f"image has {width} x {height} pixels, more than {self.max_pixels}")
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    """An image as its EXIF data say it is held; as it is where these cannot be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data raise nearly anything, and the pixels are sound
-        return image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """One band of 16 or 32 bits as one of 8, scaled as `Decode` says; other modes as they are."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_scaled(np.asarray(image), 0, 65535))
-    if image.mode not in FULL_RANGES:
-        return image
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise BadExample("image has pixels that are not finite")
-    white = next((white for white in FULL_RANGES[image.mode] if low >= 0 and high <= white), None)
-    return Image.fromarray(_scaled(values, low, high) if white is None else _scaled(values, 0, white))
-
-
-def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """`low` to 0 and `high` to 255, rounded. Band by band of rows: whole copies as floats would take a gigabyte."""
-    scaled = np.empty(values.shape, np.uint8)
-    factor = np.float32(255 / max(high - low, 1e-30))
-    for top in range(0, len(values), 64):
-        rows = values[top : top + 64].astype(np.float32)
-        scaled[top : top + 64] = np.rint((rows - np.float32(low)) * factor)
-    return scaled
 
 
 @dataclass(frozen=True)
@@ -231,12 +134,12 @@ class Resize:
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
         width, height = self._size(value.width, value.height)
         if width * height <= self.max_pixels:
-            return value.resize((width, height), FILTERS[self.interpolation])
+            return resize(value, (width, height), self.interpolation)
         kept_height, kept_width = self.size
         left, top = _center(width, kept_width), _center(height, kept_height)
         x, y = value.width / width, value.height / height
         right, bottom = min((left + kept_width) * x, value.width), min((top + kept_height) * y, value.height)
-        return value.resize((kept_width, kept_height), FILTERS[self.interpolation], box=(left * x, top * y, right, bottom))
+        return resize(value, (kept_width, kept_height), self.interpolation, (left * x, top * y, right, bottom))
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result."""
@@ -292,16 +195,17 @@ class PadToShape:
     max_side: int = 4096
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        height, width = self._around(value)
+        height, width = self.around(value.width, value.height)
         if max(height, width) > self.max_side:
             scale = self.max_side / max(self.size)
             value = Resize((max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))), "longest")(value)
-            height, width = self._around(value)
+            height, width = self.around(value.width, value.height)
         return Pad((height, width), self.fill)(value)
 
-    def _around(self, value: Image.Image) -> Size:
-        scale = max(value.height / self.size[0], value.width / self.size[1])
-        return max(value.height, round(self.size[0] * scale)), max(value.width, round(self.size[1] * scale))
+    def around(self, width: int, height: int) -> Size:
+        """That rectangle around an image of `width` x `height`."""
+        scale = max(height / self.size[0], width / self.size[1])
+        return max(height, round(self.size[0] * scale)), max(width, round(self.size[1] * scale))
 
 
 @dataclass(frozen=True)
@@ -319,8 +223,13 @@ class RandomResizedCrop:
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
         left, top, width, height = self.sample(value.width, value.height, needs_rng(rng, self))
-        crop = value.crop((left, top, left + width, top + height))
-        return crop.resize((self.size[1], self.size[0]), FILTERS[self.interpolation])
+        return self.cut(value, (left, top, left + width, top + height))
+
+    def cut(self, image: Image.Image, box: Box) -> Image.Image:
+        """A part of an image, resized; nothing outside of the pixels that it touches counts."""
+        left, top, right, bottom = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
+        part = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        return resize(image.crop((left, top, right, bottom)), (self.size[1], self.size[0]), self.interpolation, part)
 
     def sample(self, width: int, height: int, rng: Generator) -> tuple[int, int, int, int]:
         """Left, top, width and height of a crop of an image of `width` x `height`."""
@@ -336,6 +245,47 @@ class RandomResizedCrop:
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+@dataclass(frozen=True)
+class ScaledCrop:
+    """The crop of an image as RGB, padded before; of a `Jpeg`, decoded at the least size at which the crop covers `crop.size`.
+
+    What is drawn, and which examples are broken, does not depend on that size.
+    """
+
+    crop: RandomResizedCrop
+    pad: PadToShape | None = None
+
+    def __call__(self, value: Image.Image | Jpeg, rng: Generator | None = None) -> Image.Image:
+        rng = needs_rng(rng, self)
+        if isinstance(value, Jpeg):
+            height, width = self.pad.around(*value.size) if self.pad else value.size[::-1]
+            if self.pad is None or max(height, width) <= self.pad.max_side:
+                return self._scaled(value, (height, width), rng)
+            value = value.decoded(1)
+        value = ToRgb()(value)
+        return self.crop(self.pad(value) if self.pad else value, rng)
+
+    def _scaled(self, jpeg: Jpeg, padded: Size, rng: Generator) -> Image.Image:
+        before = rng.bit_generator.state
+        left, top, width, height = self.crop.sample(padded[1], padded[0], rng)
+        to_height, to_width = self.crop.size
+        part = max(part for part in (1, 2, 4, 8) if part == 1 or (width >= part * to_width and height >= part * to_height))
+        try:
+            small = ToRgb()(jpeg.decoded(part))
+        except BadExample:
+            rng.bit_generator.state = before  # exact decoding fails before the crop is drawn; the substitute is the same
+            raise
+        image = self.pad(small) if self.pad else small
+
+        def place(x: int, axis: int) -> float:
+            """Where a pixel of the padded image lies in the padded small one: both have the image in their middle."""
+            margin, small_margin = (padded[1 - axis] - jpeg.size[axis]) // 2, (image.size[axis] - small.size[axis]) // 2
+            return min(max((x - margin) / part + small_margin, 0), image.size[axis])
+
+        box = (place(left, 0), place(top, 1), place(left + width, 0), place(top + height, 1))
+        return self.crop.cut(image, box)
 
 
 @dataclass(frozen=True)
@@ -358,7 +308,7 @@ class ToRgb:
     """
 
     def __call__(self, value: Image.Image, rng: Generator | None = None) -> Image.Image:
-        return value.convert("RGB")
+        return value if value.mode == "RGB" else value.convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
+from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import file_digests
-from jclip.data.transforms import MAX_PIXELS
 from jclip.eval.cache import Arrays, FeatureCache
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from pathlib import Path
 from jclip.config import ConfigError
 from jclip.data import Source, lookup, open_source
 from jclip.data.caches import write_atomically
+from jclip.data.decoding import Decode
 from jclip.data.survey import Look, as_text, first_usable, outline, survey
-from jclip.data.transforms import Decode, ToRgb
+from jclip.data.transforms import ToRgb
 
 PICTURES = 24
 """Examples on the page."""
@@ -46,7 +47,7 @@ def main(
     """
     if most < 1 or context_length < 1:
         raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
-    source = open_source(f"folder:{spec}" if Path(spec).is_dir() and not Path(spec, "nshards.txt").exists() else spec)
+    source, _ = open_spec(spec)
     fields = {"image": image, "text": text}
     found, looks = survey(source, fields, context_length=context_length, most=most)
     lines = [as_text(found, context_length), *outline(source, fields)[1:]]
@@ -54,6 +55,12 @@ def main(
     if html is not None:
         page = _page(spec, "\n".join(lines), [_picture(source, look, image) for look in first_usable(looks, PICTURES)])
         write_atomically(Path(html), lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
+
+
+def open_spec(spec: str) -> tuple[Source, str]:
+    """The source that a spec, or the name of a folder of images, stands for, and its spec."""
+    spec = f"folder:{spec}" if Path(spec).is_dir() and not Path(spec, "nshards.txt").exists() else spec
+    return open_source(spec), spec
 
 
 def _picture(source: Source, look: Look, field: str) -> dict[str, str]:

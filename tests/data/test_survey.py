@@ -91,3 +91,28 @@ def test_the_command_prints_text_json_and_a_page(spec: str, tmp_path: Path, caps
     assert cli.main(["data", spec, "--most", "0"]) == 1
     assert "--most 0" in capsys.readouterr().err
     assert survey(open_source(spec), FIELDS, most=1)[0].looked_at == 1
+
+
+def test_the_rate_is_that_of_both_ways_of_decoding(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", spec, "--rate", "--seconds", "0.05", "--size", "16x24", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["size"], found["workers"], [rate["decode"] for rate in found["rates"]]) == ([16, 24], 0, ["exact", "fast"])
+    assert all(rate["core"] > 0 and rate["host"] > 0 for rate in found["rates"])
+    assert 0 < found["broken"] < found["looked_at"]  # two of ten: one without an image, and one that is none
+    assert cli.main(["data", spec, "--rate", "--seconds", "0.05"]) == 0
+    text = capsys.readouterr().out
+    assert "resized to 224 x 224" in text
+    assert "broken:" in text
+    assert text.index("exact ") < text.index("fast ")
+
+
+@pytest.mark.parametrize("wrong", [["--seconds", "0"], ["--size", "0"], ["--workers", "-1"]])
+def test_a_rate_of_nothing_is_refused(spec: str, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", spec, "--rate", *wrong]) == 1
+    assert "must be" in capsys.readouterr().err
+
+
+def test_a_source_without_pictures_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "t.tar", {"0.jpg": b"none", "0.txt": b"a"})
+    assert cli.main(["data", f"webdataset:{tmp_path}/t.tar", "--rate"]) == 1
+    assert "1,000 of 1,000 pictures cannot be read, such as: image cannot be decoded" in capsys.readouterr().err

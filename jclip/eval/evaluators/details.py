@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jclip.data import BadExample, Source, lookup
-from jclip.data.transforms import Decode
+from jclip.data.decoding import Decode
 from jclip.eval.bench import Examples
 from jclip.eval.classification import confusion_matrix, per_class_recall
 from jclip.eval.ranks import rank_answers

@@ -1,0 +1,53 @@
+"""Arguments of the command line that several commands take."""
+
+import argparse
+import os
+from typing import Any
+
+OWNERS = ("jclip", "open_clip", "hugging_face")
+"""Whose folders of weights are read and written."""
+
+
+def writable(path: str) -> str:
+    """A path that is written to. An address would become folders of such names."""
+    if "://" in path:
+        raise argparse.ArgumentTypeError(f"{path} is an address and no path; mount the bucket and give the path it has then")
+    return os.path.expanduser(path)  # which a shell leaves to us in --out=~/run, and in quotes
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say more of a model, the same in every command that takes one."""
+    model = parser.add_argument_group("what MODEL does not say itself")
+    model.add_argument("--step", type=int, help="which checkpoint of a workdir (default: the last)")
+    model.add_argument(
+        "--architecture", dest="architecture_name", metavar="NAME", help="of a weight file: ViT-B-32-quickgelu, ..."
+    )
+    model.add_argument(
+        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
+    )
+    model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
+    model.add_argument(
+        "--image-size", type=image_size, metavar="N|HxW", help="resample the positions for images of N by N, or H by W, pixels"
+    )
+    model.add_argument("--context-length", type=int, metavar="N", help="interpolate the positions for texts of N tokens")
+    model.add_argument("--mean", nargs=3, type=float, metavar="X", help="of a weight file: mean of red, green and blue, 0 to 1")
+    model.add_argument("--std", nargs=3, type=float, metavar="X", help="of a weight file: their standard deviation")
+    model.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="of a weight file: filter of the resize")
+    model.add_argument("--resize", choices=("shortest", "longest", "squash"), help="of a weight file: which side is resized")
+
+
+def image_size(text: str) -> int | tuple[int, ...]:
+    """384, or of "96x64" height and width."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, such as 384, nor height and width, such as 96x64")
+    return int(sides[0]) if len(sides) == 1 else tuple(map(int, sides))
+
+
+def model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of `add_model_options` that are given, as arguments of `jclip.load`."""
+    names = ("step", "architecture_name", "tokenizer", "kind", "image_size", "context_length")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    pixels = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "resize")}
+    preprocess = {name: tuple(v) if isinstance(v, list) else v for name, v in pixels.items() if v is not None}
+    return given | ({"preprocess": preprocess} if preprocess else {})
