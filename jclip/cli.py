@@ -105,10 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     compile_ = commands.add_parser(
-        "compile", help="does a recipe fit a TPU slice?", description=COMPILE, formatter_class=raw, allow_abbrev=False
+        "compile",
+        help="does a recipe fit a TPU slice, and how fast is it?",
+        description=COMPILE,
+        formatter_class=raw,
+        allow_abbrev=False,
     )
     compile_.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    compile_.add_argument("--topology", required=True, metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ...")
+    compile_.add_argument(
+        "--topology", metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ... (default: this machine's devices)"
+    )
     compile_.set_defaults(run=_compile)
     return parser
 
