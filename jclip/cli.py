@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jclip import __version__
@@ -115,7 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument(
         "--topology", metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ... (default: this machine's devices)"
     )
-    compile_.set_defaults(run=_compile)
+    compile_.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="PATH=VALUE,...",
+        help="compile every combination: model.remat=none,q+k+v batch_size=1024,2048 (default: some around the recipe)",
+    )
+    compile_.add_argument("--json", type=_writable, metavar="FILE", help="rows of --sweep; what FILE has is not compiled again")
+    compile_.set_defaults(run=partial(_compile, parser=compile_))
     return parser
 
 
@@ -256,11 +264,18 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     return 0
 
 
-def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
+def _compile(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
     from jclip.config import load
 
-    config = load(options.recipe, overrides)
     _quiet()
+    if options.sweep is not None:
+        from jclip import sweep
+
+        make = partial(load, options.recipe)
+        return 0 if sweep.main(make, overrides, options.sweep, options.topology, options.json) else 1
+    if options.json is not None:
+        parser.error("--json keeps the rows of --sweep; give both")
+    config = load(options.recipe, overrides)
     from jclip import compile
 
     return 0 if compile.main(config, options.topology) else 1

@@ -43,6 +43,7 @@ LAYERS = (
         "convert",
         "info",
         "compile",
+        "sweep",
         "report",
     },
     {"cli"},
@@ -57,6 +58,7 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
+    ("sweep", "compile"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 
