@@ -12,7 +12,8 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "al
 COLLECTIVE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 # A TPU has no instruction for a reduce-scatter, but fuses an all-reduce with the slicing that follows it.
 FUSED = re.compile(r"= (?P<type>.+?) fusion\(.*calls=(?P<called>%all-reduce-scatter[\w.-]*)")
-# A TPU runs a collective beside others' computing by fusing a piece of it into each of these: the pieces bear one number.
+# A TPU runs a collective beside others' computing, and beside all turns of a loop, by fusing a piece of it into each computation
+# there: every piece reads as the whole, and all bear one number. The first of them, where it starts, is the one that counts.
 CHAIN = re.compile(r'chain_id="(\d+)"')
 CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
 SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)(?:e\d\w*)?\[([\d,]*)\]")
@@ -58,22 +59,22 @@ def collectives(hlo: str) -> list[Collective]:
     """All collectives; what stands in a loop is run as often as the loop (once, where that cannot be told)."""
     blocks, entry = computations(hlo)
 
-    def visit(name: str, times: int, chains: set[str]) -> Iterator[Collective]:
-        called_chains: set[str] = set()
+    chains: set[str] = set()
+
+    def visit(name: str, times: int) -> Iterator[Collective]:
         for line in blocks.get(name, ()):
-            if (found := _collective(line, blocks)) is not None:
-                chain = CHAIN.search(line)
-                if chain is None or chain[1] not in chains:
-                    yield found._replace(runs=times)
-                chains |= {chain[1]} if chain else set()
+            chain = CHAIN.search(line)
+            if (found := _collective(line, blocks)) is not None and not (chain and chain[1] in chains):
+                yield found._replace(runs=times)
+            chains.update(chain.groups() if chain else ())
             if FUSED.search(line):
                 continue
             runs = times * trips(line, blocks) if " while(" in line else times
             for names in CALLED.findall(line):
                 for called in names.split(", "):
-                    yield from visit(called, runs, called_chains)
+                    yield from visit(called, runs)
 
-    return list(visit(entry, 1, set()))
+    return list(visit(entry, 1))
 
 
 def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:

@@ -90,30 +90,27 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 
 def test_a_collective_that_runs_in_pieces_beside_computing_counts_once() -> None:
     """A TPU fuses the next piece of it into each of several computations, and each piece reads as the whole collective."""
-    piece = '%p = bf16[8,64] all-gather(%x), channel_id=1, replica_groups={{0,1}}, frontend_attributes={chain_id="3"}'
+
+    def piece(chain: int) -> str:
+        return (
+            f"%piece{chain} (x: bf16[1,64]) -> bf16[8,64] {{\n  %p = bf16[8,64] all-gather(%x), channel_id=1, "
+            f'replica_groups={{{{0,1}}}}, frontend_attributes={{chain_id="{chain}"}}\n}}\n'
+        )
+
     hlo = f"""HloModule step
 
-%start (x: bf16[1,64]) -> bf16[8,64] {{
-  {piece}
-}}
-
-%beside (x: bf16[1,64]) -> bf16[8,64] {{
-  {piece}
-}}
-
-%done (x: bf16[1,64]) -> bf16[8,64] {{
-  {piece}
-}}
-
+{piece(3)}
+{piece(4)}
 %body (p: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {{
-  %async-collective-start = bf16[8,64] fusion(%x), kind=kCustom, calls=%start
-  %fusion.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%beside
-  %async-collective-done = bf16[8,64] fusion(%x), kind=kCustom, calls=%done
+  %async-collective-start.2 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece4
+  %fusion.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
+  %async-collective-done.2 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece4
 }}
 
 ENTRY %main (x: f32[4]) -> f32[4] {{
+  %async-collective-start.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
   %while.1 = (s32[], bf16[8,64]) while(%init), condition=%c, body=%body, backend_config={{"known_trip_count":{{"n":"5"}}}}
-  %other = bf16[8,64] fusion(%x), kind=kCustom, calls=%start
+  %async-collective-done.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
 }}
 """
     assert traffic(collectives(hlo)) == {"all-gather": Traffic(6, 6 * 8 * 64 * 2)}
