@@ -116,10 +116,10 @@ def main(load: Load, overrides: list[str], axes: Sequence[str], topology: str | 
 
 
 def default_axes(config: Config) -> dict[str, list[str]]:
-    """A small set around a recipe: three degrees of keeping, its batch and twice that, with and without what it splits."""
+    """A small set around a recipe: four degrees of keeping, its batch and twice that, with and without what it splits."""
     both = {"mesh.fsdp": config.mesh.fsdp, "accumulate": config.accumulate}
     return {
-        "model.remat": ["none", ATTENTION, "nothing_saveable"],
+        "model.remat": ["none", ATTENTION, "attention", "nothing_saveable"],
         "batch_size": [str(config.batch_size), str(2 * config.batch_size)],
         **{path: [str(value) for value in dict.fromkeys((1, value))] for path, value in both.items() if value > 1},
     }

@@ -1,17 +1,20 @@
 """What is kept for the backward pass by name: the same loss and gradients as ever, for as much memory as is kept."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.config import ConfigError, Model, TextTower, check_model
+from jclip.config import ConfigError, Mesh, Model, TextTower, check_model
 from jclip.config.io import from_json, to_json
 from jclip.models import TextTransformer
-from jclip.models.compute import Compute, cudnn_attention
+from jclip.models.compute import Backend, Compute, cudnn_attention
+from jclip.sharding import make_mesh
 
 TOWER = TextTower(context_length=16, vocab_size=64, width=32, depth=3, heads=2, pool="mean", causal=False, eot_id=63)
 UNIT = 4 * 3 * 64 * 16 * 32
@@ -50,6 +53,24 @@ def test_memory_grows_by_what_is_kept() -> None:
     )
     assert nothing + 4 < attention < nothing + 6
     assert attention < everything < none
+
+
+def kernels(jaxpr: jex.core.Jaxpr) -> int:
+    """Calls of kernels of our own in a program, in loops too."""
+    inner = (each for equation in jaxpr.eqns for each in jex.core.jaxprs_in_params(equation.params))
+    return sum(equation.primitive.name == "pallas_call" for equation in jaxpr.eqns) + sum(map(kernels, inner))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("remat", "calls"), [("nothing_saveable", 3), (("q", "k", "v"), 3), (("attention",), 2), (ATTENTION, 2)])
+def test_a_kernel_whose_result_is_kept_is_not_run_again(remat: Any, calls: int, devices: int) -> None:
+    """Forward, and for the gradients: traced as for a TPU, alone and with rows on every device."""
+    backend = Backend("tpu", True, make_mesh(Mesh(), jax.devices()[:devices]))
+    tower = TextTransformer(replace(TOWER, width=128), Compute(jnp.bfloat16, scan=True, remat=remat, backend=backend))
+    ids = jnp.zeros((8, 16), jnp.int32)
+    params = jax.eval_shape(tower.init, jax.random.key(0), ids)["params"]
+    loss = jax.grad(lambda params: tower.apply({"params": params}, ids).pooled.astype(jnp.float32).sum())
+    assert kernels(jax.make_jaxpr(loss)(params).jaxpr) == calls
 
 
 def test_the_sums_that_cudnn_makes_beside_its_result_are_kept_with_it() -> None:

@@ -97,7 +97,7 @@ def test_what_is_kept_in_a_file_is_not_compiled_again(asked: list[Config], tmp_p
 def test_a_sweep_without_axes_is_around_the_recipe() -> None:
     config = tiny_config(batch_size=64, **{"mesh.fsdp": 4})
     assert sweep.default_axes(config) == {
-        "model.remat": ["none", "q+k+v+attention+out", "nothing_saveable"],
+        "model.remat": ["none", "q+k+v+attention+out", "attention", "nothing_saveable"],
         "batch_size": ["64", "128"],
         "mesh.fsdp": ["1", "4"],
     }
