@@ -11,7 +11,8 @@ regions; of the heads, decays and weights the paper gives few, and those of DINO
 fifth are read from the start.
 
 shapes and clipart are configs/quickstart.py and configs/clipart.py with heads that fit them, large is configs/vit_b16.py with
-pooling by attention. The large form is compiled, not trained.
+pooling by attention. On that slice a step of 4,096 pairs needs 3.90 of a chip's 15.75 GiB and, by the compiler's clock, 0.47 s of
+computing and 0.09 s of transfers. Compiled, not trained.
 """
 
 from typing import Literal

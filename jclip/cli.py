@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jclip import __version__
@@ -109,11 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     compile_ = commands.add_parser(
-        "compile", help="does a recipe fit a TPU slice?", description=COMPILE, formatter_class=raw, allow_abbrev=False
+        "compile",
+        help="does a recipe fit a TPU slice, and how fast is it?",
+        description=COMPILE,
+        formatter_class=raw,
+        allow_abbrev=False,
     )
     compile_.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    compile_.add_argument("--topology", required=True, metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ...")
-    compile_.set_defaults(run=_compile)
+    compile_.add_argument(
+        "--topology", metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ... (default: this machine's devices)"
+    )
+    compile_.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="PATH=VALUE,...",
+        help="compile every combination: model.remat=none,q+k+v batch_size=1024,2048 (default: some around the recipe)",
+    )
+    compile_.add_argument("--json", type=writable, metavar="FILE", help="rows of --sweep; what FILE has is not compiled again")
+    compile_.set_defaults(run=partial(_compile, parser=compile_))
     return parser
 
 
@@ -211,11 +225,18 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     return 0
 
 
-def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
+def _compile(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
     from jclip.config import load
 
-    config = load(options.recipe, overrides)
     _quiet()
+    if options.sweep is not None:
+        from jclip import sweep
+
+        make = partial(load, options.recipe)
+        return 0 if sweep.main(make, overrides, options.sweep, options.topology, options.json) else 1
+    if options.json is not None:
+        parser.error("--json keeps the rows of --sweep; give both")
+    config = load(options.recipe, overrides)
     from jclip import compile
 
     return 0 if compile.main(config, options.topology) else 1

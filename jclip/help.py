@@ -64,9 +64,22 @@ go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or
 
 COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
 
-It prints parameters, bytes a device, what the devices send each other, and floating-point operations. Every field of the
-configuration is an option, as in `jclip train`. TPU slices need the extra: pip install 'jclip[tpu]'. The exit status is 0 where
-it fits.
+It prints parameters, bytes a device, what the devices send each other, floating-point operations and, of TPU slices, the time a
+step will take. Every field of the configuration is an option, as in `jclip train`. TPU slices need the extra: pip install
+'jclip[tpu]'. The exit status is 0 where it fits.
+
+The estimated step is the TPU compiler's own count of cycles, by part of the model: a model and no measurement, good for ratios
+and within some tens of percent. Kernels of our own count with their operations, bytes and exponentials. Collectives count with
+their bytes over the links that their devices have to each other, as if nothing were computed meanwhile, and stand apart: a step
+takes between the estimate and the estimate with the transfers.
+
+--sweep PATH=VALUE,VALUE ... compiles every combination of values, tells each as soon as it is known, and ends with a table of
+what fits and how fast it is, best first. Values that are tuples are joined by "+". Without any it takes some around the recipe:
+remat, the batch and twice that, and with and without its fsdp and accumulate. --json FILE keeps the rows, and goes on from them.
+
+  jclip compile configs/vit_b16.py --topology v5e:4x4
+  jclip compile configs/vit_b16.py --topology v5e:4x4 --sweep --json rows.json
+  jclip compile configs/vit_b16.py --topology v5e:4x4 --sweep model.remat=none,attention+fc1 batch_size=1024,4096 mesh.fsdp=1,4
 """
 
 EMBED = """Write the embeddings of a source, or of a folder of images, as unit vectors to DIR/TOWER.npy, with DIR/keys.jsonl.

@@ -1,17 +1,46 @@
 """What a compiled program sends between devices, read from its HLO text."""
 
 import re
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 
 # "  %all-gather.3 = bf16[8,64]{1,0} all-gather(%x), ..."; a "-start" is the first half of an asynchronous one.
 COLLECTIVE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 # A TPU has no instruction for a reduce-scatter, but fuses an all-reduce with the slicing that follows it.
-FUSED = re.compile(r"= (?P<type>.+?) fusion\(.*calls=%all-reduce-scatter")
+FUSED = re.compile(r"= (?P<type>.+?) fusion\(.*calls=(?P<called>%all-reduce-scatter[\w.-]*)")
+# A TPU runs a collective beside others' computing, and beside all turns of a loop, by fusing a piece of it into each computation
+# there: every piece reads as the whole, and all bear one number. The first of them, where it starts, is the one that counts.
+CHAIN = re.compile(r'chain_id="(\d+)"')
 CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
 SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)(?:e\d\w*)?\[([\d,]*)\]")
+# Who takes part: the first group written out, or as a reshaped and transposed range, or as axes of a mesh; pairs of a permute.
+LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
+RANGE = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+MESH = re.compile(
+    r"replica_groups=mesh\[(?P<axes>[^\]]*)\]"
+    r"(?:, device_ids=\(\[(?P<sides>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?\))?\s*\{(?P<inside>[^}]*)\}"
+)
+
+
+class Collective(NamedTuple):
+    """A collective of a program.
+
+    Attributes:
+        kind: one of KINDS.
+        size: bytes of its result, on one device.
+        runs: how often it is run in one run of the program.
+        group: the devices among which it is, by their places in the program's mesh, of the one group that has the first; empty:
+            all. Of a permute, the first pair.
+    """
+
+    kind: str
+    size: int
+    runs: int
+    group: tuple[int, ...]
 
 
 class Traffic(NamedTuple):
@@ -26,28 +55,72 @@ class Traffic(NamedTuple):
     size: int
 
 
-def collectives(hlo: str) -> dict[str, Traffic]:
-    """All collectives by kind; what stands in a loop counts as often as the loop runs (once, where that cannot be told)."""
+def collectives(hlo: str) -> list[Collective]:
+    """All collectives; what stands in a loop is run as often as the loop (once, where that cannot be told)."""
     blocks, entry = computations(hlo)
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
 
-    def visit(name: str, times: int) -> None:
+    chains: set[str] = set()
+
+    def visit(name: str, times: int) -> Iterator[Collective]:
         for line in blocks.get(name, ()):
-            if found := FUSED.search(line):
-                counts["reduce-scatter"] += times
-                sizes["reduce-scatter"] += times * _result_bytes(found["type"], "reduce-scatter", False)
+            chain = CHAIN.search(line)
+            if (found := _collective(line, blocks)) is not None and not (chain and chain[1] in chains):
+                yield found._replace(runs=times)
+            chains.update(chain.groups() if chain else ())
+            if FUSED.search(line):
                 continue
-            if found := COLLECTIVE.search(line):
-                counts[found["kind"]] += times
-                sizes[found["kind"]] += times * _result_bytes(found["type"], found["kind"], bool(found["start"]))
             runs = times * trips(line, blocks) if " while(" in line else times
             for names in CALLED.findall(line):
                 for called in names.split(", "):
-                    visit(called, runs)
+                    yield from visit(called, runs)
 
-    visit(entry, 1)
-    return {kind: Traffic(counts[kind], sizes[kind]) for kind in KINDS if counts[kind]}
+    return list(visit(entry, 1))
+
+
+def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:
+    """Sums by kind."""
+    sums = dict.fromkeys(KINDS, Traffic(0, 0))
+    for kind, size, runs, _ in found:
+        sums[kind] = Traffic(sums[kind].runs + runs, sums[kind].size + runs * size)
+    return {kind: total for kind, total in sums.items() if total.runs}
+
+
+def _collective(line: str, blocks: dict[str, list[str]]) -> Collective | None:
+    """The one that an instruction is, run once."""
+    if found := FUSED.search(line):
+        inner = next((text for text in blocks.get(found["called"], ()) if COLLECTIVE.search(text)), "")
+        return Collective("reduce-scatter", _result_bytes(found["type"], "reduce-scatter", False), 1, _group(inner))
+    if found := COLLECTIVE.search(line):
+        return Collective(found["kind"], _result_bytes(found["type"], found["kind"], bool(found["start"])), 1, _group(line))
+    return None
+
+
+def _group(line: str) -> tuple[int, ...]:
+    if found := LISTED.search(line):
+        return tuple(_numbers(found[1]))
+    if found := RANGE.search(line):
+        return _first(_range(found[2], found[3]).reshape(_numbers(found[1])))
+    if found := MESH.search(line):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", found["axes"]))
+        places = _range(found["sides"] or ",".join(axes.values()), found["order"]).reshape([int(n) for n in axes.values()])
+        inside = re.findall(r"'(\w+)'", found["inside"])
+        return _first(np.moveaxis(places, [list(axes).index(name) for name in inside], range(-len(inside), 0)), len(inside))
+    return ()
+
+
+def _range(sides: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in a grid of these sides, and then its axes in this order."""
+    grid = np.arange(np.prod(_numbers(sides))).reshape(_numbers(sides))
+    return grid.transpose(_numbers(order)) if order else grid
+
+
+def _first(groups: np.ndarray, axes: int = 1) -> tuple[int, ...]:
+    """The first group of an array whose last axes are those of a group."""
+    return tuple(map(int, groups[(0,) * (groups.ndim - axes)].flat))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def computations(hlo: str) -> tuple[dict[str, list[str]], str]:

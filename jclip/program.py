@@ -41,6 +41,7 @@ class Program(NamedTuple):
     """The training of a configuration on a mesh: what `make_program` has made of them. Nothing is allocated before `init`.
 
     Attributes:
+        mesh: the devices.
         state: shapes, dtypes and shardings of the state.
         batch: those of a global batch.
         embeddings: those of its embeddings, f32 [B, E] of each view.
@@ -49,6 +50,7 @@ class Program(NamedTuple):
         begins: completed updates with which each objective begins, by name.
     """
 
+    mesh: Mesh
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     embeddings: dict[str, jax.ShapeDtypeStruct]
@@ -125,6 +127,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         return Phase(first, tuple(part.inputs()), train_step)
 
     return Program(
+        mesh=mesh,
         state=abstract(jax.eval_shape(new_state), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
         embeddings=dict.fromkeys(inputs, z),

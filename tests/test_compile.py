@@ -1,6 +1,7 @@
 """Compiled ahead of time: what fits, what does not and why, and what is refused."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -60,3 +61,22 @@ def test_without_libtpu_the_extra_is_named() -> None:
     done = jclip_compile("--topology", "v5e:4x4")
     assert done.returncode == 1
     assert "pip install 'jclip[tpu]'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_slice_of_tpus_has_a_clock_and_wires(tmp_path: Path) -> None:
+    """The report says what the row of a sweep does, and the transfers between four chips take time."""
+    one, rows = ("--model.dtype", "bfloat16", "--batch-size", "1024"), tmp_path / "rows.json"
+    swept = jclip_compile("--topology", "v5e:2x2", *one, "--sweep", "mesh.fsdp=1,3", "--json", str(rows))
+    assert swept.returncode == 0, swept.stderr
+    fits, wrong = json.loads(rows.read_text())
+    assert fits["missing"] == 0
+    assert 0 < fits["computing"] < fits["step"] < 1
+    assert fits["rate"] == pytest.approx(256 / fits["step"])
+    assert wrong["problem"] == "mesh.fsdp 3 does not divide 4 devices"
+    report = jclip_compile("--topology", "v5e:2x2", *one)
+    assert report.returncode == 0, report.stderr
+    out = " ".join(report.stdout.split())
+    assert f"estimated step {fits['computing']:.3f} s" in out
+    assert f"with the transfers {fits['step']:.3f} s {fits['rate']:,.0f} pairs/s a chip, MFU {fits['mfu']:.1%}" in out

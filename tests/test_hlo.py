@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jclip.config import Mesh
-from jclip.hlo import Traffic, collectives
+from jclip.hlo import Collective, Traffic, collectives, traffic
 from jclip.hlo_time import EXPONENTIAL, estimated_cycles
 from jclip.sharding import make_mesh
 
@@ -51,7 +51,7 @@ def nested(x: jax.Array) -> jax.Array:
     ],
 )
 def test_collectives_are_counted_with_the_loops_they_stand_in(f: object, want: dict[str, Traffic]) -> None:
-    found = collectives(compiled_text(f))
+    found = traffic(collectives(compiled_text(f)))
     assert want.items() <= found.items()
     assert bool(want) or not found
 
@@ -81,11 +81,58 @@ ENTRY %main (x: f32[4]) -> f32[4] {
   %all-reduce.1 = (f32[10]{0}, f32[]) all-reduce(%a, %b), to_apply=%add
 }
 """
-    assert collectives(hlo) == {
+    assert traffic(collectives(hlo)) == {
         "all-gather": Traffic(12, 12 * 8 * 64 * 2),
         "all-reduce": Traffic(1, 44),
         "reduce-scatter": Traffic(12, 12 * 64 * 2),
     }
+
+
+def test_a_collective_that_runs_in_pieces_beside_computing_counts_once() -> None:
+    """A TPU fuses the next piece of it into each of several computations, and each piece reads as the whole collective."""
+
+    def piece(chain: int) -> str:
+        return (
+            f"%piece{chain} (x: bf16[1,64]) -> bf16[8,64] {{\n  %p = bf16[8,64] all-gather(%x), channel_id=1, "
+            f'replica_groups={{{{0,1}}}}, frontend_attributes={{chain_id="{chain}"}}\n}}\n'
+        )
+
+    hlo = f"""HloModule step
+
+{piece(3)}
+{piece(4)}
+%body (p: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {{
+  %async-collective-start.2 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece4
+  %fusion.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
+  %async-collective-done.2 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece4
+}}
+
+ENTRY %main (x: f32[4]) -> f32[4] {{
+  %async-collective-start.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
+  %while.1 = (s32[], bf16[8,64]) while(%init), condition=%c, body=%body, backend_config={{"known_trip_count":{{"n":"5"}}}}
+  %async-collective-done.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
+}}
+"""
+    assert traffic(collectives(hlo)) == {"all-gather": Traffic(6, 6 * 8 * 64 * 2)}
+
+
+@pytest.mark.parametrize(
+    ("groups", "want"),
+    [
+        ("replica_groups={{0,2},{1,3}}", (0, 2)),
+        ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", (0, 4)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2,'axis_2'=1] {'axis_0','axis_1'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['axis_0'=1,'axis_1'=2,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_2'}", (0, 2, 4, 6)),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,2,2]T(1,0,2)) {'axis_0'}", (0, 4, 2, 6)),
+        ("replica_groups={}", ()),
+    ],
+)
+def test_the_devices_of_a_collective_are_read_in_every_notation(groups: str, want: tuple[int, ...]) -> None:
+    hlo = f"ENTRY %main () -> f32[4] {{\n  %a = f32[4] all-reduce(%x), channel_id=1, {groups}, to_apply=%add\n}}\n"
+    assert collectives(hlo) == [Collective("all-reduce", 16, 1, want)]
 
 
 def test_results_of_several_arrays_are_added_up() -> None:
@@ -96,7 +143,7 @@ ENTRY %main (a: f32[10], b: f32[20]) -> f32[80] {
   %d = (f32[80]{0}, f32[160]{0}) all-gather-done(%s)
 }
 """
-    assert collectives(hlo) == {"all-gather": Traffic(1, 4 * (80 + 160))}
+    assert traffic(collectives(hlo)) == {"all-gather": Traffic(1, 4 * (80 + 160))}
 
 
 def test_estimated_cycles_are_summed_by_part_with_the_loops_they_stand_in() -> None:

@@ -18,17 +18,18 @@ LAYERS = (
         "metrics",
         "processes",
         "hlo_time",
+        "interconnect",
         "memory",
         "digests",
         "keeping",
         "lock",
         "signals",
     },
-    {"checkpoint", "compiled", "weights", "objectives", "eval", "facts", "captioning"},
+    {"checkpoint", "compiled", "weights", "objectives", "eval", "facts", "captioning", "topology"},
     {"state"},
     {"step"},
     {"program"},
-    {"runs", "results"},
+    {"runs", "results", "estimate"},
     {
         "train",
         "resume",
@@ -42,6 +43,7 @@ LAYERS = (
         "convert",
         "info",
         "compile",
+        "sweep",
         "report",
     },
     {"cli"},
@@ -56,6 +58,7 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
+    ("sweep", "compile"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

@@ -23,7 +23,12 @@ Deviation = Annotated[float, Range(least=1e-3, most=10)]
 MAX_TOKENS = 2**20
 """Patches of an image: attention has a logit for each pair of them."""
 
-Remat = Literal["none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"]
+Policy = Literal["none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"]
+
+Kept = Literal["norm1", "q", "k", "v", "attention", "out", "norm2", "fc1"]
+"""Values of a block that can be kept for the backward pass, named as the layers that make them; attention is the input of out."""
+
+Remat = Policy | tuple[Kept, ...]
 
 
 @dataclass(frozen=True)
@@ -320,7 +325,8 @@ class Model:
     """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so.
     Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""
     remat: Remat = "none"
-    """What a block keeps for the backward pass: none keeps all; the others are named as in jax.checkpoint_policies."""
+    """What a block keeps for the backward pass, beside its input: the results of these of its layers, such as ("q", "k", "v",
+    "attention", "out"); none keeps all; the others are named as in jax.checkpoint_policies. docs/speed.md says what is fast."""
     attention: Literal["auto", "plain"] = "auto"
     """auto: in bfloat16 on GPUs (NVIDIA's, Ampere or later) and TPUs attention never writes its logits to memory, where it can;
     plain: never so. The result is the same, to bfloat16 rounding."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jclip.models import attention_tpu
 from jclip.models.compute import Backend, Compute
@@ -27,14 +28,20 @@ def attend(
         backend: what this is compiled for.
 
     Returns:
-        [b, n, heads, d], in the type of v.
+        [b, n, heads, d], in the type of v; named "attention", for `Compute.remat`.
     """
     if backend.fused_attention and q.dtype == jnp.bfloat16 and q.shape == k.shape:
         if backend.platform == "gpu" and fits_cudnn(q):
+            # Kept as "attention" too: see `cudnn_attention`.
             return jax.nn.dot_product_attention(q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
         if backend.platform == "tpu" and attention_tpu.fits(q):
-            return backend.by_rows(lambda *rows: attention_tpu.attend(*rows, causal=causal))(q, k, v, lengths)
-    return _plain(q, k, v, lengths, causal, backend)
+            return _named(backend.by_rows(lambda *rows: attention_tpu.attend(*rows, causal=causal))(q, k, v, lengths))
+    return _named(_plain(q, k, v, lengths, causal, backend))
+
+
+def _named(y: Array) -> Array:
+    """[b, n, heads, d] with its name; heads beside each other, because 64 numbers by themselves would be kept as 128 on a TPU."""
+    return checkpoint_name(y.reshape(*y.shape[:2], -1), "attention").reshape(y.shape)
 
 
 def fits_cudnn(q: Array) -> bool:

@@ -63,9 +63,28 @@ class Compute(NamedTuple):
     scan: bool = False
     """Loop over one compiled block, or unroll: then the last block computes no more than is asked for. With `gather` always a
     loop, or a compiler would gather all blocks at once."""
-    remat: str = "none"
-    """"none", or the name of the policy in jax.checkpoint_policies that says what a block keeps for the backward pass."""
+    remat: str | tuple[str, ...] = "none"
+    """What a block keeps for the backward pass: "none", a policy of jax.checkpoint_policies by name, or names of layers; see
+    `Model.remat`."""
     gather: Callable[[Params], Params] | None = None
     """Makes the parameters of one block whole on every device: done before the block forward and again backward, kept never."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
+
+    @property
+    def policy(self) -> Callable[..., bool]:
+        """`remat` as a policy of jax.checkpoint."""
+        if not isinstance(self.remat, str):
+            named = jax.checkpoint_policies.save_only_these_names(*self.remat)
+            return jax.checkpoint_policies.save_from_both_policies(named, cudnn_attention) if "attention" in self.remat else named
+        policy: Callable[..., bool] = getattr(
+            jax.checkpoint_policies, "everything_saveable" if self.remat == "none" else self.remat
+        )
+        return policy
+
+
+def cudnn_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Checkpoint policy: keep what cuDNN's attention makes, beside its result the sums of its softmax. The backward pass needs
+    both: were the result kept alone, it would be computed again for the sums.
+    """
+    return str(primitive.name).startswith("dot_product_attention_fwd")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jclip.models.attention import attend
 from jclip.models.compute import Compute
@@ -22,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Dense(nn.Module):
-    """An affine map of the last axis: [..., d] -> [..., features]."""
+    """An affine map of the last axis: [..., d] -> [..., features]. Its result bears its name, for `Compute.remat`."""
 
     features: int
     kernel_init: Initializer
@@ -38,7 +39,7 @@ class Dense(nn.Module):
         y = (x if self.how.backend.platform == "tpu" else x.reshape(-1, x.shape[-1])) @ kernel
         if self.use_bias:
             y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
-        return y.reshape(shape)
+        return checkpoint_name(y.reshape(shape), str(self.name))
 
 
 @jax.custom_vjp
@@ -59,7 +60,8 @@ def along_last(w: Array, x: Array) -> Array:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) of the last axis, computed in float32, returned in the type of `how`."""
+    """Layer normalisation (Ba et al. 2016) of the last axis, computed in float32, returned in the type of `how`. Its result bears
+    its name, for `Compute.remat`."""
 
     epsilon: float
     how: Compute = Compute()
@@ -68,7 +70,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layer_norm(x, scale, bias, self.epsilon, self.how.dtype)
+        return checkpoint_name(layer_norm(x, scale, bias, self.epsilon, self.how.dtype), str(self.name))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

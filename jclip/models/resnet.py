@@ -36,12 +36,12 @@ class ModifiedResNet(nn.Module):
         Returns:
             The features of the last stage as tokens [b, (H/32)(W/32), width], and what attention pools of them.
         """
-        c, dtype, remat = self.config, self.how.dtype, self.how.remat
+        c, dtype = self.config, self.how.dtype
         x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
         for i, (channels, stride) in enumerate(((c.stem_width // 2, 2), (c.stem_width // 2, 1), (c.stem_width, 1)), 1):
             x = nn.relu(ConvNorm(channels, 3, stride, dtype, name=f"stem{i}")(x))
         x = average(x, 2)
-        block = Bottleneck if remat == "none" else nn.remat(Bottleneck, policy=getattr(jax.checkpoint_policies, remat))
+        block = Bottleneck if self.how.remat == "none" else nn.remat(Bottleneck, policy=self.how.policy)
         for stage, blocks in enumerate(c.layers):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -147,7 +147,7 @@ def remat(run: Run, how: Compute) -> Run:
     """`run`, keeping for the backward pass what `how.remat` says, and never the parameters gathered from all devices."""
     if how.remat == "none" and how.gather is None:
         return run
-    keep = getattr(jax.checkpoint_policies, "everything_saveable" if how.remat == "none" else how.remat)
+    keep = how.policy
     loop = how.scan or how.gather is not None  # a loop's body is compiled once forward and once backward: nothing to tell apart
     return jax.checkpoint(run, policy=keep if how.gather is None else all_but_gathered(keep), prevent_cse=not loop)
 
