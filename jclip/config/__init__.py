@@ -55,6 +55,7 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
+from jclip.config.stages import Stage, stage_configs
 from jclip.config.towers import (
     ImageSize,
     ImageTower,
@@ -116,6 +117,7 @@ __all__ = [
     "SimCLR",
     "SimReg",
     "SimSiam",
+    "Stage",
     "Suite",
     "TextAugment",
     "TextTower",
@@ -142,6 +144,7 @@ __all__ = [
     "make_plan",
     "replace",
     "replace_each",
+    "stage_configs",
     "siglip_image",
     "to_json",
     "to_saved",

@@ -45,6 +45,7 @@ ADDED: dict[str, Any] = {
     "Optim.schedule": "cosine",
     "Config.buckets": (),
     "Config.evaluate_ema": False,
+    "Config.stages": {},
     "Config.views": {},
     "Data.text_augment": {"type": "TextAugment", "synonym": 0.0, "synonyms": "", "swap": 0.0, "drop": 0.0},
     "View.same_as": None,

@@ -14,6 +14,7 @@ from jclip.config.objectives import Caption, Contrastive, Objective, View, objec
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
+from jclip.config.stages import Stage, stage_problems
 from jclip.config.towers import Model, ResNetTower, Tower, VisionTower
 
 T = TypeVar("T")
@@ -162,8 +163,10 @@ class Config:
     buckets: tuple[Bucket, ...] = ()
     """(text tower, tokens, share of a device's rows), shortest first: texts are sorted by length and seen with so many tokens,
     the rest with context_length; loss and gradients stay the same. A batch with too many longer texts is seen padded."""
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    """Cheaper parts of the run before the last, which all else describes, by name and in their order."""
     duration: Annotated[str, Length(of_run=False)] = "30ep"
-    """Length of the run, as every duration: "5ep" (epochs), "1500" or "20k" (steps); elsewhere also "3%" (of the run)."""
+    """Length of the run, or of its last part where there are stages, as every duration: "5ep" (epochs), "1500" or "20k" (steps); elsewhere also "3%" (of the run)."""
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     seed: Seed = 0
@@ -227,6 +230,7 @@ class Config:
         for name in self.optim.layer_decay:
             if isinstance(towers[name], ResNetTower):
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
+        yield from stage_problems(self)
         yield from bucket_problems(self.buckets, towers)
         if self.evaluate_ema and self.optim.ema is None:
             yield ".evaluate_ema: there is no moving average; give optim.ema a decay"

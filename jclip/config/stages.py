@@ -1,0 +1,81 @@
+"""Stages: a run whose first parts see smaller images, shorter texts or fewer patches, for a fraction of the cost."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from jclip.config.durations import Length
+from jclip.config.ranges import Range
+from jclip.config.towers import ImageSize, TextTower, VisionTower
+
+if TYPE_CHECKING:  # which has stages
+    from jclip.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run before its last one. It is a run of its own, with warm-up, schedule and optimizer state from the start, whose
+    parameters the next one goes on from; what is None is as in the last."""
+
+    duration: Annotated[str, Length(of_run=False)] = "1ep"
+    """Length of this part."""
+    image_size: ImageSize | None = None
+    """Side of a square image, or its height and width, in pixels, of every vision transformer; positions are resampled after it."""
+    context_length: Annotated[int, Range(least=2, most=2**20)] | None = None
+    """Tokens of a text, of every text tower; positions after it are as init_from.text_positions says."""
+    patch_dropout: Annotated[float, Range(least=0, below=1)] | None = None
+    """Fraction of the patches that training drops, of every vision transformer."""
+    batch_size: Annotated[int, Range(least=2)] | None = None
+    """Examples in the global batch."""
+    accumulate: Annotated[int, Range(least=1)] | None = None
+    """Parts in which the towers see a batch."""
+    lr: Annotated[float, Range(above=0, most=100)] | None = None
+    """Peak learning rate."""
+    warmup: Annotated[str, Length(least=0)] | None = None
+    """Length of the linear warm-up."""
+
+
+def stage_configs(config: "Config") -> list[tuple[str, "Config"]]:
+    """The parts of a run in their order, each as the configuration of a run without stages; the last is called ""."""
+    last = dataclasses.replace(config, stages={})
+    return [*((name, _with(last, stage)) for name, stage in config.stages.items()), ("", last)]
+
+
+def _with(config: "Config", stage: Stage) -> "Config":
+    """The configuration of one stage."""
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    towers = dict(config.model.towers)
+    for name, tower in towers.items():
+        if isinstance(tower, VisionTower):
+            sizes = given(image_size=stage.image_size, patch_dropout=stage.patch_dropout)
+            towers[name] = dataclasses.replace(tower, **sizes)
+        elif isinstance(tower, TextTower):
+            towers[name] = dataclasses.replace(tower, **given(context_length=stage.context_length))
+    changes = given(batch_size=stage.batch_size, accumulate=stage.accumulate)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, towers=towers),
+        optim=dataclasses.replace(config.optim, **given(lr=stage.lr, warmup=stage.warmup)),
+        duration=stage.duration,
+        # A bucket as long as the texts of this stage is what the last group of them is.
+        buckets=tuple(b for b in config.buckets if stage.context_length is None or b[1] < stage.context_length),
+        **changes,
+    )
+
+
+def stage_problems(config: "Config") -> Iterator[str]:
+    """Contradictions of the stages with the rest of a run."""
+    if config.stages and config.optim.schedule == "cooldown":
+        yield ".stages: a cooldown goes on from another run and is of one piece; leave them out"
+    for name, stage in config.stages.items():
+        if stage == Stage(stage.duration):
+            yield f".stages.{name} changes nothing of the last part; lengthen the run's duration instead"
+    for name, part in stage_configs(config)[:-1] if config.stages else ():
+        yield from (f".stages.{name}: {problem.lstrip('.')}" for problem in part.problems())
+
+
+Stages = Mapping[str, Stage]
