@@ -186,7 +186,7 @@ def peer_transform(program: str) -> Callable[[bytes], Any]:
 
 
 def open_clip_transform() -> Any:
-    """Of a Pillow image."""
+    """The transform of a Pillow image in open_clip's training."""
     return importlib.import_module("open_clip.transform").image_transform(SIZE, is_train=True)
 
 
@@ -220,7 +220,7 @@ def host_step(program: str, folder: Path, workers: int) -> Callable[[], float]:
 
 
 def jclip_batches(program: str, folder: Path, workers: int, size: int = SIZE) -> Iterator[Any]:
-    """Of the shards, with their captions."""
+    """Batches of the shards, with their captions."""
     from jclip.config import Config, Data, Model, TextTower, VisionTower
     from jclip.data import make_loader
 
@@ -231,7 +231,7 @@ def jclip_batches(program: str, folder: Path, workers: int, size: int = SIZE) ->
 
 
 def webdataset_batches(program: str, folder: Path, workers: int) -> Iterator[Any]:
-    """Of the shards, as open_clip puts its pipeline together."""
+    """Batches of the shards, as open_clip puts its pipeline together."""
     wds, torch = importlib.import_module("webdataset"), importlib.import_module("torch")
     transform = open_clip_transform()
     stages = [
@@ -249,7 +249,7 @@ def webdataset_batches(program: str, folder: Path, workers: int) -> Iterator[Any
 
 
 def torchvision_batches(program: str, folder: Path, workers: int) -> Iterator[Any]:
-    """Of the folder, for ever."""
+    """Batches of the folder, for ever."""
     torch, datasets = importlib.import_module("torch"), importlib.import_module("torchvision.datasets")
     data = datasets.ImageFolder(str(folder / "pictures"), torchvision_transform())
     sampler = torch.utils.data.RandomSampler(data, replacement=True, num_samples=10**9)
@@ -283,7 +283,7 @@ def steady(folder: Path, batches: int, workers: int) -> Table:
 
 
 def processes() -> list[Path]:
-    """Of this process and its children, the folders in /proc."""
+    """Folders in /proc of this process and its children."""
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return [Path("/proc/self"), *(Path("/proc") / number for path in children for number in path.read_text().split())]
 
