@@ -216,7 +216,7 @@ def _check_begun(saved: Config, record: Mapping[str, Any], program: Program, ste
             raise CheckpointError(
                 f"checkpoint {step:,} is of a run whose objective {name} begins with step {then + 1:,}, and here it begins with "
                 f"step {now + 1:,}: it would have the state of another moment; give a duration or a begin that leaves it on the "
-                "same side of the checkpoint, or go on in another --workdir with --init-from.path"
+                "same side of the checkpoint, or go on in another --workdir with --init-from.path, which begins anew"
             )
 
 
