@@ -122,9 +122,10 @@ def _kept(jaxpr: jex.core.Jaxpr, rows: int, parameters: set[tuple[int, ...]]) ->
         if equation.primitive.name == "scan":
             tower = str(equation.source_info.name_stack).rpartition("/")[2].removesuffix(".run_blocks")
             for value in equation.outvars[equation.params["num_carry"] :]:
-                kept: Any = value.aval
-                if kept.shape not in parameters and any(length % rows == 0 for length in kept.shape):
-                    sizes[f"{tower} keeps {kept.str_short()}"] += math.prod(kept.shape) * kept.dtype.itemsize
-        for inner in jex.core.jaxprs_in_params(equation.params):
-            sizes.update(_kept(inner, rows, parameters))
+                like: Any = value.aval
+                if like.shape not in parameters and any(length % rows == 0 for length in like.shape):
+                    sizes[f"{tower} keeps {like.str_short()}"] += math.prod(like.shape) * like.dtype.itemsize
+        inside = [_kept(inner, rows, parameters) for inner in jex.core.jaxprs_in_params(equation.params)]
+        for kept in inside if equation.primitive.name != "cond" else [max(inside, key=lambda branch: branch.total())]:
+            sizes.update(kept)
     return sizes

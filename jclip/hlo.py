@@ -15,7 +15,9 @@ FUSED = re.compile(r"= (?P<type>.+?) fusion\(.*calls=(?P<called>%all-reduce-scat
 # A TPU runs a collective beside others' computing, and beside all turns of a loop, by fusing a piece of it into each computation
 # there: every piece reads as the whole, and all bear one number. The first of them, where it starts, is the one that counts.
 CHAIN = re.compile(r'chain_id="(\d+)"')
-CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
+CALLED = re.compile(r"(?:body|calls|to_apply)=(%[\w.-]+)")
+BRANCHES = re.compile(r"(?:branch_computations=\{|true_computation=)(%[\w.-]+(?:, (?:false_computation=)?%[\w.-]+)*)")
+CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)(?:e\d\w*)?\[([\d,]*)\]")
 # Who takes part: the first group written out, or as a reshaped and transposed range, or as axes of a mesh; pairs of a permute.
 LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
@@ -70,9 +72,8 @@ def collectives(hlo: str) -> list[Collective]:
             if FUSED.search(line):
                 continue
             runs = times * trips(line, blocks) if " while(" in line else times
-            for names in CALLED.findall(line):
-                for called in names.split(", "):
-                    yield from visit(called, runs)
+            for called in (*CALLED.findall(line), *taken(line, blocks)):
+                yield from visit(called, runs)
 
     return list(visit(entry, 1))
 
@@ -144,6 +145,26 @@ def trips(line: str, blocks: dict[str, list[str]]) -> int:
     condition = re.search(r"condition=(%[\w.-]+)", line)
     bounds = re.findall(r"= [su]32\[\]\S* constant\((\d+)\)", "\n".join(blocks.get(condition[1], ()))) if condition else []
     return int(bounds[0]) if len(bounds) == 1 else 1
+
+
+def taken(line: str, blocks: dict[str, list[str]]) -> list[str]:
+    """The one of the branches of an instruction that is expected to run: the cheapest. Texts fit their buckets, and no objective
+    begins with this step."""
+    found = BRANCHES.search(line)
+    names = re.findall(r"%[\w.-]+", found[1])[::-1] if found else []  # of equal ones the last, which a predicate that holds takes
+    return [min(names, key=lambda name: _cycles(name, blocks))] if names else []
+
+
+def _cycles(name: str, blocks: dict[str, list[str]]) -> int:
+    """Estimated cycles of a computation, loops included."""
+    total = 0
+    for line in blocks.get(name, ()):
+        found = CYCLES.search(line)
+        total += int(found[1]) if found else 0
+        runs = trips(line, blocks) if " while(" in line else 1
+        if " fusion(" not in line:  # whose own estimate has all of it
+            total += runs * sum(_cycles(called, blocks) for called in (*CALLED.findall(line), *taken(line, blocks)))
+    return total
 
 
 def _result_bytes(result: str, kind: str, start: bool) -> int:

@@ -9,9 +9,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from jclip.hlo import computations, trips
+from jclip.hlo import CYCLES, computations, taken, trips
 
-CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 KERNEL = re.compile(r'"flops":"(\d+)","transcendentals":"(\d+)","bytes_accessed":"(\d+)"')
 LOOP = re.compile(r" while\(.*body=(%[\w.-]+)")
 CALL = re.compile(r" call\(.*to_apply=(%[\w.-]+)")
@@ -67,7 +66,7 @@ def executed(blocks: dict[str, list[str]], name: str, times: int = 1) -> Iterato
         yield line, times
         for body in LOOP.findall(line):
             yield from executed(blocks, body, times * trips(line, blocks))
-        for called in CALL.findall(line):
+        for called in (*CALL.findall(line), *taken(line, blocks)):
             yield from executed(blocks, called, times)
 
 

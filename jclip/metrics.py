@@ -373,10 +373,11 @@ class TrainLog:
             writer.write(step, values)
 
 
-def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0, every: int = 1) -> list[Writer]:
+def open_writers(workdir: Path, terminal: Terminal, *, first: int = 0, start: int = 0, every: int = 1) -> list[Writer]:
     """Writers of metrics.jsonl, and for TensorBoard where the extra is installed; one that fails is said and dropped.
 
-    What a run that goes on at step `start`, with a line `every` so many steps, finds damaged or missing is said.
+    What a run that goes on at step `start`, with a line `every` so many steps behind step `first`, finds damaged or missing is
+    said.
     """
 
     def jsonl() -> Writer:
@@ -385,8 +386,9 @@ def open_writers(workdir: Path, terminal: Terminal, *, start: int = 0, every: in
             terminal.say(
                 f"jclip: {writer.lost} lines of {workdir / 'metrics.jsonl'} are damaged, and are dropped; the rest stays"
             )
-        if writer.last + every <= start:
-            lacking = f"the steps {writer.last + 1:,} to {start:,}"
+        last = max(writer.last, first)
+        if last + every <= start:
+            lacking = f"the steps {last + 1:,} to {start:,}"
             terminal.say(f"jclip: {workdir / 'metrics.jsonl'} has no line of {lacking}: they are lost")
         return writer
 

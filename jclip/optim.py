@@ -112,11 +112,18 @@ def _direction(config: Optim) -> optax.GradientTransformation:
         case "lion":
             return optax.scale_by_lion(config.b1, config.b2, mu_dtype=dtype)
         case "adafactor":
-            clip = optax.identity() if config.clip_update is None else optax.stateless(partial(_clip_layers, config.clip_update))
-            return optax.chain(optax.scale_by_factored_rms(), clip, optax.ema(config.b1, debias=False, accumulator_dtype=dtype))
+            factored = optax.scale_by_factored_rms(decay_rate_fn=_adafactor_decay)
+            most = config.clip_update
+            clip = optax.identity() if most is None else optax.stateless(partial(_clip_layers, most))
+            return optax.chain(factored, clip, optax.ema(config.b1, debias=False, accumulator_dtype=dtype))
         case "muon":
             muon = optax.contrib.scale_by_muon(beta=config.b1, mu_dtype=dtype, weight_dimension_numbers=_matrix_axes)
             return optax.partition({"matrix": optax.chain(muon, optax.stateless(_as_adam)), "other": adam}, _kinds)
+
+
+def _adafactor_decay(step: Array, power: float) -> Array:
+    """Decay of Adafactor's second moment after so many steps, 1 - (step + 1)^-power, at most 0.999 (Zhai et al. 2022)."""
+    return jnp.minimum(0.999, 1 - (step + 1.0) ** -power)
 
 
 def stacked(tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Config, Model, Plan, TextTower, differences, make_plan
+from jclip.config import Config, Model, Plan, TextTower, differences, from_json, make_plan
 from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
@@ -36,12 +37,19 @@ class Start(NamedTuple):
         state: at that step.
         origin: where it comes from, for the greeting.
         record: what the run was made of when the checkpoint was saved; None where there is none.
+        other: the record of another run that is taken up, where the workdir has no checkpoint yet.
     """
 
     step: int
     state: TrainState
     origin: str
     record: Mapping[str, Any] | None = None
+    other: Mapping[str, Any] | None = None
+
+    @property
+    def first(self) -> int:
+        """The step behind which the history of this workdir begins, as far as this start knows."""
+        return self.step if self.other is not None else 0
 
 
 def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, resume_from: int | None) -> Start:
@@ -103,17 +111,25 @@ def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: i
 
 def _cool_down(config: Config, program: Program) -> Start:
     """The whole state of another run at step init_from.step, from which its learning rate falls."""
-    there = together(lambda: open_run(config.init_from.path, config.init_from.step))
-    with there as (checkpoints, saved, step):
+    path, step = Path(local_path(config.init_from.path)), config.init_from.step
+    with ExitStack() as stack:
+        checkpoints, saved, step = together(lambda: stack.enter_context(open_run(path, step)))
+        record = together(lambda: checkpoints.record(step))
+        if "data" not in record:
+            raise CheckpointError(
+                f"{path} was saved by an older jclip, which did not write how many examples there were; train it on for a step, "
+                "and cool down from there"
+            )
+        rate = _rate(saved, make_plan(saved, record["data"]["examples"]), step)
+        if rate == 0:
+            raise CheckpointError(f"{path} has cooled down at step {step:,} already; give an earlier init_from.step")
+        if abs(rate - config.optim.lr) > 1e-4 * rate:
+            raise CheckpointError(
+                f"the learning rate of {path} at step {step:,} is {rate:.4g}, and would jump to {config.optim.lr:.4g}; "
+                f"give --optim.lr {rate:.6g}"
+            )
         start = _restore(config, program, checkpoints, step)
-        examples = checkpoints.record(step)["data"]["examples"]
-    rate = _rate(saved, make_plan(saved, examples), step)
-    if abs(rate - config.optim.lr) > 1e-4 * rate:
-        raise CheckpointError(
-            f"the learning rate of {config.init_from.path} at step {step:,} is {rate:.4g}, and would jump to "
-            f"{config.optim.lr:.4g}; give --optim.lr {rate:.6g}"
-        )
-    return Start(step, start.state, f"cooling down from step {step:,} of {config.init_from.path}")
+    return Start(step, start.state, f"cooling down from step {step:,} of {path}", other=record)
 
 
 def _choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
@@ -200,7 +216,7 @@ def _check_begun(saved: Config, record: Mapping[str, Any], program: Program, ste
             raise CheckpointError(
                 f"checkpoint {step:,} is of a run whose objective {name} begins with step {then + 1:,}, and here it begins with "
                 f"step {now + 1:,}: it would have the state of another moment; give a duration or a begin that leaves it on the "
-                "same side of the checkpoint, or go on in another --workdir with --init-from.path"
+                "same side of the checkpoint, or go on in another --workdir with --init-from.path, which begins anew"
             )
 
 
@@ -232,13 +248,14 @@ def _with_free(saved: Model, now: Model) -> Model:
     return dataclasses.replace(saved, towers=towers, **{field: getattr(now, field) for field in FREE_MODEL})
 
 
-def said_changes(start: Start, record: Record, config: Config, plan: Plan, saved: Config) -> list[str]:
+def said_changes(start: Start, record: Record, config: Config, plan: Plan) -> list[str]:
     """Changes since the checkpoint that a run goes on from, each with its effect."""
-    if start.record is None:
+    before = start.record or start.other
+    if before is None:
         return []
-    examples = start.record.get("data", record["data"])["examples"]
-    then = make_plan(saved, examples)
-    return changes(start.record, record, start.step, (_rate(saved, then, start.step), _rate(config, plan, start.step)))
+    saved: Config = from_json(before["config"])
+    then = make_plan(saved, before.get("data", record["data"])["examples"])
+    return changes(before, record, start.step, (_rate(saved, then, start.step), _rate(config, plan, start.step)))
 
 
 def _rate(config: Config, plan: Plan, step: int) -> float:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jclip.config import Config, Family, Groups, Model, groups_of
 from jclip.digests import array_paths
-from jclip.models import Backend, Encoded, MultiTower, fits_buckets, towers_flops
+from jclip.models import Backend, Encoded, MultiTower, bucketed_views, fits_buckets, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, moving_average, split
 from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, replicated, split_rows
@@ -71,7 +71,7 @@ def make_loss_and_grads(config: Config, mesh: Mesh) -> LossAndGrads:
     config.accumulate and config.buckets; `rows` are what the objectives made of each row.
     """
     padded = _make_loss_and_grads(config, mesh)
-    if not config.buckets:
+    if not bucketed_views(config):
         return padded
     bucketed = _make_loss_and_grads(config, mesh, groups_of(config.buckets))
 

@@ -78,7 +78,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         start = find_start(config, program, checkpoints, mesh, resume_from)
         if start.step > plan.total:
             raise ConfigError(
-                f"config: duration {config.duration} is {plan.total:,} steps, and {workdir} has come to step {start.step:,}; "
+                f"config: duration {config.duration} ends at step {plan.total:,}, and {workdir} has come to step {start.step:,}; "
                 "use a longer one, or another --workdir"
             )
         phases = program.compile_phases()
@@ -89,7 +89,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
             terminal.say(f"jclip: {line}")
         _say_changes(start, record, config, plan, checkpoints, terminal)
         record = {**record, **lineage(start, resume_from)}
-        _tidy(workdir, config, checkpoints, start.step, terminal)
+        _tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
             make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
@@ -300,10 +300,9 @@ def _say(message: str) -> None:
 
 
 def _say_changes(start: Start, record: Record, config: Config, plan: Plan, checkpoints: Checkpoints, terminal: Terminal) -> None:
-    if start.record is not None:
-        changed = said_changes(start, record, config, plan, checkpoints.config(start.step))
-        if changed:
-            terminal.say("\n  ".join(["jclip: the checkpoint was trained with another configuration; from here on", *changed]))
+    if changed := said_changes(start, record, config, plan):
+        what = "the checkpoint" if start.other is None else "the run that is taken up"
+        terminal.say("\n  ".join([f"jclip: {what} was trained with another configuration; from here on", *changed]))
     if start.step == plan.total:
         terminal.say(
             f"jclip: all {start.step:,} steps are done; `jclip eval {checkpoints.directory.parent}` evaluates, "
@@ -311,21 +310,21 @@ def _say_changes(start: Start, record: Record, config: Config, plan: Plan, check
         )
 
 
-def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: int, terminal: Terminal) -> None:
-    """The workdir as it is to be at step `start`."""
+def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: Start, terminal: Terminal) -> None:
+    """The workdir as it is to be at the start."""
     if problem := checkpoints.read_scores():
         terminal.say(f"jclip: {problem}")
     if is_first():
-        for path in checkpoints.set_aside(after=start):
+        for path in checkpoints.set_aside(after=start.step):
             terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
-        if start and not _is_json(workdir / "config.json"):
+        if start.step > start.first and not _is_json(workdir / "config.json"):
             terminal.say(f"jclip: {workdir / 'config.json'} is missing or damaged; it is written anew")
         text = json.dumps(to_saved(config), indent=2)
         try:
             write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
         except OSError as error:
             terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
-    checkpoints.forget(after=start)
+    checkpoints.forget(after=start.step)
 
 
 def _is_json(path: Path) -> bool:
@@ -351,7 +350,10 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: Start, chec
     workdir = checkpoints.directory.parent
     before = 0 if start.record is None else int(start.record["config"]["log_every"])  # steps may have had fewer lines then
     every = max(config.log_every, before)
-    writers = [terminal, *(open_writers(workdir, terminal, start=start.step, every=every) if is_first() else [])]
+    writers = [
+        terminal,
+        *(open_writers(workdir, terminal, first=start.first, start=start.step, every=every) if is_first() else []),
+    ]
     clock = Clock(config.batch_size, plan.total, start.step)
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes

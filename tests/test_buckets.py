@@ -11,7 +11,7 @@ from test_objectives import config_of, gradients, one_batch
 from tiny import tiny_config
 
 from jclip.config import Config, ConfigError, Mesh, Model, TextTower, check
-from jclip.models import fits_buckets, towers_flops
+from jclip.models import bucketed_views, fits_buckets, towers_flops
 from jclip.sharding import make_mesh
 from jclip.state import init_params, new_extra, param_shapes
 from jclip.step import make_loss_and_grads
@@ -61,11 +61,12 @@ def test_a_tower_that_sees_padding_has_no_buckets(pool: Any, more: dict[str, Any
         ((("text", 5, 0.5), ("text", 4, 0.2)), "groups of 5, 4 tokens; give each once, the shortest first"),
         ((("text", 8, 0.5),), "buckets: text 8: the last group, of 8 tokens, is there by itself; leave it out"),
         ((("text", 4, 0.5), ("text", 5, 0.6)), "has shares of 1.1 together; they are at most 1"),
+        ((("text", 4, 0.05),), "buckets: text 4 0.05 is no row of the 16 rows of a device that its tower sees at once"),
     ],
 )
 def test_buckets_that_contradict_the_model_are_refused(buckets: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check(tiny_config(buckets=buckets))
+        check(tiny_config(buckets=buckets), devices=1)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,18 @@ def test_a_batch_fits_while_the_longest_of_a_group_does(padded: Any, tokens: int
     config, _, _, batch, _ = padded
     bucketed = dataclasses.replace(config, buckets=(("text", tokens, share),))
     assert bool(fits_buckets(bucketed, batch, make_mesh(Mesh(1, 1), jax.devices()[:1]))) == fits
+
+
+def test_a_text_that_no_tower_sees_forbids_no_buckets(padded: Any) -> None:
+    """Vocabulary reads the ids of a text, and no tower sees them."""
+    batch = padded[3]
+    config = config_of("contrastive", "words", **{"model.towers.text.mask_padding": True})
+    both = dataclasses.replace(config, buckets=(("text", 4, 0.5),))
+    assert bucketed_views(both) == {"text": ["text"]}
+    only = {name: how for name, how in both.objectives.items() if name == "words"}
+    alone = dataclasses.replace(both, objectives=only)
+    assert bucketed_views(alone) == {}
+    assert bool(fits_buckets(both, batch, make_mesh(Mesh(1, 1), jax.devices()[:1])))
 
 
 def test_buckets_save_the_work_of_padding(padded: Any) -> None:

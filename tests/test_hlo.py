@@ -181,3 +181,25 @@ ENTRY %main (x: f32[4]) -> f32[4] {
     }
     assert estimated_cycles(hlo, flops=1000, bandwidth=20, clock=10) == want
     assert estimated_cycles("ENTRY %main () -> f32[] {\n}\n", flops=1, bandwidth=1, clock=1) == {}
+
+
+BRANCHES = """HloModule step
+%cheap (x: f32[8]) -> f32[8] {
+  %a = f32[8] fusion(%x), calls=%f, metadata={op_name="jvp/attn"}, backend_config={"estimated_cycles":"10"}
+  %b = f32[8] all-reduce(%a), replica_groups={{0,1}}
+}
+%dear (x: f32[8]) -> f32[8] {
+  %c = f32[8] fusion(%x), calls=%f, metadata={op_name="jvp/attn"}, backend_config={"estimated_cycles":"30"}
+  %d = f32[16] all-reduce(%c), replica_groups={{0,1}}
+}
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %e = f32[8] conditional(%p, %x, %x), CHOICE
+}
+"""
+
+
+@pytest.mark.parametrize("choice", ["branch_computations={%dear, %cheap}", "true_computation=%cheap, false_computation=%dear"])
+def test_of_branches_the_cheaper_one_counts(choice: str) -> None:
+    hlo = BRANCHES.replace("CHOICE", choice)
+    assert estimated_cycles(hlo, flops=1.0, bandwidth=1.0, clock=1.0) == {"attention": 10}
+    assert traffic(collectives(hlo)) == {"all-reduce": Traffic(1, 32)}

@@ -12,6 +12,7 @@ can be stopped at any time and a further call goes on.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0
         "optim.warmup": "9.5%" if form == "clipart" else "5%",
         "evals": evals,
         "checkpoint": replace_each(config.checkpoint, {"every": "100%", "best": None}),
-        "log_every": 50,
+        "log_every": max(1, min(50, steps // 4)),  # two lines at least, between which steps are timed
     }
     return replace_each(config, changes)
 
@@ -207,7 +208,10 @@ class Comparison:
         if self.find(variant=variant, seed=seed, budget=budget):
             return
         with tempfile.TemporaryDirectory() as folder:
-            workdir = str(self.teacher(seed)) if variant == "plain" else f"{folder}/run"
+            workdir = f"{folder}/run"
+            if variant == "plain":
+                workdir = str(self.teacher(seed))
+                shutil.rmtree(workdir, ignore_errors=True)  # of a call that was ended before its line was written
             done = run(self.job(variant, steps, seed, workdir))
         self.keep(variant=variant, seed=seed, budget=budget, steps=steps, **done)
 
@@ -236,7 +240,13 @@ def main() -> None:
     parser.add_argument("--data", default="", help="folder of the shards of clipart")
     parser.add_argument("--only", nargs="+", choices=[*CHANGES, *RECIPES], help="these variants (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--budgets", nargs="+", choices=["steps", "seconds"], default=["steps", "seconds"], help="default: both")
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        choices=["steps", "seconds"],
+        default=["steps", "seconds"],
+        help="default: both; seconds need steps",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where plain runs are kept (default: runs)")
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
@@ -246,6 +256,8 @@ def main() -> None:
         return
     if options.results is None:
         parser.error("give a form and the file of the results")
+    if 0 not in options.seeds and not options.table:
+        parser.error("--seeds needs 0, whose run of equal steps says how long a step of each variant takes")
     comparison = Comparison(options.form, options.results, options.data, options.runs)
     if not options.table:
         variants: Sequence[str] = ["plain", *(options.only or [*CHANGES, *RECIPES])]

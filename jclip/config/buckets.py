@@ -33,6 +33,8 @@ def bucket_problems(buckets: tuple[Bucket, ...], towers: Mapping[str, Tower]) ->
             yield f"{at} sees its padding, on which its output depends; give it causal or mask_padding, or another pool"
         elif tower.dropout:
             yield f"{at} draws its dropout for padding too; leave dropout 0"
+        elif tower.eot_id is None and tower.tokenizer.kind != "clip":
+            yield f"{at} has no eot_id, so that a word in place of another could end a text elsewhere; give it one"
         elif lengths != sorted(set(lengths)):
             yield f"{at} has groups of {', '.join(map(str, lengths))} tokens; give each once, the shortest first"
         elif lengths[-1] >= tower.context_length:

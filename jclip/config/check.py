@@ -106,6 +106,10 @@ def _device_problems(config: Config, devices: int) -> Iterator[str]:
             choices = f"{low} or {low + devices}" if low else str(devices)
             yield f"{name} {size} is not divisible by {devices} devices; use {choices}"
     parts = devices * config.accumulate
+    for tower, tokens, share in config.buckets:
+        if share * config.batch_size / parts < 1:
+            rows = f"{config.batch_size / parts:g} rows of a device"
+            yield f"buckets: {tower} {tokens} {share:g} is no row of the {rows} that its tower sees at once; leave buckets out"
     if config.accumulate > 1 and config.batch_size % parts:
         low = max(1, config.batch_size // parts) * parts
         what = f"{devices} devices x accumulate {config.accumulate}"

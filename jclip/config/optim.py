@@ -80,6 +80,8 @@ class Optim:
             yield f'.cooldown "{self.cooldown}" is not read by the schedule {self.schedule}; leave it "{Optim.cooldown}"'
         if self.final_lr and self.schedule == "constant":
             yield f".final_lr {self.final_lr}: a constant learning rate does not fall; leave it 0, or use wsd"
+        if self.final_lr and self.schedule in ("wsd", "inverse_sqrt") and self.cooldown.strip() in ("0", "0%", "0ep"):
+            yield f'.final_lr {self.final_lr}: nothing falls to it, with a cooldown of "{self.cooldown}"; leave it 0'
         rate, decay = (max(factor for _, factor in rules) for rules in (self.lr_rules, self.weight_decay_rules))
         if self.lr * rate * self.weight_decay * decay >= 1:
             yield (

@@ -100,7 +100,7 @@ def _explained(size: int = 0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Open:
-    """As `Decode`, but that a JPEG is only opened, to be decoded once its crop is known."""
+    """`Decode`, but of a JPEG only the header: it is decoded once its crop is known."""
 
     decode: Decode
 

@@ -90,7 +90,7 @@ def measure(
 
 
 def _a_second(items: Iterator[Any], each: int, seconds: float, tick: Callable[[float], None]) -> float:
-    """How many an iterator gives, `each` at a time, in a second."""
+    """The rate of an iterator that gives `each` at a time, once its first item is there."""
     next(items)
     began = now = time.perf_counter()
     count = 0

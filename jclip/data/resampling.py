@@ -18,6 +18,7 @@ BITS = 22
 """Bits of a weight's fraction: 8 of 32 are a pixel's, and 2 are for sums below black and above white (Pillow's Resample.c)."""
 
 _compiled: list[Callable[..., Any]] | None = None
+"""What `compiled` returns, once it is known."""
 _compiling = threading.Lock()
 
 
@@ -36,7 +37,7 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str, box: B
 
 
 def _rows_come_first(have: tuple[int, int], size: tuple[int, int], box: Box | None) -> bool:
-    """Whether Pillow resizes rows before columns: each pass rounds to 8 bits, so their order is part of the result.
+    """True where Pillow is known to resize rows before columns: each pass rounds to 8 bits, so their order shows in the result.
 
     Before Pillow 13 rows always came first; since then columns do where they lose more than twice as many pixels.
     """

@@ -214,7 +214,7 @@ def as_text(found: Survey, context_length: int) -> str:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
     if found.tokens:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
-        lines.append(f"captions within so many tokens (for --buckets, less a margin): {shares}")
+        lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
     lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)

@@ -280,7 +280,7 @@ class ScaledCrop:
         image = self.pad(small) if self.pad else small
 
         def place(x: int, axis: int) -> float:
-            """Where a pixel of the padded image lies in the padded small one: both have the image in their middle."""
+            """Place in the padded small image of one in the padded image: both have the image in their middle."""
             margin, small_margin = (padded[1 - axis] - jpeg.size[axis]) // 2, (image.size[axis] - small.size[axis]) // 2
             return min(max((x - margin) / part + small_margin, 0), image.size[axis])
 

@@ -1,6 +1,6 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
-from jclip.models.buckets import fits_buckets
+from jclip.models.buckets import bucketed_views, fits_buckets
 from jclip.models.compute import Backend, Compute
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
 from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops, without_dropout
@@ -27,6 +27,7 @@ __all__ = [
     "VisionTransformer",
     "WordHead",
     "apart",
+    "bucketed_views",
     "caption_decoder",
     "class_tokens",
     "decoder_config",

@@ -22,17 +22,27 @@ from jclip.models.text import end_of_text
 
 def group_sizes(groups: Groups, rows: int, longest: int) -> list[tuple[int, int]]:
     """(rows, tokens) of each group of so many rows of a device."""
-    sizes = [(int(share * rows), tokens) for tokens, share in groups]
+    sizes = [(int(share * rows + 1e-6), tokens) for tokens, share in groups]  # 0.29 of 100 is 28.999...
     return [*sizes, (rows - sum(count for count, _ in sizes), longest)]
+
+
+def bucketed_views(config: Config) -> dict[str, list[str]]:
+    """By text tower with buckets its inputs, of which it sees each, or what an objective has made of it on the device."""
+    made = {view: source for name, how in config.objectives.items() for view, source in how.makes(name).items()}
+    seen, inputs = {made.get(view, view) for view in config.encoded_views()}, config.inputs()
+    views = {
+        tower: [name for name in inputs if name in seen and inputs[name].tower == tower] for tower in groups_of(config.buckets)
+    }
+    return {tower: names for tower, names in views.items() if names}
 
 
 def fits_buckets(config: Config, batch: Mapping[str, Array], mesh: Mesh) -> Array:
     """Whether every part of a global batch fits into the buckets on every device: bool []."""
-    fits, inputs = jnp.ones((), bool), config.inputs()
-    for tower, groups in groups_of(config.buckets).items():
-        how = config.model.towers[tower]
+    fits = jnp.ones((), bool)
+    for tower, views in bucketed_views(config).items():
+        how, groups = config.model.towers[tower], groups_of(config.buckets)[tower]
         assert isinstance(how, TextTower)
-        for view in (name for name, one in inputs.items() if one.tower == tower and not one.stored):
+        for view in views:
             lengths = end_of_text(batch[view], how) + 1
             rows = lengths.reshape(mesh.size, config.accumulate, -1)  # as split_rows cuts them
             rows, end = jnp.sort(rows, axis=2), 0

@@ -80,8 +80,8 @@ class MultiTower(nn.Module):
             by_tower.setdefault((self.views or {}).get(view, view), []).append(view)
         for tower, views in sorted(by_tower.items()):
             encode = self._tower(tower, normalised)
-            apart_already = tower in (self.buckets or {})  # each view has its own order of lengths
-            for alike in [[view] for view in views] if apart_already else _of_one_shape(views, batch):
+            # In buckets each view has an order of lengths of its own.
+            for alike in [[view] for view in views] if tower in (self.buckets or {}) else _of_one_shape(views, batch):
                 stacked = jax.tree.map(lambda *inputs: together(inputs), *(batch[view] for view in alike))
                 index = None if rows is None else together([rows * len(views) + views.index(view) for view in alike])
                 encoded |= dict(zip(alike, apart(encode(stacked, index), len(alike)), strict=True))

@@ -29,7 +29,7 @@ class TextTransformer(Transformer):
             hidden: the tokens that are hidden, bool [b, L], and what stands for their embeddings, f32 [b, width].
 
         Raises:
-            ValueError: the length is not the tower's, or embeddings come without `eot`.
+            ValueError: the length is another one, or embeddings come without `eot`.
         """
         c, dtype = self.config, self.how.dtype
         length = text.shape[1]

@@ -48,7 +48,7 @@ def both(data: Any, seed: int, of: VisionTower, augment: Augment | None = None) 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """At which parts of their size JPEGs are decoded."""
+    """Parts of their size at which JPEGs are decoded."""
     decoded: list[int] = []
     decode = Jpeg.decoded
 

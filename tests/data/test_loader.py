@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -338,3 +339,50 @@ def test_a_webdataset_is_trained_on_by_worker_processes(tmp_path: Path, monkeypa
     here = batches(config, 4)
     assert {problem for batch in here for problem in batch.problems} == {"s.tar:5: caption is empty"}
     assert_equal(batches(replace(config, data=replace(config.data, workers=2)), 4), here)
+
+
+class Counted:
+    """Arrays, and which of them were read."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.read = length, list[int]()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read.append(index)
+        return {"key": f"k{index}", "image": np.full((8, 8, 3), index % 256, np.uint8), "text": "a text"}
+
+    def fingerprint(self) -> str:
+        return str(self.length)
+
+
+def test_the_next_epoch_is_read_before_the_last_one_ends() -> None:
+    source = Counted(20)
+    with make_loader(replace(CONFIG, data=Data(source="counted"), batch_size=5), source) as loader:
+        for _ in range(4):
+            next(loader)
+        deadline = time.monotonic() + 20
+        while len(source.read) < 25 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert set(source.read) == set(range(20))
+    assert len(source.read) >= 25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_is_the_same_after_a_thousand_batches_and_after_ten_thousand(workers: int) -> None:
+    def megabytes() -> float:
+        folders = ["self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        return sum(int(Path(f"/proc/{of}/status").read_text().split("RssAnon:")[1].split()[0]) for of in folders) / 1024
+
+    config = replace(CONFIG, data=Data(source="counted", workers=workers), batch_size=4)
+    with make_loader(config, Counted(1000)) as loader:
+        for _ in range(1000):
+            next(loader)
+        before = megabytes()
+        for _ in range(9000):
+            next(loader)
+        assert megabytes() - before < 16

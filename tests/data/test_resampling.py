@@ -13,7 +13,7 @@ from jclip.data import resampling
 from jclip.data.resampling import FILTERS, Box, add_lines, find_weights, resize, resized_by
 
 PLAIN = (find_weights, add_lines)
-"""As Python runs them, without numba."""
+"""Both in plain Python, without numba."""
 
 
 def picture(width: int, height: int, seed: int, levels: int = 256) -> Image.Image:
