@@ -47,6 +47,7 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
         "data": data_facts(source),
         "plan": {
             "total": plan.total,
+            "first": plan.first,
             "warmup": plan.warmup,
             "cooldown": plan.cooldown,
             "checkpoint_every": plan.checkpoint_every,

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Config, Model, Plan, TextTower, differences, from_json, make_plan
+from jclip.config import Config, InitFrom, Model, Plan, TextTower, differences, from_json, make_plan
 from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
@@ -52,15 +52,18 @@ class Start(NamedTuple):
         return self.step if self.other is not None else 0
 
 
-def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, resume_from: int | None) -> Start:
-    """The start of a run; see `Start`.
+def find_start(
+    config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, mesh: Mesh, resume_from: int | None
+) -> Start:
+    """The start of a run, or of a stage of it; see `Start`.
 
     Args:
         config: of the run.
+        plan: of the run.
         program: what is to be trained.
         checkpoints: of the workdir.
         mesh: the devices.
-        resume_from: step of the checkpoint to go on from, where that is not the last one; see `_choose`.
+        resume_from: step of the checkpoint to go on from, where that is not the last one; see `choose`.
 
     Raises:
         CheckpointError: the workdir holds another model, or a checkpoint that is damaged; the message says how to go on.
@@ -73,20 +76,24 @@ def find_start(config: Config, program: Program, checkpoints: Checkpoints, mesh:
             f"process {jax.process_index()} sees {latest} as the last checkpoint in {checkpoints.directory}, and another one "
             "does not; give a --workdir that all hosts share"
         )
-    step = together(lambda: _choose(checkpoints, resume_from))
+    step = together(lambda: choose(checkpoints, resume_from))
+    if step is not None and step == plan.first:
+        workdir = str(checkpoints.directory.parent)
+        before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
+        return Start(step, *start_from(dataclasses.replace(config, init_from=before), program, mesh))
     if step is None and config.optim.schedule == "cooldown":
-        return _cool_down(config, program)
+        return _cool_down(config, plan, program)
     if step is None and config.init_from.path:
         _require_same_weights(config.init_from.path)
         return Start(0, *start_from(config, program, mesh))
     if step is None:
         return Start(0, program.init(), "random parameters")
     try:
-        return _restore(config, program, checkpoints, step)
+        return _restore(config, plan, program, checkpoints, step)
     except DamagedCheckpoint as damage:
         # The one that is asked for, where a later one came from it and is damaged: the advice of before still holds.
         if resume_from is not None and resume_from < step and resume_from in checkpoints.steps:
-            return _restore(config, program, checkpoints, resume_from)
+            return _restore(config, plan, program, checkpoints, resume_from)
         raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved())}") from None
 
 
@@ -99,17 +106,17 @@ def _require_same_weights(path: str) -> None:
         )
 
 
-def _restore(config: Config, program: Program, checkpoints: Checkpoints, step: int) -> Start:
+def _restore(config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, step: int) -> Start:
     """The state of a checkpoint, if it is of this model."""
     record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
     together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
-    together(lambda: _check_begun(saved, record, program, step))
-    state = program.restored(step, checkpoints.restore(step, program.state.saved()))
+    together(lambda: _check_begun(saved, record, program, step - plan.first))
+    state = program.restored(step - plan.first, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
     return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
 
 
-def _cool_down(config: Config, program: Program) -> Start:
+def _cool_down(config: Config, plan: Plan, program: Program) -> Start:
     """The whole state of another run at step init_from.step, from which its learning rate falls."""
     path, step = Path(local_path(config.init_from.path)), config.init_from.step
     with ExitStack() as stack:
@@ -120,6 +127,8 @@ def _cool_down(config: Config, program: Program) -> Start:
                 f"{path} was saved by an older jclip, which did not write how many examples there were; train it on for a step, "
                 "and cool down from there"
             )
+        if record["plan"].get("first", 0):
+            raise CheckpointError(f"{path} has stages, and a cooldown goes on from a run of one piece; give the last stage a wsd")
         rate = _rate(saved, make_plan(saved, record["data"]["examples"]), step)
         if rate == 0:
             raise CheckpointError(f"{path} has cooled down at step {step:,} already; give an earlier init_from.step")
@@ -128,11 +137,11 @@ def _cool_down(config: Config, program: Program) -> Start:
                 f"the learning rate of {path} at step {step:,} is {rate:.4g}, and would jump to {config.optim.lr:.4g}; "
                 f"give --optim.lr {rate:.6g}"
             )
-        start = _restore(config, program, checkpoints, step)
+        start = _restore(config, plan, program, checkpoints, step)
     return Start(step, start.state, f"cooling down from step {step:,} of {path}", other=record)
 
 
-def _choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
+def choose(checkpoints: Checkpoints, resume_from: int | None) -> int | None:
     """The step of the checkpoint to go on from.
 
     The same command is started again after every interruption. So `resume_from` counts where the last checkpoint does not
@@ -207,7 +216,8 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
 def _check_begun(saved: Config, record: Mapping[str, Any], program: Program, step: int) -> None:
     """Raises CheckpointError where an objective has begun by the plan of a checkpoint, and not by that of this run, or the
     reverse: its state would be that of another moment."""
-    total = record.get("plan", {}).get("total")
+    then_planned = record.get("plan", {})
+    total = then_planned["total"] - then_planned.get("first", 0) if "total" in then_planned else None
     for name, now in program.begins.items():
         if total is None or name not in saved.objectives:
             continue
@@ -255,10 +265,11 @@ def said_changes(start: Start, record: Record, config: Config, plan: Plan) -> li
         return []
     saved: Config = from_json(before["config"])
     then = make_plan(saved, before.get("data", record["data"])["examples"])
-    return changes(before, record, start.step, (_rate(saved, then, start.step), _rate(config, plan, start.step)))
+    rates = _rate(saved, then, start.step - plan.first), _rate(config, plan, start.step - plan.first)
+    return changes(before, record, start.step, rates)
 
 
 def _rate(config: Config, plan: Plan, step: int) -> float:
-    """The learning rate of the update that follows `step` completed ones."""
-    schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.total, cooldown_steps=plan.cooldown)
+    """The learning rate of the update that follows `step` completed ones of a stage."""
+    schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     return float(schedule(step))

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Plan, check, make_plan, to_saved
+from jclip.config import Config, ConfigError, Plan, check, make_plans, stage_configs, to_saved
 from jclip.data import Batch, LostWorker, Source, SourceError, make_loader, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
@@ -36,7 +36,7 @@ from jclip.processes import (
     together,
 )
 from jclip.program import Phase, Program, make_program
-from jclip.resume import Start, find_start, lineage, said_changes
+from jclip.resume import Start, choose, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
@@ -63,8 +63,30 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
     workdir = together(partial(_folder, workdir))
-    source, plan, record = together(lambda: _prepare(config))
-    _compare_hosts({**record, "command": {"workdir": str(workdir.absolute()), "resume_from": resume_from}}, source)
+    source, plans, records = together(lambda: _prepare(config))
+    command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
+    _compare_hosts({**records[-1], "command": command}, source)
+    results: dict[str, float] = {}
+    for part, plan, record in zip(stage_configs(config), plans, records, strict=True):
+        if plan is not plans[-1] and together(partial(_is_past, workdir, plan, resume_from)):
+            continue
+        done, results = _run_stage(part, plan, record, source, workdir, resume_from)
+        if done < plan.total:
+            break
+    return results
+
+
+def _is_past(workdir: Path, plan: Plan, resume_from: int | None) -> bool:
+    """Whether a run goes on behind a stage."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = choose(checkpoints, resume_from)
+    return step is not None and step > plan.total
+
+
+def _run_stage(
+    config: Config, plan: Plan, record: Record, source: Source, workdir: Path, resume_from: int | None
+) -> tuple[int, dict[str, float]]:
+    """Trains one stage, from its last checkpoint or from the end of the one before; the last step, and the last results."""
     mesh = make_mesh(config.mesh)
     program = together(lambda: _make_program(config, plan, mesh))
 
@@ -75,7 +97,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
     ):
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
-        start = find_start(config, program, checkpoints, mesh, resume_from)
+        start = find_start(config, plan, program, checkpoints, mesh, resume_from)
         if start.step > plan.total:
             raise ConfigError(
                 f"config: duration {config.duration} ends at step {plan.total:,}, and {workdir} has come to step {start.step:,}; "
@@ -92,15 +114,15 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
+            _make_loader(config, source, plan, start.step) as loader,
             stop.listening(),
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
             owed = _owed_evaluations(run, start.step, start.record)
-            results = _train(run, phases, start.step, start.state, loader, owed)
+            done, results = _train(run, phases, start.step, start.state, loader, owed)
         if not loader.ended:
             end_with_main_thread()
-    return results
+    return done, results
 
 
 class Run(NamedTuple):
@@ -121,15 +143,15 @@ class Run(NamedTuple):
 
 def _train(
     run: Run, phases: Sequence[Phase], start: int, state: TrainState, loader: Loader, owed: Mapping[str, Evaluator]
-) -> dict[str, float]:
-    """The loop, from step `start` on, with the evaluations that this step still owes; the results of the last ones."""
+) -> tuple[int, dict[str, float]]:
+    """The loop, from step `start` on, with the evaluations that this step still owes; the last step, and the last results."""
     plan, done, retry_at, results = run.plan, start, -1, dict[str, float]()
     try:
         if owed:
             results = _evaluate(run, start, state, owed)
         for step in range(start + 1, plan.total + 1):
             batch = _next_batch(run, start, done, state, loader)
-            phase = next(phase for phase in reversed(phases) if phase.first < step)
+            phase = next(phase for phase in reversed(phases) if phase.first < step - plan.first)
             arrays = to_global(phase.views_of(batch.arrays), run.mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = phase.train_step(state, arrays)
@@ -152,7 +174,7 @@ def _train(
     if done < plan.total:
         saved = ", which is saved; the same command goes on from there" if done else ": nothing is done yet"
         run.terminal.say(f"stopped after step {done:,}{saved}")
-    return results
+    return done, results
 
 
 def _next_batch(run: Run, start: int, done: int, state: TrainState, loader: Loader) -> Batch:
@@ -259,17 +281,25 @@ def _folder(workdir: str | Path) -> Path:
     return workdir
 
 
-def _prepare(config: Config) -> tuple[Source, Plan, Record]:
-    """Everything that this process derives by itself."""
-    check(config, devices=jax.device_count())
+def _prepare(config: Config) -> tuple[Source, list[Plan], list[Record]]:
+    """Everything that this process derives by itself: the data, and the plan and record of each stage."""
+    parts = stage_configs(config)
+    for part in parts:
+        check(part, devices=jax.device_count())
     source = open_source(config.data.source)
-    plan = make_plan(config, examples=len(source))
-    return source, plan, make_record(config, source, plan)
+    plans = make_plans(config, examples=len(source))
+    return source, plans, [make_record(part, source, plan) for part, plan in zip(parts, plans, strict=True)]
+
+
+def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loader:
+    """The batches of this process from a step of a stage on."""
+    host, hosts = jax.process_index(), jax.process_count()
+    return make_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
 
 
 def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
-    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total, cooldown_steps=plan.cooldown)
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     require_memory(program.parts(), device_memory(mesh.local_devices[0]))
     return program
 

@@ -55,7 +55,7 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
-from jclip.config.stages import Stage, stage_configs
+from jclip.config.stages import Stage, make_plans, stage_configs
 from jclip.config.towers import (
     ImageSize,
     ImageTower,
@@ -142,10 +142,11 @@ __all__ = [
     "load",
     "load_suite",
     "make_plan",
+    "make_plans",
     "replace",
     "replace_each",
-    "stage_configs",
     "siglip_image",
+    "stage_configs",
     "to_json",
     "to_saved",
     "to_steps",

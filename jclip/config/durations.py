@@ -89,6 +89,15 @@ class Plan:
     """Updates between runs of each evaluation."""
     cooldown: int = 0
     """Updates of the linear fall at the end."""
+    first: int = 0
+    """Updates of the stages before, which count in `total`."""
+    skipped: int = 0
+    """Examples of the endless order of the data that these have seen."""
+
+    @property
+    def length(self) -> int:
+        """Updates that follow one schedule: those of this stage."""
+        return self.total - self.first
 
     def due_evaluations(self, step: int) -> list[str]:
         """The evaluations to run after `step` updates; all of them at the end."""

@@ -58,7 +58,7 @@ class InitFrom:
     """(regex on the parameter's path, load it from `path` or let it be random); first match counts."""
     text_positions: Literal["resample", "extend"] = "resample"
     """Positions of a text tower of another context_length: resampled along the line, as open_clip does; or the first ones as they
-    are, and those behind them random, for a tower that has seen but the beginning of texts (CLIPA)."""
+    are, and those behind them random, for a tower that has seen but the beginning of texts (CLIPA). Between stages, too."""
     towers: Mapping[str, str] = field(default_factory=dict)
     """Towers that are called otherwise there: {"teacher_image": "image"}."""
 
@@ -67,7 +67,7 @@ class InitFrom:
         yield from rule_problems(".rules", self.rules)
         if not self.path and self.towers:
             yield ".towers says what towers are called there, but init_from.path is empty; give the path"
-        elif not self.path and self != InitFrom(rules=self.rules):
+        elif not self.path and self != InitFrom(rules=self.rules, text_positions=self.text_positions):
             yield ".step, architecture and tokenizer say which weights, but init_from.path is empty; give the path"
         if self.step is not None and self.architecture is not None:
             yield ".step is of a workdir, which says its architecture itself; leave out init_from.architecture"
@@ -166,7 +166,8 @@ class Config:
     stages: Mapping[str, Stage] = field(default_factory=dict)
     """Cheaper parts of the run before the last, which all else describes, by name and in their order."""
     duration: Annotated[str, Length(of_run=False)] = "30ep"
-    """Length of the run, or of its last part where there are stages, as every duration: "5ep" (epochs), "1500" or "20k" (steps); elsewhere also "3%" (of the run)."""
+    """Length of the run, or of its last part where there are stages, as every duration: "5ep" (epochs), "1500" or "20k" (steps);
+    elsewhere also "3%" (of the run)."""
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     seed: Seed = 0

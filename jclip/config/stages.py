@@ -1,11 +1,11 @@
 """Stages: a run whose first parts see smaller images, shorter texts or fewer patches, for a fraction of the cost."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jclip.config.durations import Length
+from jclip.config.durations import Length, Plan, make_plan
 from jclip.config.ranges import Range
 from jclip.config.towers import ImageSize, TextTower, VisionTower
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # which has stages
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run before its last one. It is a run of its own, with warm-up, schedule and optimizer state from the start, whose
-    parameters the next one goes on from; what is None is as in the last."""
+    """A part of a run before its last: a run of its own, with warm-up, schedule and optimizer state from the start, whose
+    parameters the next one goes on from. What is None is as in the last."""
 
     duration: Annotated[str, Length(of_run=False)] = "1ep"
     """Length of this part."""
     image_size: ImageSize | None = None
-    """Side of a square image, or its height and width, in pixels, of every vision transformer; positions are resampled after it."""
+    """Side of a square image, or its height and width, in pixels, of every vision transformer; then positions are resampled."""
     context_length: Annotated[int, Range(least=2, most=2**20)] | None = None
     """Tokens of a text, of every text tower; positions after it are as init_from.text_positions says."""
     patch_dropout: Annotated[float, Range(least=0, below=1)] | None = None
@@ -36,10 +36,21 @@ class Stage:
     """Length of the linear warm-up."""
 
 
-def stage_configs(config: "Config") -> list[tuple[str, "Config"]]:
-    """The parts of a run in their order, each as the configuration of a run without stages; the last is called ""."""
-    last = dataclasses.replace(config, stages={})
-    return [*((name, _with(last, stage)) for name, stage in config.stages.items()), ("", last)]
+def stage_configs(config: "Config") -> list["Config"]:
+    """The parts of a run in their order, each as the configuration of a run; the last is all that the run's own says."""
+    return [*(_with(config, stage) for stage in config.stages.values()), config]
+
+
+def make_plans(config: "Config", examples: int) -> list[Plan]:
+    """The plan of each stage of a run, one behind the other; raises as `make_plan`."""
+    plans: list[Plan] = []
+    first = skipped = 0
+    for part in stage_configs(config):
+        plan = make_plan(part, examples)
+        plans.append(dataclasses.replace(plan, total=first + plan.total, first=first, skipped=skipped))
+        skipped += (plans[-1].total - first) * part.batch_size
+        first = plans[-1].total
+    return plans
 
 
 def _with(config: "Config", stage: Stage) -> "Config":
@@ -58,6 +69,7 @@ def _with(config: "Config", stage: Stage) -> "Config":
     changes = given(batch_size=stage.batch_size, accumulate=stage.accumulate)
     return dataclasses.replace(
         config,
+        stages={},
         model=dataclasses.replace(config.model, towers=towers),
         optim=dataclasses.replace(config.optim, **given(lr=stage.lr, warmup=stage.warmup)),
         duration=stage.duration,
@@ -74,8 +86,4 @@ def stage_problems(config: "Config") -> Iterator[str]:
     for name, stage in config.stages.items():
         if stage == Stage(stage.duration):
             yield f".stages.{name} changes nothing of the last part; lengthen the run's duration instead"
-    for name, part in stage_configs(config)[:-1] if config.stages else ():
-        yield from (f".stages.{name}: {problem.lstrip('.')}" for problem in part.problems())
-
-
-Stages = Mapping[str, Stage]
+        yield from (f".stages.{name}: {problem.lstrip('.')}" for problem in _with(config, stage).problems())

@@ -101,8 +101,12 @@ class Loader(Iterator[Batch]):
         self.close()
 
 
-def make_loader(config: Config, source: Source | None = None, *, start: int = 0, host: int = 0, hosts: int = 1) -> Loader:
-    """The batches of a run from batch `start` on: batch k is a function of (config, k), and takes step k to k+1.
+def make_loader(
+    config: Config, source: Source | None = None, *, start: int = 0, skipped: int = 0, host: int = 0, hosts: int = 1
+) -> Loader:
+    """The batches of a run from batch `start` on: batch k is a function of (config, skipped, k), and takes step k to k+1.
+
+    The first `skipped` examples of the endless order were seen by stages before.
 
     The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
     that of workers. Every epoch of len(source) examples has every example once, in its own order; a batch may span two.
@@ -134,6 +138,7 @@ def make_loader(config: Config, source: Source | None = None, *, start: int = 0,
     prepare = _Prepare(source, transforms, fields, {name: view.same_as for name, view in views.items() if view.same_as})
     rows = config.batch_size // hosts
     examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
+    examples = examples[skipped:] if skipped else examples
     batches = examples.batch(rows, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
 
     if not flags.FLAGS.is_parsed():
