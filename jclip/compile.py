@@ -9,7 +9,7 @@ import jax.extend as jex
 from rich.console import Console
 from rich.table import Table
 
-from jclip.config import Config, check
+from jclip.config import Config, check, stage_configs
 from jclip.estimate import Estimate, OutOfMemoryError, estimate
 from jclip.memory import GIB, share, size_text
 from jclip.optim import split
@@ -30,7 +30,7 @@ LIMITS = (
 
 
 def main(config: Config, topology: str | None) -> bool:
-    """Compiles, prints the report, and returns whether the program fits.
+    """Compiles each stage of a run, prints the reports, and returns whether all fit.
 
     Args:
         config: of the run.
@@ -39,6 +39,16 @@ def main(config: Config, topology: str | None) -> bool:
     Raises:
         ConfigError: there is no such topology, the configuration does not fit it, or the extra `tpu` is missing.
     """
+    fits = []
+    for name, part in zip([*config.stages, "the last"], stage_configs(config), strict=True):
+        if config.stages:
+            print(f"stage {name}")
+        fits.append(_compile(part, topology))
+    return all(fits)
+
+
+def _compile(config: Config, topology: str | None) -> bool:
+    """One stage; see `main`."""
     console = Console(highlight=False, soft_wrap=True)
     slice_ = describe(topology)
     count = len(slice_.devices)
