@@ -93,7 +93,7 @@ def end_id(config: Config, view: str) -> int:
 
 
 # Of every two rows that share a device and a part at most one is longer than 4.
-FURTHER = [pytest.param(*how, marks=pytest.mark.slow) for how in ((2, 2, 2), (2, 4, 1))]
+FURTHER = [pytest.param(2, 2, 2, marks=pytest.mark.slow), pytest.param(2, 4, 1, marks=pytest.mark.exhaustive)]
 HALVES = (("text", 4, 0.5), ("written", 5, 0.5))
 
 
@@ -118,6 +118,7 @@ def assert_equal(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Non
         np.testing.assert_allclose(got[path], gradient, rtol=1e-6, atol=1e-6 * largest, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_batch_with_too_many_long_texts_is_seen_padded(padded: Any) -> None:
     config, params, extra, batch, (loss, _, grads) = padded
     bucketed = dataclasses.replace(config, buckets=(("text", 2, 0.5),))

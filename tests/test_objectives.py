@@ -154,8 +154,11 @@ def test_there_is_a_case_of_every_family() -> None:
     assert {type(objective) for objective in EACH.values()} == set(OBJECTIVES)
 
 
+FURTHER = [pytest.param(*how, marks=pytest.mark.exhaustive) for how in ((4, 1, 1), (1, 1, 2))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("data", "fsdp", "parts"), [(2, 2, 4), (4, 1, 1), (1, 1, 2)])
+@pytest.mark.parametrize(("data", "fsdp", "parts"), [(2, 2, 4), *FURTHER])
 def test_every_objective_is_the_same_on_any_mesh_and_in_any_parts(everything: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = everything
     config = dataclasses.replace(config, accumulate=parts)
