@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from encoding import encoder
 from test_objectives import config_of, gradients, one_batch
 from tiny import tiny_config
 
-from jclip.config import Config, ConfigError, Mesh, Model, TextTower, check
-from jclip.models import bucketed_views, fits_buckets, towers_flops
+from jclip.config import Config, ConfigError, Mesh, TextTower, check
+from jclip.models import TextTransformer, bucketed_views, fits_buckets, towers_flops
 from jclip.sharding import make_mesh
 from jclip.state import init_params, new_extra, param_shapes
 from jclip.step import make_loss_and_grads
@@ -29,17 +28,18 @@ POOLS: dict[str, dict[str, Any]] = {
 def test_what_ignores_padding_says_the_same_of_shorter_rows(pool: Any) -> None:
     tower = TextTower(context_length=12, width=32, depth=2, heads=2, pool=pool, **POOLS[pool])
     assert tower.ignores_padding
-    model = Model({"text": tower}, 16)
     ids = np.zeros((3, 12), np.int32)
     for row, length in enumerate((2, 4, 5)):
         ids[row, : length - 1] = np.arange(1, length) + row
         ids[row, length - 1] = 49407
-    variables = jax.jit(encoder(model).__wrapped__.__self__.init)(jax.random.key(0), {"text": ids})
-    whole, cut = (encoder(model)(variables, {"text": rows})["text"] for rows in (ids, ids[:, :5]))
-    np.testing.assert_allclose(cut.z, whole.z, atol=1e-6)
-    real = np.asarray(cut.output.mask)
-    np.testing.assert_array_equal(real, np.asarray(whole.output.mask)[:, :5])
-    np.testing.assert_allclose(np.asarray(cut.output.tokens)[real], np.asarray(whole.output.tokens)[:, :5][real], atol=1e-5)
+    model = TextTransformer(tower)
+    see = jax.jit(model.apply, static_argnames="cut")
+    variables = jax.jit(model.init)(jax.random.key(0), ids)
+    whole, short = see(variables, ids), see(variables, ids[:, :5], cut=True)
+    np.testing.assert_allclose(short.pooled, whole.pooled, atol=1e-5)
+    real = np.asarray(short.mask)
+    np.testing.assert_array_equal(real, np.asarray(whole.mask)[:, :5])
+    np.testing.assert_allclose(np.asarray(short.tokens)[real], np.asarray(whole.tokens)[:, :5][real], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,14 @@ def end_id(config: Config, view: str) -> int:
 
 
 # Of every two rows that share a device and a part at most one is longer than 4.
+FURTHER = [pytest.param(2, 2, 2, marks=pytest.mark.slow), pytest.param(2, 4, 1, marks=pytest.mark.exhaustive)]
 HALVES = (("text", 4, 0.5), ("written", 5, 0.5))
 
 
-@pytest.mark.parametrize(("data", "fsdp", "parts"), [(1, 1, 1), (2, 2, 2), pytest.param(2, 4, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("data", "fsdp", "parts"),
+    [(1, 1, 1), *FURTHER],
+)
 def test_loss_and_gradients_are_those_of_padded_texts(padded: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = padded
     bucketed = dataclasses.replace(config, buckets=HALVES, accumulate=parts)
@@ -114,6 +118,7 @@ def assert_equal(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Non
         np.testing.assert_allclose(got[path], gradient, rtol=1e-6, atol=1e-6 * largest, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_batch_with_too_many_long_texts_is_seen_padded(padded: Any) -> None:
     config, params, extra, batch, (loss, _, grads) = padded
     bucketed = dataclasses.replace(config, buckets=(("text", 2, 0.5),))

@@ -154,9 +154,10 @@ def test_there_is_a_case_of_every_family() -> None:
     assert {type(objective) for objective in EACH.values()} == set(OBJECTIVES)
 
 
-FURTHER = [pytest.param(*how, marks=pytest.mark.slow) for how in ((4, 1, 1), (1, 1, 2))]
+FURTHER = [pytest.param(*how, marks=pytest.mark.exhaustive) for how in ((4, 1, 1), (1, 1, 2))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "fsdp", "parts"), [(2, 2, 4), *FURTHER])
 def test_every_objective_is_the_same_on_any_mesh_and_in_any_parts(everything: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = everything
@@ -170,6 +171,7 @@ def test_every_objective_is_the_same_on_any_mesh_and_in_any_parts(everything: An
         np.testing.assert_allclose(same_grads[path], grad, rtol=0, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_all(everything: Any) -> None:
     config, *_, (loss, metrics, _) = everything
     total = sum(how.weight * metrics[f"{name}/loss"] for name, how in config.objectives.items())
@@ -383,6 +385,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     assert loss == pytest.approx(np.mean(want), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_and_hidden_patches_are_told_as_the_teacher_sees_the_whole() -> None:
     """Losses, centres and what is hidden, in f64 from the tokens of towers applied by themselves."""
     config = config_of("taught")

@@ -37,7 +37,10 @@ def compiled(remat: Any, scan: bool = True) -> tuple[Any, Any]:
     return jax.jit(jax.value_and_grad(loss)).lower(params).compile(), params
 
 
-@pytest.mark.parametrize(("remat", "scan"), [(ATTENTION, True), (ATTENTION, False), (("attention", "fc1"), True), (ALL, True)])
+MORE = [pytest.param(*how, marks=pytest.mark.exhaustive) for how in ((ATTENTION, False), (("attention", "fc1"), True))]
+
+
+@pytest.mark.parametrize(("remat", "scan"), [(ATTENTION, True), (ALL, True), *MORE])
 def test_what_is_kept_changes_neither_loss_nor_gradients(remat: Any, scan: bool) -> None:
     (step, params), (plain, _) = compiled(remat, scan), compiled("none")
     (value, gradients), (want, want_gradients) = step(params), plain(params)
@@ -61,7 +64,7 @@ def kernels(jaxpr: jex.core.Jaxpr) -> int:
     return sum(equation.primitive.name == "pallas_call" for equation in jaxpr.eqns) + sum(map(kernels, inner))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.exhaustive), 8])
 @pytest.mark.parametrize(("remat", "calls"), [("nothing_saveable", 3), (("q", "k", "v"), 3), (("attention",), 2), (ATTENTION, 2)])
 def test_a_kernel_whose_result_is_kept_is_not_run_again(remat: Any, calls: int, devices: int) -> None:
     """Forward, and for the gradients: traced as for a TPU, alone and with rows on every device."""

@@ -244,7 +244,7 @@ def test_a_run_that_is_done_says_so_and_a_shorter_one_is_refused(tmp_path: Path,
     capsys.readouterr()
     train.main(tiny_config(**short), tmp_path)
     assert "all 2 steps are done" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"duration 1 is 1 steps, and .* has come to step 2"):
+    with pytest.raises(ConfigError, match=r"duration 1 ends at step 1, and .* has come to step 2"):
         train.main(tiny_config(**{**short, "duration": "1"}), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file is a file; give a folder"):

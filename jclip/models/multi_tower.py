@@ -98,8 +98,10 @@ class MultiTower(nn.Module):
         pixels = {} if isinstance(config, TextTower) or not normalised else {"normalised": True}
 
         def see(inputs: tuple[Array, ...], rows: Array | None, hidden: Hidden | None) -> TowerOutput:
-            masked = {} if hidden is None else {"hidden": hidden}
-            output: TowerOutput = tower(*inputs, rows=rows, **masked, **pixels)
+            more: dict[str, Any] = {} if hidden is None else {"hidden": hidden}
+            if groups:
+                more["cut"] = True
+            output: TowerOutput = tower(*inputs, rows=rows, **more, **pixels)
             return output
 
         def encode(inputs: Any, rows: Array | None) -> Encoded:

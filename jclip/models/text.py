@@ -17,23 +17,23 @@ class TextTransformer(Transformer):
 
     @nn.compact
     def __call__(
-        self, text: Array, eot: Array | None = None, *, rows: Array | None = None, hidden: Hidden | None = None
+        self, text: Array, eot: Array | None = None, *, rows: Array | None = None, hidden: Hidden | None = None, cut: bool = False
     ) -> TowerOutput:
         """Encodes texts.
 
         Args:
-            text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added. L is
-                context_length, or less where the tower ignores padding.
+            text: token ids i32 [b, L], or input embeddings f32 [b, L, width] to which positions are added.
             eot: index of the end of text i32 [b]; needed with embeddings, found in ids by `eot_id` otherwise.
             rows: in training, the index of each text in the global batch, for dropout.
             hidden: the tokens that are hidden, bool [b, L], and what stands for their embeddings, f32 [b, width].
+            cut: whether rows shorter than context_length have lost nothing but padding, which the tower ignores.
 
         Raises:
-            ValueError: the length is another one, or embeddings come without `eot`.
+            ValueError: the length is not the tower's, or embeddings come without `eot`.
         """
         c, dtype = self.config, self.how.dtype
         length = text.shape[1]
-        if length != c.context_length and not (length < c.context_length and c.ignores_padding):
+        if length != c.context_length and not (cut and length < c.context_length and c.ignores_padding):
             raise ValueError(f"text: length {length} is not context_length {c.context_length}; pad or cut it")
         table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if text.ndim == 2:

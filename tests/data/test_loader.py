@@ -372,7 +372,7 @@ def test_the_next_epoch_is_read_before_the_last_one_ends() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_memory_is_the_same_after_a_thousand_batches_and_after_ten_thousand(workers: int) -> None:
     def megabytes() -> float:
         folders = ["self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
