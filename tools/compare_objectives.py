@@ -80,6 +80,11 @@ def changed(path: str, value: object) -> Callable[[Config], Config]:
     return lambda plain: replace(plain, path, value)
 
 
+def both_directions(plain: Config) -> Config:
+    """A text tower that is not causal, without which no word is told from those behind it. That of shapes is none already."""
+    return replace_each(plain, {"model.towers.text.causal": False, "model.towers.text.mask_padding": True})
+
+
 CHANGES: dict[str, Callable[[Config], Config]] = {
     "sigmoid": instead(Contrastive(loss="sigmoid")),
     "decoupled": instead(Contrastive(decoupled=True)),
@@ -92,8 +97,9 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "two images": instead(MultiView(("image", "image@2"), ("text",)), TWO_IMAGES),
     "SimSiam beside": beside(SimSiam("image", "image@2", hidden=64, features=256, weight=0.2), TWO_IMAGES),
     "BYOL beside": beside(BYOL("image", "image@2", hidden=256, features=64, weight=0.2), TWO_IMAGES),
-    "masked words beside": beside(MaskedText(weight=0.2)),
-    "words swapped and dropped": changed("views", {"text": View("text", text_augment=WORDS)}),
+    "text in both directions": both_directions,
+    "text in both directions, masked words beside": lambda plain: beside(MaskedText(weight=0.2))(both_directions(plain)),
+    "words swapped and dropped": changed("data.text_augment", WORDS),
     "moving average": lambda plain: replace_each(plain, {"optim.ema": 0.98, "evaluate_ema": True}),
 }
 RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill")
