@@ -1,4 +1,4 @@
-"""What a train step takes of a device, told before there is one: memory, transfers and time of the program compiled for it."""
+"""Memory, transfers and time that a train step takes of a device, told by the compiler before there is one."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ from jclip.topology import Topology
 
 
 class Estimate(NamedTuple):
-    """What a compiled train step takes of one device.
+    """Needs of a compiled train step on one device.
 
     Attributes:
         arguments: bytes of what goes in, the state foremost.

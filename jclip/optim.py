@@ -127,7 +127,7 @@ def _adafactor_decay(step: Array, power: float) -> Array:
 
 
 def stacked(tree: Any) -> Any:
-    """Whether each parameter holds the layers of a stack along its first axis."""
+    """Tree of bool: True for a parameter that holds the layers of a stack along its first axis."""
     return unflatten({path: "/blocks/" in path for path in flatten(tree)})
 
 

@@ -201,8 +201,8 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
         there, here = (getattr(c.optim, field) for c in (saved, config))
         if there != here:
             raise CheckpointError(
-                f"{workdir} has the optimizer state of optim.{field} {there}, not of {here}; go on with that, or in another "
-                f"--workdir with --init-from.path {workdir}"
+                f"{workdir} has the optimizer state of optim.{field} {there}, not of {here}; give --optim.{field} {there}, or "
+                f"start from its parameters alone, in another --workdir with --init-from.path {workdir} and no schedule cooldown"
             )
     before, now = (set(flatten(split(c.optim, program.state.params)[0])) for c in (saved, config))
     if before != now:

@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether it can be run."""
+        """True where it can be run."""
         return self.missing == 0
 
     @property
@@ -181,7 +181,7 @@ def _read(path: str | None) -> dict[str, Row]:
 
 
 def _words(row: Row) -> str:
-    """What came of a row, in a line."""
+    """Outcome of a row, in a line."""
     if row.problem:
         return row.problem
     if not row.fits:

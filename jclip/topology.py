@@ -1,4 +1,4 @@
-"""What a program is compiled for: slices of TPUs that nobody need own, and emulated devices."""
+"""Devices that a program is compiled for: slices of TPUs that nobody need own, and emulated devices."""
 
 import importlib.util
 import math

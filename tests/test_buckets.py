@@ -154,5 +154,5 @@ def test_buckets_save_the_work_of_padding(padded: Any) -> None:
     assert towers_flops(bucketed) < towers_flops(config)
     params = init_params(config, jax.tree.map(lambda _: None, param_shapes(config)))
     batch = {view: batch[view] for view in ("image", "text")}
-    text = jax.make_jaxpr(make_loss_and_grads(bucketed, mesh))(params, batch, jax.random.key(0), {})
-    assert "12,5" in str(text)  # rows and tokens of the first group
+    texts = [str(jax.make_jaxpr(make_loss_and_grads(c, mesh))(params, batch, jax.random.key(0), {})) for c in (bucketed, config)]
+    assert ["[12,5,32]" in text for text in texts] == [True, False]  # rows, tokens and width of the first group

@@ -34,18 +34,9 @@ def test_the_commands_of_training_run(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "data" / "clipart").mkdir(parents=True)
     for i in range(6):
         write_shard(tmp_path / f"data/clipart/clipart-train-{i:05}.tar", broken=())
-    short = [
-        "--batch-size",
-        "32",
-        "--evals",
-        "none",
-        "--checkpoint.every",
-        "2",
-        "--optim.warmup",
-        "1",
-        "--checkpoint.best",
-        "None",
-    ]
+    fields = {"batch-size": "32", "evals": "none", "checkpoint.every": "2", "checkpoint.best": "None", "optim.warmup": "1"}
+    fields |= {"model.towers.image.depth": "1", "model.towers.text.depth": "1"}
+    short = [word for field, value in fields.items() for word in (f"--{field}", value)]
     fewer = {"900": "4", "675": "2", "135": "2"}  # steps
     found = [shlex.split(line) for line in re.findall(r"^jclip .*", (DOCS / "training.md").read_text(), re.M)]
     assert len(found) == 6

@@ -139,7 +139,7 @@ def test_killed_and_started_again_ends_bit_equal(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [3, 9])
+@pytest.mark.parametrize("kill_at", [pytest.param(3, marks=pytest.mark.exhaustive), 9])
 def test_a_teacher_a_target_a_queue_and_an_average_are_bit_equal_after_a_kill(kill_at: int, tmp_path: Path) -> None:
     """Killed before and after the teacher begins: parameters, optimizer and all state of the last checkpoint, by digest."""
     options = ("--state", "--evals", "none", "--checkpoint.best", "None", "--checkpoint.keep", "3")

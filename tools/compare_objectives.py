@@ -80,6 +80,11 @@ def changed(path: str, value: object) -> Callable[[Config], Config]:
     return lambda plain: replace(plain, path, value)
 
 
+def both_directions(plain: Config) -> Config:
+    """A text tower that is not causal, without which no word is told from those behind it. That of shapes is none already."""
+    return replace_each(plain, {"model.towers.text.causal": False, "model.towers.text.mask_padding": True})
+
+
 CHANGES: dict[str, Callable[[Config], Config]] = {
     "sigmoid": instead(Contrastive(loss="sigmoid")),
     "decoupled": instead(Contrastive(decoupled=True)),
@@ -92,8 +97,9 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "two images": instead(MultiView(("image", "image@2"), ("text",)), TWO_IMAGES),
     "SimSiam beside": beside(SimSiam("image", "image@2", hidden=64, features=256, weight=0.2), TWO_IMAGES),
     "BYOL beside": beside(BYOL("image", "image@2", hidden=256, features=64, weight=0.2), TWO_IMAGES),
-    "masked words beside": beside(MaskedText(weight=0.2)),
-    "words swapped and dropped": changed("views", {"text": View("text", text_augment=WORDS)}),
+    "text in both directions": both_directions,
+    "text in both directions, masked words beside": lambda plain: beside(MaskedText(weight=0.2))(both_directions(plain)),
+    "words swapped and dropped": changed("data.text_augment", WORDS),
     "moving average": lambda plain: replace_each(plain, {"optim.ema": 0.98, "evaluate_ema": True}),
 }
 RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill")
@@ -155,8 +161,9 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
 class Comparison:
     """The runs of one form of the recipes, and the file that keeps them."""
 
-    def __init__(self, form: str, path: Path, data: str, runs: Path) -> None:
+    def __init__(self, form: str, path: Path, data: str, runs: Path, steps: int | None = None) -> None:
         self.form, self.path, self.data, self.runs = form, path, data, runs
+        self.steps = steps or STEPS[form]
         lines = path.read_text().splitlines() if path.exists() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
@@ -200,7 +207,7 @@ class Comparison:
 
     def measure(self, variant: str, seed: int, budget: str) -> None:
         """One run, if the file does not have it: of as many "steps" as the plain recipe, or of as many "seconds"."""
-        steps = STEPS[self.form]
+        steps = self.steps
         if budget == "seconds":
             if variant == "plain" or abs(self.ratio(variant) - 1) < SAME:
                 return
@@ -238,6 +245,7 @@ def main() -> None:
     parser.add_argument("form", nargs="?", choices=STEPS, help="data set and size of the models")
     parser.add_argument("results", nargs="?", type=Path, help="file of the runs, a JSON object a line; it goes on")
     parser.add_argument("--data", default="", help="folder of the shards of clipart")
+    parser.add_argument("--steps", type=int, help="of the plain recipe (default: 300 of shapes, 630 of clipart); each with a file of its own")
     parser.add_argument("--only", nargs="+", choices=[*CHANGES, *RECIPES], help="these variants (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
@@ -258,7 +266,7 @@ def main() -> None:
         parser.error("give a form and the file of the results")
     if 0 not in options.seeds and not options.table:
         parser.error("--seeds needs 0, whose run of equal steps says how long a step of each variant takes")
-    comparison = Comparison(options.form, options.results, options.data, options.runs)
+    comparison = Comparison(options.form, options.results, options.data, options.runs, options.steps)
     if not options.table:
         variants: Sequence[str] = ["plain", *(options.only or [*CHANGES, *RECIPES])]
         jobs = [(variant, seed, budget) for seed in options.seeds for variant in variants for budget in options.budgets]

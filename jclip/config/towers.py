@@ -283,7 +283,7 @@ class TextTower:
 
     @property
     def ignores_padding(self) -> bool:
-        """Whether no output depends on how far a text is padded."""
+        """True where no output depends on how far a text is padded."""
         return (self.causal or self.mask_padding) and self.pool not in ("last", "cls_legacy")
 
     def problems(self) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from jclip.models.buckets import bucketed_views, fits_buckets
 from jclip.models.compute import Backend, Compute
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
-from jclip.models.flops import decoder_flops, output_tokens, tower_flops, towers_flops, without_dropout
+from jclip.models.flops import decoder_flops, in_groups, output_tokens, tower_flops, towers_flops, without_dropout
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
 from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
@@ -38,6 +38,7 @@ __all__ = [
     "example_inputs",
     "first_patch",
     "fits_buckets",
+    "in_groups",
     "output_tokens",
     "together",
     "tower_flops",

@@ -27,7 +27,7 @@ def group_sizes(groups: Groups, rows: int, longest: int) -> list[tuple[int, int]
 
 
 def bucketed_views(config: Config) -> dict[str, list[str]]:
-    """By text tower with buckets its inputs, of which it sees each, or what an objective has made of it on the device."""
+    """Inputs of each text tower with buckets, of which it sees each, or what an objective has made of it on the device."""
     made = {view: source for name, how in config.objectives.items() for view, source in how.makes(name).items()}
     seen, inputs = {made.get(view, view) for view in config.encoded_views()}, config.inputs()
     views = {
@@ -37,7 +37,7 @@ def bucketed_views(config: Config) -> dict[str, list[str]]:
 
 
 def fits_buckets(config: Config, batch: Mapping[str, Array], mesh: Mesh) -> Array:
-    """Whether every part of a global batch fits into the buckets on every device: bool []."""
+    """True where every part of a global batch fits into the buckets on every device: bool []."""
     fits = jnp.ones((), bool)
     for tower, views in bucketed_views(config).items():
         how, groups = config.model.towers[tower], groups_of(config.buckets)[tower]

@@ -23,13 +23,13 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
     for name in config.encoded_views():
         view = views[name]
         tower = without_dropout(view.seen_by) if name not in inputs or view.tower in teachers else view.seen_by
-        forward = sum(share * tower_flops(seen, tokens=loop) for seen, share in _in_groups(tower, groups.get(view.tower, ())))
+        forward = sum(share * tower_flops(seen, tokens=loop) for seen, share in in_groups(tower, groups.get(view.tower, ())))
         forward += projection_flops(tower, config.model.embed_dim)
         total += forward * (1 if view.tower in locked else 3)
     return round(config.batch_size * total)
 
 
-def _in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
+def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
     """The tower as each group of texts sees it, and the group's share of them."""
     if not isinstance(tower, TextTower):
         return [(tower, 1.0)]

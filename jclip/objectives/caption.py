@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, caption_decoder, decoder_flops, output_tokens, tower_flops
+from jclip.models import Backend, Compute, caption_decoder, decoder_flops, in_groups, output_tokens, tower_flops
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES, make_gather
 
@@ -70,5 +70,7 @@ class Caption(Objective):
         image, text = model.towers[self.towers.image], model.towers[self.towers.text]
         forward = decoder_flops(self.decoder.config, output_tokens(image), image.pooled_width)
         if not (model.scan or self.whole.mesh.fsdp > 1):
-            forward += sum(tower_flops(tower) - tower_flops(tower, tokens=False) for tower in (image, text))
+            groups = config.groups_of(self.whole.buckets).get(self.towers.text, ())
+            seen = [(image, 1.0), *in_groups(text, groups)]
+            forward += round(sum(share * (tower_flops(tower) - tower_flops(tower, tokens=False)) for tower, share in seen))
         return 3 * self.whole.batch_size * forward

@@ -1,0 +1,49 @@
+"""tools/compare_objectives.py: every variant is a configuration, and the table says what the runs of its file are."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jclip.config import check
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        import compare_objectives  # type: ignore[import-not-found, unused-ignore]
+
+        yield compare_objectives
+        sys.modules.pop("compare_objectives")
+
+
+@pytest.mark.parametrize(("form", "data"), [("shapes", ""), ("clipart", "data")])
+def test_every_variant_can_be_trained_and_changes_the_plain_recipe(tool: Any, form: str, data: str) -> None:
+    plain = tool.make_config(form, data, "plain", 300)
+    for variant in (*tool.CHANGES, *tool.RECIPES):
+        config = tool.make_config(form, data, variant, 300, seed=1, teacher="ViT-B-32")
+        check(config)
+        assert (config.duration, config.seed, config.optim.warmup) == ("300", 1, plain.optim.warmup)
+        parts = [(c.model, c.views, c.objectives, c.optim, c.data) for c in (config, plain)]
+        assert parts[0] != parts[1] or (form, variant) == ("shapes", "text in both directions")  # which is plain there
+
+
+def test_the_table_has_means_and_deviations_of_seeds(tool: Any, tmp_path: Path) -> None:
+    def row(variant: str, seed: int, budget: str, steps: int, top1: float, seconds: float) -> str:
+        results = dict.fromkeys(tool.METRICS["shapes"], top1)
+        facts = {"form": "shapes", "variant": variant, "seed": seed, "budget": budget, "steps": steps}
+        return json.dumps({**facts, "results": results, "step_seconds": seconds})
+
+    lines = [row("plain", seed, "steps", 300, 0.5 + seed / 10, 1.0) for seed in range(3)]
+    lines += [row("slip", 0, "steps", 300, 0.8, 3.0), row("slip", 0, "seconds", 100, 0.4, 3.0)]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n")
+    table = tool.Comparison("shapes", tmp_path / "r.jsonl", "", tmp_path).table()
+    cells = list(zip(*(list(column.cells)[:6] for column in table.columns), strict=True))
+    assert cells[0][:6] == ("plain", "1.00", "both", "300", "3", "60.0 ± 10.0")
+    assert cells[1][:6] == ("slip", "3.00", "steps", "300", "1", "80.0")
+    assert cells[2][:6] == ("slip", "3.00", "seconds", "100", "1", "40.0")
