@@ -123,13 +123,21 @@ class CLIP:
         Raises:
             ConfigError: there is no such pair, or several and no name.
         """
+        products = jnp.einsum("ne,me->nm", za, zb, preferred_element_type=jnp.float32, precision="highest")
+        bias: Any = self._scale(params, pair).get("logit_bias", 0.0)
+        return self.logit_scale(params, pair=pair) * products + bias
+
+    def logit_scale(self, params: Params, *, pair: str | None = None) -> Array:
+        """The factor f32 [] on cosines; see `logits`."""
+        learned: Any = self._scale(params, pair)["logit_scale"]
+        return jnp.exp(learned)
+
+    def _scale(self, params: Params, pair: str | None) -> Params:
         pairs = [name for name, how in self.objectives.items() if isinstance(how, Contrastive)]
         if (pair is None and len(pairs) != 1) or (pair is not None and pair not in pairs):
             raise ConfigError(f"logits: give the pair, one of {', '.join(pairs) or 'none: the model has no logit scale'}")
         own: Any = params[pair or pairs[0]]
-        with jax.numpy_dtype_promotion("standard"):
-            products = jnp.einsum("ne,me->nm", za, zb, preferred_element_type=jnp.float32, precision="highest")
-        return jnp.exp(own["logit_scale"]) * products + own.get("logit_bias", 0.0)
+        return own
 
     def preprocess(self, image: Any, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """u8 [H, W, 3] of an image as the image tower wants it: a path, bytes of a file, a PIL image, or an array u8 [h, w, 3].

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
+from numpy.typing import NDArray
 
 from jclip.captioning import Captioner, Search, make_caption
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
@@ -130,7 +131,7 @@ class Encoder(CLIP):
     def _encode(self) -> Encode:
         return make_encode(self.config, self.mesh)
 
-    def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
 
         Files are turned as their EXIF data say, which evaluations and training do not do; PIL images and arrays are taken as they
@@ -141,11 +142,13 @@ class Encoder(CLIP):
         """
         return self.embed(self.image_tower, _as_list(images), batch_size=batch_size, max_pixels=max_pixels)
 
-    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of texts, one or many; an empty one is a text too."""
         return self.embed(self.text_tower, [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
 
-    def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def embed(
+        self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
         return self.features(tower, inputs, batch_size=batch_size, max_pixels=max_pixels).z
 
