@@ -32,8 +32,6 @@ from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
 from jclip.models import Backend, Encoded, MultiTower
 from jclip.models.pixels import normalise
-from jclip.state import new_params
-from jclip.weights import named_model, open_clip, with_sizes
 
 Params = dict[str, "Array | Params"]
 """Parameters, nested by name: of each tower, its projection, and what stands between towers, such as image_text/logit_scale."""
@@ -61,6 +59,8 @@ class CLIP:
 
     def init(self, key: Array) -> Params:
         """Random parameters, f32. Under jit with `out_shardings` no device holds more than its share."""
+        from jclip.state import new_params  # and with it all objectives, which whoever has parameters does not need
+
         return new_params(Config(model=self.config, objectives=self.objectives), key)
 
     def apply(
@@ -224,9 +224,14 @@ def create_model(
         config = name_or_config
         objectives = {"image_text": Contrastive()} if {"image", "text"} <= config.towers.keys() else {}
     else:
+        from jclip.weights import named_model, open_clip  # readers of all formats
+
         config = named_model(name_or_config, tokenizer)
         objectives = {**objectives_of(config, open_clip.scales(config)), **open_clip.named_captioners(name_or_config)}
-    config = with_sizes(config, image_size, context_length)
+    if (image_size, context_length) != (None, None):
+        from jclip.weights import with_sizes
+
+        config = with_sizes(config, image_size, context_length)
     check_model(config)
     return CLIP(config, objectives, mesh)
 

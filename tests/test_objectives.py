@@ -44,7 +44,7 @@ from jclip.config import (
 )
 from jclip.data import make_run_loader, open_source, train_transform
 from jclip.data.loader import _apply
-from jclip.data.sources import lookup
+from jclip.data.source import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
 from jclip.models import Masked, MultiTower, apart, class_tokens, together

@@ -11,12 +11,13 @@ from tiny import tiny_config
 
 from jclip.config import Config, Contrastive, Mesh, Model, architecture
 from jclip.data import make_run_loader
+from jclip.encode import make_encode
 from jclip.models import example_inputs
 from jclip.objectives.contrastive import hash_rows
 from jclip.program import make_program
 from jclip.sharding import batch_sharding, make_mesh, param_shardings, to_global
 from jclip.state import param_shapes
-from jclip.step import make_encode, make_loss_and_grads
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 MESHES = [(2, 4)]

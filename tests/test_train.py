@@ -21,11 +21,11 @@ from jclip import convert, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
 from jclip.data import make_run_loader
+from jclip.encode import make_encode
 from jclip.metrics import NonFiniteLoss
 from jclip.program import make_program
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.state import abstract, param_shapes
-from jclip.step import make_encode
 from jclip.tree import flatten
 
 HERE = Path(__file__).parent

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
-from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.open import open_source
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.stored import stored_embeddings
 from jclip.data.transforms import Compose, Transform, train_transform
 

@@ -12,7 +12,7 @@ import numpy as np
 from jclip.config import Config, Data, Model, TextTower, VisionTower
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.loader import make_run_loader, reading_threads
-from jclip.data.sources import BadExample, Source, SourceError, lookup
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.transforms import train_transform
 
 BATCH = 16
