@@ -13,13 +13,13 @@ from rich.text import Text
 from scipy.special import expit, softmax
 
 from jclip.config import ConfigError, architecture_names
+from jclip.config.same import changed_towers
 from jclip.data import BadExample
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.files import read_file
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.inference import Encoder, load, tower_digest
-from jclip.weights.same import changed_towers
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,10 @@ from jclip.config import (
     ConfigError,
     Contrastive,
     ImageSize,
+    ImageTower,
     Model,
     MultiView,
-    ResNetTower,
     TextTower,
-    VisionTower,
     check_model,
 )
 from jclip.data import eval_transform, get_tokenizer
@@ -153,7 +152,7 @@ class CLIP:
     def normalise(self, pixels: Any) -> Array:
         """f32 [..., H, W, 3] of pixels 0 to 255, u8 or float: what towers compute with. Gradients reach the pixels through it."""
         tower = self.config.towers[self.image_tower]
-        assert not isinstance(tower, TextTower)
+        assert isinstance(tower, ImageTower)
         return normalise(jnp.asarray(pixels), tower.preprocess)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
@@ -165,7 +164,7 @@ class CLIP:
     @property
     def image_tower(self) -> str:
         """Name of the only tower of images. Raises ConfigError where there is none, or several."""
-        return self._only("images", VisionTower, ResNetTower)
+        return self._only("images", ImageTower)
 
     @property
     def text_tower(self) -> str:
@@ -185,8 +184,8 @@ class CLIP:
         attention = self.config.attention if jax.device_count() == 1 else "plain"
         return MultiTower(self.config, backend=Backend.of(device, attention)._replace(mesh=None))
 
-    def _only(self, what: str, *kinds: type) -> str:
-        names = [name for name, tower in self.config.towers.items() if isinstance(tower, kinds)]
+    def _only(self, what: str, kind: type) -> str:
+        names = [name for name, tower in self.config.towers.items() if isinstance(tower, kind)]
         if not names:
             towers = ", ".join(self.config.towers)
             raise ConfigError(f"the model has no tower for {what}, which this needs; it has {towers} alone")

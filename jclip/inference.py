@@ -246,7 +246,7 @@ class Encoder(CLIP):
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.config.towers[tower], TextTower)
+        files = not isinstance(self.config.towers[tower], TextTower)  # whose strings are the inputs themselves
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])

@@ -93,10 +93,7 @@ def outline(model: Model) -> dict[str, Any]:
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
         facts |= {field: value for field in shown if (value := getattr(tower, field, ())) != ()}
-        if isinstance(tower, TextTower):
-            return facts | {"tokenizer": tower.tokenizer.kind}
-        how = tower.preprocess
-        return facts | {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
+        return facts | dict(tower.summary())
 
     return {"embed_dim": model.embed_dim, "towers": {name: of(tower) for name, tower in model.towers.items()}}
 

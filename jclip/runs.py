@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Mesh, check_model, towers_of
+from jclip.config import Config, Mesh, check_model
 from jclip.files import is_run
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.state import abstract, evaluated_params, new_extra, param_shapes
@@ -58,7 +58,7 @@ def without_teachers(config: Config) -> Config:
         model=dataclasses.replace(config.model, towers={n: t for n, t in config.model.towers.items() if n not in teachers}),
         views=views,
         objectives=objectives,
-        evals={name: how for name, how in config.evals.items() if not teachers & {*towers_of(how)}},
+        evals={name: how for name, how in config.evals.items() if not teachers & {*how.towers()}},
     )
 
 

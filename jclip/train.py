@@ -44,11 +44,14 @@ from jclip.step import non_finite
 from jclip.weights import WeightsError
 
 
-def main(config: Config, workdir: str | Path, *, resume_from: int | None = None) -> dict[str, float]:
+def main(
+    config: Config, workdir: str | Path, *, resume_from: int | None = None, source: Source | None = None
+) -> dict[str, float]:
     """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`.
 
     Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
-    checkpoint; the later ones are moved to W/set_aside.
+    checkpoint; the later ones are moved to W/set_aside. A `source` of your own is trained on in place of the one that
+    config.data.source names; the run keeps that name and what the source gives as its fingerprint.
 
     SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
 
@@ -63,8 +66,8 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
     workdir = together(partial(_folder, workdir))
-    source, plan, record = together(lambda: _prepare(config))
-    _compare_hosts({**record, "command": {"workdir": str(workdir.absolute()), "resume_from": resume_from}}, source)
+    opened, plan, record = together(lambda: _prepare(config, source))
+    _compare_hosts({**record, "command": {"workdir": str(workdir.absolute()), "resume_from": resume_from}}, opened)
     mesh = make_mesh(config.mesh)
     program = together(lambda: _make_program(config, plan, mesh))
 
@@ -85,14 +88,14 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(config, plan, mesh, phases[-1].train_step, program, record, start.origin, workdir))
         fields = {name: view.field for name, view in config.inputs().items()}
-        for line in shortcomings(source, fields, config.batch_size):
+        for line in shortcomings(opened, fields, config.batch_size):
             terminal.say(f"jclip: {line}")
         _say_changes(start, record, config, plan, checkpoints, terminal)
         record = {**record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_run_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
+            make_run_loader(config, opened, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop.listening(),
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
@@ -259,10 +262,10 @@ def _folder(workdir: str | Path) -> Path:
     return workdir
 
 
-def _prepare(config: Config) -> tuple[Source, Plan, Record]:
+def _prepare(config: Config, source: Source | None) -> tuple[Source, Plan, Record]:
     """Everything that this process derives by itself."""
     check(config, devices=jax.device_count())
-    source = open_source(config.data.source)
+    source = open_source(config.data.source) if source is None else source
     plan = make_plan(config, examples=len(source))
     return source, plan, make_record(config, source, plan)
 

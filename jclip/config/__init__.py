@@ -9,7 +9,7 @@ from jclip.config.errors import ConfigError
 from jclip.config.evals import (
     Captioning,
     Choice,
-    Eval,
+    Evaluation,
     FewShot,
     Labels,
     LinearProbe,
@@ -18,7 +18,6 @@ from jclip.config.evals import (
     Robustness,
     Suite,
     ZeroShot,
-    towers_of,
 )
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
@@ -32,7 +31,6 @@ from jclip.config.objectives import (
     MaskedText,
     MultiView,
     NearestNeighbour,
-    Objective,
     SelfDistillation,
     SimCLR,
     SimReg,
@@ -85,7 +83,7 @@ __all__ = [
     "Contrastive",
     "Data",
     "Duration",
-    "Eval",
+    "Evaluation",
     "Family",
     "FeatureDistillation",
     "FewShot",
@@ -103,7 +101,6 @@ __all__ = [
     "MultiView",
     "NearestNeighbour",
     "NearestNeighbours",
-    "Objective",
     "Optim",
     "Pair",
     "Plan",
@@ -146,5 +143,4 @@ __all__ = [
     "to_json",
     "to_saved",
     "to_steps",
-    "towers_of",
 ]

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.durations import Duration, Length
-from jclip.config.evals import Count, Eval, Seed
+from jclip.config.evals import Count, Evaluation, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Caption, Contrastive, MultiView, Objective, View, objective_problems, view_problems
+from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
@@ -143,13 +143,13 @@ class Config:
     """What it starts from."""
     views: Mapping[str, View] = field(default_factory=dict)
     """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
-    objectives: Mapping[str, Objective] = field(default_factory=lambda: {"image_text": Contrastive()})
+    objectives: Mapping[str, Family] = field(default_factory=lambda: {"image_text": Contrastive()})
     """What is learned: a weighted sum of losses. The name is that of an objective's own parameters and metrics."""
     mesh: Mesh = Mesh()
     """Where it is trained."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept."""
-    evals: Mapping[str, Eval] = field(default_factory=dict)
+    evals: Mapping[str, Evaluation] = field(default_factory=dict)
     """How it is measured: evaluations by name; the name is the prefix of their metrics."""
     batch_size: Annotated[int, Range(least=2)] = 256
     """Examples in the global batch, which is also the number of candidates in the loss."""

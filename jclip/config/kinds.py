@@ -1,0 +1,40 @@
+"""Open kinds: bases such as that of all evaluations, whose dataclasses are known by name, those of other packages too."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jclip.config.errors import ConfigError
+
+
+class Kind:
+    """Base of the bases. A field of such a base takes every dataclass below it, as soon as that is defined."""
+
+    if TYPE_CHECKING:  # all below the bases are dataclasses
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def is_open(hint: Any) -> bool:
+    """Whether a type is such a base."""
+    return isinstance(hint, type) and Kind in hint.__bases__
+
+
+def kinds_of(base: type) -> dict[str, type]:
+    """The dataclasses of a base by name.
+
+    Raises:
+        ConfigError: two have the same name, by which files tell them apart.
+    """
+    kinds: dict[str, type] = {}
+    for kind in _below(base):
+        if dataclasses.is_dataclass(kind) and kinds.setdefault(kind.__name__, kind) is not kind:
+            places = f"{kinds[kind.__name__].__module__} and {kind.__module__}"
+            raise ConfigError(f"config: {places} both have a {kind.__name__}; name one otherwise")
+    return kinds
+
+
+def _below(base: type) -> Iterator[type]:
+    below: list[type] = base.__subclasses__()
+    for kind in below:
+        yield kind
+        yield from _below(kind)
