@@ -218,7 +218,7 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(str(model), encoder.model, encoder.params, encoder.mesh, captioners=encoder.captioners)
+        return Subject(str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)

@@ -1,8 +1,10 @@
 """Using a trained model: `jclip.load(...)`, then `embed_image`, `embed_text` and, where it has a decoder, `caption`."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,29 +14,17 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import (
-    Caption,
-    Config,
-    ConfigError,
-    ImageSize,
-    Mesh,
-    Model,
-    ResNetTower,
-    TextTower,
-    VisionTower,
-    architecture_names,
-    check_model,
-)
+from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
+from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
 from jclip.eval import Embedding
 from jclip.runs import is_run, load_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
-from jclip.state import init_params, param_shapes
-from jclip.step import make_encode
+from jclip.step import Encode, make_encode
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_preprocess, with_sizes
+from jclip.weights import Weights, local_path, read_weights, resize_positions, with_preprocess, with_sizes
 
 
 def load(
@@ -80,7 +70,8 @@ def load(
         config, _, params, mesh = load_run(path, step)
         model = with_sizes(config.model, image_size, context_length)
         resized = unflatten(resize_positions(flatten(params), config.model, model))
-        return Encoder(model, jax.device_put(resized, param_shardings(resized, config.mesh, mesh)), mesh, config.captioners())
+        placed = jax.device_put(resized, param_shardings(resized, config.mesh, mesh))
+        return Encoder(model, model_objectives(config), mesh=mesh, params=placed)
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if path.exists():
@@ -92,12 +83,12 @@ def load(
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
     if architecture_name is not None or kind is not None:
         raise ConfigError(f"{path_or_name} is an architecture itself; leave out {architecture_name or kind}")
-    model = with_preprocess(named_model(str(path_or_name), tokenizer), preprocess or {})
-    model = with_sizes(model, image_size, context_length)
-    check_model(model)
-    config, mesh = Config(model=model, seed=seed), make_mesh(Mesh(fsdp=fsdp))
-    shardings = param_shardings(param_shapes(config), config.mesh, mesh)
-    return Encoder(config.model, init_params(config, shardings), mesh)
+    clip = create_model(str(path_or_name), tokenizer=tokenizer, image_size=image_size, context_length=context_length)
+    clip = dataclasses.replace(clip, config=with_preprocess(clip.config, preprocess or {}))
+    check_model(clip.config)
+    layout, mesh, key = Mesh(fsdp=fsdp), make_mesh(Mesh(fsdp=fsdp)), jax.random.key(seed)
+    shardings = param_shardings(jax.eval_shape(clip.init, key), layout, mesh)
+    return Encoder(clip.config, clip.objectives, mesh=mesh, params=jax.jit(clip.init, out_shardings=shardings)(key))
 
 
 def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
@@ -106,7 +97,8 @@ def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
     shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
     shardings = flatten(param_shardings(shapes, layout, mesh))
     params = {path: jax.device_put(array, shardings[path]) for path, array in weights}
-    return Encoder(weights.model, unflatten(params), mesh, weights.captioners)
+    objectives = {**objectives_of(weights.model, weights.shapes), **weights.captioners}
+    return Encoder(weights.model, objectives, mesh=mesh, params=unflatten(params))
 
 
 def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
@@ -121,25 +113,22 @@ def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
     return found.hexdigest()
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A model with its parameters; embeds what people have: images, paths and texts.
+@dataclass(frozen=True, kw_only=True)
+class Encoder(CLIP):
+    """A CLIP with its parameters; embeds what people have: images, paths and texts.
 
     An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
     """
 
-    model: Model
-    """Its architecture, with preprocessing and tokenizer."""
-    params: Any
+    params: Params
     """Parameters, f32."""
     mesh: DeviceMesh
     """The devices that compute."""
-    captioners: Mapping[str, Caption] = field(default_factory=dict)
-    """What writes captions, by the name of its parameters."""
     _compiled: dict[Search, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_encode", make_encode(self.model, self.mesh))
+    @cached_property
+    def _encode(self) -> Encode:
+        return make_encode(self.config, self.mesh)
 
     def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
@@ -150,15 +139,15 @@ class Encoder:
         Raises:
             BadExample: an image cannot be read, or has more than `max_pixels`; the message says which.
         """
-        return self.encode(self._only(VisionTower, ResNetTower), _as_list(images), batch_size=batch_size, max_pixels=max_pixels).z
+        return self.embed(self.image_tower, _as_list(images), batch_size=batch_size, max_pixels=max_pixels)
 
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Unit vectors f32 [n, E] of texts, one or many; an empty one is a text too."""
-        return self.embed(self._only(TextTower), [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
+        return self.embed(self.text_tower, [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
 
-    def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
+    def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
-        return self.encode(tower, inputs, batch_size=batch_size).z
+        return self.features(tower, inputs, batch_size=batch_size, max_pixels=max_pixels).z
 
     def caption(
         self,
@@ -203,21 +192,21 @@ class Encoder:
             found = ", ".join(self.captioners) or "none"
             raise ConfigError(f"captions: the model has to have one decoder, of an objective Caption; it has {found}")
         ((name, how),) = self.captioners.items()
-        return Captioner(name, how, self.model)
+        return Captioner(name, how, self.config)
 
     def transform(self, tower: str, max_pixels: int = MAX_PIXELS) -> Transform:
         """How an input of a tower is made where a model is used: files upright, empty texts allowed."""
-        return eval_transform(self.model.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
+        return eval_transform(self.config.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
 
-    def encode(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
-        """What a tower makes of its inputs: the features `pooled` that linear probes read, and the unit vectors `z`.
+    def features(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
+        """Features of the inputs of a tower: `pooled` f32 [n, d], which linear probes read, and unit vectors `z` f32 [n, E].
 
         Raises:
             BadExample: an input cannot be used; the message says which.
             ConfigError: batch_size is below 1.
         """
-        width = self.model.towers[tower].pooled_width
-        parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
+        width = self.config.towers[tower].pooled_width
+        parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.config.embed_dim), np.float32))]
         for rows in self._batches(tower, inputs, batch_size, max_pixels):
             pooled, z = self.encode_rows({tower: rows}, batch_size)[tower]
             parts.append(Embedding(pooled[: len(rows)], z[: len(rows)]))
@@ -229,7 +218,7 @@ class Encoder:
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.model.towers[tower], TextTower)
+        files = not isinstance(self.config.towers[tower], TextTower)
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])
@@ -238,7 +227,7 @@ class Encoder:
         """What towers make of inputs that are transformed already, at most batch_size of them; the rest is padding."""
         most = max(len(x) for x in rows.values())
         padded = {name: self._padded(x, batch_size, most) for name, x in rows.items()}
-        encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
+        encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))
         return {name: Embedding(pooled, z) for name, (pooled, z) in encoded.items()}
 
     def _padded(self, rows: np.ndarray, batch_size: int, most: int = 0) -> np.ndarray:
@@ -246,15 +235,6 @@ class Encoder:
         size = min(batch_size, 1 << (max(most, len(rows)) - 1).bit_length())
         size = -(-size // self.mesh.size) * self.mesh.size
         return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-
-    def _only(self, *kinds: type) -> str:
-        names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]
-        what = "texts" if TextTower in kinds else "images"
-        if not names:
-            raise ConfigError(f"the model has no tower for {what}, which this needs; it has {', '.join(self.model.towers)} alone")
-        if len(names) > 1:
-            raise ConfigError(f"the model has {len(names)} towers for {what} ({', '.join(names)}); use embed(tower, ...)")
-        return names[0]
 
 
 def _as_list(values: Any) -> list[Any]:

@@ -103,9 +103,9 @@ def test_files_are_turned_as_their_exif_data_say(model: Encoder, tmp_path: Path)
 def test_pixels_that_are_not_bytes_are_refused_unless_they_are_said_to_be_normalised(model: Encoder, dtype: str) -> None:
     from jclip.models import MultiTower
 
-    size = model.model.towers["image"].image_size
+    size = model.config.towers["image"].image_size
     batch = {"image": np.ones((2, size, size, 3), dtype)}
-    apply = MultiTower(model.model).apply
+    apply = MultiTower(model.config).apply
     with pytest.raises(ValueError, match="is not uint8, 0 to 255; give these, or floats"):
         apply({"params": model.params}, batch)
     if dtype == "float32":

@@ -29,6 +29,7 @@ LAYERS = (
     {"state"},
     {"step"},
     {"program"},
+    {"clip"},
     {"runs", "results", "estimate"},
     {
         "train",
