@@ -18,17 +18,22 @@ suppress_warnings = [
 ]
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["deflist", "dollarmath"]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 default_role = "code"
 highlight_language = "none"
-napoleon_use_ivar = True
+napoleon_use_ivar, napoleon_use_rtype = True, False
 
 html_theme = "furo"
 html_title = "jclip"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = html_show_sourcelink = html_copy_source = False
+
+
+PLAIN: dict[str, list[str]] = {}
+"""Docstrings of attributes as `plain` leaves them."""
 
 
 def plain(app: Sphinx, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -45,6 +50,13 @@ def plain(app: Sphinx, kind: str, name: str, obj: Any, options: Any, lines: list
         texts[::2] = [text if literal else re.sub(r"[|*]|(?<=\w)_(?!\w)", r"\\\g<0>", text) for text in texts[::2]]
         made.append("`".join(texts))
     lines[:] = made
+    PLAIN[name] = made
+
+
+def whole(app: Sphinx, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings of attributes say no type, which napoleon takes what is before a colon for."""
+    if kind in ("attribute", "data", "property"):
+        lines[:] = PLAIN[name]
 
 
 def count_lines(app: Sphinx, page: str, source: list[str]) -> None:
@@ -58,4 +70,5 @@ def count_lines(app: Sphinx, page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon, which reads the sections
+    app.connect("autodoc-process-docstring", whole, priority=600)
     app.connect("source-read", count_lines)
