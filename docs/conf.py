@@ -1,5 +1,6 @@
 """The site of these pages: `pip install -e '.[docs]' && sphinx-build -W -n docs SITE`, without a network."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ def whole(app: Sphinx, kind: str, name: str, obj: Any, options: Any, lines: list
         lines[:] = PLAIN[name]
 
 
+def short(app: Sphinx, kind: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> tuple[str, str] | None:
+    """Dataclasses have their fields below instead."""
+    return ("", "") if dataclasses.is_dataclass(obj) else None
+
+
 def count_lines(app: Sphinx, page: str, source: list[str]) -> None:
     """The headings of the book that name a file tell its lines, too."""
     if page == "book":
@@ -71,4 +77,5 @@ def count_lines(app: Sphinx, page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon, which reads the sections
     app.connect("autodoc-process-docstring", whole, priority=600)
+    app.connect("autodoc-process-signature", short)
     app.connect("source-read", count_lines)

@@ -44,6 +44,10 @@ def test_no_number_is_left_to_fill_in() -> None:
     assert not re.search(r"@[A-Z]+@|\bTODO\b|\bTBD\b", "\n".join(TEXTS.values()))
 
 
+def test_the_citation_is_of_this_version() -> None:
+    assert f"version: {jclip.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 class Links(HTMLParser):
     """The links and the places of a page of the site."""
 
