@@ -62,7 +62,7 @@ def whole(app: Sphinx, kind: str, name: str, obj: Any, options: Any, lines: list
 
 def short(app: Sphinx, kind: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> tuple[str, str] | None:
     """Dataclasses have their fields below instead."""
-    return ("", "") if dataclasses.is_dataclass(obj) else None
+    return ("", "") if kind == "class" and dataclasses.is_dataclass(obj) else None
 
 
 def count_lines(app: Sphinx, page: str, source: list[str]) -> None:

@@ -15,7 +15,7 @@ PATHS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PATHS}
 
 SHORT = {"duration": "2", "optim.warmup": "1", "batch-size": "32", "eval-batch-size": "64", "log-every": "1"}
-SHALLOW = {"model.towers.image.depth": "2", "model.towers.text.depth": "2"}
+SHALLOW = {"model.towers.image.depth": "1", "model.towers.text.depth": "1"}
 NO_EVALUATION = {"evals": "none", "checkpoint.best": "None", "checkpoint.every": "2"}
 LARGE = {"duration": "1", "optim.warmup": "0", "batch-size": "8", "data.workers": "0", "mesh.fsdp": "8"}
 TUNED = {"data.workers": "0", "model.dtype": "float32"}
@@ -95,8 +95,6 @@ def shortened(command: list[str]) -> list[str]:
         options |= LARGE
     if "--weights" in words:
         options = SHORT | TUNED
-    if "--init-from.path" in words:
-        options = SHORT
     if "runs/quickstart" in made_by(words):
         options |= FEW
     elif not any(word.startswith("--evals") for word in words) and "configs/clipart.py" not in words:
