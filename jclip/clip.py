@@ -32,8 +32,6 @@ from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
 from jclip.models import Backend, Encoded, MultiTower
 from jclip.models.pixels import normalise
-from jclip.state import new_params
-from jclip.weights import named_model, open_clip, with_sizes
 
 Params = dict[str, "Array | Params"]
 """Parameters, nested by name: of each tower, its projection, and what stands between towers, such as image_text/logit_scale."""
@@ -61,6 +59,8 @@ class CLIP:
 
     def init(self, key: Array) -> Params:
         """Random parameters, f32. Under jit with `out_shardings` no device holds more than its share."""
+        from jclip.state import new_params  # and with it all objectives, which whoever has parameters does not need
+
         return new_params(Config(model=self.config, objectives=self.objectives), key)
 
     def apply(
@@ -123,13 +123,21 @@ class CLIP:
         Raises:
             ConfigError: there is no such pair, or several and no name.
         """
+        products = jnp.einsum("ne,me->nm", za, zb, preferred_element_type=jnp.float32, precision="highest")
+        bias: Any = self._scale(params, pair).get("logit_bias", 0.0)
+        return self.logit_scale(params, pair=pair) * products + bias
+
+    def logit_scale(self, params: Params, *, pair: str | None = None) -> Array:
+        """The factor f32 [] on cosines; see `logits`."""
+        learned: Any = self._scale(params, pair)["logit_scale"]
+        return jnp.exp(learned)
+
+    def _scale(self, params: Params, pair: str | None) -> Params:
         pairs = [name for name, how in self.objectives.items() if isinstance(how, Contrastive)]
         if (pair is None and len(pairs) != 1) or (pair is not None and pair not in pairs):
             raise ConfigError(f"logits: give the pair, one of {', '.join(pairs) or 'none: the model has no logit scale'}")
         own: Any = params[pair or pairs[0]]
-        with jax.numpy_dtype_promotion("standard"):
-            products = jnp.einsum("ne,me->nm", za, zb, preferred_element_type=jnp.float32, precision="highest")
-        return jnp.exp(own["logit_scale"]) * products + own.get("logit_bias", 0.0)
+        return own
 
     def preprocess(self, image: Any, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """u8 [H, W, 3] of an image as the image tower wants it: a path, bytes of a file, a PIL image, or an array u8 [h, w, 3].
@@ -216,9 +224,14 @@ def create_model(
         config = name_or_config
         objectives = {"image_text": Contrastive()} if {"image", "text"} <= config.towers.keys() else {}
     else:
+        from jclip.weights import named_model, open_clip  # readers of all formats
+
         config = named_model(name_or_config, tokenizer)
         objectives = {**objectives_of(config, open_clip.scales(config)), **open_clip.named_captioners(name_or_config)}
-    config = with_sizes(config, image_size, context_length)
+    if (image_size, context_length) != (None, None):
+        from jclip.weights import with_sizes
+
+        config = with_sizes(config, image_size, context_length)
     check_model(config)
     return CLIP(config, objectives, mesh)
 

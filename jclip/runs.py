@@ -13,13 +13,9 @@ from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, Mesh, check_model, towers_of
+from jclip.files import is_run
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.state import abstract, evaluated_params, new_extra, param_shapes
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether it is the workdir of a training run."""
-    return (Path(path) / "checkpoints").is_dir()
 
 
 def load_run(

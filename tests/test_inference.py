@@ -51,7 +51,7 @@ def test_rows_are_unit_vectors_that_do_not_depend_on_the_batch(model: Encoder) -
 def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path) -> None:
     train.main(tiny_config(**{"evals": {}, "checkpoint.best": None}), tmp_path)
     last, earlier = jclip.load(tmp_path), jclip.load(tmp_path, step=8)
-    assert last.model == tiny_config().model
+    assert last.config == tiny_config().model
     np.testing.assert_array_equal(last.embed_text("a star"), jclip.load(tmp_path, step=12).embed_text("a star"))
     assert not np.allclose(last.embed_text("a star"), earlier.embed_text("a star"))
     larger = jclip.load(tmp_path, image_size=32)
