@@ -125,8 +125,9 @@ def test_extras_that_pages_install_exist() -> None:
     assert {extra for names in shown for extra in names.split(",")} <= extras.keys()
 
 
-def test_programs_of_tools_that_pages_show_exist() -> None:
-    shown = {words for text in PAGES.values() for words in re.findall(r"python (tools/[\w/]+\.py)", text)}
+def test_programs_that_pages_show_exist() -> None:
+    """test_examples.py runs the examples."""
+    shown = {words for text in PAGES.values() for words in re.findall(r"python ((?:tools|examples)/[\w/]+\.py)", text)}
     assert shown
     for path in shown:
         assert (ROOT / path).exists(), path

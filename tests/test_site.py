@@ -36,7 +36,7 @@ def test_what_a_page_links_to_exists(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_files_that_a_page_names_exist(page: str) -> None:
-    for name in re.findall(r"`((?:jclip|configs|tools|tests|docs)/[\w/.]*)[` ]", TEXTS[page]):
+    for name in re.findall(r"`((?:jclip|configs|examples|tools|tests|docs)/[\w/.]*)[` ]", TEXTS[page]):
         assert (ROOT / name).exists(), name
 
 
