@@ -1,6 +1,6 @@
 """Times training steps on a GPU, data excluded: CLIP's models in bfloat16, one JSON object a line.
 
-    PYTHONPATH=. python tools/gpu/bench_steps.py                               the table of docs/gpu.md, in about eight minutes
+    PYTHONPATH=. python tools/gpu/bench_steps.py                               the table of docs/speed.md, in about eight minutes
     PYTHONPATH=. python tools/gpu/bench_steps.py ViT-B-32:2048:none:unroll     one row: model, batch, remat, unroll or scan
     PYTHONPATH=. python tools/gpu/bench_steps.py ... --profile DIR             and what each kernel takes, by part of the model
 
