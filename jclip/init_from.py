@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.files import is_run
 from jclip.program import Program
-from jclip.runs import is_run, load_run, run_config
+from jclip.runs import load_run, run_config
 from jclip.sharding import replicated
 from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Plan, check, make_plan, to_saved
-from jclip.data import Batch, LostWorker, Source, SourceError, make_loader, open_source
+from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
@@ -92,7 +92,7 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(config, plan, terminal, start, checkpoints) as log,
-            make_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
+            make_run_loader(config, source, start=start.step, host=jax.process_index(), hosts=jax.process_count()) as loader,
             stop.listening(),
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)

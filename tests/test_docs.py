@@ -14,7 +14,7 @@ from tiny import tiny_config
 
 from jclip import cli, objectives
 from jclip.config import Mesh, check
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
@@ -77,7 +77,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     config = dataclasses.replace(config, objectives={"align": names["Alignment"]()})
     mesh = make_mesh(Mesh(data, 1), jax.devices()[:data])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         batch = next(loader).arrays
     loss, metrics, *_ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(0))
     encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)

@@ -10,7 +10,7 @@ from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Eval, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Caption, Contrastive, Objective, View, objective_problems, view_problems
+from jclip.config.objectives import Caption, Contrastive, MultiView, Objective, View, objective_problems, view_problems
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
@@ -198,6 +198,19 @@ class Config:
         made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
         asked = {view for objective in self.objectives.values() for view in objective.encodes()}
         return [*(name for name, view in self.inputs().items() if name in asked and not view.stored), *made]
+
+    def scales(self) -> dict[str, str]:
+        """The objectives with a logit scale of two towers, by the names of both, such as "image_text".
+
+        Where several match the same towers it is the one of that name, or else the first.
+        """
+        scales: dict[str, str] = {}
+        for name, how in self.objectives.items():
+            pair = (how.a, how.b) if isinstance(how, Contrastive) else (how.a[0], how.b[0]) if isinstance(how, MultiView) else ()
+            if pair and {*pair} <= self.model.towers.keys():
+                both = "_".join(pair)
+                scales[both] = name if name == both else scales.get(both, name)
+        return scales
 
     def captioners(self) -> dict[str, Caption]:
         """The objectives that write captions, by name, with the names of towers in place of those of their views."""

@@ -1,7 +1,8 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
-from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, read_field, read_once
-from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, make_run_loader, read_field, read_once
+from jclip.data.open import open_source
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
 from jclip.data.transforms import Transform, eval_transform, train_transform
 
@@ -18,6 +19,7 @@ __all__ = [
     "get_tokenizer",
     "lookup",
     "make_loader",
+    "make_run_loader",
     "open_source",
     "read_field",
     "read_once",

@@ -12,7 +12,7 @@ from jclip.config import Augment, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.resampling import Box, resize
-from jclip.data.sources import BadExample, decode_text
+from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 

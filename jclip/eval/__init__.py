@@ -1,7 +1,8 @@
 """Evaluation: functions of embeddings and labels, and evaluators, built from a config, called with parameters."""
 
+from jclip.embedding import Embedding
 from jclip.eval.cache import FeatureCache
-from jclip.eval.embed import Embedding, Functions, embed_source, embed_texts, tower_facts
+from jclip.eval.embed import Functions, embed_source, embed_texts, tower_facts
 from jclip.eval.evaluators import make_evaluator, run_evaluators
 from jclip.eval.labels import read_entries
 from jclip.eval.logistic import fit_logistic

@@ -113,17 +113,17 @@ def write_folder(folder: Path) -> Path:
 def test_loading_and_converting_to_another_size_are_one(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source")
     loaded = jclip.load(source, image_size=40, context_length=24)
-    towers = loaded.model.towers
+    towers = loaded.config.towers
     assert (towers["image"].image_size, towers["text"].context_length) == (40, 24)
     stored = read_weights(source)
-    expected = resize_positions(dict(stored), stored.model, loaded.model)
+    expected = resize_positions(dict(stored), stored.model, loaded.config)
     assert loaded.params["image"]["pos_embed"].shape == (26, 36)
     jax.tree.map(np.testing.assert_array_equal, dict(flatten(loaded.params)), expected)
 
     options = ["--image-size", "40x40", "--context-length", "24"]
     assert exit_status(["convert", str(source), str(tmp_path / "larger"), *options]) == 0
     again = jclip.load(tmp_path / "larger")
-    assert again.model == loaded.model
+    assert again.config == loaded.config
     np.testing.assert_array_equal(again.embed_image(list(images(40))), loaded.embed_image(list(images(40))))
     np.testing.assert_array_equal(again.embed_text(TEXTS), loaded.embed_text(TEXTS))
 
