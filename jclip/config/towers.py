@@ -364,6 +364,9 @@ class Model:
     """Size of the shared embedding space."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the gradients of kernels leave bfloat16 products, and are summed over the devices: float32 is more exact,
+    bfloat16 half of the bytes. Those of all else, and of float32 products, are summed in float32 always."""
     scan: bool = False
     """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so.
     Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""

@@ -57,7 +57,7 @@ class MultiTower(nn.Module):
     """Towers of any modality that map into one embedding space."""
 
     config: Model
-    gather: Callable[[str, Params], Params] | None = None
+    gather: Callable[[str, Params, Any, Any], Params] | None = None
     """As in Compute, with the path of the stack of blocks."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
@@ -97,7 +97,7 @@ class MultiTower(nn.Module):
         """A tower with its projection: (an input as `__call__` takes it, rows) -> Encoded."""
         c = self.config
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
-        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend)
+        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend, jnp.dtype(c.reduce_dtype))
         config, groups = c.towers[name], (self.buckets or {}).get(name, ())
         tower = TOWERS[type(config)](config, how, name=name)
         project = self._projection(name)
@@ -130,7 +130,8 @@ class MultiTower(nn.Module):
         tower = c.towers[name]
         if tower.projection == "none":
             return lambda pooled: pooled
-        init, how = nn.initializers.normal(tower.width**-0.5), Compute(jnp.dtype(c.dtype), backend=self.backend)
+        how = Compute(jnp.dtype(c.dtype), backend=self.backend, reduce=jnp.dtype(c.reduce_dtype))
+        init = nn.initializers.normal(tower.width**-0.5)
         return Dense(c.embed_dim, init, tower.projection == "affine", how, name=f"{name}_projection")
 
 
