@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
 from jclip.config.history import FORMAT, upgrade
-from jclip.config.kinds import is_open, kinds_of
+from jclip.config.kinds import is_open, kinds_of, require_one
 from jclip.config.ranges import shown
 from jclip.config.schema import Config
 
@@ -59,6 +59,7 @@ def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # typ
 def _parse(data: Any, hint: Any, at: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_open(hint):
+        require_one(hint, str(data.get("type")) if isinstance(data, Mapping) else "")
         return _parse_kind(data, kinds_of(hint), at)
     if dataclasses.is_dataclass(hint):
         return _parse_dataclass(data, hint, at)

@@ -20,17 +20,15 @@ def is_open(hint: Any) -> bool:
 
 
 def kinds_of(base: type) -> dict[str, type]:
-    """The dataclasses of a base by name.
+    """The dataclasses of a base by name, of several with one name the last."""
+    return {kind.__name__: kind for kind in _below(base) if dataclasses.is_dataclass(kind)}
 
-    Raises:
-        ConfigError: two have the same name, by which files tell them apart.
-    """
-    kinds: dict[str, type] = {}
-    for kind in _below(base):
-        if dataclasses.is_dataclass(kind) and kinds.setdefault(kind.__name__, kind) is not kind:
-            places = f"{kinds[kind.__name__].__module__} and {kind.__module__}"
-            raise ConfigError(f"config: {places} both have a {kind.__name__}; name one otherwise")
-    return kinds
+
+def require_one(base: type, name: str) -> None:
+    """Raises ConfigError where two modules define a dataclass of that name, by which files tell them apart."""
+    modules = sorted({kind.__module__ for kind in _below(base) if kind.__name__ == name})
+    if len(modules) > 1:
+        raise ConfigError(f"config: {' and '.join(modules)} both have a {name}; name one otherwise")
 
 
 def _below(base: type) -> Iterator[type]:
