@@ -36,14 +36,12 @@ def added() -> Any:
 
 def recipe(added: Any) -> Config:
     text = TextTower(context_length=8, width=32, depth=1, heads=2)
+    align = added.Alignment(a="points", b="text", weight=0.1)
     return Config(
         model=Model({"points": added.PointTower(), "text": text}, embed_dim=16),
         data=Data("clouds:64"),
         optim=Optim(lr=1e-2, warmup="2"),
-        objectives={
-            "points_text": config.Contrastive("points", "text"),
-            "align": added.Alignment(a="points", b="text", weight=0.1),
-        },
+        objectives={"points_text": config.Contrastive("points", "text"), "align": align},
         evals={
             "spread": added.Spread("clouds:12", "points"),
             "names": config.ZeroShot("clouds:32", templates=("a {}",), image="points"),
@@ -68,6 +66,7 @@ def test_all_of_it_is_trained_saved_evaluated_and_loaded(added: Any, tmp_path: P
     assert from_json(to_json(recipe(added))) == recipe(added)
 
 
+@pytest.mark.slow
 def test_a_source_of_ones_own_is_given_as_it_is(added: Any, tmp_path: Path) -> None:
     config = replace(recipe(added), data=Data("my clouds"), evals={})
     train.main(config, tmp_path / "given", source=added.Clouds(64))
