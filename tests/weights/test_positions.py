@@ -148,13 +148,13 @@ def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None
         theirs = open_clip.model.CLIP(**config).eval()
         open_clip.load_checkpoint(theirs, str(source / "open_clip_model.safetensors"), strict=True)
         ours = jclip.load(source, image_size=size, context_length=length)
-        pixels = np.random.default_rng(0).normal(size=(2, *ours.model.towers["image"].size, 3)).astype(np.float32)
+        pixels = np.random.default_rng(0).normal(size=(2, *ours.config.towers["image"].size, 3)).astype(np.float32)
         ids = np.zeros((2, length), np.int32)
         ids[:, 0], ids[:, 1], ids[:, 2] = 49406, (7, 300), 49407
         with torch.no_grad():
             image = theirs.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), normalize=True).numpy()
             text = theirs.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
         with jax.default_matmul_precision("highest"):
-            encoded = encoder(ours.model)({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
+            encoded = encoder(ours.config)({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
         np.testing.assert_allclose(encoded["image"].z, image, atol=1e-5)
         np.testing.assert_allclose(encoded["text"].z, text, atol=1e-5)
