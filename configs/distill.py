@@ -21,7 +21,6 @@ from jclip.config import (
     Config,
     FeatureDistillation,
     InitFrom,
-    ResNetTower,
     Tower,
     View,
     beside,
@@ -57,4 +56,4 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str
 
 def smaller(tower: Tower) -> Tower:
     """A third of the blocks, at least one."""
-    return tower if isinstance(tower, ResNetTower) else replace(tower, "depth", max(1, tower.depth // 3))
+    return tower if not hasattr(tower, "depth") else replace(tower, "depth", max(1, tower.depth // 3))

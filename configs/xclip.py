@@ -18,10 +18,10 @@ from jclip.config import (
     Config,
     Contrastive,
     Data,
+    Family,
     MaskedText,
     Model,
     MultiView,
-    Objective,
     Optim,
     Retrieval,
     SimReg,
@@ -97,7 +97,7 @@ def get_config(
     )
     images, texts = image_ssl_loss_weight * use_visual_ssl, text_ssl_loss_weight * use_mlm
     pairs = 1 - images - texts - multiview_loss_weight
-    views, objectives = dict[str, View](), dict[str, Objective]()
+    views, objectives = dict[str, View](), dict[str, Family]()
     if multiview_loss_weight:
         views["image@0"] = View("image", augment=STRONG)
         further, decoupled = multiview_loss_weight / pairs, decoupled_contrastive_learning

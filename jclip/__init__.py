@@ -2,14 +2,36 @@
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see; imported at first use, because jax takes seconds
+    from jclip.checkpoint import CheckpointError as CheckpointError
+    from jclip.clip import CLIP as CLIP
+    from jclip.clip import Params as Params
+    from jclip.clip import create_model as create_model
+    from jclip.config import ConfigError as ConfigError
+    from jclip.data import BadExample as BadExample
+    from jclip.data import SourceError as SourceError
+    from jclip.data import make_loader as make_loader
+    from jclip.data import open_source as open_source
+    from jclip.inference import Encoder as Encoder
+    from jclip.inference import load as load
+    from jclip.info import find_model as find_model
+    from jclip.info import list_models as list_models
+    from jclip.weights import WeightsError as WeightsError
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "CLIP": "jclip.clip",
+    "Params": "jclip.clip",
+    "create_model": "jclip.clip",
     "load": "jclip.inference",
+    "Encoder": "jclip.inference",
     "list_models": "jclip.info",
     "find_model": "jclip.info",
+    "make_loader": "jclip.data",
+    "open_source": "jclip.data",
     "CheckpointError": "jclip.checkpoint",
     "BadExample": "jclip.data",
     "SourceError": "jclip.data",

@@ -13,13 +13,13 @@ from rich.text import Text
 from scipy.special import expit, softmax
 
 from jclip.config import ConfigError, architecture_names
+from jclip.config.same import changed_towers
 from jclip.data import BadExample
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.files import read_file
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.inference import Encoder, load, tower_digest
-from jclip.weights.same import changed_towers
 
 log = logging.getLogger(__name__)
 
@@ -174,17 +174,17 @@ def _says_nothing(highest: float, generic: float) -> str:
 def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Found:
     probe, names, facts = load_probe(path)
     tower = facts.get("tower", "image")
-    if tower not in encoder.model.towers:
-        raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.model.towers)}")
+    if tower not in encoder.config.towers:
+        raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.config.towers)}")
     if facts.get("weights", "") not in ("", tower_digest(encoder.params, tower, encoder.mesh)):
         raise ConfigError(f"classify: {path} was fitted to features of other weights than those of this model; fit it again")
     if "configuration" not in facts:
         log.warning(
             "classify: %s does not say the pixels of its features (an older jclip wrote it): they are taken for these", path
         )
-    elif changes := changed_towers({tower: _parsed(path, facts["configuration"])}, {tower: encoder.model.towers[tower]}):
+    elif changes := changed_towers({tower: _parsed(path, facts["configuration"])}, {tower: encoder.config.towers[tower]}):
         raise ConfigError(f"classify: {path} was fitted to features of another configuration: {'; '.join(changes)}; fit it again")
-    features = getattr(encoder.encode(tower, images, max_pixels=max_pixels), facts.get("features", "pooled"))
+    features = getattr(encoder.features(tower, images, max_pixels=max_pixels), facts.get("features", "pooled"))
     if features.shape[1] != len(probe.weights):
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
     scores = probe.scores(features)

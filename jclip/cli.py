@@ -389,7 +389,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
     names = {
         "jclip.config": ("ConfigError",),
         "jclip.checkpoint": ("CheckpointError",),
-        "jclip.data.sources": ("SourceError", "BadExample"),
+        "jclip.data.source": ("SourceError", "BadExample"),
         "jclip.data.loader": ("LostWorker",),
         "jclip.lock": ("LockedWorkdir",),
         "jclip.metrics": ("NonFiniteLoss",),

@@ -91,9 +91,10 @@ def _needs(found: Estimate) -> Table:
     table = Table(box=None, padding=(0, 2), show_header=False)
     for name, size in (("arguments", found.arguments), ("temporaries", found.temporaries), ("output", found.output)):
         table.add_row(name, f"{size_text(size)} a device")
-    for kind, (count, size) in found.traffic.items():
+    for kind, sent in found.traffic.items():
         time = f"{found.transfers[kind]:.3f} s" if kind in found.transfers else ""
-        table.add_row(kind, f"{size_text(size)} a device", f"{count:,} a step", time)
+        types = ", ".join(f"{dtype} {size_text(size)}" for dtype, size in sorted(sent.sizes.items(), key=lambda item: -item[1]))
+        table.add_row(kind, f"{size_text(sent.size)} a device", f"{sent.runs:,} a step", time, types)
     return table
 
 

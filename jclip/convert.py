@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jclip.config import Caption, ConfigError, ImageSize
-from jclip.runs import is_run, load_run
+from jclip.files import is_run
+from jclip.runs import load_run
 from jclip.tree import flatten
 from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
 

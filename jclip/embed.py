@@ -61,8 +61,8 @@ def main(
     if model in architecture_names() and not Path(model).exists():
         console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:
-        if tower not in encoder.model.towers:
-            raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.model.towers)}")
+        if tower not in encoder.config.towers:
+            raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.config.towers)}")
     out.mkdir(parents=True, exist_ok=True)
     job = Job(out, source, examples, encoder, max_pixels)
     try:
@@ -84,8 +84,8 @@ class Job:
         self.out, self.source, self.encoder, self.max_pixels = out, source, encoder, max_pixels
         self.spec = spec
         self.place = out / "embed.json"
-        weights = combine(*(tower_digest(encoder.params, tower, encoder.mesh) for tower in sorted(encoder.model.towers)))
-        towers = {name: tower_facts(tower) for name, tower in encoder.model.towers.items()}
+        weights = combine(*(tower_digest(encoder.params, tower, encoder.mesh) for tower in sorted(encoder.config.towers)))
+        towers = {name: tower_facts(tower) for name, tower in encoder.config.towers.items()}
         self.facts = {
             "examples": len(source),
             "data": sample_fingerprint(source),
@@ -132,7 +132,7 @@ class Job:
         if done["rows"] == total:
             return
         if not done["rows"]:
-            shape = (total, self.encoder.model.embed_dim)
+            shape = (total, self.encoder.config.embed_dim)
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
         array = self._rows(partial)
         size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
@@ -159,7 +159,7 @@ class Job:
             console.print(
                 f"{tower}: {done['broken']} of {total} examples cannot be read: their rows are NaN, problems.txt says why"
             )
-        console.print(f"wrote {total} embeddings of {self.encoder.model.embed_dim} numbers to {whole}")
+        console.print(f"wrote {total} embeddings of {self.encoder.config.embed_dim} numbers to {whole}")
 
     def _rows(self, partial: Path) -> "np.memmap[Any, Any]":
         """The rows of a tower, f32 [n, E], of which an earlier call may have written some."""
@@ -167,7 +167,7 @@ class Job:
             array: np.memmap[Any, Any] = np.lib.format.open_memmap(partial, mode="r+")
         except (OSError, ValueError) as error:
             raise ConfigError(f"embed: {partial} is damaged ({error}); remove it, and embed.json beside it") from None
-        if array.dtype != np.float32 or array.shape != (len(self.source), self.encoder.model.embed_dim):
+        if array.dtype != np.float32 or array.shape != (len(self.source), self.encoder.config.embed_dim):
             raise ConfigError(f"embed: {partial} is damaged: it holds {array.dtype} {array.shape}; remove it, and embed.json")
         return array
 

@@ -18,15 +18,16 @@ from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite,
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
+from jclip.encode import make_encode
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
+from jclip.files import is_run
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
 from jclip.processes import is_first, leave_together, together
 from jclip.results import Results, describe_machine, training_curves
-from jclip.runs import is_run, load_run, run_config
+from jclip.runs import load_run, run_config
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
 from jclip.state import param_shapes
-from jclip.step import make_encode
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
@@ -218,7 +219,7 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(str(model), encoder.model, encoder.params, encoder.mesh, captioners=encoder.captioners)
+        return Subject(str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners)
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)

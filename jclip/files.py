@@ -1,4 +1,4 @@
-"""Reading a file that somebody names, or that lies where another one was: at once or not at all."""
+"""Files and folders that somebody names: a file read at once or not at all, and the workdir of a run told from others."""
 
 import errno
 import os
@@ -26,3 +26,8 @@ def read_whole(path: str | Path, most: int | None = None) -> bytes:
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path)) from None
     except ValueError as error:  # a name with a zero byte
         raise OSError(errno.EINVAL, str(error), str(path)) from None
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether it is the workdir of a training run."""
+    return (Path(path) / "checkpoints").is_dir()

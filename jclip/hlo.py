@@ -1,6 +1,7 @@
 """What a compiled program sends between devices, read from its HLO text."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -33,16 +34,21 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: one of KINDS.
-        size: bytes of its result, on one device.
+        sizes: bytes of its result, on one device, by the type of its numbers as HLO writes it: "f32", "bf16", ...
         runs: how often it is run in one run of the program.
         group: the devices among which it is, by their places in the program's mesh, of the one group that has the first; empty:
             all. Of a permute, the first pair.
     """
 
     kind: str
-    size: int
+    sizes: dict[str, int]
     runs: int
     group: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return sum(self.sizes.values())
 
 
 class Traffic(NamedTuple):
@@ -50,11 +56,16 @@ class Traffic(NamedTuple):
 
     Attributes:
         runs: how many are run.
-        size: bytes of their results.
+        sizes: bytes of their results, by the type of their numbers.
     """
 
     runs: int
-    size: int
+    sizes: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(self.sizes.values())
 
 
 def collectives(hlo: str) -> list[Collective]:
@@ -80,19 +91,20 @@ def collectives(hlo: str) -> list[Collective]:
 
 def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:
     """Sums by kind."""
-    sums = dict.fromkeys(KINDS, Traffic(0, 0))
-    for kind, size, runs, _ in found:
-        sums[kind] = Traffic(sums[kind].runs + runs, sums[kind].size + runs * size)
-    return {kind: total for kind, total in sums.items() if total.runs}
+    runs, sizes = Counter[str](), {kind: Counter[str]() for kind in KINDS}
+    for collective in found:
+        runs[collective.kind] += collective.runs
+        sizes[collective.kind].update({dtype: collective.runs * size for dtype, size in collective.sizes.items()})
+    return {kind: Traffic(runs[kind], dict(sizes[kind])) for kind in KINDS if runs[kind]}
 
 
 def _collective(line: str, blocks: dict[str, list[str]]) -> Collective | None:
     """The one that an instruction is, run once."""
     if found := FUSED.search(line):
         inner = next((text for text in blocks.get(found["called"], ()) if COLLECTIVE.search(text)), "")
-        return Collective("reduce-scatter", _result_bytes(found["type"], "reduce-scatter", False), 1, _group(inner))
+        return Collective("reduce-scatter", _result_sizes(found["type"], "reduce-scatter", False), 1, _group(inner))
     if found := COLLECTIVE.search(line):
-        return Collective(found["kind"], _result_bytes(found["type"], found["kind"], bool(found["start"])), 1, _group(line))
+        return Collective(found["kind"], _result_sizes(found["type"], found["kind"], bool(found["start"])), 1, _group(line))
     return None
 
 
@@ -167,10 +179,13 @@ def _cycles(name: str, blocks: dict[str, list[str]]) -> int:
     return total
 
 
-def _result_bytes(result: str, kind: str, start: bool) -> int:
+def _result_sizes(result: str, kind: str, start: bool) -> dict[str, int]:
     if start and kind != "all-reduce":  # a tuple of operands, results and, on a TPU, semaphores
         result = _elements(result)[1]
-    return sum(_bytes(dtype, dimensions) for dtype, dimensions in SHAPE.findall(result))
+    sizes = Counter[str]()
+    for dtype, dimensions in SHAPE.findall(result):
+        sizes[dtype] += _bytes(dtype, dimensions)
+    return dict(sizes)
 
 
 def _elements(type_: str) -> list[str]:

@@ -1,40 +1,33 @@
 """Using a trained model: `jclip.load(...)`, then `embed_image`, `embed_text` and, where it has a decoder, `caption`."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
+from numpy.typing import NDArray
 
-from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import (
-    Caption,
-    Config,
-    ConfigError,
-    ImageSize,
-    Mesh,
-    Model,
-    ResNetTower,
-    TextTower,
-    VisionTower,
-    architecture_names,
-    check_model,
-)
+from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
+from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
-from jclip.eval import Embedding
-from jclip.runs import is_run, load_run
+from jclip.embedding import Embedding
+from jclip.encode import Encode, make_encode
+from jclip.files import is_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
-from jclip.state import init_params, param_shapes
-from jclip.step import make_encode
 from jclip.tree import flatten, unflatten
-from jclip.weights import Weights, local_path, named_model, read_weights, resize_positions, with_preprocess, with_sizes
+
+if TYPE_CHECKING:
+    from jclip.captioning import Captioner
+    from jclip.weights import Weights
 
 
 def load(
@@ -73,40 +66,62 @@ def load(
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
+    name = str(path_or_name)
+    if name in architecture_names() and not Path(name).exists():
+        if step is not None or architecture_name is not None or kind is not None:
+            given = ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None)
+            raise ConfigError(f"{name} is an architecture itself; leave out {given}")
+        clip = create_model(name, tokenizer=tokenizer, image_size=image_size, context_length=context_length)
+        return _random(clip, preprocess or {}, jax.random.key(seed), Mesh(fsdp=fsdp))
+    # What reads checkpoints and the weights of all libraries is imported where there are some.
+    from jclip.weights import local_path, read_weights
+
     path = Path(local_path(path_or_name, kind))
     if is_run(path):
         if architecture_name is not None or tokenizer is not None or kind is not None or preprocess or fsdp != 1:
             raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer, preprocessing and sharding itself")
-        config, _, params, mesh = load_run(path, step)
-        model = with_sizes(config.model, image_size, context_length)
-        resized = unflatten(resize_positions(flatten(params), config.model, model))
-        return Encoder(model, jax.device_put(resized, param_shardings(resized, config.mesh, mesh)), mesh, config.captioners())
+        return _load_run(path, step, image_size, context_length)
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
-    if path.exists():
-        weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
-        weights = weights.resized(image_size, context_length)
-        return _load_weights(weights, Mesh(fsdp=fsdp))
-    if str(path_or_name) not in architecture_names():
+    if not path.exists():
         known = ", ".join(architecture_names())
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
-    if architecture_name is not None or kind is not None:
-        raise ConfigError(f"{path_or_name} is an architecture itself; leave out {architecture_name or kind}")
-    model = with_preprocess(named_model(str(path_or_name), tokenizer), preprocess or {})
-    model = with_sizes(model, image_size, context_length)
-    check_model(model)
-    config, mesh = Config(model=model, seed=seed), make_mesh(Mesh(fsdp=fsdp))
-    shardings = param_shardings(param_shapes(config), config.mesh, mesh)
-    return Encoder(config.model, init_params(config, shardings), mesh)
+    weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
+    return _load_weights(weights.resized(image_size, context_length), Mesh(fsdp=fsdp))
 
 
-def _load_weights(weights: Weights, layout: Mesh) -> "Encoder":
+def _random(clip: CLIP, preprocess: Mapping[str, Any], key: jax.Array, layout: Mesh) -> "Encoder":
+    """A model of random weights, made where they live."""
+    if preprocess:
+        from jclip.weights import with_preprocess
+
+        clip = dataclasses.replace(clip, config=with_preprocess(clip.config, preprocess))
+        check_model(clip.config)
+    mesh = make_mesh(layout)
+    shardings = param_shardings(jax.eval_shape(clip.init, key), layout, mesh)
+    return Encoder(clip.config, clip.objectives, mesh=mesh, params=jax.jit(clip.init, out_shardings=shardings)(key))
+
+
+def _load_run(workdir: Path, step: int | None, image_size: ImageSize | None, context_length: int | None) -> "Encoder":
+    """The model of a checkpoint, for inputs of another size if asked."""
+    from jclip.runs import load_run
+    from jclip.weights import resize_positions, with_sizes
+
+    config, _, params, mesh = load_run(workdir, step)
+    model = with_sizes(config.model, image_size, context_length)
+    resized = unflatten(resize_positions(flatten(params), config.model, model))
+    placed = jax.device_put(resized, param_shardings(resized, config.mesh, mesh))
+    return Encoder(model, model_objectives(config), mesh=mesh, params=placed)
+
+
+def _load_weights(weights: "Weights", layout: Mesh) -> "Encoder":
     """Array by array onto the devices: no second copy of the whole is ever in memory."""
     mesh = make_mesh(layout)
     shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
     shardings = flatten(param_shardings(shapes, layout, mesh))
     params = {path: jax.device_put(array, shardings[path]) for path, array in weights}
-    return Encoder(weights.model, unflatten(params), mesh, weights.captioners)
+    objectives = {**objectives_of(weights.model, weights.shapes), **weights.captioners}
+    return Encoder(weights.model, objectives, mesh=mesh, params=unflatten(params))
 
 
 def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
@@ -121,27 +136,24 @@ def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
     return found.hexdigest()
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A model with its parameters; embeds what people have: images, paths and texts.
+@dataclass(frozen=True, kw_only=True)
+class Encoder(CLIP):
+    """A CLIP with its parameters; embeds what people have: images, paths and texts.
 
     An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
     """
 
-    model: Model
-    """Its architecture, with preprocessing and tokenizer."""
-    params: Any
+    params: Params
     """Parameters, f32."""
     mesh: DeviceMesh
     """The devices that compute."""
-    captioners: Mapping[str, Caption] = field(default_factory=dict)
-    """What writes captions, by the name of its parameters."""
-    _compiled: dict[Search, Any] = field(default_factory=dict, repr=False, compare=False)
+    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_encode", make_encode(self.model, self.mesh))
+    @cached_property
+    def _encode(self) -> Encode:
+        return make_encode(self.config, self.mesh)
 
-    def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def embed_image(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of images: paths, bytes of files, PIL images, u8 arrays [H, W, 3], one or many.
 
         Files are turned as their EXIF data say, which evaluations and training do not do; PIL images and arrays are taken as they
@@ -150,15 +162,17 @@ class Encoder:
         Raises:
             BadExample: an image cannot be read, or has more than `max_pixels`; the message says which.
         """
-        return self.encode(self._only(VisionTower, ResNetTower), _as_list(images), batch_size=batch_size, max_pixels=max_pixels).z
+        return self.embed(self.image_tower, _as_list(images), batch_size=batch_size, max_pixels=max_pixels)
 
-    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of texts, one or many; an empty one is a text too."""
-        return self.embed(self._only(TextTower), [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
+        return self.embed(self.text_tower, [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
 
-    def embed(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
+    def embed(
+        self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
-        return self.encode(tower, inputs, batch_size=batch_size).z
+        return self.features(tower, inputs, batch_size=batch_size, max_pixels=max_pixels).z
 
     def caption(
         self,
@@ -184,6 +198,8 @@ class Encoder:
             BadExample: an image cannot be read; the message says which.
             ConfigError: the model has nothing that writes captions, or an argument is out of range.
         """
+        from jclip.captioning import Search, make_caption
+
         captioner, search = self.captioner(), Search(beams, length, length_penalty)
         if search not in self._compiled:
             self._compiled[search] = make_caption(captioner, self.mesh, search)
@@ -193,43 +209,44 @@ class Encoder:
             texts += detokenize(captioner.text, np.asarray(ids)[: len(rows)])
         return texts
 
-    def captioner(self) -> Captioner:
+    def captioner(self) -> "Captioner":
         """What writes captions.
 
         Raises:
             ConfigError: there is none, or several.
         """
+        from jclip.captioning import Captioner
+
         if len(self.captioners) != 1:
             found = ", ".join(self.captioners) or "none"
             raise ConfigError(f"captions: the model has to have one decoder, of an objective Caption; it has {found}")
         ((name, how),) = self.captioners.items()
-        return Captioner(name, how, self.model)
+        return Captioner(name, how, self.config)
 
     def transform(self, tower: str, max_pixels: int = MAX_PIXELS) -> Transform:
         """How an input of a tower is made where a model is used: files upright, empty texts allowed."""
-        return eval_transform(self.model.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
+        return eval_transform(self.config.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
 
-    def encode(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
-        """What a tower makes of its inputs: the features `pooled` that linear probes read, and the unit vectors `z`.
+    def features(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
+        """Features of the inputs of a tower: `pooled` f32 [n, d], which linear probes read, and unit vectors `z` f32 [n, E].
 
         Raises:
             BadExample: an input cannot be used; the message says which.
             ConfigError: batch_size is below 1.
         """
-        width = self.model.towers[tower].pooled_width
-        parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.model.embed_dim), np.float32))]
+        width = self.config.towers[tower].pooled_width
+        parts = [Embedding(np.zeros((0, width), np.float32), np.zeros((0, self.config.embed_dim), np.float32))]
         for rows in self._batches(tower, inputs, batch_size, max_pixels):
-            pooled, z = self.encode_rows({tower: rows}, batch_size)[tower]
-            parts.append(Embedding(pooled[: len(rows)], z[: len(rows)]))
-        pooled, z = zip(*(parts[1:] or parts), strict=True)
-        return Embedding(np.concatenate(pooled), np.concatenate(z))
+            made = self.encode_rows({tower: rows}, batch_size)[tower]
+            parts.append(Embedding(made.pooled[: len(rows)], made.z[: len(rows)]))
+        return Embedding(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _batches(self, tower: str, inputs: Iterable[Any], batch_size: int, max_pixels: int) -> Iterator[np.ndarray]:
         """Inputs of a tower, transformed, at most batch_size at a time."""
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.model.towers[tower], TextTower)
+        files = not isinstance(self.config.towers[tower], TextTower)  # whose strings are the inputs themselves
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])
@@ -238,7 +255,7 @@ class Encoder:
         """What towers make of inputs that are transformed already, at most batch_size of them; the rest is padding."""
         most = max(len(x) for x in rows.values())
         padded = {name: self._padded(x, batch_size, most) for name, x in rows.items()}
-        encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))  # type: ignore[attr-defined]
+        encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))
         return {name: Embedding(pooled, z) for name, (pooled, z) in encoded.items()}
 
     def _padded(self, rows: np.ndarray, batch_size: int, most: int = 0) -> np.ndarray:
@@ -246,15 +263,6 @@ class Encoder:
         size = min(batch_size, 1 << (max(most, len(rows)) - 1).bit_length())
         size = -(-size // self.mesh.size) * self.mesh.size
         return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-
-    def _only(self, *kinds: type) -> str:
-        names = [name for name, tower in self.model.towers.items() if isinstance(tower, kinds)]
-        what = "texts" if TextTower in kinds else "images"
-        if not names:
-            raise ConfigError(f"the model has no tower for {what}, which this needs; it has {', '.join(self.model.towers)} alone")
-        if len(names) > 1:
-            raise ConfigError(f"the model has {len(names)} towers for {what} ({', '.join(names)}); use embed(tower, ...)")
-        return names[0]
 
 
 def _as_list(values: Any) -> list[Any]:

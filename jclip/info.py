@@ -22,9 +22,10 @@ from jclip.config import (
     architecture_names,
     from_json,
 )
+from jclip.files import is_run
 from jclip.models.decoder import decoder_config, decoder_shapes
 from jclip.models.flops import decoder_flops, output_tokens, projection_flops, tower_flops
-from jclip.runs import is_run, run_config, without_teachers
+from jclip.runs import run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
 from jclip.weights.files import read_json
 
@@ -92,10 +93,7 @@ def outline(model: Model) -> dict[str, Any]:
         ]
         facts: dict[str, Any] = {"kind": type(tower).__name__, "gflops": gflops}
         facts |= {field: value for field in shown if (value := getattr(tower, field, ())) != ()}
-        if isinstance(tower, TextTower):
-            return facts | {"tokenizer": tower.tokenizer.kind}
-        how = tower.preprocess
-        return facts | {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
+        return facts | dict(tower.summary())
 
     return {"embed_dim": model.embed_dim, "towers": {name: of(tower) for name, tower in model.towers.items()}}
 

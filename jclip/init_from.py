@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.files import is_run
 from jclip.program import Program
-from jclip.runs import is_run, load_run, run_config
+from jclip.runs import load_run, run_config
 from jclip.sharding import replicated
 from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten
@@ -164,7 +165,7 @@ def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[s
     if new_projection:
         equal["projection"] = here.projection
     if None not in (getattr(there, "layer_scale", None), getattr(here, "layer_scale", None)):
-        equal["layer_scale"] = here.layer_scale  # type: ignore[union-attr]  # where factors began says nothing of where they are
+        equal["layer_scale"] = getattr(here, "layer_scale")  # noqa: B009  # where factors began says nothing of where they are
     if isinstance(there, TextTower) and isinstance(here, TextTower) and there.tokenizer.sha256 == here.tokenizer.sha256 != "":
         equal["tokenizer"] = dataclasses.replace(there.tokenizer, file=here.tokenizer.file)  # the same file elsewhere
     return differences(dataclasses.replace(there, **equal), here, at)

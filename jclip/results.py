@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from jclip import __version__
-from jclip.config import Captioning, ConfigError, LinearProbe, Tower, from_json, to_json, towers_of
+from jclip.config import ConfigError, Tower, from_json, to_json
+from jclip.config.same import changed_towers
 from jclip.data.caches import write_atomically
-from jclip.eval import Evaluator, Result, load_probe, tower_facts
+from jclip.eval import Evaluator, Result, tower_facts
 from jclip.eval.cache import digest
 from jclip.files import read_whole
-from jclip.weights.same import changed_towers
 
 FORMAT = "jclip results 1"
 """Of the file; `jclip report` reads this one."""
@@ -68,7 +68,7 @@ class Results:
         entry = self._describe(evaluator)
         old = self._found.get(name, {})
         whole = all(isinstance(old.get(part), dict) for part in ("metrics", "counts", "details"))
-        known = whole and old.get("key") == entry["key"] and self._is_saved(evaluator)
+        known = whole and old.get("key") == entry["key"] and evaluator.is_saved(self.weights)
         if self.gather(np.array([known], np.uint8)).all():
             return Result(old["metrics"], old["counts"], old["details"])
         began = time.perf_counter()
@@ -85,30 +85,16 @@ class Results:
             text = json.dumps({"format": FORMAT, **self.header, "results": self._found}, indent=1)
             write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _is_saved(self, evaluator: Evaluator) -> bool:
-        """Whether the probe that an evaluation saves is there, of these weights and of features of this tower."""
-        config = evaluator.config
-        if not isinstance(config, LinearProbe) or not config.save:
-            return True
-        try:
-            facts, name = load_probe(config.save)[2], config.tower
-            saved = {name: json.loads(facts["configuration"])}
-            same = not changed_towers(saved, {name: evaluator.bench.model.towers[name]})
-        except (ConfigError, KeyError, ValueError, RecursionError):
-            return False
-        return same and facts.get("weights") == self.weights(name)
-
     def _describe(self, evaluator: Evaluator) -> dict[str, Any]:
         config = evaluator.config
-        settings = {k: v for k, v in to_json(config).items() if k not in ("type", "every")}
-        specs = {**settings, **settings.get("shifted", {})}
+        settings, specs = {k: v for k, v in to_json(config).items() if k not in ("type", "every")}, config.sources()
         data = {
             role: {"spec": specs[role], "fingerprint": source.fingerprint()} for role, source in evaluator.bench.sources.items()
         }
         protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
-        weights = {tower: self.weights(tower) for tower in towers_of(config)}
+        weights = {tower: self.weights(tower) for tower in config.towers()}
         facts = {tower: tower_facts(evaluator.bench.model.towers[tower]) for tower in weights}
-        if isinstance(config, Captioning):
+        if config.captioners() is not None:
             weights |= {name: self.weights(name) for name in evaluator.bench.functions.captioners}
         entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
         machine = {name: self.header[name] for name in ("versions", "devices")}

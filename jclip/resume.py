@@ -23,7 +23,7 @@ from jclip.step import begin_step
 from jclip.tree import flatten
 from jclip.weights import local_path
 
-FREE_MODEL = ("dtype", "scan", "remat", "attention")
+FREE_MODEL = ("dtype", "reduce_dtype", "scan", "remat", "attention")
 FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
 """Fields of a model and of a tower that may differ from a checkpoint's: they change neither the parameters nor their meaning.
 layer_scale says where its factors began, and may not come or go."""

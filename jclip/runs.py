@@ -12,14 +12,10 @@ import jax
 from jax.sharding import Mesh as DeviceMesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Contrastive, Mesh, MultiView, Objective, check_model, towers_of
+from jclip.config import Config, Mesh, check_model
+from jclip.files import is_run
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.state import abstract, evaluated_params, new_extra, param_shapes
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether it is the workdir of a training run."""
-    return (Path(path) / "checkpoints").is_dir()
 
 
 def load_run(
@@ -62,27 +58,15 @@ def without_teachers(config: Config) -> Config:
         model=dataclasses.replace(config.model, towers={n: t for n, t in config.model.towers.items() if n not in teachers}),
         views=views,
         objectives=objectives,
-        evals={name: how for name, how in config.evals.items() if not teachers & {*towers_of(how)}},
+        evals={name: how for name, how in config.evals.items() if not teachers & {*how.towers()}},
     )
 
 
 def _of_model(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     left = {*config.objectives, *config.teachers(), *(f"{tower}_projection" for tower in config.teachers())}
     towers = {name: tree for name, tree in params.items() if name not in left}
-    scales: dict[str, Any] = {}
-    for name, objective in config.objectives.items():
-        pair = _pair(objective)
-        if pair and set(pair) <= config.model.towers.keys():
-            both = "_".join(pair)  # where several match the same towers: the one of that name, or the first
-            scales[both] = params[name] if name == both else scales.get(both, params[name])
+    scales = {both: params[name] for both, name in config.scales().items()}
     return {**towers, **scales, **{name: params[name] for name in config.captioners()}}
-
-
-def _pair(objective: Objective) -> tuple[str, ...]:
-    """The two views that an objective has a scale of; of several the first."""
-    if isinstance(objective, MultiView):
-        return objective.a[0], objective.b[0]
-    return (objective.a, objective.b) if isinstance(objective, Contrastive) else ()
 
 
 def run_config(workdir: str | Path, step: int | None = None) -> Config:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -85,33 +86,42 @@ def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> Parti
     return PartitionSpec(*(None,) * largest, "fsdp")
 
 
-Gather = Callable[[str, dict[str, Any]], dict[str, Any]]
+Gather = Callable[[str, dict[str, Any], Any, Any], dict[str, Any]]
 
 
 def make_gather(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> Gather | None:
-    """(path of a stack of layers, parameters of one of them) -> the same, whole on every device; used inside jit.
+    """(path of a stack of layers, parameters of one of them, dtype, reduce) -> the same, whole on every device; used inside jit.
 
-    Their gradients come back sharded like the parameters. None where every device has all parameters anyway.
+    They travel in the type `dtype`, in which they are used, biases and scales as they are. Their gradients are summed over the
+    devices in the type `reduce`, or `dtype` where that is wider, and come back sharded like the parameters. None where every
+    device has all parameters anyway.
     """
     if mesh.shape["fsdp"] == 1:
         return None
     shardings = flatten(param_shardings(shapes, config, mesh))
 
-    def gather(stack: str, params: dict[str, Any]) -> dict[str, Any]:
-        shares = {path: NamedSharding(mesh, PartitionSpec(*shardings[f"{stack}/{path}"].spec[1:])) for path in flatten(params)}
-        return unflatten({path: _gathered(leaf, replicated(mesh), shares[path]) for path, leaf in flatten(params).items()})
+    def gather(stack: str, params: dict[str, Any], dtype: Any, reduce: Any) -> dict[str, Any]:
+        found = {}
+        for path, leaf in flatten(params).items():
+            share = NamedSharding(mesh, PartitionSpec(*shardings[f"{stack}/{path}"].spec[1:]))
+            types = (dtype, reduce) if leaf.ndim > 1 else 2 * (leaf.dtype,)
+            found[path] = _gathered(leaf, replicated(mesh), share, *types)
+        return unflatten(found)
 
     return gather
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(x: jax.Array, whole: NamedSharding, share: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, whole)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gathered(x: jax.Array, whole: NamedSharding, share: NamedSharding, dtype: Any, reduce: Any) -> jax.Array:
+    """x f32, whole, rounded to `dtype`: half of the bytes travel. Gradients have the type of their values, so it is made as wide
+    again as they are to be; a compiler takes out what is made narrow, wide and narrow."""
+    x = jax.lax.with_sharding_constraint(x.astype(dtype), whole)
+    return x.astype(jnp.promote_types(dtype, reduce))
 
 
 _gathered.defvjp(
-    lambda x, whole, share: (_gathered(x, whole, share), None),
-    lambda whole, share, _, cotangent: (jax.lax.with_sharding_constraint(cotangent, share),),
+    lambda x, *how: (_gathered(x, *how), None),
+    lambda whole, share, dtype, reduce, _, dx: (jax.lax.with_sharding_constraint(dx, share).astype(jnp.float32),),
 )
 
 

@@ -36,9 +36,9 @@ class TrainState(NamedTuple):
         return parts if self.extra else {name: part for name, part in parts.items() if name != "extra"}
 
 
-def new_params(config: Config) -> Params:
-    """Random parameters: those of the towers, and of each objective under its name."""
-    key = jax.random.key(config.seed)
+def new_params(config: Config, key: Array | None = None) -> Params:
+    """Random parameters: those of the towers, and of each objective under its name. Without a key, those of config.seed."""
+    key = jax.random.key(config.seed) if key is None else key
     rows, batch = jnp.zeros(1, jnp.int32), {name: jnp.zeros(*like) for name, like in view_inputs(config, 1).items()}
     seen = {name: batch[name] for name, view in config.inputs().items() if not view.stored}
     # Where only teachers were heard, and are left out of a run that is read, no objective sees a tower.

@@ -1,6 +1,5 @@
 """Everything that is jitted: the train step, loss and gradients, and the encoder."""
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,12 +10,12 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Family, Groups, Model, groups_of
+from jclip.config import Config, Family, Groups, groups_of
 from jclip.digests import array_paths
-from jclip.models import Backend, Encoded, MultiTower, bucketed_views, fits_buckets, towers_flops
+from jclip.models import Backend, Encoded, bucketed_views, fits_buckets, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, moving_average, split
-from jclip.sharding import Gather, batch_sharding, join_rows, make_gather, replicated, split_rows
+from jclip.sharding import join_rows, make_gather, replicated, split_rows
 from jclip.state import TrainState, make_towers, new_extra, param_shapes
 from jclip.tree import merge
 
@@ -170,21 +169,3 @@ def non_finite(tree: Any, mesh: Mesh) -> list[str]:
 @lru_cache
 def _finite_arrays(mesh: Mesh) -> Any:
     return jax.jit(lambda leaves: jnp.stack([jnp.isfinite(x).all() for x in leaves]), out_shardings=replicated(mesh))
-
-
-Encode = Callable[[Params, Mapping[str, Array]], dict[str, tuple[Array, Array]]]
-
-
-def make_encode(model: Model, mesh: Mesh, gather: Gather | None = None) -> Encode:
-    """The jitted encoder: (params, global batch of some towers) -> {tower: (pooled, z)}, all f32, on every device whole.
-
-    With `gather` (see `make_gather`) sharded parameters are made whole block by block, as in training.
-    """
-    exact = MultiTower(dataclasses.replace(model, dtype="float32"), gather, Backend.of(mesh, model.attention))
-
-    def encode(params: Params, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        with jax.default_matmul_precision("highest"):  # TPUs and GPUs would multiply f32 with less
-            encoded = exact.apply({"params": params}, batch)
-        return {name: (e.output.pooled, e.z) for name, e in encoded.items()}
-
-    return jax.jit(encode, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Plan, check, make_plans, stage_configs, to_saved
-from jclip.data import Batch, LostWorker, Source, SourceError, make_loader, open_source
+from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
@@ -44,11 +44,14 @@ from jclip.step import non_finite
 from jclip.weights import WeightsError
 
 
-def main(config: Config, workdir: str | Path, *, resume_from: int | None = None) -> dict[str, float]:
+def main(
+    config: Config, workdir: str | Path, *, resume_from: int | None = None, source: Source | None = None
+) -> dict[str, float]:
     """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`.
 
     Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
-    checkpoint; the later ones are moved to W/set_aside.
+    checkpoint; the later ones are moved to W/set_aside. A `source` of your own is trained on in place of the one that
+    config.data.source names; the run keeps that name and what the source gives as its fingerprint.
 
     SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
 
@@ -63,21 +66,21 @@ def main(config: Config, workdir: str | Path, *, resume_from: int | None = None)
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
     workdir = together(partial(_folder, workdir))
-    source, plans, records = together(lambda: _prepare(config))
+    opened, plans, records = together(lambda: _prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
-    _compare_hosts({**records[-1], "command": command}, source)
+    _compare_hosts({**records[-1], "command": command}, opened)
     results: dict[str, float] = {}
     for part, plan, record in zip(stage_configs(config), plans, records, strict=True):
         if plan is not plans[-1] and together(partial(_is_past, workdir, plan, resume_from)):
             continue
-        done, results = _run_stage(part, plan, record, source, workdir, resume_from)
+        done, results = _run_stage(part, plan, record, opened, workdir, resume_from)
         if done < plan.total:
             break
     return results
 
 
 def _is_past(workdir: Path, plan: Plan, resume_from: int | None) -> bool:
-    """Whether a run goes on behind a stage."""
+    """True: the run goes on behind this stage."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose(checkpoints, resume_from)
     return step is not None and step > plan.total
@@ -281,12 +284,12 @@ def _folder(workdir: str | Path) -> Path:
     return workdir
 
 
-def _prepare(config: Config) -> tuple[Source, list[Plan], list[Record]]:
+def _prepare(config: Config, source: Source | None) -> tuple[Source, list[Plan], list[Record]]:
     """Everything that this process derives by itself: the data, and the plan and record of each stage."""
     parts = stage_configs(config)
-    for part in parts:
+    for part in reversed(parts):  # the whole first, whose messages name the stage
         check(part, devices=jax.device_count())
-    source = open_source(config.data.source)
+    source = open_source(config.data.source) if source is None else source
     plans = make_plans(config, examples=len(source))
     return source, plans, [make_record(part, source, plan) for part, plan in zip(parts, plans, strict=True)]
 
@@ -294,7 +297,7 @@ def _prepare(config: Config) -> tuple[Source, list[Plan], list[Record]]:
 def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loader:
     """The batches of this process from a step of a stage on."""
     host, hosts = jax.process_index(), jax.process_count()
-    return make_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
+    return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
 
 
 def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:

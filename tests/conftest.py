@@ -24,6 +24,43 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+HEAVY = (
+    "test_objectives",
+    "test_readme",
+    "test_docs",
+    "test_processes",
+    "test_train",
+    "test_config_fuzz",
+    "test_buckets",
+    "test_init_from",
+    "test_models",
+    "test_step",
+    "test_weights",
+    "test_cli",
+    "test_stopping",
+    "test_transforms",
+    "test_evaluate",
+    "test_resume",
+    "test_stages",
+    "test_optim_methods",
+    "test_gpu_suite",
+    "test_compile",
+    "test_attention",
+    "test_losses",
+    "test_distillation",
+    "test_captioning",
+    "test_caption",
+    "test_examples",
+)
+"""Files of tests that take longest, first: with one of them last, other processes would wait for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files keep their tests together, and each goes to one process; see `--dist loadfile`."""
+    place = {name: i for i, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _everything_made_once() -> Iterator[None]:
     with everything_made_once():

@@ -40,12 +40,12 @@ def make_program(config: Any, mesh: Any, **steps: int) -> Any:
 
 
 def make_encode(model: Any, mesh: Any, gather: Any = None) -> Any:
-    """`jclip.step.make_encode`; with `gather`, which is new each time, always anew."""
-    from jclip import step
+    """`jclip.encode.make_encode`; with `gather`, which is new each time, always anew."""
+    from jclip import encode
 
     if gather is not None:
-        return step.make_encode(model, mesh, gather)
-    return once("encode", lambda: step.make_encode(model, mesh), repr(model), mesh)
+        return encode.make_encode(model, mesh, gather)
+    return once("encode", lambda: encode.make_encode(model, mesh), repr(model), mesh)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from jclip.config import (
     check,
     make_plan,
 )
-from jclip.data import SourceError, make_loader, open_source
+from jclip.data import SourceError, make_run_loader, open_source
 from jclip.data.stored import stored_embeddings
 from jclip.facts import between_hosts, changes, make_record
 from jclip.init_from import Source, _renamed
@@ -113,7 +113,7 @@ def test_a_batch_has_the_embeddings_that_embed_has_written_of_its_examples(tmp_p
     config = stored_config(tmp_path / "z", 16)
     written = np.load(tmp_path / "z" / "image.npy")
     assert written.shape == (200, 16)
-    with make_loader(tiny_config()) as plain, make_loader(config) as loader:
+    with make_run_loader(tiny_config()) as plain, make_run_loader(config) as loader:
         before, batch = next(plain), next(loader)
     for row, key in enumerate(batch.keys):
         np.testing.assert_array_equal(batch.arrays["image@teacher"][row], written[int(key.rpartition(":")[2])])
@@ -125,7 +125,7 @@ def test_examples_without_an_embedding_of_their_own_give_way_and_are_told(tmp_pa
     z = np.random.default_rng(0).normal(size=(200, 4))
     z[100:150] = np.nan
     path = folder(tmp_path / "z", [*keys[:150], *keys[:50]], z)
-    with make_loader(stored_config(path, 4)) as loader:
+    with make_run_loader(stored_config(path, 4)) as loader:
         batch = next(loader)
     assert {50 <= int(key.rpartition(":")[2]) < 100 for key in batch.keys} == {True}
     told = "\n".join(batch.problems)
@@ -179,7 +179,7 @@ def test_a_folder_that_is_not_of_embeddings_is_refused_before_the_first_batch(da
     stored_embeddings(str(folder(tmp_path / "sound", ["a", "b", "c"], np.ones((3, 4)))), "image", 4)
     damage(path)
     with pytest.raises(SourceError, match=message):
-        make_loader(stored_config(path, 4))
+        make_run_loader(stored_config(path, 4))
 
 
 LOCKED = r"teacher_(image|text)(_projection)?/.*"
@@ -212,7 +212,7 @@ def student_config(teacher: Path) -> Any:
 
 
 def teacher_batch(config: Any) -> dict[str, np.ndarray]:
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         return next(loader).arrays
 
 

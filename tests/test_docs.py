@@ -1,49 +1,140 @@
-"""What the pages of docs/ show runs, and is what they say."""
+"""What the pages show runs, all of it and once, and what docs/objectives.md shows is what it says."""
 
 import dataclasses
+import os
 import re
-import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from test_train import write_shard
+from jax.experimental import topologies
+from pages import MAKERS, PAGES, ROOT, SHOWN, Reader, blocks, commands
+from test_cli import exit_status
+from test_compile import jclip_compile
 from tiny import tiny_config
 
-from jclip import cli, objectives
+from jclip import objectives
 from jclip.config import Mesh, check
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
 from jclip.step import make_loss_and_grads
 
-DOCS = Path(__file__).parents[1] / "docs"
+
+def marked(page: str) -> Any:
+    """Fine-tuning needs runs and weights made first, and test_init_from.py runs its recipes on tiny models."""
+    runs = commands(PAGES[page], "jclip") or any("runs/" in code for code in blocks(PAGES[page], "python"))
+    marks = [pytest.mark.slow] * bool(runs) + [pytest.mark.exhaustive] * (page == "docs/tutorials/fine_tuning.md")
+    return pytest.param(page, marks=marks)
 
 
-def snippets(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+SHOWING = [page for page, text in PAGES.items() if commands(text, "jclip") or blocks(text, "python")]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Reader(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def at_home(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.chdir(reader.home)
+    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
+    return reader
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in SHOWING])
+def test_the_commands_and_the_python_of_a_page_run(page: str, at_home: Reader) -> None:
+    for command in commands(PAGES[page], "jclip"):
+        if command[1] != "compile":
+            at_home.run(command)
+    names: dict[str, Any] = {"__name__": "page"}
+    for code in blocks(PAGES[page], "python"):
+        at_home.make(code)
+        exec(compile(code, page, "exec"), names)
 
 
 @pytest.mark.slow
-def test_the_commands_of_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(DOCS.parent / "configs")
-    (tmp_path / "data" / "clipart").mkdir(parents=True)
-    for i in range(6):
-        write_shard(tmp_path / f"data/clipart/clipart-train-{i:05}.tar", broken=())
-    fields = {"batch-size": "32", "evals": "none", "checkpoint.every": "2", "checkpoint.best": "None", "optim.warmup": "1"}
-    fields |= {"model.towers.image.depth": "1", "model.towers.text.depth": "1"}
-    short = [word for field, value in fields.items() for word in (f"--{field}", value)]
-    fewer = {"900": "4", "675": "2", "135": "2"}  # steps
-    found = [shlex.split(line) for line in re.findall(r"^jclip .*", (DOCS / "training.md").read_text(), re.M)]
-    assert len(found) == 6
+def test_a_cooldown_takes_up_the_step_that_the_page_names(at_home: Reader) -> None:
+    at_home.make("runs/cooled")
+    assert Path("runs/cooled/checkpoints/4").is_dir()
+
+
+def test_every_command_of_jclip_is_shown() -> None:
+    assert {command[1] for command in SHOWN} == {
+        "train",
+        "eval",
+        "report",
+        "classify",
+        "caption",
+        "embed",
+        "convert",
+        "info",
+        "compile",
+        "data",
+    }
+
+
+def test_what_pages_read_some_command_makes() -> None:
+    for page, text in PAGES.items():
+        shown = "\n".join([*blocks(text, "python"), *(" ".join(command) for command in commands(text, "jclip"))])
+        assert set(re.findall(r"runs/[\w.]*\w", shown)) <= MAKERS.keys(), page
+
+
+COMPILED = [command for command in SHOWN if command[1] == "compile"]
+
+
+@pytest.mark.slow
+def test_compilations_for_a_cpu_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = [command for command in COMPILED if "cpu:8" in command]
+    assert found
+    for _, _, recipe, *arguments in found:
+        done = jclip_compile(*arguments, recipe=recipe)
+        assert done.returncode == 0, done.stderr
+        assert "fits" in done.stdout
+
+
+def test_compilations_for_a_tpu_come_as_far_as_its_compiler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which would take minutes; without the extra they name it."""
+    monkeypatch.chdir(ROOT)
+
+    def compiler(*, topology_name: str, **_: object) -> None:
+        raise ValueError(f"the compiler is asked for {topology_name}")
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(topologies, "get_topology_desc", compiler)
+    found = [command for command in COMPILED if "cpu:8" not in command]
+    assert found
     for command in found:
-        words = [fewer.get(word, word) for word in command[1:]]
-        assert cli.main([*words, *short, *([] if "--duration" in words else ["--duration", "2"])]) == 0
-    assert (tmp_path / "runs" / "cooled" / "checkpoints" / "4").is_dir()
+        assert exit_status(command[1:]) == 1
+        error = capsys.readouterr().err
+        assert "the compiler is asked for" in error or "pip install 'jclip[tpu]'" in error, error
+
+
+def test_extras_that_pages_install_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    shown = re.findall(r"'(?:\.|jclip)\[([\w,]+)\]'", "\n".join(PAGES.values()))
+    assert shown
+    assert {extra for names in shown for extra in names.split(",")} <= extras.keys()
+
+
+def test_programs_that_pages_show_exist() -> None:
+    """test_examples.py runs the examples."""
+    shown = {words for text in PAGES.values() for words in re.findall(r"python ((?:tools|examples)/[\w/]+\.py)", text)}
+    assert shown
+    for path in shown:
+        assert (ROOT / path).exists(), path
+
+
+def snippets(page: str) -> list[str]:
+    return blocks(PAGES[f"docs/{page}"], "python")
 
 
 def test_the_views_of_the_page_are_a_configuration() -> None:
@@ -77,7 +168,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     config = dataclasses.replace(config, objectives={"align": names["Alignment"]()})
     mesh = make_mesh(Mesh(data, 1), jax.devices()[:data])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         batch = next(loader).arrays
     loss, metrics, *_ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(0))
     encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)

@@ -49,7 +49,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of weights, which is loaded faster than random ones are drawn."""
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     model = jclip.load(MODEL)
-    write_weights(folder, "jclip", model.model, model.params)
+    write_weights(folder, "jclip", model.config, model.params)
     return folder
 
 
@@ -140,7 +140,7 @@ def others(weights: Path, folder: Path) -> Path:
     """A model whose image tower differs."""
     model = jclip.load(weights)
     image = {**model.params["image"], "pos_embed": model.params["image"]["pos_embed"] + 0.1}
-    write_weights(folder / "other", "jclip", model.model, {**model.params, "image": image})
+    write_weights(folder / "other", "jclip", model.config, {**model.params, "image": image})
     return folder / "other"
 
 
@@ -330,7 +330,7 @@ def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:
     model = jclip.load(weights)
     saved, names, facts = load_probe(probe)
     assert facts["features"] == "pooled"
-    scores = saved.scores(model.encode("image", [example["image"]]).pooled)[0]
+    scores = saved.scores(model.features("image", [example["image"]]).pooled)[0]
     assert answer["classes"][0] == [names[int(np.argmax(scores))], pytest.approx(scores.max(), abs=1e-5)]
     with pytest.raises(ConfigError, match="was fitted to features of other weights than those of this model; fit it again"):
         classify.main([picture], str(others(weights, tmp_path)), probe=probe)

@@ -1,10 +1,13 @@
-"""Gradients that are written by hand, of layer normalisation and of a bias, against float64 differences and exact sums."""
+"""Gradients that are written by hand, of layer normalisation, of products and of a bias, against float64 and exact sums."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jclip.models.layers import add_bias, layer_norm
+from jclip.models.compute import Compute
+from jclip.models.layers import layer_norm
+from jclip.models.products import broadcast, convolution, product
 
 EPSILON = 1e-3
 
@@ -47,9 +50,48 @@ def test_a_norm_in_bfloat16_computes_in_float32_with_its_gradients() -> None:
 
 def test_the_gradient_of_a_bias_is_summed_in_float32() -> None:
     """4,095 tokens of 1 + 1/128, a sum that bfloat16 does not hold."""
-    y, bias = jnp.zeros((63, 65, 3), jnp.bfloat16), jnp.zeros(3)
-    _, back = jax.vjp(add_bias, y, bias)
-    dy, dbias = back(jnp.full(y.shape, 1 + 1 / 128, jnp.bfloat16))
-    assert dy.dtype == jnp.bfloat16
+    y, back = jax.vjp(lambda bias: broadcast(bias, (63, 65), jnp.bfloat16), jnp.arange(3.0))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y[5, 7], [0, 1, 2])
+    (dbias,) = back(jnp.full(y.shape, 1 + 1 / 128, jnp.bfloat16))
     assert dbias.dtype == jnp.float32
     np.testing.assert_allclose(dbias, 4095 * (1 + 1 / 128), rtol=1e-6)
+
+
+def relative_error(found: jax.Array, want: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(found, np.float64) - want) / np.linalg.norm(want))
+
+
+def rounded(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Numbers that bfloat16 holds, f64."""
+    return np.asarray(jnp.asarray(rng.normal(size=shape), jnp.bfloat16), np.float64)
+
+
+@pytest.mark.parametrize("reduce", ["float32", "bfloat16"])
+def test_the_gradient_of_a_kernel_has_the_digits_of_the_type_it_is_summed_in(reduce: str) -> None:
+    rng = np.random.default_rng(2)
+    x, kernel, dy = rounded(rng, 5, 7, 11), rounded(rng, 11, 13), rounded(rng, 5, 7, 13)
+    how = Compute(jnp.bfloat16, reduce=jnp.dtype(reduce))
+    y, back = jax.vjp(lambda *args: product(*args, how), jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.float32))
+    dx, dkernel = back(jnp.asarray(dy, jnp.bfloat16))
+    assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    assert relative_error(y, x @ kernel) < 4e-3
+    assert relative_error(dx, dy @ kernel.T) < 4e-3
+    error = relative_error(dkernel, np.einsum("bld,blf->df", x, dy))
+    assert error < 1e-6 if reduce == "float32" else 1e-3 < error < 4e-3
+
+
+@pytest.mark.parametrize(("size", "side", "stride", "padding"), [(4, 8, 2, 1), (3, 7, 1, 1), (3, 8, 2, 1), (1, 5, 1, 0)])
+def test_the_gradient_of_a_windows_kernel_is_that_of_float32(size: int, side: int, stride: int, padding: int) -> None:
+    rng = np.random.default_rng(3)
+    x, kernel = jnp.asarray(rounded(rng, 2, side, side + 1, 3)), jnp.asarray(rounded(rng, size, size, 3, 5))
+    y, back = jax.vjp(lambda *args: convolution(*args, stride, padding, Compute()), x, kernel)
+    dy = jnp.asarray(rounded(rng, *y.shape), jnp.float32)
+    how = Compute(jnp.bfloat16)
+    again, narrow = jax.vjp(lambda *args: convolution(*args, stride, padding, how), x.astype(jnp.bfloat16), kernel)
+    dx, dkernel = narrow(dy.astype(jnp.bfloat16))
+    want_dx, want_dkernel = back(dy)
+    assert relative_error(again, np.asarray(y)) < 4e-3
+    assert relative_error(dx, np.asarray(want_dx)) < 4e-3
+    assert dkernel.dtype == jnp.float32
+    assert relative_error(dkernel, np.asarray(want_dkernel)) < 1e-6

@@ -42,12 +42,12 @@ def nested(x: jax.Array) -> jax.Array:
     ("f", "want"),
     [
         (jnp.sin, {}),
-        (lambda x: x + SUM(x.astype(jnp.bfloat16).astype(jnp.float32)), {"all-reduce": Traffic(1, 4 * 6 * 4)}),
-        (lambda x: x + GATHER(x).sum(), {"all-gather": Traffic(1, 32 * 6 * 4)}),
-        (lambda x: jax.lax.psum_scatter(GATHER(x), AXES, tiled=True), {"reduce-scatter": Traffic(1, 4 * 6 * 4)}),
-        (rotate, {"collective-permute": Traffic(1, 4 * 6 * 4)}),
-        (rotate_five_times, {"collective-permute": Traffic(5, 5 * 4 * 6 * 4)}),
-        (nested, {"collective-permute": Traffic(15, 15 * 4 * 6 * 4)}),
+        (lambda x: x + SUM(x.astype(jnp.bfloat16).astype(jnp.float32)), {"all-reduce": Traffic(1, {"f32": 4 * 6 * 4})}),
+        (lambda x: x + GATHER(x).sum(), {"all-gather": Traffic(1, {"f32": 32 * 6 * 4})}),
+        (lambda x: jax.lax.psum_scatter(GATHER(x), AXES, tiled=True), {"reduce-scatter": Traffic(1, {"f32": 4 * 6 * 4})}),
+        (rotate, {"collective-permute": Traffic(1, {"f32": 4 * 6 * 4})}),
+        (rotate_five_times, {"collective-permute": Traffic(5, {"f32": 5 * 4 * 6 * 4})}),
+        (nested, {"collective-permute": Traffic(15, {"f32": 15 * 4 * 6 * 4})}),
     ],
 )
 def test_collectives_are_counted_with_the_loops_they_stand_in(f: object, want: dict[str, Traffic]) -> None:
@@ -82,9 +82,9 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 }
 """
     assert traffic(collectives(hlo)) == {
-        "all-gather": Traffic(12, 12 * 8 * 64 * 2),
-        "all-reduce": Traffic(1, 44),
-        "reduce-scatter": Traffic(12, 12 * 64 * 2),
+        "all-gather": Traffic(12, {"bf16": 12 * 8 * 64 * 2}),
+        "all-reduce": Traffic(1, {"f32": 44}),
+        "reduce-scatter": Traffic(12, {"bf16": 12 * 64 * 2}),
     }
 
 
@@ -113,7 +113,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {{
   %async-collective-done.1 = bf16[8,64] fusion(%x), kind=kCustom, calls=%piece3
 }}
 """
-    assert traffic(collectives(hlo)) == {"all-gather": Traffic(6, 6 * 8 * 64 * 2)}
+    assert traffic(collectives(hlo)) == {"all-gather": Traffic(6, {"bf16": 6 * 8 * 64 * 2})}
 
 
 @pytest.mark.parametrize(
@@ -132,18 +132,18 @@ ENTRY %main (x: f32[4]) -> f32[4] {{
 )
 def test_the_devices_of_a_collective_are_read_in_every_notation(groups: str, want: tuple[int, ...]) -> None:
     hlo = f"ENTRY %main () -> f32[4] {{\n  %a = f32[4] all-reduce(%x), channel_id=1, {groups}, to_apply=%add\n}}\n"
-    assert collectives(hlo) == [Collective("all-reduce", 16, 1, want)]
+    assert collectives(hlo) == [Collective("all-reduce", {"f32": 16}, 1, want)]
 
 
-def test_results_of_several_arrays_are_added_up() -> None:
+def test_results_of_several_arrays_are_added_up_by_type() -> None:
     hlo = """HloModule step
 
-ENTRY %main (a: f32[10], b: f32[20]) -> f32[80] {
-  %s = ((f32[10]{0:T(128)}, f32[20]{0}), (f32[80]{0:T(128)}, f32[160]{0})) all-gather-start(%a, %b), dimensions={0}
-  %d = (f32[80]{0}, f32[160]{0}) all-gather-done(%s)
+ENTRY %main (a: f32[10], b: bf16[20]) -> f32[80] {
+  %s = ((f32[10]{0:T(128)}, bf16[20]{0}), (f32[80]{0:T(128)}, bf16[160]{0})) all-gather-start(%a, %b), dimensions={0}
+  %d = (f32[80]{0}, bf16[160]{0}) all-gather-done(%s)
 }
 """
-    assert traffic(collectives(hlo)) == {"all-gather": Traffic(1, 4 * (80 + 160))}
+    assert traffic(collectives(hlo)) == {"all-gather": Traffic(1, {"f32": 4 * 80, "bf16": 2 * 160})}
 
 
 def test_estimated_cycles_are_summed_by_part_with_the_loops_they_stand_in() -> None:
@@ -202,4 +202,4 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 def test_of_branches_the_cheaper_one_counts(choice: str) -> None:
     hlo = BRANCHES.replace("CHOICE", choice)
     assert estimated_cycles(hlo, flops=1.0, bandwidth=1.0, clock=1.0) == {"attention": 10}
-    assert traffic(collectives(hlo)) == {"all-reduce": Traffic(1, 32)}
+    assert traffic(collectives(hlo)) == {"all-reduce": Traffic(1, {"f32": 32})}

@@ -51,7 +51,7 @@ def test_rows_are_unit_vectors_that_do_not_depend_on_the_batch(model: Encoder) -
 def test_a_workdir_loads_its_last_checkpoint_or_the_one_asked_for(tmp_path: Path) -> None:
     train.main(tiny_config(**{"evals": {}, "checkpoint.best": None}), tmp_path)
     last, earlier = jclip.load(tmp_path), jclip.load(tmp_path, step=8)
-    assert last.model == tiny_config().model
+    assert last.config == tiny_config().model
     np.testing.assert_array_equal(last.embed_text("a star"), jclip.load(tmp_path, step=12).embed_text("a star"))
     assert not np.allclose(last.embed_text("a star"), earlier.embed_text("a star"))
     larger = jclip.load(tmp_path, image_size=32)
@@ -103,9 +103,9 @@ def test_files_are_turned_as_their_exif_data_say(model: Encoder, tmp_path: Path)
 def test_pixels_that_are_not_bytes_are_refused_unless_they_are_said_to_be_normalised(model: Encoder, dtype: str) -> None:
     from jclip.models import MultiTower
 
-    size = model.model.towers["image"].image_size
+    size = model.config.towers["image"].image_size
     batch = {"image": np.ones((2, size, size, 3), dtype)}
-    apply = MultiTower(model.model).apply
+    apply = MultiTower(model.config).apply
     with pytest.raises(ValueError, match="is not uint8, 0 to 255; give these, or floats"):
         apply({"params": model.params}, batch)
     if dtype == "float32":

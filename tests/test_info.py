@@ -47,7 +47,7 @@ def test_operations_are_those_of_the_traced_towers(architecture_name: str, image
 
 def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = jclip.load("ViT-tiny-test")
-    write_weights(tmp_path / "w", "jclip", model.model, jax.device_get(model.params))
+    write_weights(tmp_path / "w", "jclip", model.config, jax.device_get(model.params))
     for given in ("ViT-tiny-test", str(tmp_path / "w")):
         assert exit_status(["info", given, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(describe(architecture("ViT-tiny-test"))))
@@ -66,7 +66,7 @@ def test_names_and_folders_are_described(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_weights_of_another_model_are_not_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = jclip.load("ViT-tiny-test")
-    write_weights(tmp_path / "w", "jclip", model.model, jax.device_get(model.params))
+    write_weights(tmp_path / "w", "jclip", model.config, jax.device_get(model.params))
     config = tmp_path / "w" / "jclip.json"
     deeper = json.loads(config.read_text())
     deeper["model"]["towers"]["text"]["depth"] += 1

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from jclip.config import Config, Contrastive, Model, TextTower, VisionTower
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
 from jclip.state import init_params, param_shapes
@@ -92,7 +92,7 @@ def test_the_logit_scale_stays_within_its_bounds(begin: float, smoothing: float,
     mesh = make_mesh(cfg.mesh)
     program = make_program(cfg, mesh, warmup_steps=1, total_steps=100)
     state, scales = program.init(), []
-    with make_loader(cfg) as loader:
+    with make_run_loader(cfg) as loader:
         for _, batch in zip(range(6), loader, strict=False):
             state, _ = program.train_step(state, to_global(batch.arrays, mesh))
             scales.append(float(np.exp(state.params["image_text"]["logit_scale"])))

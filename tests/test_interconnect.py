@@ -31,18 +31,20 @@ def wires(*sides: int, closed: bool = False) -> Wires:
 def test_a_collective_is_bound_by_the_links_of_its_group(grid: Wires, group: tuple[int, ...], links: float) -> None:
     n = len(group)
     for kind, taken in (("all-gather", 600 * (n - 1) / n), ("reduce-scatter", 600 * (n - 1)), ("all-reduce", 1200 * (n - 1) / n)):
-        assert seconds(Collective(kind, 600, 1, group), grid) == pytest.approx(taken / links), kind
-    assert seconds(Collective("collective-permute", 600, 1, group), grid) == 600
+        assert seconds(Collective(kind, {"f32": 400, "bf16": 200}, 1, group), grid) == pytest.approx(taken / links), kind
+    assert seconds(Collective("collective-permute", {"f32": 600}, 1, group), grid) == 600
 
 
 def test_half_of_what_all_send_to_all_crosses_the_middle() -> None:
     """Sixteen chips of a line keep 30 bytes for each: 8 x 8 x 30 cross one link each way; a ring has two there."""
     for closed, time in ((False, 8 * 8 * 30), (True, 8 * 8 * 30 / 2)):
         grid = wires(16, closed=closed)
-        assert seconds(Collective("all-to-all", 16 * 30, 1, ()), grid) == time
+        assert seconds(Collective("all-to-all", {"f32": 16 * 30}, 1, ()), grid) == time
 
 
 def test_runs_add_up_and_a_device_alone_sends_nothing() -> None:
     grid = wires(4)
-    assert seconds(Collective("all-gather", 600, 7, ()), grid) == 7 * seconds(Collective("all-gather", 600, 1, ()), grid)
-    assert seconds(Collective("all-gather", 600, 7, (2,)), grid) == 0
+    assert seconds(Collective("all-gather", {"f32": 600}, 7, ()), grid) == 7 * seconds(
+        Collective("all-gather", {"f32": 600}, 1, ()), grid
+    )
+    assert seconds(Collective("all-gather", {"f32": 600}, 7, (2,)), grid) == 0

@@ -1,6 +1,8 @@
 """The rooms of the house: imports go down only, and rooms of one storey do not know each other."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config"},
-    {"tree", "hlo", "files", "help", "arguments"},
+    {"tree", "hlo", "files", "help", "arguments", "embedding"},
     {
         "models",
         "losses",
@@ -25,10 +27,11 @@ LAYERS = (
         "lock",
         "signals",
     },
-    {"checkpoint", "compiled", "weights", "objectives", "eval", "facts", "captioning", "topology"},
+    {"checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
     {"state"},
     {"step"},
     {"program"},
+    {"clip"},
     {"runs", "results", "estimate"},
     {
         "train",
@@ -112,3 +115,19 @@ def test_the_config_room_opens_without_jax(path):
 )
 def test_a_door_that_must_not_be_is_found(room, line):
     assert forbidden(room, imported(line))
+
+
+def test_what_is_not_used_is_not_imported():
+    """A model is loaded without checkpoints, evaluations, objectives and the readers of other libraries' weights."""
+    code = "import sys, jclip; jclip.load; print(*(name for name in sys.modules if name.startswith('jclip.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    names = done.stdout.split()
+    assert len(names) <= 65  # of 154 when everything was
+    rooms = {name.split(".")[1] for name in names}
+    assert not rooms & {"checkpoint", "eval", "objectives", "losses", "optim", "weights", "train", "step"}
+    code = "import sys, jclip.losses; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert not {name.split(".")[0] for name in done.stdout.split()} & {"flax", "optax", "orbax", "grain", "PIL"}
+    code = "import sys, jclip; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert not {name.split(".")[0] for name in done.stdout.split()} & {"jax", "numpy"}

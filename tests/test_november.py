@@ -85,7 +85,8 @@ def test_a_field_that_a_file_lacks_has_the_value_that_keeps_its_meaning(monkeypa
 
 
 def test_a_recipe_of_then_makes_the_configuration_of_its_run() -> None:
-    assert load(NOVEMBER / "recipe.py", ["--duration", "4"]) == runs.run_config(NOVEMBER / "run")
+    defaults_of_then = ["--model.reduce-dtype", "bfloat16"]
+    assert load(NOVEMBER / "recipe.py", ["--duration", "4", *defaults_of_then]) == runs.run_config(NOVEMBER / "run")
 
 
 def test_pairs_become_objectives_by_name_and_are_never_mixed_with_them() -> None:

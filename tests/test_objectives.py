@@ -42,9 +42,9 @@ from jclip.config import (
     check,
     replace,
 )
-from jclip.data import make_loader, open_source, train_transform
+from jclip.data import make_run_loader, open_source, train_transform
 from jclip.data.loader import _apply
-from jclip.data.sources import lookup
+from jclip.data.source import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
 from jclip.models import Masked, MultiTower, apart, class_tokens, together
@@ -124,7 +124,7 @@ def config_of(*names: str, **changes: Any) -> Config:
 
 
 def one_batch(config: Config) -> dict[str, np.ndarray]:
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         return next(loader).arrays
 
 
@@ -231,7 +231,7 @@ def trained(config: Config, steps: int) -> Any:
     mesh = make_mesh(config.mesh)
     program = make_program(config, mesh, warmup_steps=1, total_steps=steps)
     states = [program.init()]
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         for _, batch in zip(range(steps), loader, strict=False):
             before = jax.device_get(states[-1])
             state, _ = program.train_step(states[-1], to_global(batch.arrays, mesh))
@@ -282,7 +282,7 @@ def test_an_objective_that_begins_later_takes_no_part_before_and_then_begins_at_
     config = config_of("contrastive", "byol", "masked", **{"optim.ema": 0.5})
     config = dataclasses.replace(config, objectives={**config.objectives, **late})
     alone = dataclasses.replace(config, objectives={"contrastive": EACH["contrastive"]}, views={})
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         batches = [next(loader).arrays for _ in range(4)]
     mesh = make_mesh(config.mesh)
     program, plain = (make_program(each, mesh, warmup_steps=1, total_steps=4) for each in (config, alone))

@@ -119,7 +119,7 @@ def test_a_suite_gives_identical_numbers_on_any_number_of_devices_and_in_two_pro
     model = jclip.load("ViT-tiny-test")  # whose features are made to differ: those of a tower that has learned nothing are tied
     image = model.params["image"]
     image = {**image, "patch_embed": {**image["patch_embed"], "kernel": 20 * image["patch_embed"]["kernel"]}}
-    write_weights(tmp_path / "weights", "jclip", model.model, {**model.params, "image": image})
+    write_weights(tmp_path / "weights", "jclip", model.config, {**model.params, "image": image})
 
     def start(name: str, devices: int, **variables: str) -> subprocess.Popen[str]:
         out = ("--json", str(tmp_path / f"{name}.json"), "--cache", str(tmp_path / name))

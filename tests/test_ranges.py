@@ -31,6 +31,7 @@ from jclip.config import (
     to_json,
 )
 from jclip.config import replace as replace_path
+from jclip.config.kinds import is_open, kinds_of
 
 NAN, INF = math.nan, math.inf
 EVERY = dataclasses.replace(  # an instance of each dataclass that has numbers
@@ -53,12 +54,20 @@ def numbers(hint: Any, at: str, stated: bool = False) -> Iterator[tuple[str, boo
         yield at, stated
     elif origin is Annotated:
         yield from numbers(args[0], at, any(isinstance(extra, Range) for extra in args[1:]))
+    elif is_open(hint):
+        for kind in (kind for kind in kinds_of(hint).values() if kind.__module__.startswith("jclip.")):
+            yield from fields(kind, f"{at}.{kind.__name__}")
     elif dataclasses.is_dataclass(hint):
-        for name, inner in typing.get_type_hints(hint, include_extras=True).items():
-            yield from numbers(inner, f"{at}.{name}")
+        yield from fields(hint, at)
     elif origin in (typing.Union, types.UnionType, tuple, Mapping):
         for inner in args:
             yield from numbers(inner, at)
+
+
+def fields(cls: Any, at: str) -> Iterator[tuple[str, bool]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        yield from numbers(hints[field.name], f"{at}.{field.name}")
 
 
 @pytest.mark.parametrize("cls", [Config, Suite])

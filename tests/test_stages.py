@@ -14,7 +14,7 @@ import jclip
 from jclip import train
 from jclip.checkpoint import Checkpoints
 from jclip.config import Config, ConfigError, Stage, check, make_plans, stage_configs
-from jclip.data import make_loader, open_source
+from jclip.data import make_run_loader, open_source
 from jclip.runs import load_run
 from jclip.tree import flatten
 
@@ -42,7 +42,7 @@ def test_stages_follow_each_other_in_steps_and_in_the_data() -> None:
     first, second = make_plans(config, 200)
     assert [(p.first, p.total, p.length, p.skipped) for p in (first, second)] == [(0, 4, 4, 0), (4, 8, 4, 4 * 32)]
     source = open_source(config.data.source)
-    with make_loader(config, source, skipped=second.skipped) as ours, make_loader(config, source, start=8) as straight:
+    with make_run_loader(config, source, skipped=second.skipped) as ours, make_run_loader(config, source, start=8) as straight:
         for _ in range(2):
             assert next(ours).keys == next(straight).keys
 
@@ -77,8 +77,8 @@ def test_a_run_of_stages_is_one_history_and_goes_on_in_each(tmp_path: Path) -> N
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[0]["lr"] == pytest.approx(5e-3)  # its own warm-up of one step
     assert lines[4]["lr"] == pytest.approx(1e-2 / 3)  # and one of three, from the start
-    assert jclip.load(whole, step=4).model.towers["image"].size == (8, 8)
-    assert jclip.load(whole).model.towers["image"].size == (16, 16)
+    assert jclip.load(whole, step=4).config.towers["image"].size == (8, 8)
+    assert jclip.load(whole).config.towers["image"].size == (16, 16)
 
     with Checkpoints(whole, read_only=True) as checkpoints:
         assert checkpoints.steps == [2, 4, 6, 8]

@@ -10,13 +10,14 @@ from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
 from jclip.config import Config, Contrastive, Mesh, Model, architecture
-from jclip.data import make_loader
+from jclip.data import make_run_loader
+from jclip.encode import make_encode
 from jclip.models import example_inputs
 from jclip.objectives.contrastive import hash_rows
 from jclip.program import make_program
 from jclip.sharding import batch_sharding, make_mesh, param_shardings, to_global
 from jclip.state import param_shapes
-from jclip.step import make_encode, make_loss_and_grads
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 MESHES = [(2, 4)]
@@ -31,7 +32,7 @@ def start(config: Config, data: int, fsdp: int) -> tuple[Any, Any]:
 def curve(config: Config, data: int, fsdp: int, steps: int) -> tuple[list[float], Any]:
     mesh, program = start(config, data, fsdp)
     state, losses = program.init(), []
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         for _, batch in zip(range(steps), loader, strict=False):
             state, metrics = program.train_step(state, to_global(batch.arrays, mesh))
             losses.append(float(metrics["loss"]))
@@ -110,7 +111,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch_dropout_included() -> N
     config = tiny_config(**DROPOUT)
     mesh, program = start(config, 2, 4)
     params = program.init().params
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         batch = to_global(next(loader).arrays, mesh)
 
     how = {parts: jax.jit(make_loss_and_grads(tiny_config(**DROPOUT, accumulate=parts), mesh)) for parts in (1, 8)}
@@ -157,7 +158,7 @@ def test_every_objective_learns_with_a_scale_of_its_own() -> None:
     biases = {name: float(state.params[name]["logit_bias"]) for name in ("image_again", "text_again")}
     assert biases == pytest.approx({"image_again": -np.log(15), "text_again": -10}, rel=1e-6)
     found = []
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         for _, batch in zip(range(12), loader, strict=False):
             state, metrics = program.train_step(state, to_global(batch.arrays, mesh))
             found.append({name: float(value) for name, value in metrics.items()})
@@ -180,7 +181,7 @@ def test_equal_captions_are_known_by_their_input() -> None:
 def test_the_logit_scale_stops_at_its_bounds() -> None:
     """Adam's first step is lr long, up or down, and would pass either bound."""
     mesh, program = start(tiny_config(**{"optim.lr": 10.0}), 1, 1)
-    with make_loader(tiny_config()) as loader:
+    with make_run_loader(tiny_config()) as loader:
         state, _ = program.train_step(program.init(), to_global(next(loader).arrays, mesh))
     assert float(state.params["image_text"]["logit_scale"]) in (0.0, pytest.approx(np.log(100)))
 
@@ -192,7 +193,7 @@ def test_a_scale_from_outside_the_bounds_goes_no_further_out(value: float) -> No
     mesh, program = start(config, 1, 1)
     state = program.init()
     state.params["image_text"]["logit_scale"] = jax.numpy.float32(value)
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         state, _ = program.train_step(state, to_global(next(loader).arrays, mesh))
     scale = float(state.params["image_text"]["logit_scale"])
     assert abs(scale) <= abs(np.float32(value))
@@ -211,7 +212,7 @@ def test_what_is_frozen_stays_bit_identical_and_has_no_optimizer_state(accumulat
         np.float32(5.0), state.params["image_text"]["logit_scale"].sharding
     )
     before = {path: np.asarray(leaf) for path, leaf in flatten(state.params).items()}
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         for _, batch in zip(range(3), loader, strict=False):
             state, _ = program.train_step(state, to_global(batch.arrays, mesh))
     after = flatten(state.params)
@@ -229,7 +230,7 @@ def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
     whole, locked = tiny_config(), tiny_config(**LOCKED)
     mesh, program = start(locked, 2, 4)
     params = program.init().params
-    with make_loader(whole) as loader:
+    with make_run_loader(whole) as loader:
         batch = to_global(next(loader).arrays, mesh)
     key = jax.random.fold_in(jax.random.key(0), 0)
     losses, grads = [], []
@@ -268,7 +269,7 @@ def test_a_locked_tower_costs_less_work_and_memory(how: dict[str, Any]) -> None:
 def test_the_state_is_donated() -> None:
     mesh, program = start(tiny_config(), 8, 1)
     state = program.init()
-    with make_loader(tiny_config()) as loader:
+    with make_run_loader(tiny_config()) as loader:
         batch = to_global(next(loader).arrays, mesh)
     new, _ = program.train_step(state, batch)
     assert int(new.step) == 1

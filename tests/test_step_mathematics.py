@@ -12,7 +12,7 @@ from tiny import tiny_config
 
 from jclip import losses
 from jclip.config import Config, Contrastive, Mesh
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
@@ -67,7 +67,7 @@ def test_three_steps_are_adamw_by_hand_with_every_option_on() -> None:
     m = {path: np.zeros_like(leaf) for path, leaf in want.items() if path not in frozen}
     v = {path: np.zeros_like(leaf) for path, leaf in m.items()}
     clipped = 0
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         for step, batch in zip(range(3), loader, strict=False):
             arrays = to_global(batch.arrays, mesh)
             params = unflatten({path: jax.numpy.asarray(leaf, jax.numpy.float32) for path, leaf in want.items()})

@@ -20,12 +20,12 @@ import jclip
 from jclip import convert, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, Mesh, from_json
-from jclip.data import make_loader
+from jclip.data import make_run_loader
+from jclip.encode import make_encode
 from jclip.metrics import NonFiniteLoss
 from jclip.program import make_program
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.state import abstract, param_shapes
-from jclip.step import make_encode
 from jclip.tree import flatten
 
 HERE = Path(__file__).parent
@@ -341,7 +341,7 @@ def test_broken_examples_are_replaced_counted_and_reported(tmp_path: Path, capsy
     changes: dict[str, Any] = {"data.source": f"webdataset:{tmp_path}/shard.tar", "duration": "12ep", "evals": {}}
     config = tiny_config(**changes, **{"checkpoint.best": None})
     train.main(config, tmp_path / "run")
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         problems = [problem for _, batch in zip(range(12), loader, strict=False) for problem in batch.problems]
     assert len(problems) >= 24  # two in each of twelve epochs, and substitutes that are broken too
     assert lines(tmp_path / "run")[-1]["broken_examples"] == len(problems)

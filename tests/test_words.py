@@ -13,7 +13,7 @@ from test_losses import make_mesh
 from tiny import tiny_config
 
 from jclip.config import Caption, Config, ConfigError, Contrastive, Mesh, TextTower, Tokenizer, check
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.losses import word_cross_entropy
 from jclip.program import make_program
 from jclip.sharding import make_mesh as make_device_mesh
@@ -110,7 +110,7 @@ def test_a_caption_is_told_from_its_image_and_not_from_padding() -> None:
     mesh = make_device_mesh(Mesh(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     loss_and_grads, adam = jax.jit(make_loss_and_grads(config, mesh)), optax.adam(1e-2)
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         batch = next(loader).arrays
 
     @jax.jit

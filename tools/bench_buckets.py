@@ -52,7 +52,7 @@ def make_step(recipe: str, overrides: list[str], batches: int, buckets: bool) ->
     import numpy as np
 
     from jclip.config import TextTower, groups_of, load, replace
-    from jclip.data import make_loader
+    from jclip.data import make_run_loader
     from jclip.models import fits_buckets
     from jclip.program import make_program
     from jclip.sharding import make_mesh, to_global
@@ -66,7 +66,7 @@ def make_step(recipe: str, overrides: list[str], batches: int, buckets: bool) ->
         saved[name] = sum(share * (1 - tokens / tower.context_length) for tokens, share in groups)
     if not saved:
         raise SystemExit("give --buckets, such as: --buckets text 16 0.8")
-    with make_loader(config) as loader:
+    with make_run_loader(config) as loader:
         read = [next(loader).arrays for _ in range(batches)]
     fits = [bool(fits_buckets(config, to_global(rows, mesh), mesh)) for rows in read]
     facts = {"fit": float(np.mean(fits)), "saved": float(np.mean(fits)) * statistics.mean(saved.values())}

@@ -222,12 +222,12 @@ def host_step(program: str, folder: Path, workers: int) -> Callable[[], float]:
 def jclip_batches(program: str, folder: Path, workers: int, size: int = SIZE) -> Iterator[Any]:
     """Batches of the shards, with their captions."""
     from jclip.config import Config, Data, Model, TextTower, VisionTower
-    from jclip.data import make_loader
+    from jclip.data import make_run_loader
 
     model = Model({"image": VisionTower(size, size // 7), "text": TextTower()})
     decode: Any = program.removeprefix("jclip ")
     data = Data(f"webdataset:{folder}/*.tar", workers=workers, decode=decode)
-    return make_loader(Config(model, data, batch_size=BATCH))
+    return make_run_loader(Config(model, data, batch_size=BATCH))
 
 
 def webdataset_batches(program: str, folder: Path, workers: int) -> Iterator[Any]:

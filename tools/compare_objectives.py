@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("form", nargs="?", choices=STEPS, help="data set and size of the models")
     parser.add_argument("results", nargs="?", type=Path, help="file of the runs, a JSON object a line; it goes on")
     parser.add_argument("--data", default="", help="folder of the shards of clipart")
-    parser.add_argument("--steps", type=int, help="of the plain recipe (default: 300 of shapes, 630 of clipart); each with a file of its own")
+    parser.add_argument("--steps", type=int, help="of the plain recipe, each with a file of its own (default: 300 or 630)")
     parser.add_argument("--only", nargs="+", choices=[*CHANGES, *RECIPES], help="these variants (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(

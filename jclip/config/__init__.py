@@ -9,7 +9,7 @@ from jclip.config.errors import ConfigError
 from jclip.config.evals import (
     Captioning,
     Choice,
-    Eval,
+    Evaluation,
     FewShot,
     Labels,
     LinearProbe,
@@ -18,7 +18,6 @@ from jclip.config.evals import (
     Robustness,
     Suite,
     ZeroShot,
-    towers_of,
 )
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
@@ -32,7 +31,6 @@ from jclip.config.objectives import (
     MaskedText,
     MultiView,
     NearestNeighbour,
-    Objective,
     SelfDistillation,
     SimCLR,
     SimReg,
@@ -86,7 +84,7 @@ __all__ = [
     "Contrastive",
     "Data",
     "Duration",
-    "Eval",
+    "Evaluation",
     "Family",
     "FeatureDistillation",
     "FewShot",
@@ -104,7 +102,6 @@ __all__ = [
     "MultiView",
     "NearestNeighbour",
     "NearestNeighbours",
-    "Objective",
     "Optim",
     "Pair",
     "Plan",
@@ -150,5 +147,4 @@ __all__ = [
     "to_json",
     "to_saved",
     "to_steps",
-    "towers_of",
 ]

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jclip.config.errors import ConfigError
-from jclip.config.evals import Captioning, Choice, Eval, Robustness, Suite, ZeroShot, towers_of
+from jclip.config.evals import Evaluation, Suite
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
-from jclip.config.towers import Model, TextTower
+from jclip.config.towers import Model
 
 
 def check(config: Config, *, devices: int | None = None) -> None:
@@ -63,34 +63,22 @@ def contradictions(value: Any, at: str = "") -> Iterator[str]:
         yield from (f"{at}{problem}".lstrip(".") for problem in value.problems())
 
 
-def _eval_problems(model: Model, evals: Mapping[str, Eval]) -> Iterator[str]:
+def _eval_problems(model: Model, evals: Mapping[str, Evaluation]) -> Iterator[str]:
     for name, evaluation in evals.items():
-        unknown = [tower for tower in (*towers_of(evaluation), *evaluation.fields) if tower not in model.towers]
+        unknown = [tower for tower in (*evaluation.towers(), *evaluation.fields) if tower not in model.towers]
         for tower in unknown:
             yield f"evals.{name}: there is no tower {tower!r}; towers: {', '.join(model.towers)}"
-        if not isinstance(evaluation, (ZeroShot, Robustness, Choice, Captioning)):
-            continue
-        if not unknown and not isinstance(model.towers[evaluation.text], TextTower):
-            what = "captions" if isinstance(evaluation, Captioning) else "prompts"
-            yield f"evals.{name}.text {evaluation.text!r} is not a text tower; {what} need one"
+        if not unknown:
+            yield from (f"evals.{name}{problem}" for problem in evaluation.misfits(model.towers))
 
 
 def _caption_problems(config: Config) -> Iterator[str]:
-    """Evaluations of captions that no objective writes, or not so long."""
+    """Evaluations of captions that no objective writes."""
     written = [(how.image, how.text) for how in config.captioners().values()]
     for name, evaluation in config.evals.items():
-        if not isinstance(evaluation, Captioning):
-            continue
-        if (evaluation.image, evaluation.text) not in written:
-            views = f"{evaluation.image!r} and {evaluation.text!r}"
+        if (towers := evaluation.captioners()) is not None and towers not in written:
+            views = " and ".join(map(repr, towers))
             yield f"evals.{name}: nothing writes captions of the towers {views}; add an objective Caption of them"
-            continue
-        text = config.model.towers[evaluation.text]
-        assert isinstance(text, TextTower)  # an objective Caption has it
-        if (evaluation.length or 0) > text.context_length:
-            yield f"evals.{name}.length {evaluation.length} is more than the tower's context_length {text.context_length}"
-        if 2 * evaluation.beams > text.vocab_size:
-            yield f"evals.{name}.beams {evaluation.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
 def _device_problems(config: Config, devices: int) -> Iterator[str]:

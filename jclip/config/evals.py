@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from jclip.config.durations import Duration
+from jclip.config.kinds import Kind
 from jclip.config.ranges import Range
+from jclip.config.towers import TextTower, Tower
 
 Penalty = Annotated[float, Range(least=0, most=1e6)]
 Count = Annotated[int, Range(least=1)]
@@ -44,8 +46,71 @@ class Labels:
             yield f".names has {len(self.names)} names for {len(self.classes)} classes; give one each, or none"
 
 
+class Evaluation(Kind):
+    """Base of the dataclasses of evaluations."""
+
+    fields: Mapping[str, str]
+    """Where a tower finds its input in an example, where that is not its own name."""
+    every: Duration
+    """Time between evaluations in training."""
+
+    def towers(self) -> tuple[str, ...]:
+        """Names of the towers that it uses."""
+        raise NotImplementedError
+
+    def sources(self) -> Mapping[str, str]:
+        """Names of the sources that it reads, by their roles."""
+        raise NotImplementedError
+
+    def captioners(self) -> tuple[str, str] | None:
+        """Towers of images and of the captions that the model is to write of them; None: it is to write none."""
+        return None
+
+    def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
+        """Contradictions with the towers of the model, each after the place of this dataclass."""
+        return iter(())
+
+
+class OfPrompts(Evaluation):
+    """Evaluations of images by texts, which one tower has to take."""
+
+    image: str
+    """Tower that embeds the examples."""
+    text: str
+    """Tower that embeds the prompts."""
+
+    def towers(self) -> tuple[str, ...]:
+        """Both."""
+        return self.image, self.text
+
+    def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
+        """A tower of prompts that is none of texts."""
+        if not isinstance(towers[self.text], TextTower):
+            what = "prompts" if self.captioners() is None else "captions"
+            yield f".text {self.text!r} is not a text tower; {what} need one"
+
+
+class OfLabels(Evaluation):
+    """Evaluations of one tower's features, fitted on labelled examples and tested on others."""
+
+    train: str
+    """Labelled examples to fit on."""
+    source: str
+    """Labelled examples to test on."""
+    tower: str
+    """Tower whose features are used."""
+
+    def towers(self) -> tuple[str, ...]:
+        """The tower."""
+        return (self.tower,)
+
+    def sources(self) -> Mapping[str, str]:
+        """Both."""
+        return {"train": self.train, "source": self.source}
+
+
 @dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(OfPrompts):
     """Zero-shot classification: the class whose prompts' mean embedding is nearest (CLIP, section 3.1)."""
 
     source: str
@@ -64,13 +129,17 @@ class ZeroShot:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def sources(self) -> Mapping[str, str]:
+        """The one source."""
+        return {"source": self.source}
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from _template_problems(self.templates)
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Evaluation):
     """Retrieval both ways, with any number of captions an image."""
 
     source: str
@@ -88,6 +157,14 @@ class Retrieval:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def towers(self) -> tuple[str, ...]:
+        """Both."""
+        return self.a, self.b
+
+    def sources(self) -> Mapping[str, str]:
+        """The one source."""
+        return {"source": self.source}
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.a == self.b:
@@ -95,7 +172,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(OfLabels):
     """A linear classifier on frozen features, fitted by one of the protocols of the literature (`jclip.eval.fit_probe`)."""
 
     train: str
@@ -130,6 +207,11 @@ class LinearProbe:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def sources(self) -> Mapping[str, str]:
+        """All, with what the searches choose by if that is given."""
+        validation = {"validation": self.validation} if self.validation else {}
+        return {"train": self.train, "source": self.source, **validation}
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.precise and self.protocol in ("clip_benchmark", "ridge"):
@@ -139,7 +221,7 @@ class LinearProbe:
 
 
 @dataclass(frozen=True)
-class FewShot:
+class FewShot(OfLabels):
     """Linear probes on k examples a class: a curve with mean and standard deviation over samples of the training set."""
 
     train: str
@@ -168,7 +250,7 @@ class FewShot:
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbours(OfLabels):
     """k-NN on unit vectors: neighbours vote with weight exp(cosine / temperature) (Wu et al. 2018, section 3.4)."""
 
     train: str
@@ -190,7 +272,7 @@ class NearestNeighbours:
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(OfPrompts):
     """Zero-shot accuracy on shifted test sets and a clean one, beside a probe of the same tower fitted on clean images."""
 
     train: str
@@ -219,6 +301,10 @@ class Robustness:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def sources(self) -> Mapping[str, str]:
+        """The clean and the shifted ones, and what the probe is fitted on."""
+        return {"train": self.train, "clean": self.clean, **self.shifted}
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if not self.shifted or {"clean", "train", "source"} & set(self.shifted):
@@ -235,7 +321,7 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(OfPrompts):
     """Which caption belongs to which image of an example, where the others differ by a word or by their order (SugarCrepe,
     Winoground): a right pair has to be strictly nearer than every wrong one."""
 
@@ -250,9 +336,13 @@ class Choice:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def sources(self) -> Mapping[str, str]:
+        """The one source."""
+        return {"source": self.source}
+
 
 @dataclass(frozen=True)
-class Captioning:
+class Captioning(OfPrompts):
     """Captions that a model with an objective `Caption` writes, against those of the images: BLEU-4, CIDEr-D and exact matches
     (`jclip.eval.captions`); of scenes of `shapes` also how often a caption names exactly their objects."""
 
@@ -273,19 +363,22 @@ class Captioning:
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
+    def sources(self) -> Mapping[str, str]:
+        """The one source."""
+        return {"source": self.source}
 
-Eval = ZeroShot | Retrieval | LinearProbe | FewShot | NearestNeighbours | Robustness | Choice | Captioning
+    def captioners(self) -> tuple[str, str] | None:
+        """Both towers."""
+        return self.image, self.text
 
-
-def towers_of(evaluation: Eval) -> tuple[str, ...]:
-    """Names of the towers that an evaluation uses."""
-    match evaluation:
-        case Retrieval(a=a, b=b):
-            return a, b
-        case ZeroShot(image=a, text=b) | Robustness(image=a, text=b) | Choice(image=a, text=b) | Captioning(image=a, text=b):
-            return a, b
-        case LinearProbe(tower=tower) | FewShot(tower=tower) | NearestNeighbours(tower=tower):
-            return (tower,)
+    def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
+        """A tower of captions that is none of texts, or not so long."""
+        text = towers[self.text]
+        yield from super().misfits(towers)
+        if isinstance(text, TextTower) and (self.length or 0) > text.context_length:
+            yield f".length {self.length} is more than the tower's context_length {text.context_length}"
+        if isinstance(text, TextTower) and 2 * self.beams > text.vocab_size:
+            yield f".beams {self.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
 def _template_problems(templates: tuple[str, ...]) -> Iterator[str]:
@@ -298,7 +391,7 @@ def _template_problems(templates: tuple[str, ...]) -> Iterator[str]:
 class Suite:
     """Evaluations of one model, as `jclip eval MODEL --suite FILE.py` runs them."""
 
-    evals: Mapping[str, Eval]
+    evals: Mapping[str, Evaluation]
     """By name, in order; the name is the prefix of the metrics."""
     batch_size: Count = 256
     """Examples in the global batch; no result depends on it."""

@@ -37,6 +37,7 @@ ADDED: dict[str, Any] = {
     "InitFrom.towers": {},
     "Labels.match": "name",
     "Model.attention": "auto",
+    "Model.reduce_dtype": "bfloat16",
     "Optim.clip_update": None,
     "Optim.cooldown": "20%",
     "Optim.ema": None,

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
 from jclip.config.history import FORMAT, upgrade
+from jclip.config.kinds import is_open, kinds_of, require_one
 from jclip.config.ranges import shown
 from jclip.config.schema import Config
 
@@ -57,6 +58,9 @@ def from_json(data: Any, cls: type[T] = Config, at: str = "config") -> T:  # typ
 
 def _parse(data: Any, hint: Any, at: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_open(hint):
+        require_one(hint, str(data.get("type")) if isinstance(data, Mapping) else "")
+        return _parse_kind(data, kinds_of(hint), at)
     if dataclasses.is_dataclass(hint):
         return _parse_dataclass(data, hint, at)
     if origin in (typing.Union, types.UnionType):
@@ -84,7 +88,8 @@ def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:
         raise ConfigError(f"{at}: {data!r} is not a {cls.__name__}")
     if data.get("type", cls.__name__) != cls.__name__:
         raise ConfigError(f"{at}: type {data['type']!r} is unknown; use {cls.__name__}")
-    hints = typing.get_type_hints(cls)
+    known = typing.get_type_hints(cls)
+    hints = {field.name: known[field.name] for field in dataclasses.fields(cls)}  # not what bases promise of computed properties
     values = {key: value for key, value in data.items() if key != "type"}
     for key in values:
         if key not in hints:
@@ -105,11 +110,15 @@ def _parse_union(data: Any, members: tuple[Any, ...], at: str) -> Any:
         return _parse(data, members[0], at)
     if not all(dataclasses.is_dataclass(member) for member in members):
         return _parse_first(data, members, at)
-    by_name = {member.__name__: member for member in members}
+    return _parse_kind(data, {member.__name__: member for member in members}, at)
+
+
+def _parse_kind(data: Any, by_name: Mapping[str, Any], at: str) -> Any:
+    """One of several dataclasses, told apart by name."""
     name = data.get("type") if isinstance(data, Mapping) else None
-    if name not in by_name:
-        raise ConfigError(f"{at}: type {name!r} is unknown; use one of {', '.join(by_name)}")
-    return _parse(data, by_name[name], at)
+    if not isinstance(name, str) or name not in by_name:
+        raise ConfigError(f"{at}: type {name!r} is unknown; use one of {', '.join(by_name)}, or import first what defines it")
+    return _parse_dataclass(data, by_name[name], at)
 
 
 def _parse_first(data: Any, members: tuple[Any, ...], at: str) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from jclip.config.kinds import is_open, kinds_of
+
 FLOAT32 = (2.0**-126, 3.4028235e38)
 """Smallest normal and largest finite float32: what is smaller is 0 on a device, what is larger infinite."""
 
@@ -63,8 +65,9 @@ def value_problems(config: Any, at: str = "") -> Iterator[str]:
 
     The metadata of an `Annotated` type, which has no parts, is asked for the `problem` of a value, as `Range` is.
     """
-    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
-        yield from _problems(getattr(config, name), hint, f"{at}.{name}".lstrip("."))
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        yield from _problems(getattr(config, field.name), hints[field.name], f"{at}.{field.name}".lstrip("."))
 
 
 def _problems(value: Any, hint: Any, at: str) -> Iterator[str]:
@@ -76,7 +79,7 @@ def _problems(value: Any, hint: Any, at: str) -> Iterator[str]:
             yield f"{at} {shown(value)} must be {_words(hint)}"
     elif origin in (typing.Union, types.UnionType):
         yield from _union_problems(value, args, at)
-    elif dataclasses.is_dataclass(hint) and type(value) is hint:
+    elif dataclasses.is_dataclass(value) and (type(value) is hint or (is_open(hint) and isinstance(value, hint))):
         yield from value_problems(value, at)
     elif origin is tuple and isinstance(value, (tuple, list)):
         hints = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
@@ -129,6 +132,8 @@ def _words(hint: Any) -> str:
     if (length := _length(hint)) is not None:
         return f"{length} values"
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
+    if is_open(hint):
+        return " or ".join(f"a {name}" for name in kinds_of(hint))
     return plain.get(hint) or ("a tuple" if origin is tuple else "a mapping" if origin is Mapping else f"a {hint.__name__}")
 
 

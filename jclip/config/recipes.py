@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from jclip.config.errors import ConfigError
-from jclip.config.evals import Eval, Suite
+from jclip.config.evals import Evaluation, Suite
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 
@@ -163,7 +163,7 @@ def _chosen_evals(overrides: list[str]) -> tuple[list[str], list[str] | None]:
     return overrides[:start] + overrides[end:], overrides[start + 1 : end]
 
 
-def _only(evals: Mapping[str, Eval], names: Sequence[str]) -> Mapping[str, Eval]:
+def _only(evals: Mapping[str, Evaluation], names: Sequence[str]) -> Mapping[str, Evaluation]:
     if list(names) == ["none"]:
         return {}
     known = f"evaluations: {', '.join(evals) or 'none'}"

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.durations import Duration, Length
-from jclip.config.evals import Count, Eval, Seed
+from jclip.config.evals import Count, Evaluation, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Caption, Contrastive, Objective, View, objective_problems, view_problems
+from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
@@ -144,13 +144,13 @@ class Config:
     """What it starts from."""
     views: Mapping[str, View] = field(default_factory=dict)
     """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
-    objectives: Mapping[str, Objective] = field(default_factory=lambda: {"image_text": Contrastive()})
+    objectives: Mapping[str, Family] = field(default_factory=lambda: {"image_text": Contrastive()})
     """What is learned: a weighted sum of losses. The name is that of an objective's own parameters and metrics."""
     mesh: Mesh = Mesh()
     """Where it is trained."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept."""
-    evals: Mapping[str, Eval] = field(default_factory=dict)
+    evals: Mapping[str, Evaluation] = field(default_factory=dict)
     """How it is measured: evaluations by name; the name is the prefix of their metrics."""
     batch_size: Annotated[int, Range(least=2)] = 256
     """Examples in the global batch, which is also the number of candidates in the loss."""
@@ -202,6 +202,19 @@ class Config:
         made = [view for name, objective in self.objectives.items() for view in objective.makes(name)]
         asked = {view for objective in self.objectives.values() for view in objective.encodes()}
         return [*(name for name, view in self.inputs().items() if name in asked and not view.stored), *made]
+
+    def scales(self) -> dict[str, str]:
+        """The objectives with a logit scale of two towers, by the names of both, such as "image_text".
+
+        Where several match the same towers it is the one of that name, or else the first.
+        """
+        scales: dict[str, str] = {}
+        for name, how in self.objectives.items():
+            pair = (how.a, how.b) if isinstance(how, Contrastive) else (how.a[0], how.b[0]) if isinstance(how, MultiView) else ()
+            if pair and {*pair} <= self.model.towers.keys():
+                both = "_".join(pair)
+                scales[both] = name if name == both else scales.get(both, name)
+        return scales
 
     def captioners(self) -> dict[str, Caption]:
         """The objectives that write captions, by name, with the names of towers in place of those of their views."""

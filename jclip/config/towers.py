@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from jclip.config.kinds import Kind
 from jclip.config.ranges import Range, Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -89,8 +90,67 @@ class Tokenizer:
             yield f".sha256 {self.sha256!r} is not 64 hexadecimal digits; take those of `sha256sum`"
 
 
+class Tower(Kind):
+    """Base of the dataclasses of towers. The module that computes one is its row of `jclip.models.TOWERS`, and what makes an
+    input of an example its row of `jclip.data.INPUTS`."""
+
+    width: int
+    """Size of a token."""
+    projection: Projection
+    """To the shared space."""
+
+    @property
+    def pooled_width(self) -> int:
+        """Size of what is pooled, and of a token of the output."""
+        return self.width
+
+    def input(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of the input of one example."""
+        raise NotImplementedError
+
+    def flops(self) -> int:
+        """Floating-point operations of one example forward. Those of jclip's own towers are counted in `jclip.models.flops`."""
+        raise NotImplementedError
+
+    def output_tokens(self) -> int:
+        """Tokens that it returns in training; likewise."""
+        raise NotImplementedError
+
+    def summary(self) -> Mapping[str, Any]:
+        """Facts that `jclip info` shows beside its sizes, by name."""
+        return {}
+
+
+class ImageTower(Tower):
+    """Base of the towers of images."""
+
+    image_size: ImageSize
+    """Side of the square input, or (height, width), in pixels."""
+    preprocess: Preprocess
+    """How images become pixels."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return _height_and_width(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of what stands for the image."""
+        raise NotImplementedError
+
+    def input(self) -> tuple[tuple[int, ...], str]:
+        """Pixels, 0 to 255."""
+        return (*self.size, 3), "uint8"
+
+    def summary(self) -> Mapping[str, Any]:
+        """How pixels are made."""
+        how = self.preprocess
+        return {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
+
+
 @dataclass(frozen=True)
-class VisionTower:
+class VisionTower(ImageTower):
     """A vision transformer (Dosovitskiy et al. 2021) as CLIP uses it."""
 
     image_size: ImageSize = 224
@@ -150,11 +210,6 @@ class VisionTower:
         return (self.query_width or self.width) if self.pool == "queries" else self.width
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the input, in pixels."""
-        return _height_and_width(self.image_size)
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         height, width = self.size
@@ -185,7 +240,7 @@ class VisionTower:
 
 
 @dataclass(frozen=True)
-class ResNetTower:
+class ResNetTower(ImageTower):
     """CLIP's modified ResNet with attention pooling (Radford et al. 2021, section 2.4): weights in, for use and fine-tuning.
 
     Its batch normalisation keeps the means and variances that its weights came with, in training as well.
@@ -205,19 +260,9 @@ class ResNetTower:
     """How images become pixels."""
 
     @property
-    def width(self) -> int:
+    def width(self) -> int:  # type: ignore[override]
         """Channels of the last stage."""
         return 32 * self.stem_width
-
-    @property
-    def pooled_width(self) -> int:
-        """Size of what is pooled, and of a token of the output."""
-        return self.width
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the input, in pixels."""
-        return _height_and_width(self.image_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -238,7 +283,7 @@ class ResNetTower:
 
 
 @dataclass(frozen=True)
-class TextTower:
+class TextTower(Tower):
     """A text transformer."""
 
     context_length: Annotated[int, Range(least=2, most=2**20)] = 77
@@ -276,10 +321,13 @@ class TextTower:
     tokenizer: Tokenizer = Tokenizer()
     """How texts become token ids."""
 
-    @property
-    def pooled_width(self) -> int:
-        """Size of what is pooled, and of a token of the output."""
-        return self.width
+    def input(self) -> tuple[tuple[int, ...], str]:
+        """Token ids."""
+        return (self.context_length,), "int32"
+
+    def summary(self) -> Mapping[str, Any]:
+        """How ids are made."""
+        return {"tokenizer": self.tokenizer.kind}
 
     @property
     def ignores_padding(self) -> bool:
@@ -306,11 +354,6 @@ class TextTower:
             yield ": pool='first' of a causal tower sees the first token alone; use pool='eot' or causal=False"
 
 
-ImageTower = VisionTower | ResNetTower
-
-Tower = ImageTower | TextTower
-
-
 @dataclass(frozen=True)
 class Model:
     """Named towers, with a projection each."""
@@ -321,6 +364,9 @@ class Model:
     """Size of the shared embedding space."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the towers compute in. Parameters, embeddings' norms and the loss are float32 always."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the gradients of kernels leave bfloat16 products, and are summed over the devices: float32 is more exact,
+    bfloat16 half of the bytes. Those of all else, and of float32 products, are summed in float32 always."""
     scan: bool = False
     """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so.
     Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""
@@ -370,7 +416,7 @@ def _square_problems(image_size: ImageSize) -> Iterator[str]:
         yield f".image_size {tuple(image_size)} is a square; use {image_size[0]}"
 
 
-def _head_problems(tower: Tower) -> Iterator[str]:
+def _head_problems(tower: VisionTower | ResNetTower | TextTower) -> Iterator[str]:
     if tower.width % tower.heads:
         divisors = [heads for heads in range(1, min(tower.width, 2048) + 1) if tower.width % heads == 0]
         near = sorted(divisors, key=lambda heads: abs(heads - tower.heads))[:2]

@@ -1,15 +1,20 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
-from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, read_field, read_once
-from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, make_run_loader, read_field, read_once
+from jclip.data.open import SCHEMES, Scheme, open_source
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
-from jclip.data.transforms import Transform, eval_transform, train_transform
+from jclip.data.transforms import INPUTS, Reading, Transform, eval_transform, train_transform
 
 __all__ = [
+    "INPUTS",
+    "SCHEMES",
     "BadExample",
     "Batch",
     "EvalBatch",
     "LostWorker",
+    "Reading",
+    "Scheme",
     "Source",
     "SourceError",
     "Transform",
@@ -18,6 +23,7 @@ __all__ = [
     "get_tokenizer",
     "lookup",
     "make_loader",
+    "make_run_loader",
     "open_source",
     "read_field",
     "read_once",

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.data.fingerprint import combine
-from jclip.data.sources import BadExample, LazyExample, SourceError, caption_lines, read_lines
+from jclip.data.source import BadExample, LazyExample, SourceError, caption_lines, read_lines
 from jclip.data.webdataset import WebDataset, open_shards
 
 TYPES = ("classification", "multilabel", "retrieval")

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from jclip.data.sources import BadExample
+from jclip.data.source import BadExample
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded, unless more is asked for: 64 M pixels take 256 MB. The largest photographs

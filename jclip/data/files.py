@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jclip.data.sources import BadExample
+from jclip.data.source import BadExample
 from jclip.files import read_whole
 
 MAX_BYTES = 1 << 29

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.data.caches import cache_folder, write_atomically
-from jclip.data.sources import BadExample, Source, SourceError
+from jclip.data.source import BadExample, Source, SourceError
 from jclip.files import read_whole
 
 log = logging.getLogger("jclip.data")

@@ -12,7 +12,7 @@ from typing import Any
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.names import match_names
-from jclip.data.sources import LazyExample, SourceError, decode_text, read_lines, split_options, text_readers
+from jclip.data.source import LazyExample, SourceError, decode_text, read_lines, split_options, text_readers
 
 log = logging.getLogger("jclip.data")
 

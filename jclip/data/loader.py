@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
-from jclip.data.sources import BadExample, Source, SourceError, lookup, open_source
+from jclip.data.open import open_source
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.stored import stored_embeddings
 from jclip.data.transforms import Compose, Transform, train_transform
 
@@ -102,54 +103,96 @@ class Loader(Iterator[Batch]):
 
 
 def make_loader(
-    config: Config, source: Source | None = None, *, start: int = 0, skipped: int = 0, host: int = 0, hosts: int = 1
+    source: Source | str,
+    transforms: Mapping[str, Transform],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    start: int = 0,
+    skipped: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    fields: Mapping[str, str] | None = None,
+    same: Mapping[str, str] | None = None,
+    workers: int = 0,
 ) -> Loader:
-    """The batches of a run from batch `start` on: batch k is a function of (config, skipped, k), and takes step k to k+1.
-
-    The first `skipped` examples of the endless order were seen by stages before.
+    """Endless batches of a source from batch `start` on: batch k is a function of the source, the transforms, the seed and k.
 
     The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
     that of workers. Every epoch of len(source) examples has every example once, in its own order; a batch may span two.
 
     A broken example never stops a run: another one, drawn from the same random stream, takes its place.
 
+    Args:
+        source: a Source, or what names one; see `open_source`.
+        transforms: how each array of a batch is made of an example's field, by the name of the array; see `train_transform`.
+        batch_size: examples in the global batch.
+        seed: of the order, and of what is random in transforms.
+        start: the first batch.
+        skipped: examples of the endless order before batch 0, which others have seen.
+        host: which host this is: it has rows host*b to (host+1)*b of each batch, where b = batch_size / hosts.
+        hosts: how many there are.
+        fields: where an array finds its value in an example, where that is not its own name; see `lookup`.
+        same: arrays that repeat the random draws of another.
+        workers: processes that read; 0: threads do.
+
     Raises:
         SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
-        ValueError: `hosts` does not divide config.batch_size, or host or start are out of range.
+        ValueError: `hosts` does not divide batch_size, or host or start are out of range.
     """
     if not 0 <= host < hosts or start < 0:
         raise ValueError(f"loader: host {host} of {hosts} from batch {start} does not exist; use 0 <= host < hosts, start >= 0")
-    if config.batch_size % hosts:
-        raise ValueError(f"loader: batch_size {config.batch_size} is not divisible by {hosts} hosts")
+    if batch_size < 1 or batch_size % hosts:
+        raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
     import grain
     from absl import flags
 
-    source = open_source(config.data.source) if source is None else source
-    views = config.inputs()
-    transforms: dict[str, Transform] = {
-        name: stored_embeddings(view.stored, view.tower, view.stored_size)
-        if view.stored
-        else train_transform(
-            view.seen_by, view.augment, view.text_augment, max_pixels=config.data.max_pixels, decode=config.data.decode
-        )
-        for name, view in views.items()
-    }
-    fields = {name: view.field for name, view in views.items()}
-    prepare = _Prepare(source, transforms, fields, {name: view.same_as for name, view in views.items() if view.same_as})
-    rows = config.batch_size // hosts
-    examples = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat().random_map(prepare)
+    source = open_source(source) if isinstance(source, str) else source
+    prepare = _Prepare(source, transforms, fields or {}, same or {})
+    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(prepare)
     examples = examples[skipped:] if skipped else examples
-    batches = examples.batch(rows, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
+    batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
     keep_freed_memory()
-    threads = reading_threads() if config.data.workers == 0 else 1
+    threads = reading_threads() if workers == 0 else 1
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-    if config.data.workers:
-        options = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
     return Loader(iter(ahead))
+
+
+def make_run_loader(
+    config: Config, source: Source | None = None, *, start: int = 0, skipped: int = 0, host: int = 0, hosts: int = 1
+) -> Loader:
+    """The batches of a run: those of `make_loader`, of the views of a configuration; batch k takes step k to k+1.
+
+    Raises:
+        SourceError: as `make_loader`.
+        ValueError: as `make_loader`.
+    """
+    views, data = config.inputs(), config.data
+    transforms: dict[str, Transform] = {
+        name: stored_embeddings(view.stored, view.tower, view.stored_size)
+        if view.stored
+        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=data.max_pixels, decode=data.decode)
+        for name, view in views.items()
+    }
+    return make_loader(
+        data.source if source is None else source,
+        transforms,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=start,
+        skipped=skipped,
+        host=host,
+        hosts=hosts,
+        fields={name: view.field for name, view in views.items()},
+        same={name: view.same_as for name, view in views.items() if view.same_as},
+        workers=data.workers,
+    )
 
 
 def read_once(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
-from jclip.data.sources import SourceError
+from jclip.data.source import SourceError
 
 MOST = 1_000_000
 """Files that braces may name."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from jclip.config import Config, Data, Model, TextTower, VisionTower
 from jclip.data.allocator import keep_freed_memory
-from jclip.data.loader import make_loader, reading_threads
-from jclip.data.sources import BadExample, Source, SourceError, lookup
+from jclip.data.loader import make_run_loader, reading_threads
+from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.transforms import train_transform
 
 BATCH = 16
@@ -81,7 +81,7 @@ def measure(
     for rate in found.rates:
         one = _one_thread(source, image, size, rate.decode, found)
         rate.core = _a_second(one, 1, seconds, partial(tick, f"{rate.decode}, a core"))
-        with make_loader(_config(spec, image, size, workers, rate.decode), source) as loader:
+        with make_run_loader(_config(spec, image, size, workers, rate.decode), source) as loader:
             ahead = (2 * workers if workers else reading_threads()) + 1  # what is ready before the clock starts does not count
             for _ in itertools.islice(loader, ahead):
                 pass

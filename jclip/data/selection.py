@@ -11,7 +11,7 @@ from typing import Any
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.folder import SUFFIXES
-from jclip.data.sources import LazyExample, SourceError, split_options
+from jclip.data.source import LazyExample, SourceError, split_options
 from jclip.files import read_whole
 
 

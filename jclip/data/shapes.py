@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.shapes_captions import caption
 from jclip.data.shapes_drawing import COLOURS, SHAPES, background, draw
-from jclip.data.sources import Source, SourceError, split_options
+from jclip.data.source import Source, SourceError, split_options
 
 CLASSES = tuple((colour, shape) for shape in SHAPES for colour in COLOURS)
 """All 64 (colour, shape) classes, in the order of the labels."""

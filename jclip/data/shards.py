@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jclip.data.caches import cache_folder, write_atomically
-from jclip.data.sources import SourceError
+from jclip.data.source import SourceError
 from jclip.data.tar_headers import CompressedTar, NotTar
 from jclip.data.tar_index import Indexes, State, state_of
 from jclip.files import read_whole

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.data.sources import BadExample, SourceError
+from jclip.data.source import BadExample, SourceError
 
 
 @dataclass(frozen=True)

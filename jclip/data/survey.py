@@ -18,7 +18,7 @@ from jclip.config import TextTower, Tokenizer
 from jclip.data.decoding import Decode
 from jclip.data.loader import reading_threads
 from jclip.data.samples import field_of
-from jclip.data.sources import BadExample, Source, lookup
+from jclip.data.source import BadExample, Source, lookup
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.sources import LazyExample, SourceError, decode_text, split_options
+from jclip.data.source import LazyExample, SourceError, decode_text, split_options
 
 
 class Tfds:

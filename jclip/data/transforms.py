@@ -1,6 +1,7 @@
 """Transforms of one value of an example, as small picklable objects: bytes to pixels, text to ids."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -8,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, TextAugment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, ConfigError, ImageTower, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.resampling import Box, resize
-from jclip.data.sources import BadExample, decode_text
+from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
 
@@ -45,33 +46,39 @@ class Compose:
         return value
 
 
-def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Compose:
+@dataclass(frozen=True)
+class Reading:
+    """How an example's value becomes an input, beside what the tower says."""
+
+    augment: Augment | None = None
+    """What is random of an image; None: nothing, as in evaluations."""
+    text_augment: TextAugment | None = None
+    """What is random of a text; None: nothing."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image; a larger one is a BadExample."""
+    decode: Literal["exact", "fast"] = "exact"
+    """fast: a JPEG is decoded as `ScaledCrop` says, where something is random."""
+    upright: bool = False
+    """Whether images are turned as their EXIF data say. Protocols and training do not: open_clip does not."""
+    empty_texts: bool = False
+    """Whether an empty text is a text. In protocols and training it is a BadExample."""
+
+
+def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Transform:
     """How an example's value becomes the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
 
     The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
 
     Args:
         tower: whose input is made.
-        max_pixels: of an image; a larger one is a BadExample.
-        upright: turn images as their EXIF data say. Protocols and training do not: open_clip does not.
-        empty_texts: whether an empty text is a text. In protocols and training it is a BadExample.
+        max_pixels: as in `Reading`.
+        upright: as in `Reading`.
+        empty_texts: as in `Reading`.
 
     Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used.
+        ConfigError: the tower has a vocabulary file that cannot be used, or is of a kind without a row in INPUTS.
     """
-    if isinstance(tower, TextTower):
-        return _text_transform(tower, empty_texts)
-    how, size = tower.preprocess, tower.size
-    resize = Resize(size, how.resize, how.interpolation)
-    fit: tuple[Transform, ...]
-    match how.resize:
-        case "shortest":
-            fit = (resize, CenterCrop(size))
-        case "longest":
-            fit = (resize, Pad(size, how.fill))
-        case "squash":
-            fit = (resize,)
-    return Compose((Decode(max_pixels, upright), *fit, ToRgb(), ToArray()))
+    return input_transform(tower, Reading(max_pixels=max_pixels, upright=upright, empty_texts=empty_texts))
 
 
 def train_transform(
@@ -81,7 +88,7 @@ def train_transform(
     *,
     max_pixels: int = MAX_PIXELS,
     decode: Literal["exact", "fast"] = "exact",
-) -> Compose:
+) -> Transform:
     """How an example's value becomes the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
@@ -89,32 +96,66 @@ def train_transform(
     With decode="fast" a JPEG is decoded as `ScaledCrop` says.
 
     Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot.
+        ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot, or it is of a kind
+            without a row in INPUTS.
     """
-    if isinstance(tower, TextTower):
-        return _text_transform(
-            tower, change=ChangeWords(text_augment) if text_augment and text_augment != TextAugment() else None
-        )
+    return input_transform(tower, Reading(augment, text_augment, max_pixels, decode))
+
+
+def input_transform(tower: Tower, reading: Reading) -> Transform:
+    """The transform of the tower's kind, or of the nearest base of it that has a row in INPUTS."""
+    for kind in type(tower).__mro__:
+        if kind in INPUTS:
+            return INPUTS[kind](tower, reading)
+    raise ConfigError(f"config: nothing makes inputs of a {type(tower).__name__}; give jclip.data.INPUTS a row for it")
+
+
+def image_transform(tower: ImageTower, reading: Reading) -> Compose:
+    """u8[H,W,3] of an image: the whole of it, or in training a random crop."""
+    how, size = tower.preprocess, tower.size
+    if reading.augment is not None:
+        return _augmented(tower, reading, reading.augment)
+    resize = Resize(size, how.resize, how.interpolation)
+    fit: tuple[Transform, ...]
+    match how.resize:
+        case "shortest":
+            fit = (resize, CenterCrop(size))
+        case "longest":
+            fit = (resize, Pad(size, how.fill))
+        case "squash":
+            fit = (resize,)
+    return Compose((Decode(reading.max_pixels, reading.upright), *fit, ToRgb(), ToArray()))
+
+
+def _augmented(tower: ImageTower, reading: Reading, augment: Augment) -> Compose:
     how, (height, width), ratio = tower.preprocess, tower.size, augment.ratio
     pad = None
     if how.resize == "longest":
         pad, ratio = PadToShape(tower.size, how.fill), (ratio[0] * width / height, ratio[1] * width / height)
     crop = RandomResizedCrop(tower.size, augment.scale, ratio, how.interpolation)
     steps: list[Transform]
-    if decode == "fast":
-        steps = [Open(Decode(max_pixels)), ScaledCrop(crop, pad)]
+    if reading.decode == "fast":
+        steps = [Open(Decode(reading.max_pixels)), ScaledCrop(crop, pad)]
     else:
-        steps = [Decode(max_pixels), ToRgb(), *([pad] if pad else []), crop]
+        steps = [Decode(reading.max_pixels), ToRgb(), *([pad] if pad else []), crop]
     if augment.flip > 0:
         steps.append(Flip(augment.flip))
     return Compose((*steps, *changes(augment), ToArray()))
 
 
-def _text_transform(tower: TextTower, empty: bool = False, change: ChangeWords | None = None) -> Compose:
+def text_transform(tower: TextTower, reading: Reading) -> Compose:
+    """i32[L] of a text."""
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
+    how = reading.text_augment
+    change = ChangeWords(how) if how is not None and how != TextAugment() else None
     if change is not None and change.how.synonyms:
         read_synonyms(change.how.synonyms)
-    return Compose((Tokenize(tower.tokenizer, tower.context_length, empty, change),))
+    return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
+
+
+INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TextTower: text_transform}
+"""What makes the inputs of each kind of tower of an example's values, of a base those of all below it: (tower, reading) ->
+transform. A row of your own is one of them."""
 
 
 @dataclass(frozen=True)

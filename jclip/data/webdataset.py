@@ -18,7 +18,7 @@ from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand
 from jclip.data.samples import FIELDS, RARE_IMAGES
 from jclip.data.shards import Loaded, load_shards
-from jclip.data.sources import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
+from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
 from jclip.data.tar_headers import NotTar
 from jclip.data.tar_index import Indexes
 

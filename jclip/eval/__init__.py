@@ -1,8 +1,9 @@
 """Evaluation: functions of embeddings and labels, and evaluators, built from a config, called with parameters."""
 
+from jclip.embedding import Embedding
 from jclip.eval.cache import FeatureCache
-from jclip.eval.embed import Embedding, Functions, embed_source, embed_texts, tower_facts
-from jclip.eval.evaluators import make_evaluator, run_evaluators
+from jclip.eval.embed import Functions, embed_source, embed_texts, tower_facts
+from jclip.eval.evaluators import EVALUATORS, make_evaluator, run_evaluators
 from jclip.eval.labels import read_entries
 from jclip.eval.logistic import fit_logistic
 from jclip.eval.probe_file import Probe, load_probe, save_probe
@@ -14,6 +15,7 @@ from jclip.eval.templates import read_templates, template_set
 from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
 
 __all__ = [
+    "EVALUATORS",
     "Embedding",
     "Evaluator",
     "FeatureCache",

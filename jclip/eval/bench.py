@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jclip.config import ConfigError, Labels, Model
-from jclip.data import Source, open_source
+from jclip.data import Source
 from jclip.eval.embed import Embedded, EmbeddedTexts, Functions, embed_source, embed_texts
 from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, Labelled, find_class, make_classes, read_entries
 
@@ -20,7 +20,7 @@ class Bench:
     model: Model
     functions: Functions
     sources: Mapping[str, Source]
-    """By the field of the config that names each."""
+    """By their roles; see `Evaluation.sources`."""
     fields: Mapping[str, str]
     """By tower: the field of its inputs, where that is not the tower's name."""
 
@@ -32,12 +32,6 @@ class Bench:
     def embed_texts(self, params: Any, texts: list[str], tower: str) -> EmbeddedTexts:
         """Texts as a tower sees them."""
         return embed_texts(self.functions, params, texts, tower, self.model.towers[tower])
-
-
-def open_sources(**specs: str) -> dict[str, Source]:
-    """Sources by role; a spec that is named twice is opened once."""
-    opened = {spec: open_source(spec) for spec in dict.fromkeys(specs.values())}
-    return {role: opened[spec] for role, spec in specs.items()}
 
 
 class Examples(NamedTuple):

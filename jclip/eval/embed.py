@@ -16,18 +16,10 @@ from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import file_digests
+from jclip.embedding import Embedding
 from jclip.eval.cache import Arrays, FeatureCache
 
 log = logging.getLogger(__name__)
-
-
-class Embedding(NamedTuple):
-    """What a tower makes of n inputs."""
-
-    pooled: np.ndarray
-    """[n, D] float32, before the projection: what a linear probe reads."""
-    z: np.ndarray
-    """[n, E] float32, unit norm: what zero-shot classification and retrieval read."""
 
 
 def _own_rows(rows: np.ndarray) -> np.ndarray:

@@ -1,10 +1,8 @@
-"""What an evaluation finds, and the protocol every evaluator follows."""
+"""The result of an evaluation, and the base of every evaluator."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from jclip.config import Eval
-from jclip.eval.bench import Bench, LabelledBench
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,18 +17,13 @@ class Result:
     """What a report shows beside them, as JSON: tables, curves, pictures. Empty unless asked for."""
 
 
-class Evaluator(Protocol):
-    """What measures a model; it can be run many times, and opens its sources once."""
+class Evaluator:
+    """What measures a model; it can be run many times. What an evaluation does not need it leaves as it is here."""
 
-    @property
-    def config(self) -> Eval:
-        """What it does, with the names of classes and the templates that it found in files and sources."""
-        ...
-
-    @property
-    def bench(self) -> Bench | LabelledBench:
-        """What it measures with: the model, and the open sources by the field of the config that names each."""
-        ...
+    config: Any
+    """Its dataclass, with the names of classes and the templates that it found in files and sources."""
+    bench: Any
+    """Bench or LabelledBench that it measures with: the model, and the open sources by their roles."""
 
     def run(self, params: Any, *, details: bool = False) -> Result:
         """Measures these parameters. Every host has to call it.
@@ -39,4 +32,8 @@ class Evaluator(Protocol):
             params: of the model.
             details: whether to collect what a report shows; only the first host's are complete.
         """
-        ...
+        raise NotImplementedError
+
+    def is_saved(self, weights: Callable[[str], str]) -> bool:
+        """Whether the files that it writes are there, of parameters with these digests by tower. True where it writes none."""
+        return True

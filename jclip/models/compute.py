@@ -9,6 +9,8 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.config import Model
+
 Params = dict[str, Any]
 
 F = Callable[..., Any]
@@ -66,10 +68,24 @@ class Compute(NamedTuple):
     remat: str | tuple[str, ...] = "none"
     """What a block keeps for the backward pass: "none", a policy of jax.checkpoint_policies by name, or names of layers; see
     `Model.remat`."""
-    gather: Callable[[Params], Params] | None = None
-    """Makes the parameters of one block whole on every device: done before the block forward and again backward, kept never."""
+    gather: Callable[[Params, Any, Any], Params] | None = None
+    """(parameters of one block, `dtype`, `reduce`) -> the same, whole on every device: done before the block forward and again
+    backward, kept never."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
+    reduce: Any = jnp.float32
+    """Type in which the gradients of kernels leave their products; see `Model.reduce_dtype`."""
+
+    @classmethod
+    def of(cls, model: Model, mesh: Mesh | None) -> "Compute":
+        """How the heads of a model compute, on the devices of a mesh; None: only their parameters are asked for."""
+        backend = Backend() if mesh is None else Backend.of(mesh, model.attention)
+        return cls(jnp.dtype(model.dtype), backend=backend, reduce=jnp.dtype(model.reduce_dtype))
+
+    @property
+    def widens(self) -> bool:
+        """True where gradients of kernels have a wider type than the activations they are made of."""
+        return bool(jnp.promote_types(self.dtype, self.reduce) != self.dtype)
 
     @property
     def policy(self) -> Callable[..., bool]:

@@ -44,6 +44,8 @@ def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
     """
     if isinstance(tower, ResNetTower):
         return _resnet_flops(tower)
+    if not isinstance(tower, (VisionTower, TextTower)):
+        return tower.flops()
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     length, embed = _length(tower)
     dense = 4 * width * width + 2 * width * hidden
@@ -79,6 +81,8 @@ def output_tokens(tower: Tower) -> int:
         return tower.context_length
     if isinstance(tower, ResNetTower):
         return math.prod(tower.grid)
+    if not isinstance(tower, VisionTower):
+        return tower.output_tokens()
     return tower.queries - 1 if tower.pool == "queries" else kept_patches(tower) + class_tokens(tower)
 
 
@@ -103,11 +107,10 @@ def _resnet_flops(tower: ResNetTower) -> int:
     return 2 * (total + (1 + 2 * tokens) * width**2 + 2 * tokens * width)
 
 
-def _length(tower: Tower) -> tuple[int, int]:
+def _length(tower: VisionTower | TextTower) -> tuple[int, int]:
     """Tokens in the blocks, and the operations of what makes them."""
     if isinstance(tower, TextTower):
         return tower.context_length + (tower.pool in ("cls", "cls_legacy")), 0
-    assert isinstance(tower, VisionTower)
     tokens = kept_patches(tower) + class_tokens(tower)
     total, places, channels = 0, math.prod(tower.size), 3
     for features in tower.stem:

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jclip.models.attention import attend
 from jclip.models.compute import Compute
+from jclip.models.products import broadcast, product
 
 Initializer = Callable[..., Array]
 
@@ -32,26 +33,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)).astype(self.how.dtype)
-        x, shape = x.astype(self.how.dtype), (*x.shape[:-1], self.features)
+        kernel, shape = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)), (*x.shape[:-1], self.features)
         # Flat, because XLA's CPU backward pass of a dense layer takes twice as long on [b, l, d], and its GPU compiler adds the
         # bias inside the product; on a TPU, whose tiles are 8 tokens high, flat would be a copy where 8 does not divide l.
-        y = (x if self.how.backend.platform == "tpu" else x.reshape(-1, x.shape[-1])) @ kernel
+        y = product(x if self.how.backend.platform == "tpu" else x.reshape(-1, x.shape[-1]), kernel, self.how)
         if self.use_bias:
-            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
+            y = y + broadcast(self.param("bias", nn.initializers.zeros, (self.features,)), y.shape[:-1], y.dtype)
         return checkpoint_name(y.reshape(shape), str(self.name))
-
-
-@jax.custom_vjp
-def add_bias(y: Array, bias: Array) -> Array:
-    """y + bias along the last axis, in the type of y; the gradient of the bias is summed in float32, whatever that type."""
-    return y + along_last(bias, y).astype(y.dtype)
-
-
-add_bias.defvjp(
-    lambda y, bias: (y + along_last(bias, y).astype(y.dtype), None),
-    lambda _, dy: (dy, dy.astype(jnp.float32).sum(tuple(range(dy.ndim - 1)))),
-)
 
 
 def along_last(w: Array, x: Array) -> Array:
@@ -198,8 +186,8 @@ class LayerScale(nn.Module):
     def __call__(self, x: Array) -> Array:
         if self.initial is None:
             return x
-        scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:]).astype(x.dtype)
-        return x * along_last(scale, x)
+        scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:])
+        return x * broadcast(scale, x.shape[:-1], x.dtype)
 
 
 Hidden = tuple[Array, Array]
@@ -263,8 +251,8 @@ class MapPool(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, lengths: Array | None) -> Array:
         b, _, width = tokens.shape
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width)).astype(self.how.dtype)
-        x = Attention(self.heads, 1.0, self.how, name="attn")(jnp.broadcast_to(probe, (b, 1, width)), tokens, lengths)
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        x = Attention(self.heads, 1.0, self.how, name="attn")(broadcast(probe[0], (b,), self.how.dtype), tokens, lengths)
         y = LayerNorm(self.norm_eps, self.how, name="norm")(x)
         return (x + Mlp(self.hidden, self.activation, 1.0, self.how, name="mlp")(y))[:, 0]
 
@@ -283,7 +271,8 @@ class AttentionalPool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        norm = partial(LayerNorm, self.norm_eps, self.how)
-        probe = norm(name="norm_q")(self.param("probe", nn.initializers.normal(1.0), (self.queries, self.width)))
-        queries = jnp.broadcast_to(probe[None], (len(tokens), *probe.shape))
-        return Attention(self.heads, 1.0, self.how, name="attn")(queries, norm(name="norm_k")(tokens))
+        exact = self.how._replace(dtype=jnp.float32)
+        probe = self.param("probe", nn.initializers.normal(1.0), (self.queries, self.width))
+        queries = broadcast(LayerNorm(self.norm_eps, exact, name="norm_q")(probe), tokens.shape[:1], self.how.dtype)
+        tokens = LayerNorm(self.norm_eps, self.how, name="norm_k")(tokens)
+        return Attention(self.heads, 1.0, self.how, name="attn")(queries, tokens)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Groups, Model, ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import Groups, ImageTower, Model, ResNetTower, TextTower, Tower, VisionTower
 from jclip.models.buckets import in_buckets
 from jclip.models.compute import Backend, Compute, Params
 from jclip.models.layers import Dense, Hidden
@@ -18,7 +18,13 @@ from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer
 from jclip.models.vit import VisionTransformer
 
-TOWERS: dict[type, Any] = {VisionTower: VisionTransformer, ResNetTower: ModifiedResNet, TextTower: TextTransformer}
+TOWERS: dict[type[Tower], Callable[..., Any]] = {
+    VisionTower: VisionTransformer,
+    ResNetTower: ModifiedResNet,
+    TextTower: TextTransformer,
+}
+"""The module that computes each kind of tower: (its dataclass, Compute, name=...) -> a module whose `__call__(input, rows=...)`
+returns a TowerOutput; see `MultiTower.__call__` for `rows`."""
 
 
 class Encoded(NamedTuple):
@@ -51,7 +57,7 @@ class MultiTower(nn.Module):
     """Towers of any modality that map into one embedding space."""
 
     config: Model
-    gather: Callable[[str, Params], Params] | None = None
+    gather: Callable[[str, Params, Any, Any], Params] | None = None
     """As in Compute, with the path of the stack of blocks."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
@@ -91,11 +97,11 @@ class MultiTower(nn.Module):
         """A tower with its projection: (an input as `__call__` takes it, rows) -> Encoded."""
         c = self.config
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
-        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend)
+        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend, jnp.dtype(c.reduce_dtype))
         config, groups = c.towers[name], (self.buckets or {}).get(name, ())
         tower = TOWERS[type(config)](config, how, name=name)
         project = self._projection(name)
-        pixels = {} if isinstance(config, TextTower) or not normalised else {"normalised": True}
+        pixels = {"normalised": True} if isinstance(config, ImageTower) and normalised else {}
 
         def see(inputs: tuple[Array, ...], rows: Array | None, hidden: Hidden | None) -> TowerOutput:
             more: dict[str, Any] = {} if hidden is None else {"hidden": hidden}
@@ -124,7 +130,8 @@ class MultiTower(nn.Module):
         tower = c.towers[name]
         if tower.projection == "none":
             return lambda pooled: pooled
-        init, how = nn.initializers.normal(tower.width**-0.5), Compute(jnp.dtype(c.dtype), backend=self.backend)
+        how = Compute(jnp.dtype(c.dtype), backend=self.backend, reduce=jnp.dtype(c.reduce_dtype))
+        init = nn.initializers.normal(tower.width**-0.5)
         return Dense(c.embed_dim, init, tower.projection == "affine", how, name=f"{name}_projection")
 
 
@@ -163,6 +170,5 @@ def example_inputs(config: Model, batch_size: int) -> dict[str, tuple[tuple[int,
 
 def example_input(tower: Tower, batch_size: int) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of a tower's input."""
-    if isinstance(tower, TextTower):
-        return (batch_size, tower.context_length), "int32"
-    return (batch_size, *tower.size, 3), "uint8"
+    shape, dtype = tower.input()
+    return (batch_size, *shape), dtype

@@ -27,6 +27,7 @@ def as_pixels(images: Array, size: tuple[int, int], preprocess: Preprocess, norm
 
 
 def normalise(images: Array, preprocess: Preprocess) -> Array:
-    """u8 [b, H, W, 3] -> f32 of mean 0 and standard deviation 1 a channel."""
-    mean, std = jnp.asarray(preprocess.mean), jnp.asarray(preprocess.std)
-    return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+    """Pixels 0 to 255, [..., H, W, 3], as f32 of mean 0 and standard deviation 1 a channel."""
+    channels = (1,) * (images.ndim - 1) + (3,)
+    mean, std = (jnp.asarray(values).reshape(channels) for values in (preprocess.mean, preprocess.std))
+    return (images.astype(jnp.float32) / 255 - mean) / std

@@ -14,6 +14,7 @@ from jclip.models.compute import Compute
 from jclip.models.layers import Dense
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
+from jclip.models.products import broadcast, convolution
 
 EPSILON = 1e-5
 """Of batch normalisation, as in torch."""
@@ -39,13 +40,13 @@ class ModifiedResNet(nn.Module):
         c, dtype = self.config, self.how.dtype
         x = as_pixels(images, c.size, c.preprocess, normalised).astype(dtype)
         for i, (channels, stride) in enumerate(((c.stem_width // 2, 2), (c.stem_width // 2, 1), (c.stem_width, 1)), 1):
-            x = nn.relu(ConvNorm(channels, 3, stride, dtype, name=f"stem{i}")(x))
+            x = nn.relu(ConvNorm(channels, 3, stride, self.how, name=f"stem{i}")(x))
         x = average(x, 2)
         block = Bottleneck if self.how.remat == "none" else nn.remat(Bottleneck, policy=self.how.policy)
         for stage, blocks in enumerate(c.layers):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(c.stem_width * 2**stage, stride, dtype, name=f"stage{stage + 1}_{i}")(x)
+                x = block(c.stem_width * 2**stage, stride, self.how, name=f"stage{stage + 1}_{i}")(x)
         tokens = x.reshape(len(x), -1, c.width)
         return TowerOutput(AttentionPool(c.heads, self.how, name="pool")(tokens), tokens, jnp.ones(tokens.shape[:2], bool))
 
@@ -58,11 +59,11 @@ class Bottleneck(nn.Module):
 
     channels: int
     stride: int
-    dtype: Any
+    how: Compute
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = partial(ConvNorm, stride=1, dtype=self.dtype)
+        conv = partial(ConvNorm, stride=1, how=self.how)
         y = nn.relu(conv(self.channels, 1, name="conv1")(x))
         y = nn.relu(conv(self.channels, 3, name="conv2")(y))
         y = conv(4 * self.channels, 1, name="conv3")(average(y, self.stride))
@@ -77,14 +78,12 @@ class ConvNorm(nn.Module):
     features: int
     size: int
     stride: int
-    dtype: Any
+    how: Compute
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
-        padding = 2 * [(self.size // 2, self.size // 2)]
-        y = jax.lax.conv_general_dilated(x, kernel, 2 * (self.stride,), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = convolution(x, self.param("kernel", nn.initializers.he_normal(), shape), self.stride, self.size // 2, self.how)
 
         def of_channel(name: str, init: Any) -> Array:
             return self.param(name, init, (self.features,))[None, None, None]
@@ -92,7 +91,7 @@ class ConvNorm(nn.Module):
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         mean, var = (jax.lax.stop_gradient(of_channel(*part)) for part in (("mean", zeros), ("var", ones)))
         factor = of_channel("scale", ones) * jax.lax.rsqrt(var + EPSILON)
-        return ((y.astype(jnp.float32) - mean) * factor + of_channel("bias", zeros)).astype(self.dtype)
+        return ((y.astype(jnp.float32) - mean) * factor + of_channel("bias", zeros)).astype(self.how.dtype)
 
 
 class AttentionPool(nn.Module):
@@ -109,7 +108,7 @@ class AttentionPool(nn.Module):
         b, length, width = tokens.shape
         init = nn.initializers.normal(width**-0.5)
         x = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
-        x = x + self.param("pos_embed", init, (length + 1, width))[None].astype(self.how.dtype)
+        x = x + broadcast(self.param("pos_embed", init, (length + 1, width)), (b,), self.how.dtype)
         project = partial(Dense, width, init, how=self.how)
         q, k, v = project(name="q")(x[:, :1]), project(name="k")(x), project(name="v")(x)
         return attend(*(y.reshape(b, -1, self.heads, width // self.heads) for y in (q, k, v))).reshape(b, width)

@@ -7,6 +7,7 @@ from jax import Array
 from jclip.config import TextTower
 from jclip.models.layers import Hidden, LayerNorm, Position, hide
 from jclip.models.output import TowerOutput
+from jclip.models.products import broadcast
 from jclip.models.transformer import Transformer
 
 
@@ -45,11 +46,11 @@ class TextTransformer(Transformer):
         lengths = eot.astype(jnp.int32) + 1
         mask = jnp.arange(length)[None] < lengths[:, None]
         positions = self.param("pos_embed", nn.initializers.normal(0.01), (c.context_length + class_tokens(c), c.width))
-        x = text.astype(dtype) + positions[None, :length].astype(dtype)
+        x = text.astype(dtype) + broadcast(positions[:length], text.shape[:1], dtype)
         norm = LayerNorm(c.norm_eps, self.how, name="norm")
         if class_tokens(c):
             cls = self.param("cls", nn.initializers.normal(0.01), (c.width,)) + positions[-1]
-            at, x, lengths = with_class_token(x, cls.astype(dtype), lengths, legacy=c.pool == "cls_legacy")
+            at, x, lengths = with_class_token(x, cls, lengths, legacy=c.pool == "cls_legacy")
             x, one = self.run_blocks(x, lengths, rows, causal=c.causal, at=at)
             assert one is not None
             return TowerOutput(norm(one), x[:, :length], mask)
@@ -77,7 +78,7 @@ def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> t
 
     Args:
         x: [b, L, d].
-        cls: [d].
+        cls: f32 [d].
         lengths: i32 [b], of the texts.
         legacy: as it was before it was corrected.
 
@@ -88,7 +89,7 @@ def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> t
     at: Position = length if legacy else lengths
     x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
     here = jnp.arange(length + 1)[None] == jnp.broadcast_to(at, lengths.shape)[:, None]
-    return at, jnp.where(here[:, :, None], cls[None, None], x), lengths + 1
+    return at, jnp.where(here[:, :, None], broadcast(cls, x.shape[:2], x.dtype), x), lengths + 1
 
 
 def class_tokens(config: TextTower) -> int:

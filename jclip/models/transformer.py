@@ -105,8 +105,8 @@ def run_block(
 ) -> tuple[Array, None]:
     """One block as the body of a scan; see Run."""
     index, params = layer
-    if how.gather is not None:  # in the type they are used in: half of the bytes travel
-        params = how.gather(jax.tree.map(lambda w: w.astype(how.dtype) if w.ndim > 1 else w, params))
+    if how.gather is not None:
+        params = how.gather(params, how.dtype, how.reduce)
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
     return block.apply({"params": params}, how.backend.row_major(x), lengths, rows, at, *context, rngs=rngs), None
 

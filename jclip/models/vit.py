@@ -14,6 +14,7 @@ from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, AttentionalPool, Dense, Hidden, LayerNorm, hide, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
+from jclip.models.products import broadcast, convolution
 from jclip.models.transformer import Transformer
 
 
@@ -46,11 +47,11 @@ class VisionTransformer(Transformer):
         x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(x)
         x = hide(x, hidden)
         cls, positions = self._cls_and_positions(c.grid)
-        x = x + positions[None].astype(dtype)
+        x = x + broadcast(positions, x.shape[:1], dtype)
         if rows is not None and c.patch_dropout > 0 and hidden is None:
             x = drop_patches(self.make_rng("dropout"), rows, x, kept_patches(c))
         if cls is not None:
-            x = jnp.concatenate([jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, c.width)), x], axis=1)
+            x = jnp.concatenate([broadcast(cls, (x.shape[0], 1), dtype), x], axis=1)
         if c.pre_norm:
             x = LayerNorm(c.norm_eps, self.how, name="norm_pre")(x)
         x, first = self.run_blocks(x, None, rows, causal=False, at=0 if c.pool == "cls" else None)
@@ -96,10 +97,10 @@ class StemConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.he_normal(), (4, 4, x.shape[-1], self.features)).astype(self.how.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.how.dtype)
-        y = jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return self.how.backend.recomputed(ACTIVATIONS[self.activation])(y + bias[None, None, None])  # kept is nothing, as in Mlp
+        kernel = self.param("kernel", nn.initializers.he_normal(), (4, 4, x.shape[-1], self.features))
+        y = convolution(x, kernel, 2, 1, self.how)
+        y = y + broadcast(self.param("bias", nn.initializers.zeros, (self.features,)), y.shape[:-1], y.dtype)
+        return self.how.backend.recomputed(ACTIVATIONS[self.activation])(y)  # kept is nothing, as in Mlp
 
 
 def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Array:

@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, caption_decoder, decoder_flops, in_groups, output_tokens, tower_flops
+from jclip.models import Compute, caption_decoder, decoder_flops, in_groups, output_tokens, tower_flops
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES, make_gather
 
@@ -21,8 +20,7 @@ class Caption(Objective):
     def __init__(self, name: str, how: config.Caption, whole: config.Config, mesh: Mesh | None) -> None:
         self.name, self.how, self.whole, self.mesh = name, how, whole, mesh
         self.towers = whole.captioners()[name]
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        self.compute = Compute(jnp.dtype(whole.model.dtype), whole.model.scan, whole.model.remat, backend=backend)
+        self.compute = Compute.of(whole.model, mesh)._replace(scan=whole.model.scan, remat=whole.model.remat)
         self.decoder = caption_decoder(self.towers, whole.model, self.compute)
 
     def init(self, key: Array, part: Part) -> Params:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, Dense, unit
+from jclip.models import Compute, Dense, unit
 from jclip.objectives.contrastive import LOG_SCALE_RANGE
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES
@@ -21,8 +21,7 @@ class FeatureDistillation(Objective):
 
     def __init__(self, name: str, how: config.FeatureDistillation, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole = how, whole
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        self.compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
+        self.compute = Compute.of(whole.model, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The linear map, or nothing."""

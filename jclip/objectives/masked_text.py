@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, Masked, WordHead, uniform_of_rows
+from jclip.models import Compute, Masked, WordHead, uniform_of_rows
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.vocabulary import real_words, special_ids
 from jclip.sharding import BATCH_AXES
@@ -25,8 +25,7 @@ class MaskedText(Objective):
         self.how, self.whole, self.mesh, self.salt = how, whole, mesh, zlib.crc32(name.encode())
         (self.view,) = how.makes(name)
         self.tower = cast(config.TextTower, whole.model.towers[whole.inputs()[how.text].tower])
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute(jnp.dtype(whole.model.dtype), backend=backend))
+        self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute.of(whole.model, mesh))
 
     def init(self, key: Array, part: Part) -> Params:
         """The head, and an embedding that stands for hidden words."""

@@ -4,12 +4,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.models import Backend, Compute, Dense, unit
+from jclip.models import Compute, Dense, unit
 from jclip.objectives.objective import Params
 
 
@@ -21,8 +20,7 @@ class Projections:
 
     def __init__(self, a: str, b: str, features: int, whole: config.Config, mesh: Mesh | None) -> None:
         inputs = whole.inputs()
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
+        compute = Compute.of(whole.model, mesh)
         self.features, self.widths = features, [whole.model.towers[inputs[view].tower].pooled_width for view in (a, b)]
         self.maps = [Dense(features, nn.initializers.normal(width**-0.5), False, compute) for width in self.widths]
 

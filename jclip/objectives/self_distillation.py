@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import (
-    Backend,
     Compute,
     Masked,
     ProjectionHead,
@@ -35,8 +34,7 @@ class SelfDistillation(Objective):
         self.name, self.how, self.whole, self.salt = name, how, whole, zlib.crc32(name.encode())
         self.tower_name = whole.inputs()[how.whole].tower
         self.tower = whole.model.towers[self.tower_name]
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
+        compute = Compute.of(whole.model, mesh)
         self.head = ProjectionHead(how.size, how.features, how.layers, compute)
         self.view = next(iter(how.makes(name)), None)
         self.weights = {"parts": 1.0, "hidden": how.hidden_weight}

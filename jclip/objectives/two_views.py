@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.models import Backend, Compute, ProjectionHead, apart, together, tower_flops, unit, without_dropout
+from jclip.models import Compute, ProjectionHead, apart, together, tower_flops, unit, without_dropout
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.optim import moving_average
 from jclip.sharding import BATCH_AXES
@@ -20,7 +20,7 @@ class SimCLR(Objective):
 
     def __init__(self, name: str, how: config.SimCLR, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole, self.mesh = how, whole, mesh
-        self.head = ProjectionHead(how.hidden, how.features, how.layers, _compute(whole, mesh))
+        self.head = ProjectionHead(how.hidden, how.features, how.layers, Compute.of(whole.model, mesh))
 
     def init(self, key: Array, part: Part) -> Params:
         return {"head": self.head.init(key, part.encoded[self.how.a].output.pooled)["params"]}
@@ -48,7 +48,7 @@ class SimSiam(Objective):
 
     def __init__(self, name: str, how: config.SimSiam, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole = how, whole
-        compute = _compute(whole, mesh)
+        compute = Compute.of(whole.model, mesh)
         self.head = ProjectionHead(how.features, how.features, how.layers, compute)
         self.predictor = ProjectionHead(how.hidden, how.features, 2, compute)
 
@@ -80,7 +80,7 @@ class BYOL(Objective):
     def __init__(self, name: str, how: config.BYOL, whole: config.Config, mesh: Mesh | None) -> None:
         self.name, self.how, self.whole = name, how, whole
         self.tower = whole.inputs()[how.a].tower
-        compute = _compute(whole, mesh)
+        compute = Compute.of(whole.model, mesh)
         self.head = ProjectionHead(how.hidden, how.features, 2, compute)
         self.predictor = ProjectionHead(how.hidden, how.features, 2, compute)
 
@@ -135,11 +135,6 @@ def _init_heads(key: Array, head: ProjectionHead, predictor: ProjectionHead, poo
     one, other = jax.random.split(key)
     z, variables = head.init_with_output(one, pooled)
     return {"head": variables["params"], "predictor": predictor.init(other, z)["params"]}
-
-
-def _compute(whole: config.Config, mesh: Mesh | None) -> Compute:
-    backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-    return Compute(jnp.dtype(whole.model.dtype), backend=backend)
 
 
 def _width(whole: config.Config, view: str) -> int:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.models import Backend, Compute, Dense, end_of_text, first_patch
+from jclip.models import Compute, Dense, end_of_text, first_patch
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 
 
@@ -22,8 +22,7 @@ class Vocabulary(Objective):
         inputs, towers = whole.inputs(), whole.model.towers
         self.image = towers[inputs[how.image].tower]
         self.text = cast(config.TextTower, towers[inputs[how.text].tower])
-        backend = Backend() if mesh is None else Backend.of(mesh, whole.model.attention)
-        compute = Compute(jnp.dtype(whole.model.dtype), backend=backend)
+        compute = Compute.of(whole.model, mesh)
         self.head = Dense(self.text.vocab_size, nn.initializers.normal(0.02), True, compute)
 
     def init(self, key: Array, part: Part) -> Params:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Caption, ImageSize, Model, TextTower, architecture, architecture_names, check_model
+from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, architecture_names, check_model
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, openai, own
@@ -311,7 +311,7 @@ def caption_shapes(model: Model, captioners: Mapping[str, Caption]) -> dict[str,
 def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:
     """The model whose images become pixels in another way: `changes` are fields of `config.Preprocess`."""
     towers = {
-        key: tower if isinstance(tower, TextTower) else replace(tower, preprocess=replace(tower.preprocess, **changes))
+        key: replace(tower, preprocess=replace(tower.preprocess, **changes)) if isinstance(tower, ImageTower) else tower
         for key, tower in model.towers.items()
     }
     return replace(model, towers=towers)

@@ -273,7 +273,7 @@ def config_of(model: Model, scales: Container[str], captioner: Caption | None = 
         WeightsError: open_clip has no such model.
     """
     image, text = model.towers["image"], model.towers["text"]
-    assert not isinstance(image, TextTower)
+    assert isinstance(image, VisionTower | ResNetTower)
     assert isinstance(text, TextTower)
     timm, coca = timm_name(image), {}
     if captioner is not None:
@@ -303,7 +303,7 @@ def config_of(model: Model, scales: Container[str], captioner: Caption | None = 
     }
 
 
-def _vision_cfg(image: ImageTower, quick_gelu: bool) -> dict[str, Any]:
+def _vision_cfg(image: VisionTower | ResNetTower, quick_gelu: bool) -> dict[str, Any]:
     if isinstance(image, ResNetTower):
         return {"layers": list(image.layers), "width": image.stem_width, "head_width": image.width // image.heads}
     pools = {ours: theirs for theirs, ours in IMAGE_POOLS.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from jclip.config import (
     ConfigError,
     ImageSize,
+    ImageTower,
     Model,
     ResNetTower,
     TextTower,
@@ -32,7 +33,7 @@ def with_sizes(model: Model, image_size: ImageSize | None = None, context_length
     if image_size is None and context_length is None:
         return model
     for size, field, kinds in (
-        (as_image_size(image_size), "image_size", (VisionTower, ResNetTower)),
+        (as_image_size(image_size), "image_size", (ImageTower,)),
         (context_length, "context_length", (TextTower,)),
     ):
         names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
@@ -70,7 +71,8 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
             continue
-        assert not isinstance(before, TextTower)  # or `_check` had raised
+        assert isinstance(before, ImageTower)  # or `_check` had raised
+        assert isinstance(after, ImageTower)
         extra = class_tokens(after) if isinstance(after, VisionTower) else 1
         resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
     return resized

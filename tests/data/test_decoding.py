@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jclip.config import Augment, Config, Contrastive, Data, Model, Preprocess, TextTower, View, VisionTower
-from jclip.data import BadExample, Batch, eval_transform, make_loader, train_transform
+from jclip.data import BadExample, Batch, eval_transform, make_run_loader, train_transform
 from jclip.data import loader as module
 from jclip.data.decoding import Decode, Jpeg, Open
 from jclip.data.transforms import ScaledCrop
@@ -219,7 +219,7 @@ CONFIG = Config(
 
 
 def batches(config: Config, count: int = 6) -> list[Batch]:
-    with make_loader(config, Photographs()) as loader:
+    with make_run_loader(config, Photographs()) as loader:
         return [next(loader) for _ in range(count)]
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from jclip.config import Augment, Config, Contrastive, Data, Model, TextTower, VisionTower
-from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source, read_field, read_once
+from jclip.data import BadExample, Batch, Source, SourceError, eval_transform, make_run_loader, open_source, read_field, read_once
 from jclip.data import loader as module
 from jclip.data.transforms import Decode
 
@@ -31,9 +31,9 @@ CONFIG = Config(
 )
 
 
-def batches(config: Config, count: int, start: int = 0, hosts: int = 1) -> list[Batch]:
+def batches(config: Config, count: int, start: int = 0, hosts: int = 1, source: Source | None = None) -> list[Batch]:
     """Global batches, put together from those of all hosts."""
-    loaders = [make_loader(config, start=start, host=host, hosts=hosts) for host in range(hosts)]
+    loaders = [make_run_loader(config, source, start=start, host=host, hosts=hosts) for host in range(hosts)]
     try:
         parts = [[next(loader) for loader in loaders] for _ in range(count)]
     finally:
@@ -115,7 +115,7 @@ def test_augmentation_and_largest_size_are_those_of_the_configuration() -> None:
         for key, image in zip(batch.keys, batch.arrays["image"], strict=True):
             np.testing.assert_array_equal(image, images[key][:, ::-1])
     small = replace(config, data=replace(config.data, max_pixels=143))
-    with make_loader(small) as loader, pytest.raises(SourceError, match="12 x 12 pixels, more than 143"):
+    with make_run_loader(small) as loader, pytest.raises(SourceError, match="12 x 12 pixels, more than 143"):
         next(loader)
 
 
@@ -132,7 +132,7 @@ def test_a_batch_may_be_larger_than_the_source() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_closing_ends_threads_and_processes(workers: int) -> None:
     threads = set(threading.enumerate())
-    loader = make_loader(replace(CONFIG, data=replace(CONFIG.data, workers=workers)))
+    loader = make_run_loader(replace(CONFIG, data=replace(CONFIG.data, workers=workers)))
     with loader:
         next(loader)
     with pytest.raises(StopIteration):
@@ -148,7 +148,7 @@ def test_closing_ends_threads_and_processes(workers: int) -> None:
 
 
 def test_a_loader_left_open_does_not_hang_or_complain_at_exit() -> None:
-    code = "from test_loader import CONFIG; from jclip.data import make_loader; l = make_loader(CONFIG); print(len(next(l).keys))"
+    code = "import jclip.data; from test_loader import CONFIG; l = jclip.data.make_run_loader(CONFIG); print(len(next(l).keys))"
     options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 60}
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, **options
@@ -162,7 +162,7 @@ def test_a_loader_left_open_does_not_hang_or_complain_at_exit() -> None:
 )
 def test_errors_of_the_call(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_loader(CONFIG, **options)  # type: ignore[arg-type]
+        make_run_loader(CONFIG, **options)  # type: ignore[arg-type]
 
 
 class Flawed:
@@ -197,15 +197,13 @@ class Flawed:
 
 
 @pytest.fixture
-def flawed(monkeypatch: pytest.MonkeyPatch) -> Flawed:
-    source = Flawed({0, 1, 2, 3, 9})
-    monkeypatch.setattr(module, "open_source", lambda spec: source)
-    return source
+def flawed() -> Flawed:
+    return Flawed({0, 1, 2, 3, 9})
 
 
 def test_a_broken_example_gives_its_place_to_another_and_is_counted(flawed: Flawed) -> None:
-    config = replace(CONFIG, data=Data(source="flawed"), batch_size=10)
-    run = batches(config, 4)
+    config = replace(CONFIG, batch_size=10)
+    run = batches(config, 4, source=flawed)
     for epoch in (run[:2], run[2:]):
         keys = [key for batch in epoch for key in batch.keys]
         assert len(keys) == 20
@@ -219,14 +217,14 @@ def test_a_broken_example_gives_its_place_to_another_and_is_counted(flawed: Flaw
     reasons = " ".join(problem for batch in run for problem in batch.problems)
     for reason in ("gone", "no JPEG", "no text: fields are key, image, label", "caption is empty"):
         assert reason in reasons
-    assert_equal(batches(config, 4, hosts=2), run)
-    assert_equal(batches(config, 2, start=2), run[2:])
+    assert_equal(batches(config, 4, hosts=2, source=flawed), run)
+    assert_equal(batches(config, 2, start=2, source=flawed), run[2:])
 
 
 def test_a_source_where_everything_is_broken_is_given_up_with_reasons(flawed: Flawed) -> None:
     flawed.broken = set(range(20))
     message = r"100 examples in a row are broken; mend the source or data\.fields"
-    with make_loader(replace(CONFIG, data=Data(source="flawed"))) as loader, pytest.raises(SourceError, match=message):
+    with make_run_loader(CONFIG, flawed) as loader, pytest.raises(SourceError, match=message):
         next(loader)
 
 
@@ -235,7 +233,7 @@ def test_errors_of_the_program_are_not_swallowed(flawed: Flawed, monkeypatch: py
         raise ZeroDivisionError("a mistake")
 
     monkeypatch.setattr(Flawed, "__getitem__", wrong)
-    with make_loader(replace(CONFIG, data=Data(source="flawed"))) as loader, pytest.raises(ZeroDivisionError):
+    with make_run_loader(CONFIG, flawed) as loader, pytest.raises(ZeroDivisionError):
         next(loader)
     with pytest.raises(ZeroDivisionError):
         next(read_once(flawed, {"image": eval_transform(TOWERS["image"])}, batch_size=4))
@@ -244,9 +242,9 @@ def test_errors_of_the_program_are_not_swallowed(flawed: Flawed, monkeypatch: py
 def test_fields_say_where_a_tower_finds_its_input(flawed: Flawed) -> None:
     flawed.broken = set()
     towers = {"left": TOWERS["image"], "right": TOWERS["image"]}
-    config = replace(CONFIG, model=Model(towers=towers), data=Data(source="flawed", fields={"left": "image", "right": "image"}))
+    config = replace(CONFIG, model=Model(towers=towers), data=Data(fields={"left": "image", "right": "image"}))
     config = replace(config, objectives={"sides": Contrastive("left", "right")})
-    batch = batches(config, 1)[0]
+    batch = batches(config, 1, source=flawed)[0]
     assert set(batch.arrays) == {"left", "right"}
     (eval_batch,) = read_once(flawed, {"x": eval_transform(TOWERS["image"])}, batch_size=20, fields={"x": "image"})
     assert eval_batch.arrays["x"][:, 0, 0, 0].tolist() == list(range(20))
@@ -360,7 +358,7 @@ class Counted:
 
 def test_the_next_epoch_is_read_before_the_last_one_ends() -> None:
     source = Counted(20)
-    with make_loader(replace(CONFIG, data=Data(source="counted"), batch_size=5), source) as loader:
+    with make_run_loader(replace(CONFIG, data=Data(source="counted"), batch_size=5), source) as loader:
         for _ in range(4):
             next(loader)
         deadline = time.monotonic() + 20
@@ -379,7 +377,7 @@ def test_memory_is_the_same_after_a_thousand_batches_and_after_ten_thousand(work
         return sum(int(Path(f"/proc/{of}/status").read_text().split("RssAnon:")[1].split()[0]) for of in folders) / 1024
 
     config = replace(CONFIG, data=Data(source="counted", workers=workers), batch_size=4)
-    with make_loader(config, Counted(1000)) as loader:
+    with make_run_loader(config, Counted(1000)) as loader:
         for _ in range(1000):
             next(loader)
         before = megabytes()

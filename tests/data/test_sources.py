@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jclip.data import BadExample, SourceError, lookup, open_source
-from jclip.data.sources import LazyExample, split_options
+from jclip.data.source import LazyExample, split_options
 
 
 @pytest.mark.parametrize("spec", ["", "shapes", "train.tar", "s3:bucket", "/data/x-{00..09}.tar"])

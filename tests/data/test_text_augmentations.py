@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from jclip.config import ConfigError, Contrastive, TextAugment, View, check
-from jclip.data import make_loader, train_transform
+from jclip.data import make_run_loader, train_transform
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import get_tokenizer
 
@@ -80,7 +80,7 @@ def test_a_file_of_synonyms_that_cannot_be_used_is_refused_before_the_first_batc
         file.write_bytes(content)
     config = tiny_config(**{"data.text_augment": TextAugment(synonym=0.1, synonyms=str(file))})
     with pytest.raises(ConfigError, match=message):
-        make_loader(config)
+        make_run_loader(config)
 
 
 def test_a_view_of_texts_is_changed_by_itself_and_the_same_in_workers_and_on_hosts() -> None:
@@ -88,12 +88,12 @@ def test_a_view_of_texts_is_changed_by_itself_and_the_same_in_workers_and_on_hos
         views={"text@2": View("text", text_augment=TextAugment(swap=0.5, drop=0.3))},
         objectives={"one": Contrastive(), "two": Contrastive("image", "text@2")},
     )
-    with make_loader(tiny_config()) as plain, make_loader(config) as loader:
+    with make_run_loader(tiny_config()) as plain, make_run_loader(config) as loader:
         before, batch = next(plain).arrays, next(loader).arrays
     for name in ("image", "text"):
         np.testing.assert_array_equal(before[name], batch[name])
     assert (batch["text@2"] != batch["text"]).any(axis=1).sum() > 8
-    with make_loader(config) as again, make_loader(config, host=1, hosts=2) as other:
+    with make_run_loader(config) as again, make_run_loader(config, host=1, hosts=2) as other:
         np.testing.assert_array_equal(next(again).arrays["text@2"], batch["text@2"])
         np.testing.assert_array_equal(next(other).arrays["text@2"], batch["text@2"][8:])
 

@@ -148,9 +148,8 @@ def test_the_evaluator_reads_several_references_and_leaves_out_what_is_broken(mo
         {"image": image, "captions": ()},
         {"image": image, "captions": ("a red car in a street",)},
     )
-    monkeypatch.setattr("jclip.eval.bench.open_source", lambda spec: Listed(examples))
     told = ["one cat", "x", "a bird over the sea", "y", "a blue car in a street"]
-    evaluator = make_evaluator(Captioning("listed"), MODEL, knowing(told))
+    evaluator = make_evaluator(Captioning("listed"), MODEL, knowing(told), lambda spec: Listed(examples))
     result = evaluator.run(None, details=True)
     used = [0, 2, 4]
     references = [list(examples[i]["captions"]) for i in used]

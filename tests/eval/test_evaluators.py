@@ -28,22 +28,23 @@ from jclip.eval import Embedding, Functions, Result, make_evaluator, run_evaluat
 
 WORLDS = [(1, 1), (1, 3), (1, 100), (2, 4), (3, 6), (4, 4)]
 MODEL = architecture("ViT-tiny-test")
+SOURCES: dict[str, Listed] = {}
+"""What evaluators of these tests open, by name."""
 
 
 @pytest.fixture
 def sources(monkeypatch):
-    """Sources in memory by name, in place of `open_source`; every tower reads letters."""
-    table: dict[str, Listed] = {}
-    monkeypatch.setattr("jclip.eval.bench.open_source", table.__getitem__)
+    """Sources in memory by name; every tower reads letters."""
     monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower, **options: letters)
-    return table
+    SOURCES.clear()
+    return SOURCES
 
 
 def run(config, hosts, batch_size, params=1.0):
     """The metrics, which have to be equal on every host."""
 
     def program(functions):
-        return dict(run_evaluators({"name": make_evaluator(config, MODEL, functions)}, params))
+        return dict(run_evaluators({"name": make_evaluator(config, MODEL, functions, SOURCES.__getitem__)}, params))
 
     first, *others = on_hosts(hosts, batch_size, program)
     assert all(other == first for other in others)
@@ -117,7 +118,7 @@ def test_classes_that_nobody_names_are_an_error_before_anything_is_embedded(sour
     sources["s"] = Listed(({"image": "cat", "label": 0},))
     for config in (ZeroShot("s"), LinearProbe("s", "s")):
         with pytest.raises(ValueError, match="'s' has no classes of its own"):
-            make_evaluator(config, MODEL, Functions(lambda params, arrays: {}, 1))
+            make_evaluator(config, MODEL, Functions(lambda params, arrays: {}, 1), SOURCES.__getitem__)
 
 
 def test_the_metrics_carry_the_names_of_their_evaluators():
@@ -225,7 +226,7 @@ def test_robustness_compares_shifted_sets_with_a_probe(sources):
     metrics = run(masked, 1, 4)
     assert metrics["name/drawings/zero_shot"] == metrics["name/drawings/probe"] == 1
     assert metrics["name/drawings/masked"] == 1
-    (result,) = on_hosts(1, 3, lambda functions: make_evaluator(config, MODEL, functions).run(1.0))
+    (result,) = on_hosts(1, 3, lambda functions: make_evaluator(config, MODEL, functions, SOURCES.__getitem__).run(1.0))
     assert [row[0] for row in result.details["table"]["rows"]] == ["clean", "drawings"]
 
 

@@ -23,10 +23,11 @@ def measure(monkeypatch):
 
     def run(config, train, test, validation=(), *, params=1.0, embed=word_model):
         sources = {"t:train": Listed(train), "t:test": Listed(test, CLASSES), "t:validation": Listed(validation)}
-        monkeypatch.setattr("jclip.eval.bench.open_source", sources.__getitem__)
         monkeypatch.setattr("jclip.eval.embed.eval_transform", lambda tower, **options: letters)
         model = architecture("ViT-tiny-test")
-        return on_hosts(1, 8, lambda functions: make_evaluator(config, model, functions).run(params, details=True), embed)[0]
+        return on_hosts(
+            1, 8, lambda functions: make_evaluator(config, model, functions, sources.__getitem__).run(params, details=True), embed
+        )[0]
 
     return run
 

@@ -212,8 +212,8 @@ def test_transformers_takes_the_same_settings(tmp_path: Path) -> None:
             assert [list(how.mean), list(how.std)] == [list(theirs.image_mean), list(theirs.image_std)] == list(GREY.values())
 
 
-def test_the_help_and_the_readme_name_where_pixels_are_not_those_of_transformers() -> None:
-    for said in (cli.CONVERT, (Path(__file__).parents[2] / "README.md").read_text()):
+def test_the_help_and_the_page_name_where_pixels_are_not_those_of_transformers() -> None:
+    for said in (cli.CONVERT, (Path(__file__).parents[2] / "docs/tutorials/weights.md").read_text()):
         assert "same pixels and token ids" in said
         assert "where the margin is 3, 7, 11, ... pixels" in said.replace("\n", " ")
 
@@ -221,7 +221,7 @@ def test_the_help_and_the_readme_name_where_pixels_are_not_those_of_transformers
 @pytest.mark.parity
 @pytest.mark.parametrize("margin", range(9))
 def test_pixels_are_those_of_transformers_but_for_the_place_of_some_margins(margin: int, tmp_path: Path) -> None:
-    """It rounds half of a margin down, and open_clip to even: README and `jclip convert --help` say so."""
+    """It rounds half of a margin down, and open_clip to even: docs/tutorials/weights.md and `jclip convert --help` say so."""
     transformers = peer("transformers")
     made = transformers.CLIPImageProcessor(**CROP, do_normalize=False, do_rescale=False)
     tower, _ = towers(tmp_path, config())

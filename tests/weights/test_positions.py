@@ -113,17 +113,17 @@ def write_folder(folder: Path) -> Path:
 def test_loading_and_converting_to_another_size_are_one(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source")
     loaded = jclip.load(source, image_size=40, context_length=24)
-    towers = loaded.model.towers
+    towers = loaded.config.towers
     assert (towers["image"].image_size, towers["text"].context_length) == (40, 24)
     stored = read_weights(source)
-    expected = resize_positions(dict(stored), stored.model, loaded.model)
+    expected = resize_positions(dict(stored), stored.model, loaded.config)
     assert loaded.params["image"]["pos_embed"].shape == (26, 36)
     jax.tree.map(np.testing.assert_array_equal, dict(flatten(loaded.params)), expected)
 
     options = ["--image-size", "40x40", "--context-length", "24"]
     assert exit_status(["convert", str(source), str(tmp_path / "larger"), *options]) == 0
     again = jclip.load(tmp_path / "larger")
-    assert again.model == loaded.model
+    assert again.config == loaded.config
     np.testing.assert_array_equal(again.embed_image(list(images(40))), loaded.embed_image(list(images(40))))
     np.testing.assert_array_equal(again.embed_text(TEXTS), loaded.embed_text(TEXTS))
 
@@ -148,13 +148,13 @@ def test_features_at_another_size_are_those_of_open_clip(tmp_path: Path) -> None
         theirs = open_clip.model.CLIP(**config).eval()
         open_clip.load_checkpoint(theirs, str(source / "open_clip_model.safetensors"), strict=True)
         ours = jclip.load(source, image_size=size, context_length=length)
-        pixels = np.random.default_rng(0).normal(size=(2, *ours.model.towers["image"].size, 3)).astype(np.float32)
+        pixels = np.random.default_rng(0).normal(size=(2, *ours.config.towers["image"].size, 3)).astype(np.float32)
         ids = np.zeros((2, length), np.int32)
         ids[:, 0], ids[:, 1], ids[:, 2] = 49406, (7, 300), 49407
         with torch.no_grad():
             image = theirs.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), normalize=True).numpy()
             text = theirs.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
         with jax.default_matmul_precision("highest"):
-            encoded = encoder(ours.model)({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
+            encoded = encoder(ours.config)({"params": ours.params}, {"image": pixels, "text": ids}, normalised=True)
         np.testing.assert_allclose(encoded["image"].z, image, atol=1e-5)
         np.testing.assert_allclose(encoded["text"].z, text, atol=1e-5)

@@ -56,9 +56,9 @@ def write_tower(folder: Path, name: str, tower: str, *, projected: bool = True, 
 def encoded(encoder: Any, name: str, tower: str) -> Any:
     """Features of the images or texts of the golden file of model `name`."""
     if tower == "image":
-        return encoder.encode("image", list(images(24)))
+        return encoder.features("image", list(images(24)))
     if end_id(name) is None:
-        return encoder.encode("text", TEXTS)
+        return encoder.features("text", TEXTS)
     return encoder.encode_rows({"text": ids(name)}, 3)["text"]
 
 
@@ -71,7 +71,7 @@ def unit(x: Any) -> np.ndarray:
 @pytest.mark.parametrize(("name", "tower"), CASES)
 def test_its_embeddings_are_those_of_the_whole_model(name: str, tower: str, bare: bool, tmp_path: Path) -> None:
     encoder = jclip.load(write_tower(tmp_path / "w", name, tower, bare=bare))
-    assert list(encoder.model.towers) == [tower]
+    assert list(encoder.config.towers) == [tower]
     np.testing.assert_allclose(encoded(encoder, name, tower).z[:3], unit(golden(name)[tower]), atol=1e-6)
 
 
@@ -79,8 +79,8 @@ def test_its_embeddings_are_those_of_the_whole_model(name: str, tower: str, bare
 @pytest.mark.parametrize(("name", "tower"), CLIP)
 def test_without_projection_it_embeds_by_what_is_pooled(name: str, tower: str, bare: bool, tmp_path: Path) -> None:
     encoder = jclip.load(write_tower(tmp_path / "w", name, tower, projected=False, bare=bare))
-    config = encoder.model.towers[tower]
-    assert (config.projection, encoder.model.embed_dim) == ("none", config.width)
+    config = encoder.config.towers[tower]
+    assert (config.projection, encoder.config.embed_dim) == ("none", config.width)
     pooled, z = encoded(encoder, name, tower)
     projected = pooled.astype(np.float64) @ arrays(name)[PROJECTIONS[tower]].T
     np.testing.assert_allclose(projected, golden(name)[tower], atol=1e-6 * np.abs(golden(name)[tower]).max())
@@ -207,8 +207,8 @@ def test_the_image_tower_of_a_model_with_foreign_texts_is_read_alone_and_that_is
     class_name = {"chinese_clip": "ChineseCLIPFeatureExtractor", "altclip": "CLIPFeatureExtractor"}[kind]
     how = {"feature_extractor_type": class_name, "size": {"height": 24, "width": 24}, "do_center_crop": False}
     encoder = jclip.load(write_foreign(tmp_path / "w", kind, **how))
-    assert list(encoder.model.towers) == ["image"]
-    assert encoder.model.towers["image"].preprocess.resize == "squash"
+    assert list(encoder.config.towers) == ["image"]
+    assert encoder.config.towers["image"].preprocess.resize == "squash"
     np.testing.assert_allclose(encoded(encoder, "hugging_face", "image").z, unit(golden("hugging_face")["image"]), atol=1e-6)
     assert "reads its texts, which no tower here is; it is a model of its image tower alone, 4 arrays are left out" in caplog.text
     with pytest.raises(ConfigError, match="no tower for texts"):
@@ -219,7 +219,7 @@ def test_the_image_tower_of_a_model_with_foreign_texts_is_read_alone_and_that_is
     with pytest.raises(WeightsError, match="this model's pixels need not be those of CLIP; put it there"):
         read_weights(alone)
     (alone / "preprocessor_config.json").write_text(json.dumps(how))
-    assert read_weights(alone).model == encoder.model
+    assert read_weights(alone).model == encoder.config
 
 
 def test_a_size_that_versions_of_transformers_take_for_another_is_refused(tmp_path: Path) -> None:

@@ -47,18 +47,18 @@ def test_a_file_with_its_architecture_and_vocabulary_is_the_folder(tiny: Path, t
     file, vocabulary = tiny / "open_clip_model.safetensors", tiny / "tokenizer.json"
     whole = jclip.load(tiny)
     alone = jclip.load(file, architecture_name="tiny-SigLIP", tokenizer=vocabulary)
-    assert alone.model == whole.model
+    assert alone.config == whole.config
     np.testing.assert_array_equal(alone.embed_image(list(images(24))), whole.embed_image(list(images(24))))
     options = ["--architecture", "tiny-SigLIP", "--tokenizer", str(vocabulary)]
     assert exit_status(["convert", str(file), str(tmp_path / "ours"), *options]) == 0
-    assert replace(read_weights(tmp_path / "ours").model, FILE, str(vocabulary)) == whole.model
+    assert replace(read_weights(tmp_path / "ours").model, FILE, str(vocabulary)) == whole.config
     assert exit_status(["info", str(file), *options]) == 0
 
 
 def test_a_name_with_a_vocabulary_has_random_weights(tiny: Path) -> None:
     made = jclip.load("tiny-SigLIP", tokenizer=tiny / "tokenizer.json")
     assert made.embed_text("word7 word8").shape == (1, 36)
-    assert jclip.find_model("tiny-SigLIP", tokenizer=str(tiny / "tokenizer.json")) == made.model
+    assert jclip.find_model("tiny-SigLIP", tokenizer=str(tiny / "tokenizer.json")) == made.config
 
 
 @pytest.mark.parametrize("npz", [False, True])

@@ -285,11 +285,11 @@ def test_only_one_objective_is_written_for_others_and_any_for_ourselves(tmp_path
     model = jclip.load("ViT-tiny-test")
     params = dict(jax.device_get(model.params))
     params["text_image"] = params.pop("image_text")
-    write_weights(tmp_path / "ours", "jclip", model.model, params)
+    write_weights(tmp_path / "ours", "jclip", model.config, params)
     assert "text_image/logit_scale" in read_weights(tmp_path / "ours").shapes
     for to in ("open_clip", "hugging_face"):
         with pytest.raises(WeightsError, match="has one objective, image_text; this model has text_image/logit_scale"):
-            write_weights(tmp_path / "theirs", to, model.model, params)
+            write_weights(tmp_path / "theirs", to, model.config, params)
 
 
 def test_a_model_of_other_towers_comes_back(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_arguments_without_meaning_are_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_is_written_can_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
     model = jclip.load("ViT-tiny-test")
-    write_weights(tmp_path / "out", "jclip", model.model, jax.device_get(model.params))
+    write_weights(tmp_path / "out", "jclip", model.config, jax.device_get(model.params))
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
 
 
@@ -367,8 +367,8 @@ def test_a_folder_with_the_files_of_two_libraries_is_read_as_either(tmp_path: Pa
 def test_a_trained_run_is_exported(tmp_path: Path) -> None:
     model = jclip.load("ViT-tiny-test")
     params = jax.device_get(model.params)
-    write_weights(tmp_path / "ours", "jclip", model.model, params)
-    write_weights(tmp_path / "theirs", "open_clip", model.model, params)
+    write_weights(tmp_path / "ours", "jclip", model.config, params)
+    write_weights(tmp_path / "theirs", "open_clip", model.config, params)
     for folder in ("ours", "theirs"):
         np.testing.assert_array_equal(jclip.load(tmp_path / folder).embed_text(TEXTS), model.embed_text(TEXTS))
     shutil.rmtree(tmp_path / "theirs")

@@ -1,6 +1,6 @@
 """Times training steps on a GPU, data excluded: CLIP's models in bfloat16, one JSON object a line.
 
-    PYTHONPATH=. python tools/gpu/bench_steps.py                               the table of docs/gpu.md, in about eight minutes
+    PYTHONPATH=. python tools/gpu/bench_steps.py                               the table of docs/speed.md, in about eight minutes
     PYTHONPATH=. python tools/gpu/bench_steps.py ViT-B-32:2048:none:unroll     one row: model, batch, remat, unroll or scan
     PYTHONPATH=. python tools/gpu/bench_steps.py ... --profile DIR             and what each kernel takes, by part of the model
 
@@ -148,10 +148,11 @@ def measure(row: Row, compiled: Compiled, steps: int, profile: Path | None) -> d
 def random_batch(config: Config) -> dict[str, jax.Array]:
     """A batch of random pixels and texts of about 20 tokens."""
     rng = np.random.default_rng(0)
-    size, length = config.model.towers["image"].size, config.model.towers["text"].context_length  # type: ignore[union-attr]
+    towers = config.model.towers
+    pixels, (length,) = towers["image"].input()[0], towers["text"].input()[0]
     text = rng.integers(1, 30000, (config.batch_size, length)).astype(np.int32)
-    text[:, min(20, length - 1)] = 49407 if config.model.towers["text"].vocab_size > 49407 else 1  # type: ignore[union-attr]
-    image = rng.integers(0, 256, (config.batch_size, *size, 3)).astype(np.uint8)
+    text[:, min(20, length - 1)] = 49407 if getattr(towers["text"], "vocab_size", 0) > 49407 else 1
+    image = rng.integers(0, 256, (config.batch_size, *pixels)).astype(np.uint8)
     return to_global({"image": image, "text": text}, make_mesh(config.mesh))
 
 

@@ -19,12 +19,13 @@ import numpy as np
 
 from jclip import losses
 from jclip.config import Config, Contrastive, Mesh, Model, TextTower, Tower, VisionTower, replace
+from jclip.encode import make_encode
 from jclip.models import Backend
 from jclip.models.attention import attend
 from jclip.program import make_program
 from jclip.sharding import make_mesh, param_shardings, to_global
 from jclip.state import init_params, param_shapes
-from jclip.step import make_encode, make_loss_and_grads
+from jclip.step import make_loss_and_grads
 
 Array = np.ndarray
 

@@ -22,7 +22,6 @@ __all__ = [
     "MaskedText",
     "MultiView",
     "NearestNeighbour",
-    "Objective",
     "SelfDistillation",
     "SimCLR",
     "SimReg",
@@ -35,17 +34,9 @@ __all__ = [
     "view_problems",
 ]
 
-Pairs = Contrastive | Triplet | TokenWise | CLOOB | MultiView | SimReg | NearestNeighbour
-Images = SimCLR | SimSiam | BYOL | SelfDistillation
-Words = Vocabulary | MaskedText | Caption
-Teachers = FeatureDistillation | AffinityDistillation
-
-Objective = Pairs | Images | Words | Teachers
-"""What is learned, one dataclass a family; its key in `Config.objectives` names its parameters and metrics."""
-
 
 def objective_problems(
-    objectives: Mapping[str, Objective], views: Mapping[str, View], towers: Mapping[str, Tower], batch_size: int
+    objectives: Mapping[str, Family], views: Mapping[str, View], towers: Mapping[str, Tower], batch_size: int
 ) -> Iterator[str]:
     """Problems of the names of objectives, and of what they read."""
     if not objectives:

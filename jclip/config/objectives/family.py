@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+from jclip.config.kinds import Kind
 from jclip.config.ranges import Range
 from jclip.config.towers import Tower
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(Kind):
     """Base of the dataclasses of objectives."""
 
     weight: Annotated[float, Range(above=0, most=1e6)] = 1.0

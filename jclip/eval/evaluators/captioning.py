@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jclip.config import Captioning, ConfigError, Model, TextTower
+from jclip.config import Captioning, ConfigError, TextTower
 from jclip.data import BadExample, detokenize, eval_transform, read_field, read_once
 from jclip.data.shapes_captions import names_exactly
-from jclip.eval.bench import Bench, open_sources
+from jclip.eval.bench import Bench
 from jclip.eval.captions import bleu4, cider_d, exact_match
-from jclip.eval.embed import Functions
 from jclip.eval.evaluators.retrieval import text_field
-from jclip.eval.result import Result
+from jclip.eval.result import Evaluator, Result
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
-class CaptioningEvaluator:
+class CaptioningEvaluator(Evaluator):
     """bleu4, cider, exact_match, and of examples with `objects`, as `shapes` has them, exact_objects."""
 
     config: Captioning
@@ -80,10 +79,10 @@ class CaptioningEvaluator:
         return found[: len(source)]  # what follows is padding
 
 
-def make_captioning(config: Captioning, model: Model, functions: Functions) -> CaptioningEvaluator:
-    """Opens the source. Raises ConfigError where the model has nothing that writes such captions."""
-    written = [(how.image, how.text) for how in functions.captioners.values()]
-    if functions.caption is None or (config.image, config.text) not in written:
+def make_captioning(config: Captioning, bench: Bench) -> CaptioningEvaluator:
+    """Raises ConfigError where the model has nothing that writes such captions."""
+    functions, towers = bench.functions, (config.image, config.text)
+    if functions.caption is None or towers not in [(how.image, how.text) for how in functions.captioners.values()]:
         views = f"{config.image!r} and {config.text!r}"
         raise ConfigError(f"evaluation: nothing writes captions of the towers {views}; there is no objective Caption of them")
-    return CaptioningEvaluator(config, Bench(model, functions, open_sources(source=config.source), config.fields))
+    return CaptioningEvaluator(config, bench)

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jclip.config import Choice, ConfigError, Model
+from jclip.config import Choice, ConfigError
 from jclip.data import BadExample, Source, lookup, read_field
-from jclip.eval.bench import Bench, open_sources
+from jclip.eval.bench import Bench
 from jclip.eval.choice import choice_metrics
-from jclip.eval.embed import Functions, embed_source
-from jclip.eval.result import Result
+from jclip.eval.embed import embed_source
+from jclip.eval.result import Evaluator, Result
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Members:
 
 
 @dataclass(frozen=True)
-class ChoiceEvaluator:
+class ChoiceEvaluator(Evaluator):
     """text_score, and where examples have several images image_score and group_score."""
 
     config: Choice
@@ -86,8 +86,3 @@ def _count(source: Source, field: str, spec: str) -> int:
             return len(value)
         problem = value
     raise ConfigError(f"evaluation: no example of {spec!r} has {field}: {problem}")
-
-
-def make_choice(config: Choice, model: Model, functions: Functions) -> ChoiceEvaluator:
-    """Opens the source."""
-    return ChoiceEvaluator(config, Bench(model, functions, open_sources(source=config.source), config.fields))

@@ -2,30 +2,30 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from jclip.config import ConfigError, FewShot, LinearProbe, Model, NearestNeighbours, to_json
-from jclip.eval.bench import Bench, Examples, LabelledBench, labelled, open_sources
-from jclip.eval.embed import Functions
+from jclip.config import ConfigError, FewShot, LinearProbe, NearestNeighbours, to_json
+from jclip.config.same import changed_towers
+from jclip.eval.bench import Bench, Examples, LabelledBench, labelled
 from jclip.eval.evaluators.details import per_class
 from jclip.eval.few_shot import sample_few_shot
 from jclip.eval.knn import knn_predict
 from jclip.eval.labels import mean_per_class
 from jclip.eval.logistic import LogisticFit, fit_logistic
-from jclip.eval.probe_file import Probe, save_probe
+from jclip.eval.probe_file import Probe, load_probe, save_probe
 from jclip.eval.probes import fit_probe
-from jclip.eval.result import Result
+from jclip.eval.result import Evaluator, Result
 from jclip.eval.scores import SCORES
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LinearProbeEvaluator:
+class LinearProbeEvaluator(Evaluator):
     """top1, mean_per_class and the config's metric on the test source; 0 where features are not finite."""
 
     config: LinearProbe
@@ -92,9 +92,21 @@ class LinearProbeEvaluator:
             shown["per_class"] = per_class(predictions, test.labels, self.bench.names)
         return metrics, shown
 
+    def is_saved(self, weights: Callable[[str], str]) -> bool:
+        """Whether the probe is there, if one is asked for, of these weights and of features of this tower."""
+        if not self.config.save:
+            return True
+        try:
+            facts, tower = load_probe(self.config.save)[2], self.config.tower
+            saved = {tower: json.loads(facts["configuration"])}
+            same = not changed_towers(saved, {tower: self.bench.model.towers[tower]})
+        except (ConfigError, KeyError, ValueError, RecursionError):
+            return False
+        return same and facts.get("weights") == weights(tower)
+
 
 @dataclass(frozen=True)
-class FewShotEvaluator:
+class FewShotEvaluator(Evaluator):
     """kK/top1 and kK/deviation, the mean and the standard deviation over the samples of K examples a class."""
 
     config: FewShot
@@ -125,7 +137,7 @@ class FewShotEvaluator:
 
 
 @dataclass(frozen=True)
-class NearestNeighboursEvaluator:
+class NearestNeighboursEvaluator(Evaluator):
     """top1 and mean_per_class of the votes of the nearest training examples."""
 
     config: NearestNeighbours
@@ -152,23 +164,19 @@ def one_label(examples: Examples, role: str) -> Examples:
     return examples
 
 
-def make_linear_probe(config: LinearProbe, model: Model, functions: Functions) -> LinearProbeEvaluator:
-    """Opens the sources. Classes that the config does not name are those of the test source."""
-    validation = {"validation": config.validation} if config.validation else {}
-    sources = open_sources(train=config.train, source=config.source, **validation)
-    return LinearProbeEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+def make_linear_probe(config: LinearProbe, bench: Bench) -> LinearProbeEvaluator:
+    """Classes that the config does not name are those of the test source."""
+    return LinearProbeEvaluator(*_with_classes(config, bench))
 
 
-def make_few_shot(config: FewShot, model: Model, functions: Functions) -> FewShotEvaluator:
-    """Opens both sources. Classes that the config does not name are those of the test source."""
-    sources = open_sources(train=config.train, source=config.source)
-    return FewShotEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+def make_few_shot(config: FewShot, bench: Bench) -> FewShotEvaluator:
+    """Classes that the config does not name are those of the test source."""
+    return FewShotEvaluator(*_with_classes(config, bench))
 
 
-def make_nearest_neighbours(config: NearestNeighbours, model: Model, functions: Functions) -> NearestNeighboursEvaluator:
-    """Opens both sources. Classes that the config does not name are those of the test source."""
-    sources = open_sources(train=config.train, source=config.source)
-    return NearestNeighboursEvaluator(*_with_classes(config, Bench(model, functions, sources, config.fields)))
+def make_nearest_neighbours(config: NearestNeighbours, bench: Bench) -> NearestNeighboursEvaluator:
+    """Classes that the config does not name are those of the test source."""
+    return NearestNeighboursEvaluator(*_with_classes(config, bench))
 
 
 def _with_classes(config: Any, bench: Bench) -> tuple[Any, LabelledBench]:

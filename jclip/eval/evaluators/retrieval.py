@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jclip.config import ConfigError, Model, Retrieval, TextTower
+from jclip.config import ConfigError, Retrieval, TextTower
 from jclip.data import BadExample, Source, read_field
-from jclip.eval.bench import Bench, open_sources
-from jclip.eval.embed import Functions
+from jclip.eval.bench import Bench
 from jclip.eval.evaluators.details import Pictures, Texts, retrieval
 from jclip.eval.ranks import pad_groups
-from jclip.eval.result import Result
+from jclip.eval.result import Evaluator, Result
 from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
 
 
@@ -36,7 +35,7 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator):
     """Recall at 1, 5 and 10, median and mean rank and map@10, both ways."""
 
     config: Retrieval
@@ -114,8 +113,3 @@ def text_field(source: Source, tower: str) -> str:
         except BadExample:
             continue
     return tower
-
-
-def make_retrieval(config: Retrieval, model: Model, functions: Functions) -> RetrievalEvaluator:
-    """Opens the source."""
-    return RetrievalEvaluator(config, Bench(model, functions, open_sources(source=config.source), config.fields))

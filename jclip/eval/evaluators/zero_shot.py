@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from jclip.config import ConfigError, Model, Robustness, ZeroShot
-from jclip.eval.bench import Bench, LabelledBench, labelled, open_sources
+from jclip.config import ConfigError, Robustness, ZeroShot
+from jclip.eval.bench import Bench, LabelledBench, labelled
 from jclip.eval.classification import multi_label_metrics
-from jclip.eval.embed import Functions
 from jclip.eval.evaluators.details import classification
 from jclip.eval.logistic import fit_logistic
-from jclip.eval.result import Result
+from jclip.eval.result import Evaluator, Result
 from jclip.eval.robustness import robustness_table
 from jclip.eval.templates import read_templates
 from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
@@ -32,7 +31,7 @@ def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class ZeroShotEvaluator:
+class ZeroShotEvaluator(Evaluator):
     """top1, top5 (from 5 classes on) and mean_per_class; map where examples have several labels."""
 
     config: ZeroShot
@@ -53,7 +52,7 @@ class ZeroShotEvaluator:
 
 
 @dataclass(frozen=True)
-class RobustnessEvaluator:
+class RobustnessEvaluator(Evaluator):
     """SET/zero_shot, /probe, /baseline (of probe and published models the nearest in clean accuracy), /difference and
     /effective_robustness, of the clean set and of each that is shifted."""
 
@@ -95,22 +94,19 @@ class RobustnessEvaluator:
         return Result(metrics, counts, {"table": {"columns": columns, "rows": [list(row) for row in rows]}})
 
 
-def make_zero_shot(config: ZeroShot, model: Model, functions: Functions) -> ZeroShotEvaluator:
-    """Opens the source.
+def make_zero_shot(config: ZeroShot, bench: Bench) -> ZeroShotEvaluator:
+    """The evaluator with its classes and templates.
 
     Raises:
         ConfigError: no class names are given and the source has none, or a template has no place for one.
     """
-    bench = Bench(model, functions, open_sources(source=config.source), config.fields)
     classes = labelled(bench, config.labels, "source", config.source)
     templates = read_templates(config.templates, bench.sources["source"].templates)
     return ZeroShotEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)
 
 
-def make_robustness(config: Robustness, model: Model, functions: Functions) -> RobustnessEvaluator:
-    """Opens the sources. Classes and templates that the config does not name are the clean one's; raises as `make_zero_shot`."""
-    sources = open_sources(train=config.train, clean=config.clean, **config.shifted)
-    bench = Bench(model, functions, sources, config.fields)
+def make_robustness(config: Robustness, bench: Bench) -> RobustnessEvaluator:
+    """Classes and templates that the config does not name are the clean source's; raises as `make_zero_shot`."""
     classes = labelled(bench, config.labels, "clean", config.clean)
-    templates = read_templates(config.templates, sources["clean"].templates)
+    templates = read_templates(config.templates, bench.sources["clean"].templates)
     return RobustnessEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)

@@ -1,6 +1,5 @@
-"""What a source of examples is, how one is opened by its name, and how a field of an example is found."""
+"""What a source of examples is, and how a field of an example is found."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,16 +12,6 @@ Example = Mapping[str, Any]
 u8[H,W,3], "text" a str (or with captions=lines a tuple of several), "label" an int or a str, where a source has them; bool[C] in
 a multi-label set. "captions" (tuple of str) are all the captions of an image that has several. A source of selection has "images"
 and "captions", both tuples, instead: image i and caption i belong together, and captions beyond the images are wrong."""
-
-SCHEMES = {
-    "shapes": "shapes:train?size=64",
-    "webdataset": "webdataset:/data/train-{00000..00099}.tar",
-    "tfds": "tfds:cifar10:test",
-    "folder": "folder:/data/photos",
-    "sugarcrepe": "sugarcrepe:/data/swap_obj.json?images=/data/val2017",
-    "winoground": "winoground:/data/examples.jsonl?images=/data/images",
-}
-"""Every scheme of `open_source`, with an example."""
 
 
 class SourceError(ValueError):
@@ -64,67 +53,6 @@ class Source(Protocol):
             SourceError: the data cannot be read, or changes meanwhile.
         """
         ...
-
-
-def open_source(spec: str) -> Source:
-    """Opens the source that `spec` names.
-
-    - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes; the splits counting and
-      left_right are for selection, see jclip.data.shapes_selection.
-    - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.patterns.
-    - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
-    - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
-    - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
-    - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.
-    - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
-    - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
-      jclip.data.selection.
-
-    Raises:
-        SourceError: no such scheme, split, option or file.
-    """
-    scheme, colon, rest = spec.partition(":")
-    if scheme not in SCHEMES or not colon:
-        raise SourceError(f"source {spec!r}: {_hint(spec)}; use one of, for example: {'; '.join(SCHEMES.values())}")
-    match scheme:
-        case "shapes":
-            from jclip.data.shapes import open_shapes
-
-            return open_shapes(rest)
-        case "webdataset":
-            from jclip.data.webdataset import open_webdataset
-
-            return open_webdataset(rest)
-        case "folder":
-            from jclip.data.folder import open_folder
-
-            return open_folder(rest)
-        case "sugarcrepe":
-            from jclip.data.selection import open_sugarcrepe
-
-            return open_sugarcrepe(rest)
-        case "winoground":
-            from jclip.data.selection import open_winoground
-
-            return open_winoground(rest)
-        case _:
-            from jclip.data.tfds import open_tfds
-
-            return open_tfds(rest)
-
-
-def _hint(spec: str) -> str:
-    """Problem of a source's name that has no scheme, or one that is none."""
-    if "::" in spec:
-        return "'::' joins nothing; name several patterns of shards in braces, as in 'webdataset:{a,b}.tar'"
-    if spec.startswith("pipe:") or "://" in spec:
-        return "only files are read, at random; mount the bucket, or fetch the data"
-    if spec.partition("?")[0].endswith((".tar", "}", "*")):
-        return f"a pattern of shards has its scheme before it, 'webdataset:{spec}', in quotes: a shell would expand it"
-    if os.path.isdir(os.path.expanduser(spec)):
-        return f"a folder has its scheme before it, 'folder:{spec}'"
-    scheme, colon, _ = spec.partition(":")
-    return f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"
 
 
 def lookup(example: Example, path: str) -> Any:

@@ -1,0 +1,76 @@
+"""Sources by name: the table of schemes, which is open, and what names one of them."""
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jclip.data.source import Source, SourceError
+
+
+class Scheme(NamedTuple):
+    """A kind of source, which the name of a source begins with."""
+
+    open: Callable[[str], Source]
+    """What is behind "SCHEME:" -> the source. Raises SourceError."""
+    example: str
+    """Name of a source, as errors show it."""
+
+
+def _later(module: str, function: str) -> Callable[[str], Source]:
+    """A function that is imported when it is called: no format brings what the others need."""
+
+    def opened(rest: str) -> Source:
+        source: Source = getattr(importlib.import_module(f"jclip.data.{module}"), function)(rest)
+        return source
+
+    return opened
+
+
+SCHEMES: dict[str, Scheme] = {
+    "shapes": Scheme(_later("shapes", "open_shapes"), "shapes:train?size=64"),
+    "webdataset": Scheme(_later("webdataset", "open_webdataset"), "webdataset:/data/train-{00000..00099}.tar"),
+    "tfds": Scheme(_later("tfds", "open_tfds"), "tfds:cifar10:test"),
+    "folder": Scheme(_later("folder", "open_folder"), "folder:/data/photos"),
+    "sugarcrepe": Scheme(_later("selection", "open_sugarcrepe"), "sugarcrepe:/data/swap_obj.json?images=/data/val2017"),
+    "winoground": Scheme(_later("selection", "open_winoground"), "winoground:/data/examples.jsonl?images=/data/images"),
+}
+"""Every scheme. A row of your own, added by a recipe or before `train.main` is called, is one of them."""
+
+
+def open_source(spec: str) -> Source:
+    """Opens the source that `spec` names, of a scheme in SCHEMES.
+
+    - `shapes:SPLIT[?size=64&length=N&seed=0&classes=seen]`: drawn scenes, see jclip.data.shapes; the splits counting and
+      left_right are for selection, see jclip.data.shapes_selection.
+    - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.patterns.
+    - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
+    - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
+    - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
+    - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.
+    - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
+    - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
+      jclip.data.selection.
+
+    Raises:
+        SourceError: no such scheme, split, option or file.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if scheme not in SCHEMES or not colon:
+        examples = "; ".join(scheme.example for scheme in SCHEMES.values())
+        raise SourceError(f"source {spec!r}: {_hint(spec)}; use one of, for example: {examples}")
+    return SCHEMES[scheme].open(rest)
+
+
+def _hint(spec: str) -> str:
+    """Problem of a source's name that has no scheme, or one that is none."""
+    if "::" in spec:
+        return "'::' joins nothing; name several patterns of shards in braces, as in 'webdataset:{a,b}.tar'"
+    if spec.startswith("pipe:") or "://" in spec:
+        return "only files are read, at random; mount the bucket, or fetch the data"
+    if spec.partition("?")[0].endswith((".tar", "}", "*")):
+        return f"a pattern of shards has its scheme before it, 'webdataset:{spec}', in quotes: a shell would expand it"
+    if os.path.isdir(os.path.expanduser(spec)):
+        return f"a folder has its scheme before it, 'folder:{spec}'"
+    scheme, colon, _ = spec.partition(":")
+    return f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"

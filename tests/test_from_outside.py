@@ -1,0 +1,82 @@
+"""What others add without touching the package, as docs/add shows it: a kind of tower with inputs of its own, a source,
+an evaluation and an objective, which are all in one run.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from pages import PAGES, blocks
+
+import jclip
+from jclip import config, data, eval, evaluate, models, objectives, train
+from jclip.config import Config, ConfigError, Data, Model, Optim, TextTower, Tower, check, from_json, to_json
+
+TABLES = ((models, "TOWERS"), (data, "INPUTS"), (data, "SCHEMES"), (eval, "EVALUATORS"), (objectives, "OBJECTIVES"))
+
+
+@pytest.fixture(scope="module")
+def added() -> Any:
+    """The names that the pages define; their rows are taken out of the tables in the end."""
+    tables = [getattr(room, name) for room, name in TABLES]
+    before = [dict(table) for table in tables]
+    names: dict[str, Any] = {"__name__": "outside"}
+    for page in ("docs/add/tower.md", "docs/add/source.md", "docs/add/evaluation.md", "docs/objectives.md"):
+        shown = blocks(PAGES[page], "python")
+        for code in shown[-1:] if page == "docs/objectives.md" else shown:
+            exec(compile(code, page, "exec"), names)
+    yield type("Added", (), names)
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+def recipe(added: Any) -> Config:
+    text = TextTower(context_length=8, width=32, depth=1, heads=2)
+    align = added.Alignment(a="points", b="text", weight=0.1)
+    return Config(
+        model=Model({"points": added.PointTower(), "text": text}, embed_dim=16),
+        data=Data("clouds:64"),
+        optim=Optim(lr=1e-2, warmup="2"),
+        objectives={"points_text": config.Contrastive("points", "text"), "align": align},
+        evals={
+            "spread": added.Spread("clouds:12", "points"),
+            "names": config.ZeroShot("clouds:32", templates=("a {}",), image="points"),
+        },
+        batch_size=16,
+        eval_batch_size=16,
+        duration="12",
+        log_every=4,
+    )
+
+
+def test_all_of_it_is_trained_saved_evaluated_and_loaded(added: Any, tmp_path: Path) -> None:
+    results = train.main(recipe(added), tmp_path / "run")
+    assert (results["names/classes"], results["spread/examples"]) == (4, 12)
+    assert results["spread/spread"] > 0
+    assert evaluate.main(tmp_path / "run") == pytest.approx(results)
+    model = jclip.load(tmp_path / "run")
+    clouds = [added.Clouds(4)[i]["points"] for i in range(4)]
+    z = model.embed("points", clouds)
+    np.testing.assert_allclose(model.encode(model.params, "points", np.stack(clouds)), z, atol=1e-5)
+    np.testing.assert_allclose(model.embed("points", [clouds[0][::-1]]), z[:1], atol=1e-5)
+    assert from_json(to_json(recipe(added))) == recipe(added)
+
+
+@pytest.mark.slow
+def test_a_source_of_ones_own_is_given_as_it_is(added: Any, tmp_path: Path) -> None:
+    config = replace(recipe(added), data=Data("my clouds"), evals={})
+    train.main(config, tmp_path / "given", source=added.Clouds(64))
+    train.main(replace(config, data=Data("clouds:64")), tmp_path / "named")
+    given, named = (jclip.load(tmp_path / name).params for name in ("given", "named"))
+    jax.tree.map(np.testing.assert_array_equal, given, named)
+
+
+def test_what_nobody_has_added_is_said(added: Any) -> None:
+    with pytest.raises(ConfigError, match=r"type 'Cube' is unknown; use one of .*PointTower.*or import first what defines it"):
+        from_json({**to_json(added.PointTower()), "type": "Cube"}, Tower)
+    with pytest.raises(ConfigError, match=r"config: evals.spread: there is no tower 'dots'; towers: points, text"):
+        check(replace(recipe(added), evals={"spread": added.Spread("clouds:12", "dots")}))
