@@ -9,7 +9,8 @@ LAION-400M at 96 pixels and 8 tokens, in batches of 32,768 at 1.02e-3, then 131 
 batches of 7,168 at 2.24e-5. Texts are cut behind their first tokens, where the paper's choose words by their part of speech; the
 positions of these tokens are kept in the last stage. It is compiled, not trained.
 
-clipart is configs/clipart.py whose first stage sees 32 pixels and 16 tokens, all patches of them.
+clipart is configs/clipart.py whose first stage sees 32 pixels and 16 tokens, all patches of them, and shapes is
+configs/quickstart.py whose first stage sees 16 pixels.
 """
 
 from typing import Literal
@@ -17,10 +18,12 @@ from typing import Literal
 from jclip.config import Augment, Config, Stage, architecture, beside, replace_each
 
 
-def get_config(form: Literal["clipart", "large"] = "large", data: str = "/data/train-{00000..41407}.tar") -> Config:
+def get_config(form: Literal["shapes", "clipart", "large"] = "large", data: str = "") -> Config:
     """The recipe; form and data are those of configs/plain.py."""
     config = beside(__file__, "plain.py", form=form, data=data)
     changes: dict[str, object] = {"init_from.text_positions": "extend"}
+    if form == "shapes":
+        return replace_each(config, changes | {"stages": {"small": Stage("600", image_size=16)}, "duration": "300"})
     if form == "clipart":
         small = Stage("20ep", image_size=32, context_length=16, patch_dropout=0.0, lr=1e-3, warmup="60")
         changes |= {"stages": {"small": small}, "duration": "5ep", "optim.lr": 3e-4, "optim.warmup": "10"}
