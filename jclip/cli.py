@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | report | classify | caption | embed | data | convert | info | compile`.
+"""The command line: `jclip train | eval | report | classify | caption | embed | data | convert | info | inspect | compile`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jclip import __version__
 from jclip.arguments import OWNERS, add_model_options, image_size, model_options, writable
-from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, REPORT, TRAIN
+from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, REPORT, TRAIN
 
 if TYPE_CHECKING:
     from jclip.config import Config
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("train", "compile", "eval"):
+    if overrides and options.command not in ("train", "inspect", "compile", "eval"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"jclip {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,eval,report,classify,caption,embed,data,convert,info,compile}"
+        dest="command", required=True, metavar="{train,eval,report,classify,caption,embed,data,convert,info,inspect,compile}"
     )
     raw = argparse.RawDescriptionHelpFormatter
 
@@ -108,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(info)
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
+
+    inspect = commands.add_parser(
+        "inspect", help="what a recipe will do, as a page", description=INSPECT, formatter_class=raw, allow_abbrev=False
+    )
+    inspect.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    inspect.add_argument("--html", type=writable, default="inspect.html", metavar="FILE", help="the page (default: inspect.html)")
+    inspect.add_argument("--topology", metavar="NAME", help="the devices it is meant for, as in `jclip compile` (default: these)")
+    inspect.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of the loader's measurement (default: 5)")
+    inspect.set_defaults(run=_inspect)
 
     compile_ = commands.add_parser(
         "compile",
@@ -223,6 +232,16 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     keep_compiled()
     train.main(config, options.workdir, resume_from=options.resume_from)
     return 0
+
+
+def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip.config import load
+
+    _quiet()
+    config = load(options.recipe, overrides)
+    from jclip.report import inspect
+
+    inspect.main(config, options.recipe, options.html, options.topology, options.seconds)
 
 
 def _compile(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:

@@ -62,6 +62,16 @@ captions at a time and take the likeliest whole, which is slower by as much. An 
 go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
 """
 
+INSPECT = """Show what a recipe will do before it is trained: a page that needs no network and runs no script (extra: report).
+
+It has the first 16 examples of each view as the towers will see them, augmentation included; the learning rate by step; every
+parameter with its shape, sharding, weight decay, factor on the learning rate, and whether it is trained; operations and memory;
+and the rate of the loader on this machine. Every field of the configuration is an option, as in `jclip train`.
+
+  jclip inspect configs/quickstart.py                          inspect.html
+  jclip inspect configs/vit_b16.py --data "/data/{00000..00099}.tar" --topology v5e:4x4 --html runs/vit_b16.html
+"""
+
 COMPILE = """Compile the train step of a recipe ahead of time, without an accelerator, and say whether it fits.
 
 It prints parameters, bytes a device, what the devices send each other, floating-point operations and, of TPU slices, the time a

@@ -75,6 +75,7 @@ def test_every_command_of_jclip_is_shown() -> None:
         "convert",
         "info",
         "compile",
+        "inspect",
         "data",
     }
 

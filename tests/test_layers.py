@@ -62,6 +62,7 @@ SAME_STOREY = {
     ("classify", "inference"),
     ("embed", "inference"),
     ("sweep", "compile"),
+    ("report", "compile"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

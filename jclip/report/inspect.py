@@ -1,0 +1,225 @@
+"""`jclip inspect`: what a recipe will do, as one page before it is trained."""
+
+import base64
+import io
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+
+from jclip.compile import trained_flops
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower, check, make_plans, stage_configs
+from jclip.data import Batch, Source, detokenize, make_run_loader, open_source
+from jclip.data.caches import write_atomically
+from jclip.memory import share, size_text
+from jclip.optim import lr_factors, make_schedule, split
+from jclip.program import Program, make_program
+from jclip.report.numbers import Table, number
+from jclip.sharding import make_mesh
+from jclip.topology import Topology, describe
+from jclip.tree import flatten, match_rules
+
+EXAMPLES = 16
+"""Rows of the first batch that are shown."""
+
+CURVE_POINTS = 400
+"""Steps at which the learning rate is drawn."""
+
+
+class Picture(NamedTuple):
+    """An input of a tower, as a page shows it."""
+
+    src: str
+    """Data URL of a PNG; empty where the input is no image."""
+    text: str
+    """Words of a text, or shape and dtype of what is neither."""
+
+
+class Stage(NamedTuple):
+    """A part of the run, as the page shows it."""
+
+    name: str
+    facts: list[tuple[str, str]]
+    parameters: Table
+    views: dict[str, list[Picture]]
+    keys: list[str]
+    problems: list[str]
+
+
+def main(config: Config, title: str, html: str | Path, topology: str | None = None, seconds: float = 5.0) -> Path:
+    """Writes the page and says where.
+
+    Args:
+        config: of the run.
+        title: of the page, such as the recipe's path.
+        html: the page to write; one that is there is replaced at once.
+        topology: the devices the run is meant for, as in `jclip compile`; None: those of this machine.
+        seconds: for which the loader's rate is measured.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigError: the configuration contradicts itself or does not fit the devices, or the extra is missing.
+        SourceError: the data cannot be opened, or none of it can be read.
+    """
+    out, console = Path(html), Console(stderr=True, highlight=False)
+    if out.is_dir():
+        raise ConfigError(f"inspect: {out} is a folder; name a file, such as {out / 'inspect.html'}")
+    if not 0 < seconds < 3600:
+        raise ConfigError(f"inspect: --seconds {seconds} must be above 0 and below an hour")
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        from jclip.report.plots import Series, line_plot
+    except ImportError as error:
+        raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
+    slice_, parts = describe(topology), stage_configs(config)
+    for part in reversed(parts):  # the whole first, whose messages name the stage
+        check(part, devices=len(slice_.devices))
+    with console.status("reading the data, and counting"):
+        source = open_source(config.data.source)
+        plans = make_plans(config, len(source))
+        names = [*config.stages, "the last stage" if config.stages else ""]
+        stages = [_stage(name, part, plan, source, slice_) for name, part, plan in zip(names, parts, plans, strict=True)]
+    with console.status("measuring the loader"):
+        rate = loader_rate(parts[-1], source, seconds)
+    steps, rates = learning_rates(parts, plans)
+    here = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template("inspect.html").render(
+        title=title,
+        css=Markup((here / "page.css").read_text(encoding="utf-8")),  # ours, not a file's
+        facts=_run_facts(config, plans, source, slice_, rate),
+        curve=line_plot([Series(0, steps, rates)], title="learning rate", x_name="step"),
+        stages=stages,
+    )
+    write_atomically(out, lambda path: path.write_text(page.lstrip() + "\n", encoding="utf-8", newline="\n"))
+    print(f"wrote {out}: {plans[-1].total:,} steps, {len(stages[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB")
+    return out
+
+
+def learning_rates(parts: list[Config], plans: list[Plan]) -> tuple[list[float], list[float]]:
+    """Steps of the run, evenly spread, and the learning rate of the update that follows each; its ends and borders are among
+    them."""
+    steps, rates = list[float](), list[float]()
+    for part, plan in zip(parts, plans, strict=True):
+        schedule = make_schedule(part.optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
+        count = min(plan.length, max(2, CURVE_POINTS // len(parts)))
+        inner = np.unique(np.linspace(0, plan.length - 1, count).round().astype(int))
+        steps += [float(plan.first + step) for step in inner]
+        rates += [float(schedule(int(step))) for step in inner]
+    return steps, rates
+
+
+def loader_rate(config: Config, source: Source, seconds: float) -> float:
+    """Examples a second that the loader of this host hands over, after its first batch."""
+    with make_run_loader(config, source) as loader:
+        next(loader)
+        began = now = time.perf_counter()
+        batches = 0
+        while now - began < seconds or not batches:
+            next(loader)
+            batches, now = batches + 1, time.perf_counter()
+    return batches * config.batch_size / (now - began)
+
+
+def _run_facts(config: Config, plans: list[Plan], source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
+    seen = plans[-1].skipped + plans[-1].length * config.batch_size
+    return [
+        ("data", f"{config.data.source}: {len(source):,} examples"),
+        ("run", f"{plans[-1].total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
+        ("optimizer", f"{config.optim.method}, weight decay {config.optim.weight_decay:g}, schedule {config.optim.schedule}"),
+        ("devices", f"{len(slice_.devices)} x {slice_.devices[0].device_kind}"),
+        ("loader, this machine", f"{rate:,.0f} examples/s with {config.data.workers or 'no'} worker processes"),
+    ]
+
+
+def _stage(name: str, config: Config, plan: Plan, source: Source, slice_: Topology) -> Stage:
+    mesh = make_mesh(config.mesh, slice_.devices)
+    program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
+    batch = first_rows(config, plan, source)
+    views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
+    return Stage(name, _facts(config, plan, program), parameters(config, program), views, batch.keys, batch.problems)
+
+
+def _facts(config: Config, plan: Plan, program: Program) -> list[tuple[str, str]]:
+    flops = trained_flops(config)
+    parts = {name: share(part) for name, part in program.parts().items()}
+    return [
+        ("steps", f"{plan.length:,}, of which {plan.warmup:,} warm up"),
+        ("batch", f"{config.batch_size:,} examples, {config.batch_size // program.mesh.size:,} a device"),
+        ("inputs", ", ".join(f"{tower} {_shape(*how.input())}" for tower, how in config.model.towers.items())),
+        ("operations", f"{flops:.3e} a step, {flops / program.mesh.size:.3e} a device"),
+        *((f"{name}, a device", size_text(size)) for name, size in parts.items()),
+        ("together", f"{size_text(sum(parts.values()))} a device, activations not counted: jclip compile counts all"),
+    ]
+
+
+def parameters(config: Config, program: Program) -> Table:
+    """Every array: its shape and numbers, sharding, weight decay, learning rates and whether it is trained."""
+    params = program.state.params
+    trained, _ = split(config.optim, params)
+    decays, factors = flatten(match_rules(params, config.optim.weight_decay_rules)), flatten(lr_factors(config.optim, params))
+    learned = flatten(trained).keys()
+
+    def row(path: str, leaf: Any) -> list[str]:
+        spec = ", ".join(str(axis) if axis is not None else "-" for axis in leaf.sharding.spec)
+        decay = number(config.optim.weight_decay * decays[path]) if path in learned else "-"
+        factor = _factor(factors[path]) if path in learned else "-"
+        shape = " x ".join(map(str, leaf.shape)) or "scalar"
+        return [path, shape, number(leaf.size), spec or "whole", decay, factor, "trained" if path in learned else "frozen"]
+
+    rows = [row(path, leaf) for path, leaf in flatten(params).items()]
+    return Table(["parameter", "shape", "numbers", "sharded over", "weight decay", "rate times", ""], rows)
+
+
+def _factor(factor: Any) -> str:
+    """A factor, or the first and the last of a stack's."""
+    values = np.ravel(np.asarray(factor, np.float64))
+    return number(float(values[0])) if len(set(values.tolist())) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"
+
+
+def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
+    """The first EXAMPLES rows that training will see in this stage, of this host."""
+    with make_run_loader(config, source, skipped=plan.skipped) as loader:
+        batches = list(itertools.islice(loader, math.ceil(EXAMPLES / config.batch_size)))
+    arrays = {view: np.concatenate([batch.arrays[view] for batch in batches])[:EXAMPLES] for view in batches[0].arrays}
+    return Batch(arrays, list(_joined(batches, "keys"))[:EXAMPLES], list(_joined(batches, "problems")))
+
+
+def _joined(batches: list[Batch], field: str) -> Iterator[str]:
+    return itertools.chain.from_iterable(getattr(batch, field) for batch in batches)
+
+
+def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
+    """Inputs of a tower as a page shows them: images as they are, texts as the words that are left of them."""
+    if not view.stored and isinstance(view.seen_by, ImageTower):
+        return [Picture(_png(pixels), "") for pixels in rows]
+    if not view.stored and isinstance(view.seen_by, TextTower):
+        tower = view.seen_by
+        try:
+            texts = detokenize(tower, rows)
+        except AssertionError:  # a tokenizer that starts or ends no text, whose ids say no words by themselves
+            texts = [" ".join(map(str, ids)) for ids in rows]
+        counts = [f"{np.sum(ids != tower.tokenizer.pad_id)} of {tower.context_length} tokens" for ids in rows]
+        return [Picture("", f"{text} ({count})") for text, count in zip(texts, counts, strict=True)]
+    return [Picture("", _shape(row.shape, str(row.dtype))) for row in rows]
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _shape(shape: tuple[int, ...], dtype: str) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]"
