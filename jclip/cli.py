@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
     )
     train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
+    train.add_argument("--quiet", action="store_true", help="show nothing but errors; metrics.jsonl has all")
     train.set_defaults(run=lambda options, overrides: _train(options, overrides, train))
 
     _add_eval(commands.add_parser("eval", help="evaluate a model", description=EVAL, formatter_class=raw, allow_abbrev=False))
@@ -230,7 +232,8 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     join_processes()  # first: what one process cannot read ends the others too
     config = together(read)
     keep_compiled()
-    train.main(config, options.workdir, resume_from=options.resume_from)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if options.quiet else nullcontext():
+        train.main(config, options.workdir, resume_from=options.resume_from)
     return 0
 
 

@@ -16,7 +16,7 @@ from jclip.optim import split
 from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
 from jclip.state import param_shapes
-from jclip.step import step_flops
+from jclip.step import trained_flops
 from jclip.topology import Chip, describe
 from jclip.tree import flatten
 
@@ -77,13 +77,6 @@ def _compile(config: Config, topology: str | None) -> bool:
     if not fits:
         console.print(_consumers(program, config, count), markup=False)
     return fits
-
-
-def trained_flops(config: Config) -> int:
-    """Floating-point operations of a step, of which frozen towers have no backward pass."""
-    trained = flatten(split(config.optim, param_shapes(config))[0])
-    parts = {name: (f"{name}/", f"{name}_projection/") for name in config.model.towers}
-    return step_flops(config, [name for name, part in parts.items() if not any(path.startswith(part) for path in trained)])
 
 
 def _needs(found: Estimate) -> Table:

@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, the terminal, TensorBoard; and the clock that measures the speed."""
+"""Where numbers go: metrics.jsonl, the terminal, TensorBoard."""
 
 import errno
 import importlib.util
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from jclip.clock import Clock
 from jclip.files import read_whole
 
 Values = Mapping[str, float]
@@ -163,13 +164,14 @@ class Terminal:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss [cyan]{task.fields[loss]:.4f}"),
-            TextColumn("[green]{task.fields[speed]:,.0f} examples/s"),
+            TextColumn("[green]{task.fields[speed]:,.0f} examples/s{task.fields[mfu]}"),
             TextColumn("data wait {task.fields[wait]:.0%}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("train", total=total_steps, completed=start, loss=float("nan"), speed=0.0, wait=0.0)
+        shown: dict[str, Any] = {"loss": float("nan"), "speed": 0.0, "wait": 0.0, "mfu": ""}
+        self._task = self._progress.add_task("train", total=total_steps, completed=start, **shown)
         self._progress.start()
 
     def say(self, message: str) -> None:
@@ -183,9 +185,11 @@ class Terminal:
         except OSError:
             self.console.quiet = True
 
-    def advance(self, step: int, loss: float, examples_per_second: float, data_wait: float = 0.0) -> None:
-        """Moves the bar."""
-        self._progress.update(self._task, completed=step, loss=loss, speed=examples_per_second, wait=data_wait)
+    def advance(self, step: int, loss: float, speed: Mapping[str, float]) -> None:
+        """Moves the bar; `speed` as a Clock reads it."""
+        mfu = f", MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
+        rate, wait = speed["examples_per_second"], speed["data_wait"]
+        self._progress.update(self._task, completed=step, loss=loss, speed=rate, wait=wait, mfu=mfu)
 
     def write(self, step: int, values: Values) -> None:
         """A training line (only where there is no bar), or a table of results."""
@@ -193,9 +197,10 @@ class Terminal:
             self._print(results_table(f"step {step:,} of {self._total:,}", values))
         elif not self.console.is_terminal:
             eta, wait = values.get("seconds_left", float("nan")), values.get("data_wait", 0.0)
+            mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""
             self.say(
                 f"step {step:>6,}/{self._total:,}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-                f"{values['examples_per_second']:,.0f} examples/s  data wait {wait:.0%}  {_minutes(eta)} left"
+                f"{values['examples_per_second']:,.0f} examples/s  {mfu}data wait {wait:.0%}  {_minutes(eta)} left"
             )
 
     def close(self) -> None:
@@ -219,36 +224,6 @@ def _minutes(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
-
-
-class Clock:
-    """Examples a second, the share of time in which there was no data, and the time left; what is not training is left out."""
-
-    def __init__(self, batch_size: int, total_steps: int, start: int = 0) -> None:
-        self._batch_size, self._total = batch_size, total_steps
-        self._step, self._since = start, time.perf_counter()
-        self._paused = self._waited = 0.0
-
-    def wait(self, seconds: float) -> None:
-        """Time in which the device had nothing to do but wait for data."""
-        self._waited += seconds
-
-    def exclude(self, seconds: float) -> None:
-        """Time that went into something other than training, such as an evaluation."""
-        self._paused += seconds
-
-    def read(self, step: int) -> dict[str, float]:
-        """The speed since the last reading, of the steps since then."""
-        now = time.perf_counter()
-        elapsed = max(now - self._since - self._paused, 1e-9)
-        steps = max(step - self._step, 1)
-        waited = min(self._waited / elapsed, 1.0)
-        self._step, self._since, self._paused, self._waited = step, now, 0.0, 0.0
-        return {
-            "examples_per_second": steps * self._batch_size / elapsed,
-            "data_wait": waited,
-            "seconds_left": (self._total - step) * elapsed / steps,
-        }
 
 
 class _Finish:
@@ -349,7 +324,7 @@ class TrainLog:
             broken = self._sum_up(self.broken)
             counted = {"broken_examples": float(broken)} if broken else {}
             self._write(step, {**values, **self._speed, **counted})
-        self._terminal.advance(step, values["loss"], self._speed["examples_per_second"], self._speed["data_wait"])
+        self._terminal.advance(step, values["loss"], self._speed)
 
     def evaluation(self, step: int, results: Iterable[tuple[str, float]]) -> dict[str, float]:
         """Runs evaluations, writes what they yield, and keeps their time out of the training speed.

@@ -15,9 +15,10 @@ from jclip.digests import array_paths
 from jclip.models import Backend, Encoded, bucketed_views, fits_buckets, towers_flops
 from jclip.objectives import Metrics, Params, Part, make_objective
 from jclip.optim import ema_decay, moving_average, split
+from jclip.peaks import peak_flops
 from jclip.sharding import join_rows, make_gather, replicated, split_rows
 from jclip.state import TrainState, make_towers, new_extra, param_shapes
-from jclip.tree import merge
+from jclip.tree import flatten, merge
 
 TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
@@ -157,6 +158,21 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
 def step_flops(config: Config, locked: Collection[str] = ()) -> int:
     """Floating-point operations of the matrix products of a train step, in which the `locked` towers are not trained."""
     return towers_flops(config, locked) + make_objective(config).flops()
+
+
+def trained_flops(config: Config) -> int:
+    """Floating-point operations of a step, of which frozen towers have no backward pass."""
+    trained = flatten(split(config.optim, param_shapes(config))[0])
+    parts = {name: (f"{name}/", f"{name}_projection/") for name in config.model.towers}
+    return step_flops(config, [name for name, part in parts.items() if not any(path.startswith(part) for path in trained)])
+
+
+def peak_steps(config: Config, mesh: Mesh) -> float | None:
+    """Steps a second at the peak rate of all devices; None where that is not known, or objectives that begin later change it."""
+    peak = peak_flops(mesh.devices.flat[0])
+    if peak is None or any(how.begin for how in config.objectives.values()):
+        return None
+    return peak * mesh.size / trained_flops(config)
 
 
 def non_finite(tree: Any, mesh: Mesh) -> list[str]:

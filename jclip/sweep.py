@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jclip import __version__
-from jclip.compile import trained_flops
 from jclip.config import Config, ConfigError, check
 from jclip.config.io import to_saved
 from jclip.data.caches import write_atomically
@@ -24,6 +23,7 @@ from jclip.estimate import OutOfMemoryError, estimate
 from jclip.memory import GIB
 from jclip.program import make_program
 from jclip.sharding import make_mesh
+from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 
 ATTENTION = "q+k+v+attention+out"

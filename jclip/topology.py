@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jclip.config import ConfigError
 from jclip.interconnect import Wires
 from jclip.memory import GIB, device_memory
+from jclip.peaks import PEAKS
 
 
 class Chip(NamedTuple):
@@ -38,9 +39,9 @@ class Chip(NamedTuple):
 # v5e, v5p and v6e), which give the links of a chip together, in both directions: 4, 6 and 4 of them with 400, 1,200 and 800 GB/s.
 # The sides that close are those of a pod of 16 x 16 (v5e, v6e) and of cubes of 4 x 4 x 4 (v5p): Austin et al. 2025, part 2.
 CHIPS = {
-    "v5e": Chip("v5litepod", 15.75, 197e12, 0.819e12, 1.5e9, 50e9, 16),
-    "v5p": Chip("v5p", 95.74, 459e12, 2.765e12, 1.75e9, 100e9, 4),
-    "v6e": Chip("v6e", 31.25, 918e12, 1.64e12, 1.75e9, 100e9, 16),
+    "v5e": Chip("v5litepod", 15.75, PEAKS["TPU v5 lite"], 0.819e12, 1.5e9, 50e9, 16),
+    "v5p": Chip("v5p", 95.74, PEAKS["TPU v5"], 2.765e12, 1.75e9, 100e9, 4),
+    "v6e": Chip("v6e", 31.25, PEAKS["TPU v6 lite"], 1.64e12, 1.75e9, 100e9, 16),
 }
 
 

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
+from jclip.clock import Clock
 from jclip.config import Config, ConfigError, Plan, check, make_plans, stage_configs, to_saved
 from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader, open_source
 from jclip.data.caches import write_atomically
@@ -24,7 +25,7 @@ from jclip.files import read_whole
 from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir, lock
 from jclip.memory import device_memory, require_memory
-from jclip.metrics import Clock, NonFiniteLoss, Terminal, TrainLog, open_writers
+from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
 from jclip.processes import (
     Refused,
     end_with_main_thread,
@@ -40,7 +41,7 @@ from jclip.resume import Start, choose, find_start, lineage, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
-from jclip.step import non_finite
+from jclip.step import non_finite, peak_steps
 from jclip.weights import WeightsError
 
 
@@ -116,7 +117,7 @@ def _run_stage(
         record = {**record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
-            _make_log(config, plan, terminal, start, checkpoints) as log,
+            _make_log(config, plan, mesh, terminal, start, checkpoints) as log,
             _make_loader(config, source, plan, start.step) as loader,
             stop.listening(),
         ):
@@ -373,7 +374,7 @@ def _last_good(checkpoints: Checkpoints, step: int) -> str:
     return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
 
 
-def _make_log(config: Config, plan: Plan, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
+def _make_log(config: Config, plan: Plan, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     def last_good(step: int) -> str:
         found = _last_good(checkpoints, step - 1)
         if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
@@ -387,7 +388,7 @@ def _make_log(config: Config, plan: Plan, terminal: Terminal, start: Start, chec
         terminal,
         *(open_writers(workdir, terminal, first=start.first, start=start.step, every=every) if is_first() else []),
     ]
-    clock = Clock(config.batch_size, plan.total, start.step)
+    clock = Clock(config.batch_size, plan.total, start.step, peak_steps(config, mesh))
     return TrainLog(
         writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes
     )

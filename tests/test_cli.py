@@ -52,6 +52,24 @@ def test_help_of_a_recipe_shows_every_field_with_its_value(capsys: pytest.Captur
     assert "--evals.seen.source STR" in out
 
 
+def test_a_quiet_run_says_nothing_and_writes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--duration",
+        "2",
+        "--optim.warmup",
+        "1",
+        "--checkpoint.every",
+        "2",
+        "--evals",
+        "none",
+        "--checkpoint.best",
+        "None",
+    ]
+    assert exit_status(["train", RECIPE, "--workdir", str(tmp_path / "w"), "--quiet", *options]) == 0
+    assert capsys.readouterr().out == ""
+    assert len((tmp_path / "w" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_misspelt_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         cli.main(["train", RECIPE, "--workdir", "never", "--optim.learning-rate", "1"])

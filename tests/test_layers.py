@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jclip"
 LAYERS = (
     {"config"},
-    {"tree", "hlo", "files", "help", "arguments", "embedding"},
+    {"tree", "hlo", "files", "help", "arguments", "embedding", "clock"},
     {
         "models",
         "losses",
@@ -22,6 +22,7 @@ LAYERS = (
         "hlo_time",
         "interconnect",
         "memory",
+        "peaks",
         "digests",
         "keeping",
         "lock",
@@ -61,8 +62,6 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
-    ("sweep", "compile"),
-    ("report", "compile"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

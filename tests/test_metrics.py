@@ -1,5 +1,6 @@
 """Writers keep every number, once, also when a run was killed in the middle of a line."""
 
+import dataclasses
 import io
 import json
 import math
@@ -7,12 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
+from tiny import tiny_config
 
-from jclip.metrics import Clock, JsonlWriter, NonFiniteLoss, TensorBoardWriter, Terminal, TrainLog
+from jclip.clock import Clock
+from jclip.config import SimReg
+from jclip.metrics import JsonlWriter, NonFiniteLoss, TensorBoardWriter, Terminal, TrainLog
+from jclip.peaks import peak_flops
+from jclip.step import peak_steps, step_flops
 
 
 def test_lines_after_the_restored_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
@@ -91,7 +99,7 @@ def test_tensorboard_gets_every_scalar(tmp_path: Path) -> None:
 
 def test_the_speed_and_the_time_left_are_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("jclip.clock.time.perf_counter", lambda: now[0])
     clock = Clock(8, 100, start=10)
     clock.exclude(3.0)
     now[0] += 7.0  # 4 steps of 8 examples in 7 s, of which 3 were not training
@@ -100,9 +108,44 @@ def test_the_speed_and_the_time_left_are_of_training_alone(monkeypatch: pytest.M
     assert clock.read(15) == {"examples_per_second": 4.0, "data_wait": 0.0, "seconds_left": 170.0}
 
 
-def test_waiting_for_data_is_a_share_of_the_time_between_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utilization_is_a_share_of_the_steps_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    clock, out = Clock(8, 100, peak_steps=4.0), io.StringIO()
+    now[0] += 2.0
+    speed = clock.read(3)  # 1.5 of the 4 steps a second
+    assert speed["mfu"] == 0.375
+    Terminal(100, console=Console(file=out, width=200)).write(3, {"loss": 1.0, "lr": 1e-3, **speed})
+    assert "12 examples/s  MFU 37.5%  data wait 0%" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+        ("NVIDIA A10G", None),
+    ],
+)
+def test_the_peak_is_that_of_the_kind_of_device(kind: str, peak: float | None) -> None:
+    device: Any = SimpleNamespace(device_kind=kind)
+    assert peak_flops(device) == peak
+    config = tiny_config()
+    mesh: Any = SimpleNamespace(devices=np.array([device] * 4), size=4)
+    expected = None if peak is None else pytest.approx(4 * peak / step_flops(config))
+    assert peak_steps(config, mesh) == expected
+    late = dataclasses.replace(config, objectives={**config.objectives, "late": SimReg(begin=0.5)})
+    assert peak_steps(late, mesh) is None
+
+
+def test_waiting_for_data_is_a_share_of_the_time_between_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("jclip.clock.time.perf_counter", lambda: now[0])
     clock = Clock(8, 100)
     clock.wait(1.0)
     clock.wait(0.5)
@@ -115,7 +158,7 @@ def test_waiting_for_data_is_a_share_of_the_time_between_two_lines(monkeypatch: 
 
 def test_only_the_time_counts_in_which_the_device_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     now, computed = [0.0], threading.Event()
-    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("jclip.clock.time.perf_counter", lambda: now[0])
     monkeypatch.setattr("jclip.metrics.jax.block_until_ready", lambda arrays: computed.wait(10))
     values = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0}
     out = io.StringIO()
@@ -139,7 +182,7 @@ def test_only_the_time_counts_in_which_the_device_has_nothing_to_do(monkeypatch:
 
 def test_the_time_of_an_evaluation_is_none_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("jclip.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("jclip.clock.time.perf_counter", lambda: now[0])
     written: dict[int, dict[str, float]] = {}
 
     class Kept:

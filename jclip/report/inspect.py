@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.compile import trained_flops
 from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower, check, make_plans, stage_configs
 from jclip.data import Batch, Source, detokenize, make_run_loader, open_source
 from jclip.data.caches import write_atomically
@@ -24,6 +23,7 @@ from jclip.optim import lr_factors, make_schedule, split
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
 from jclip.sharding import make_mesh
+from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 from jclip.tree import flatten, match_rules
 

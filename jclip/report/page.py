@@ -56,7 +56,7 @@ def render(runs: Sequence[Results]) -> str:
         labels=labels,
         keys=[_key(i) for i in range(len(runs))],
         suites=suites,
-        training=training([run.training for run in runs], labels),
+        training=training([run.training for run in runs], labels, names),
         evaluations=[_evaluation(name, runs, labels) for name in names],
         described=[_flat({"towers": run.model.get("towers", {}), "versions": run.versions}) for run in runs],
     )

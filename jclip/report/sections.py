@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jclip.report.numbers import Table, better, generic_table, is_fraction, is_number, number, shade
@@ -222,15 +222,18 @@ def _other(found: Found, labels: Sequence[str]) -> list[Block]:
     ]
 
 
-def training(runs: Sequence[Sequence[Mapping[str, Any]]], labels: Sequence[str]) -> dict[str, Any] | None:
-    """The loss and every evaluated metric against the step.
+def training(
+    runs: Sequence[Sequence[Mapping[str, Any]]], labels: Sequence[str], evaluations: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """The loss and every evaluated metric against the step, by evaluation; of what is no curve the last value alone.
 
     Args:
         runs: of every model the lines of its metrics.jsonl.
         labels: the names of all models.
+        evaluations: names of evaluations.
     """
     names = _curves_of(runs)
-    plots, rows = [], []
+    groups, rows = dict[str, list[Plot]](), []
     for name in names:
         series = []
         for i, lines in enumerate(runs):
@@ -238,11 +241,21 @@ def training(runs: Sequence[Sequence[Mapping[str, Any]]], labels: Sequence[str])
             if points:
                 series.append(Series(i, [x for x, _ in points], [y for _, y in points]))
         percent = is_fraction(name, [y for one in series for y in one.y])
-        url = line_plot(series, title=name, x_name="step", percent=percent)
-        plots.append(Plot(url, f"{name} against the step; the last values are in the table below"))
+        if any(len(set(one.y)) > 1 for one in series):  # what never changes, or was measured once, is no curve
+            url = line_plot(series, title=name, x_name="step", percent=percent)
+            plot = Plot(url, f"{name} against the step; the last values are in the table below")
+            groups.setdefault(_group(name, evaluations), []).append(plot)
         rows.append([name, *(_last_and_best(name, one, percent) for one in _by_model(series, len(runs)))])
     table = Table(["metric", *labels], rows)
-    return {"plots": plots, "table": table, "models": [i for i, lines in enumerate(runs) if lines]} if plots else None
+    return {"groups": groups, "table": table, "models": [i for i, lines in enumerate(runs) if lines]} if rows else None
+
+
+def _group(name: str, evaluations: Collection[str]) -> str:
+    """The evaluation that a metric is of, by the longest of their names; else "loss", or what stands before its last "/"."""
+    if name.rpartition("/")[2] == "loss":
+        return "loss"
+    of = [one for one in evaluations if name.startswith(f"{one}/")]
+    return max(of, key=len, default=name.rpartition("/")[0])
 
 
 def _by_model(series: Sequence[Series], models: int) -> list[Series | None]:
