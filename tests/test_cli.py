@@ -53,18 +53,8 @@ def test_help_of_a_recipe_shows_every_field_with_its_value(capsys: pytest.Captur
 
 
 def test_a_quiet_run_says_nothing_and_writes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [
-        "--duration",
-        "2",
-        "--optim.warmup",
-        "1",
-        "--checkpoint.every",
-        "2",
-        "--evals",
-        "none",
-        "--checkpoint.best",
-        "None",
-    ]
+    options = ["--duration", "2", "--optim.warmup", "1", "--evals", "none"]
+    options += ["--checkpoint.every", "2", "--checkpoint.best", "None"]
     assert exit_status(["train", RECIPE, "--workdir", str(tmp_path / "w"), "--quiet", *options]) == 0
     assert capsys.readouterr().out == ""
     assert len((tmp_path / "w" / "metrics.jsonl").read_text().splitlines()) == 2
