@@ -44,7 +44,7 @@ class Captioner(NamedTuple):
         return tower
 
     def length(self, length: int | None) -> int:
-        """How many tokens a caption has at most, start and end of text among them.
+        """Largest number of tokens of a caption, start and end of text among them.
 
         Raises:
             ConfigError: the tower has not so many.
@@ -56,7 +56,7 @@ class Captioner(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How captions are looked for.
+    """Settings of the search for captions.
 
     Attributes:
         beams: how many unfinished captions are followed at a time; 1: the likeliest token each time (greedy).

@@ -33,7 +33,7 @@ DIGESTS = "digests"
 SCORES = "evaluations.json"
 
 UNFINISHED = ".orbax-checkpoint-tmp"
-"""In the name of a checkpoint that is being written; Orbax takes it off in one step."""
+"""Mark in the name of a checkpoint that is being written; Orbax takes it off in one step."""
 
 SHOWN = 5
 """Arrays that a message names."""
@@ -149,7 +149,7 @@ class Checkpoints:
             self._fail(step, error)
 
     def poll(self) -> str:
-        """Why a save has failed, once; "" where none has, or where it is still being written."""
+        """Reason why a save has failed, once; "" where none has, or where it is still being written."""
         if self._pending and self._pending[1].done():
             self._finish()
         problem, self._problem = self._problem, ""
@@ -285,7 +285,7 @@ class Checkpoints:
         return None
 
     def _has_digests(self, record: Mapping[str, Any], step: int) -> bool:
-        """Whether the jclip that saved it wrote digests: either trace of them shows, should one be damaged."""
+        """True where the jclip that saved it wrote digests: either trace of them shows, should one be damaged."""
         return "format" in record or (self.directory / str(step) / DIGESTS).exists()
 
     def _digests(self, step: int) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def _unreadable(error: BaseException) -> str:
-    """Which array could not be read, and why: what TensorStore says is the innermost of the errors that Orbax raises."""
+    """The array that could not be read, and why: what TensorStore says is the innermost of the errors that Orbax raises."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     name = re.search(r'"([^"/]+)/[^"]*" in OCDBT', str(error))

@@ -51,7 +51,7 @@ class CLIP:
     config: Model
     """The towers, with their preprocessing and tokenizers."""
     objectives: Mapping[str, Contrastive | Caption] = field(default_factory=dict)
-    """What has parameters beside the towers, by their names: a logit scale between two towers, or what writes captions."""
+    """Objectives with parameters beside the towers, by name: a logit scale between two towers, or a captioner."""
     mesh: Mesh | None = None
     """Devices over which rows of a batch are split. Without it, and with more than one device, attention is XLA's own: kernels of
     accelerators must be told which rows a device has."""
@@ -173,7 +173,7 @@ class CLIP:
 
     @property
     def captioners(self) -> dict[str, Caption]:
-        """What writes captions, by the name of its parameters."""
+        """Captioners by the name of their parameters."""
         return {name: how for name, how in self.objectives.items() if isinstance(how, Caption)}
 
     @cached_property

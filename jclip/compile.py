@@ -21,7 +21,7 @@ from jclip.topology import Chip, describe
 from jclip.tree import flatten
 
 SHOWN = 6
-"""How many of the largest consumers are named."""
+"""Number of the largest consumers that are named."""
 
 LIMITS = (
     "(computing alone by the compiler's own model: good for ratios, within some tens of percent; "

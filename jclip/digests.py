@@ -137,7 +137,7 @@ def _blocks(words: np.ndarray, strides: Sequence[int], first: int) -> Iterator[t
 
 
 def _everywhere(shardings: Iterable[Sharding]) -> NamedSharding | None:
-    """On all devices of the mesh, so that every process can read it; None where there is no mesh."""
+    """The digests on all devices of the mesh, so that every process can read them; None where there is no mesh."""
     return next((NamedSharding(s.mesh, PartitionSpec()) for s in shardings if isinstance(s, NamedSharding)), None)
 
 

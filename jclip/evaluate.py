@@ -57,7 +57,7 @@ def make_functions(
     max_pixels: int = MAX_PIXELS,
     captioners: Mapping[str, Caption] | None = None,
 ) -> Functions:
-    """How evaluators embed on a mesh.
+    """Functions with which evaluators embed on a mesh.
 
     Args:
         model: whose parameters will be given.
@@ -185,27 +185,27 @@ def _print(subject: "Subject", values: Mapping[str, float], as_json: bool) -> No
 
 
 def default_cache() -> Path:
-    """Where features are kept unless it is said."""
+    """Folder of features unless one is given."""
     return cache_folder("features")
 
 
 class Subject(NamedTuple):
-    """What is measured."""
+    """Model that is measured."""
 
     name: str
     model: Model
     params: Any
     mesh: DeviceMesh
     step: int | None = None
-    """Of a checkpoint."""
+    """Step of a checkpoint."""
     gather: Gather | None = None
     suite: Suite | None = None
-    """Of a run's own configuration."""
+    """Evaluations of a run's own configuration."""
     captioners: Mapping[str, Caption] = {}
-    """What writes captions, by the name of its parameters."""
+    """Captioners by the name of their parameters."""
 
     def header(self, suite: str, weights: Callable[[str], str]) -> dict[str, Any]:
-        """What a file of results says of it."""
+        """Facts of it in a file of results."""
         towers = {name: to_json(tower) for name, tower in self.model.towers.items()}
         found = hashlib.blake2b("".join(weights(name) for name in sorted(towers)).encode(), digest_size=16)
         model = {"name": self.name, "step": self.step, "weights": found.hexdigest(), "towers": towers}

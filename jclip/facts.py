@@ -26,7 +26,7 @@ SAMPLES = 16
 """Examples that are read for the fingerprint of a source, at equal distances."""
 
 BLOCKS, BLOCK = 16, 4096
-"""How many blocks of how many bytes are read of a file of weights, at equal distances."""
+"""Number and bytes of the blocks that are read of a file of weights, at equal distances."""
 
 SHOWN = 6
 """Differences that a message names."""

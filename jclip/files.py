@@ -29,5 +29,5 @@ def read_whole(path: str | Path, most: int | None = None) -> bytes:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether it is the workdir of a training run."""
+    """True for the workdir of a training run."""
     return (Path(path) / "checkpoints").is_dir()

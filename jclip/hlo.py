@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""Transfers of a compiled program between devices, read from its HLO text."""
 
 import re
 from collections import Counter
@@ -151,7 +151,7 @@ def computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def trips(line: str, blocks: dict[str, list[str]]) -> int:
-    """How often a loop runs: as the compiler says, or else the number that its condition compares with."""
+    """Runs of a loop: as the compiler says, or else the number that its condition compares with."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(found[1])
     condition = re.search(r"condition=(%[\w.-]+)", line)
@@ -189,7 +189,7 @@ def _result_sizes(result: str, kind: str, start: bool) -> dict[str, int]:
 
 
 def _elements(type_: str) -> list[str]:
-    """Of a tuple type such as "((f32[2], f32[3]), f32[4]{0:T(8)})", one level deep."""
+    """Parts of a tuple type such as "((f32[2], f32[3]), f32[4]{0:T(8)})", one level deep."""
     elements, depth = [""], 0
     for letter in type_.strip()[1:-1]:
         depth += (letter in "([{") - (letter in ")]}")

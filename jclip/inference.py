@@ -184,7 +184,7 @@ class Encoder(CLIP):
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
     ) -> list[str]:
-        """What the model writes of images, which are as in `embed_image`; in lower case where its tokenizer is so.
+        """Captions of images, which are as in `embed_image`; in lower case where the tokenizer is so.
 
         Args:
             images: one or many.
@@ -210,7 +210,7 @@ class Encoder(CLIP):
         return texts
 
     def captioner(self) -> "Captioner":
-        """What writes captions.
+        """The captioner.
 
         Raises:
             ConfigError: there is none, or several.
@@ -224,7 +224,7 @@ class Encoder(CLIP):
         return Captioner(name, how, self.config)
 
     def transform(self, tower: str, max_pixels: int = MAX_PIXELS) -> Transform:
-        """How an input of a tower is made where a model is used: files upright, empty texts allowed."""
+        """Transform of a tower's inputs where a model is used: files upright, empty texts allowed."""
         return eval_transform(self.config.towers[tower], max_pixels=max_pixels, upright=True, empty_texts=True)
 
     def features(self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> Embedding:
@@ -252,7 +252,7 @@ class Encoder(CLIP):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])
 
     def encode_rows(self, rows: dict[str, np.ndarray], batch_size: int) -> dict[str, Embedding]:
-        """What towers make of inputs that are transformed already, at most batch_size of them; the rest is padding."""
+        """Embeddings of inputs that are transformed already, at most batch_size of them; the rest is padding."""
         most = max(len(x) for x in rows.values())
         padded = {name: self._padded(x, batch_size, most) for name, x in rows.items()}
         encoded = jax.device_get(self._encode(self.params, to_global(padded, self.mesh)))

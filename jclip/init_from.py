@@ -25,7 +25,7 @@ FREE = ("image_size", "context_length", "dropout", "patch_dropout")
 
 
 class Source(NamedTuple):
-    """Where parameters come from; none of them has been read.
+    """Origin of parameters, none of which has been read.
 
     Attributes:
         name: path and kind, for messages.
@@ -142,7 +142,7 @@ def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
 
 
 def _check_model(config: Config, source: Source, loaded: set[str], wanted: set[str]) -> None:
-    """What is loaded must be computed as it was where it comes from."""
+    """Raises ConfigError where what is loaded would not be computed as it was where it comes from."""
     changes = []
     for name, tower in config.model.towers.items():
         there = source.model.towers.get(name)
@@ -191,7 +191,7 @@ def _on_host(array: Any, mesh: DeviceMesh) -> np.ndarray:
 
 
 def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """On the devices, each of which takes its share."""
+    """The arrays on the devices, each of which takes its share."""
     if isinstance(array, jax.Array):
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -1,4 +1,4 @@
-"""How long a collective takes on the wires between the chips of a TPU slice, by its bytes alone.
+"""Time of a collective on the wires between the chips of a TPU slice, by its bytes alone.
 
 A slice is a grid of chips, each with a link to its neighbours in either direction of every axis; a side that the pod closes is a
 ring. Collectives on such a grid are bound by what a chip must take in, through the links that it has towards the others:

@@ -137,7 +137,7 @@ def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[st
 
 
 def _this_process() -> dict[str, Any]:
-    """Who it is, and what tells a later process with the same number from it."""
+    """Identity of a process, with what tells a later one of the same number from it."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -157,7 +157,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When a process began, in ticks since the machine was started; "" where that cannot be known."""
+    """Start of a process, in ticks since the machine was started; "" where that cannot be known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

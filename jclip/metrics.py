@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, the terminal, TensorBoard."""
+"""Writers of metrics: metrics.jsonl, the terminal, TensorBoard."""
 
 import errno
 import importlib.util

@@ -19,7 +19,7 @@ STATISTICS = (r".*/(mean|var)", 0.0)
 """The rule before all others: means and variances of batch normalisation are kept as they came."""
 
 BEFORE_BLOCKS = r"(stem\d+|patch_embed|norm_pre)/.*|cls|pos_embed|token_embed"
-"""What of a transformer tower its blocks come after."""
+"""Parameters of a transformer tower that come before its blocks, as a regex."""
 
 
 def make_schedule(config: Optim, *, warmup_steps: int, total_steps: int, cooldown_steps: int = 0) -> optax.Schedule:
@@ -46,7 +46,7 @@ def make_schedule(config: Optim, *, warmup_steps: int, total_steps: int, cooldow
 
 
 def split(config: Optim, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a tree by parameters: (what is trained, what is frozen); `tree.merge` joins them again.
+    """The trained and the frozen part of a tree by parameters; `tree.merge` joins them again.
 
     Frozen is what lr_rules give the factor 0, and the statistics of batch normalisation always.
 

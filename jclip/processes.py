@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 T = TypeVar("T")
 
 OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED")
-"""How errors of JAX begin that have nothing to do with other processes."""
+"""Beginnings of JAX's errors that have nothing to do with other processes."""
 
 
 class LostProcess(RuntimeError):
@@ -60,7 +60,7 @@ def join_processes() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """True in the process that writes."""
     return jax.process_index() == 0
 
 
@@ -70,7 +70,7 @@ def sum_over_processes(count: int) -> int:
 
 
 def same_everywhere(number: int) -> bool:
-    """Whether all processes say the same number; every one has to call it."""
+    """True where all processes say the same number; every one has to call it."""
     return jax.process_count() == 1 or len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
 
 
@@ -107,7 +107,7 @@ def together(function: Callable[[], T]) -> T:
 
 
 def _said(problem: BaseException) -> str:
-    """What others are told of an error."""
+    """An error as others are told of it."""
     if isinstance(problem, SystemExit):
         return "its command line, or its recipe, asks it to exit; it has said why"
     return f"{type(problem).__name__}: {problem}"

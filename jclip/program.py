@@ -33,7 +33,7 @@ class Phase(NamedTuple):
     train_step: Any
 
     def views_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch this phase needs."""
+        """Views of a batch that this phase needs."""
         return {view: batch[view] for view in self.views}
 
 

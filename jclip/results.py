@@ -22,7 +22,7 @@ from jclip.eval.cache import digest
 from jclip.files import read_whole
 
 FORMAT = "jclip results 1"
-"""Of the file; `jclip report` reads this one."""
+"""Format of the file; `jclip report` reads this one."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Results:
     """Results by name, written to a file after each. What the file has is not computed again, if all it depends on is equal."""
 
     header: Mapping[str, Any]
-    """What the file says beside the results: model, versions, devices."""
+    """Facts beside the results: model, versions, devices."""
     weights: Callable[[str], str]
     """A tower's name -> the digest of its parameters."""
     path: Path | None = None
     """The file; None: nothing is kept."""
     gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
-    """As in Functions: hosts agree on what they compute."""
+    """See Functions: hosts agree on what they compute."""
     host: int = 0
     """Only the first writes."""
     _found: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _is_results(content: Any) -> bool:
-    """Whether all that going on reads of a file of results is there."""
+    """True where all that going on reads of a file of results is there."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return False
     model, results = content.get("model"), content.get("results")

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, the shardings of parameters and batches, and host batches made global."""
+"""Places of arrays: the mesh, the shardings of parameters and batches, and host batches made global."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

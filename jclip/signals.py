@@ -18,7 +18,7 @@ class Stopped(BaseException):
 
 
 class StopSignal:
-    """Whether the run has been told to stop.
+    """The signal that tells a run to stop.
 
     Of several processes one signal to one of them stops all, after the same step or batch: each asks as often as the others.
     """
@@ -43,7 +43,7 @@ class StopSignal:
             raise Stopped
 
     def after_step(self, step: int) -> bool:
-        """Whether to stop after a step; every process asks after every step."""
+        """True where the run is to stop after a step; every process asks after every step."""
         if self._alone:
             return self._received > 0
         return step % ASK_EVERY == 0 and self._add_up(self._received) > 0

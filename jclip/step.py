@@ -98,7 +98,7 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
     taught = [view for view in seen_views if inputs[view].tower in teachers]
 
     def see(params: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> tuple[Any, Any]:
-        """Of some rows ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
+        """Some rows -> ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
 
         def encode(params: Params, views: Sequence[str]) -> Mapping[str, Encoded]:
             encoded: Mapping[str, Encoded] = towers.apply({"params": params}, {view: batch[view] for view in views})

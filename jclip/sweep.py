@@ -27,10 +27,10 @@ from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 
 ATTENTION = "q+k+v+attention+out"
-"""What of a block is dear to compute and cheap to keep, other than the inside of its MLP."""
+"""Results of a block that are dear to compute and cheap to keep, other than the inside of its MLP."""
 
 WIDTH = 240
-"""Of a table in a file, in letters."""
+"""Width of a table in a file, in letters."""
 
 LEGEND = (
     "(pairs/s and MFU with the transfers, as if none ran beside the computing; see `jclip compile --help` for what the times are)"

@@ -240,7 +240,7 @@ def _finish(run: Run, start: int, done: int, state: TrainState) -> None:
 
 
 def _on_any(condition: bool) -> bool:
-    """Whether it holds on any process; every one has to call it."""
+    """True where it holds on any process; every one has to call it."""
     return sum_over_processes(int(condition)) > 0
 
 

@@ -22,7 +22,7 @@ GEMMA = Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=0)
 """Tokenizers without their vocabularies, which --model.towers.text.tokenizer.file gives."""
 
 ONE_WORD = {"causal": False, "pool": "last"}
-"""What SigLIP and CLIPA read of a text: its last position, which sees all others."""
+"""Pooling of SigLIP's and CLIPA's texts: the last position, which sees all others."""
 
 SIGLIP_SIZES: dict[str, tuple[Size, float]] = {
     "B": ((768, 12, 12), 4.0),

@@ -20,7 +20,7 @@ class Length:
     """Requirements of a duration, stated in the type of its field as a `Range` is."""
 
     of_run: bool = True
-    """Whether a percentage of the run is allowed."""
+    """True: a percentage of the run is allowed."""
     least: int = 1
     """Steps; 0 where the duration may be none at all."""
 
@@ -104,7 +104,7 @@ class Plan:
         return [name for name, every in self.eval_every.items() if step % every == 0 or step == self.total]
 
     def due_checkpoint(self, step: int) -> bool:
-        """Whether to save after `step` updates."""
+        """True where a checkpoint is due after `step` updates."""
         return step % self.checkpoint_every == 0 or step == self.total
 
 

@@ -17,7 +17,7 @@ Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 
 @dataclass(frozen=True)
 class Labels:
-    """Where labels are, and what the classes are called.
+    """Place of the labels in an example, and names of the classes.
 
     In a tuple of names, "file:PATH" stands for the lines of a file.
     """
@@ -28,7 +28,7 @@ class Labels:
     classes: tuple[str, ...] = ()
     """The classes, in the order of the labels; empty: the source's own."""
     names: tuple[str, ...] = ()
-    """What prompts and tables call the classes, in the same order; empty: as `classes` does."""
+    """Names of the classes in prompts and tables, in the same order; empty: those of `classes`."""
     only: tuple[str, ...] = ()
     """Label mask: the classes that are candidates (ImageNet-R: 200 of 1,000); empty: all. Examples of the others are left
     out, and counted."""
@@ -37,7 +37,7 @@ class Labels:
     form; only where no name matches and there are equally many, they match by position, which is logged and counted. position:
     class i of every source is class i of `classes`."""
     others: Literal["error", "leave_out"] = "error"
-    """What becomes of an example whose label is none of `classes`: an error, or left out, and counted."""
+    """Treatment of an example whose label is none of `classes`: an error, or left out, and counted."""
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
@@ -50,7 +50,7 @@ class Evaluation(Kind):
     """Base of the dataclasses of evaluations."""
 
     fields: Mapping[str, str]
-    """Where a tower finds its input in an example, where that is not its own name."""
+    """Fields of an example by tower, where they are not the tower's own name."""
     every: Duration
     """Time between evaluations in training."""
 
@@ -149,8 +149,8 @@ class Retrieval(Evaluation):
     b: str = "text"
     """Name of the other."""
     equal: Literal["right", "wrong"] = "right"
-    """Whether a text that equals one of an image's own, but belongs to another image, is a right answer. wrong: as in papers on
-    COCO and Flickr30k; of two equal texts then at most one can be found first, and ties count as lost."""
+    """Treatment of a text that equals one of an image's own, but belongs to another image. right: it is a right answer. wrong: as
+    in papers on COCO and Flickr30k; of two equal texts then at most one can be found first, and ties count as lost."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Like data.fields, for this source. A text tower's field may hold several texts; without an entry it is `captions` where the
     source has that field."""
@@ -187,19 +187,19 @@ class LinearProbe(OfLabels):
     validation: str = ""
     """Labelled examples that the searches choose by; empty: a fifth of each class of `train`."""
     labels: Labels = Labels()
-    """Of all these sources."""
+    """Labels of all these sources."""
     metric: Literal["accuracy", "mean_per_class", "map11", "roc_auc"] = "accuracy"
     """The data set's own, which the searches choose by. map11, the mean average precision at 11 recalls (VOC 2007), and roc_auc
     are for several labels an example too."""
     tower: str = "image"
     """Tower whose output is probed: `pooled`, before the projection, or for clip_benchmark the unit vectors."""
     l2: Penalty = 1e-3
-    """For logistic: penalty on the squared weights, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
+    """Penalty on the squared weights, for logistic, added to the mean cross-entropy as l2/2 |W|^2; the intercept is free."""
     seed: Seed = 0
-    """Of the split of `train`, and of the order in which AdamW sees the examples."""
+    """Seed of the split of `train`, and of the order in which AdamW sees the examples."""
     precise: bool = False
-    """For logistic and openai: end in f64, which brings probabilities of examples far from those fitted to within 1e-4 of the
-    optimum's where the penalty is weak; slow on a TPU."""
+    """Precise end of logistic and openai in f64, which brings probabilities of examples far from those fitted to within 1e-4 of
+    the optimum's where the penalty is weak; slow on a TPU."""
     save: str = ""
     """File the probe is written to (safetensors; `jclip.eval.load_probe`, `jclip classify --probe`); empty: none."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -233,9 +233,9 @@ class FewShot(OfLabels):
     seeds: Count = 3
     """Number of samples for each k; the sample of a smaller k is part of that of a larger one."""
     l2: Penalty = 1e-3
-    """As in LinearProbe."""
+    """See LinearProbe."""
     labels: Labels = Labels()
-    """Of both sources."""
+    """Labels of both sources."""
     tower: str = "image"
     """Tower whose `pooled` output is probed."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -260,9 +260,9 @@ class NearestNeighbours(OfLabels):
     k: Count = 20
     """Number of neighbours."""
     temperature: Annotated[float, Range(least=1e-3, most=1e6)] | None = 0.07
-    """Of the votes; None: every neighbour has one vote."""
+    """Temperature of the votes; None: every neighbour has one vote."""
     labels: Labels = Labels()
-    """Of both sources."""
+    """Labels of both sources."""
     tower: str = "image"
     """Tower whose unit vectors are compared."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -282,16 +282,16 @@ class Robustness(OfPrompts):
     shifted: Mapping[str, str]
     """Labelled examples of other kinds, by the name they have in the table."""
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By the name of a set: the classes that are candidates there. A set whose source names fewer classes needs none: these are
+    """Classes that are candidates, by the name of a set. A set whose source names fewer classes needs none: these are
     its candidates (ImageNet-R and -A: 200 of 1,000)."""
     baselines: Mapping[str, Mapping[str, Annotated[float, Range(least=0, most=1)]]] = field(default_factory=dict)
     """Published accuracies, 0 to 1, by the name of a supervised model and by set, "clean" included; they join the probe."""
     l2: Penalty = 1e-3
-    """Of the probe, as in LinearProbe."""
+    """Penalty of the probe; see LinearProbe."""
     labels: Labels = Labels()
-    """Of all these sources; classes that are not given are those of `clean`."""
+    """Labels of all these sources; classes that are not given are those of `clean`."""
     templates: tuple[str, ...] = ()
-    """As in ZeroShot, where empty means the clean source's own."""
+    """Prompts, as in ZeroShot; empty: the clean source's own."""
     image: str = "image"
     """Tower that embeds the examples."""
     text: str = "text"
@@ -322,7 +322,7 @@ class Robustness(OfPrompts):
 
 @dataclass(frozen=True)
 class Choice(OfPrompts):
-    """Which caption belongs to which image of an example, where the others differ by a word or by their order (SugarCrepe,
+    """Choice of the caption that belongs to an image, where the others differ by a word or by their order (SugarCrepe,
     Winoground): a right pair has to be strictly nearer than every wrong one."""
 
     source: str
@@ -332,7 +332,7 @@ class Choice(OfPrompts):
     text: str = "text"
     """Tower that embeds the captions."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """By tower: the field of its inputs, where it is not `images` or `captions`."""
+    """Fields of the inputs by tower, where they are not `images` and `captions`."""
     every: Duration = "100%"
     """Time between evaluations in training. All are run at the end."""
 
@@ -392,7 +392,7 @@ class Suite:
     """Evaluations of one model, as `jclip eval MODEL --suite FILE.py` runs them."""
 
     evals: Mapping[str, Evaluation]
-    """By name, in order; the name is the prefix of the metrics."""
+    """Evaluations by name, in order; the name is the prefix of the metrics."""
     batch_size: Count = 256
     """Examples in the global batch; no result depends on it."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000

@@ -34,7 +34,7 @@ def to_saved(config: Any) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """What differs between two configurations, such as "optim.lr: 0.001 -> 0.0003"."""
+    """Differences between two configurations, such as "optim.lr: 0.001 -> 0.0003"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         pairs = [(f"{at}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
@@ -122,7 +122,7 @@ def _parse_kind(data: Any, by_name: Mapping[str, Any], at: str) -> Any:
 
 
 def _parse_first(data: Any, members: tuple[Any, ...], at: str) -> Any:
-    """As the first member that it is one of."""
+    """The data as the first member that fits."""
     problems = []
     for member in members:
         try:

@@ -15,7 +15,7 @@ class Kind:
 
 
 def is_open(hint: Any) -> bool:
-    """Whether a type is such a base."""
+    """True for such a base."""
     return isinstance(hint, type) and Kind in hint.__bases__
 
 

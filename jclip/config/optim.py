@@ -47,7 +47,8 @@ class Optim:
     lr_rules: tuple[tuple[str, Factor], ...] = ((r".*", 1.0),)
     """(regex on the parameter's path, factor on lr); first match counts. 0 freezes: no gradient, no optimizer state, no decay."""
     layer_decay: Mapping[str, Annotated[float, Range(above=0, most=1)]] = field(default_factory=dict)
-    """By tower: each block's lr is that of the block after it times this (Bao et al. 2022, BEiT); see `optim.lr_factors`."""
+    """Decay by tower: each block's lr is that of the block after it times this (Bao et al. 2022, BEiT); see
+    `optim.lr_factors`."""
     clip_norm: Annotated[float, Range(above=0)] | None = None
     """Largest global norm of the gradient of what is trained; None never clips."""
     ema: Annotated[float, Range(least=0, below=1)] | None = None

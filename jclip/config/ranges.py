@@ -108,7 +108,7 @@ def _union_problems(value: Any, members: tuple[Any, ...], at: str) -> Iterator[s
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether it is of a type without parts; an int is a float, and a bool is neither."""
+    """True where a value is of a type without parts; an int is a float, and a bool is neither."""
     if typing.get_origin(hint) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(hint))
     if hint in (int, float):

@@ -1,4 +1,4 @@
-"""Whether two towers compute the same: one answer for results, probes, and other libraries' models."""
+"""Comparison of what two towers compute: one answer for results, probes, and other libraries' models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ TRAINING = {"dropout", "patch_dropout"}
 
 
 def changed_towers(saved: Mapping[str, Any], towers: Mapping[str, Tower]) -> list[str]:
-    """In words, the fields in which towers differ from those that a file of results or of a probe was made with.
+    """Fields in words in which towers differ from those that a file of results or of a probe was made with.
 
     Args:
         saved: towers by name, as `to_json` writes them.
@@ -38,7 +38,7 @@ def _with_moved_file(before: Tower, now: Tower) -> Tower:
 
 
 def differences(name: str, ours: Tower, theirs: Tower) -> list[str]:
-    """In words, the fields in which towers of that name differ, as far as embeddings depend on them."""
+    """Fields in words in which towers of that name differ, as far as embeddings depend on them."""
     if type(ours) is not type(theirs):
         return [f"{name} is a {type(ours).__name__}, not a {type(theirs).__name__}"]
     ignored = TRAINING

@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on."""
+    """Training data."""
 
     source: str = "shapes:train"
     """shapes:SPLIT, webdataset:PATTERN, tfds:NAME[/CONFIG]:SPLIT or folder:DIR; `jclip train --help` explains each."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """Where a tower finds its input in an example, where that is not its own name: {"text": "json.title"}."""
+    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}."""
     augment: Augment = Augment()
     """Image augmentation."""
     text_augment: TextAugment = TextAugment()
@@ -49,9 +49,9 @@ class InitFrom:
     """Workdir of a training run, folder of weights of jclip, open_clip or Hugging Face, hf://ORG/NAME, or weight file; empty: all
     is random."""
     step: Annotated[int, Range(least=0)] | None = None
-    """Which checkpoint of a workdir; None: the last."""
+    """Checkpoint of a workdir, by its step; None: the last."""
     architecture: str | None = None
-    """Of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu"."""
+    """Architecture of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu"."""
     tokenizer: str | None = None
     """File of the vocabulary that an .npz of big_vision, or an architecture such as "ViT-B-16-SigLIP", leaves out."""
     rules: tuple[tuple[str, Literal["load", "scratch"]], ...] = ((r".*", "load"),)
@@ -77,7 +77,7 @@ class InitFrom:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How devices are arranged. The batch is split over all of them."""
+    """Arrangement of the devices. The batch is split over all of them."""
 
     data: Annotated[int, Range(least=-1)] = -1
     """Devices along the axis that replicates parameters; -1: all that remain."""
@@ -98,12 +98,12 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When training is saved."""
+    """Times at which training is saved, and what is kept."""
 
     every: Duration = "10%"
     """Time between checkpoints. The last step is always saved."""
     keep: Count = 3
-    """How many of the latest are kept."""
+    """Number of the latest checkpoints that are kept."""
     best: str | None = None
     """Metric of an evaluation, such as "clipart/retrieval/mean/recall@10"; the checkpoint where it is highest is kept too."""
 
@@ -135,27 +135,27 @@ class Config:
     """A whole run."""
 
     model: Model = Model()
-    """What is trained."""
+    """Towers, and how they compute."""
     data: Data = Data()
-    """What it is trained on."""
+    """Training data."""
     optim: Optim = Optim()
-    """How it is trained."""
+    """Optimizer and schedule."""
     init_from: InitFrom = InitFrom()
-    """What it starts from."""
+    """Parameters of the start."""
     views: Mapping[str, View] = field(default_factory=dict)
     """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
     objectives: Mapping[str, Family] = field(default_factory=lambda: {"image_text": Contrastive()})
-    """What is learned: a weighted sum of losses. The name is that of an objective's own parameters and metrics."""
+    """Objectives by name, a weighted sum of losses. The name is also that of an objective's own parameters and metrics."""
     mesh: Mesh = Mesh()
-    """Where it is trained."""
+    """Devices."""
     checkpoint: Checkpoint = Checkpoint()
-    """What is kept."""
+    """Checkpoints."""
     evals: Mapping[str, Evaluation] = field(default_factory=dict)
-    """How it is measured: evaluations by name; the name is the prefix of their metrics."""
+    """Evaluations by name; the name is the prefix of their metrics."""
     batch_size: Annotated[int, Range(least=2)] = 256
     """Examples in the global batch, which is also the number of candidates in the loss."""
     evaluate_ema: bool = False
-    """Whether evaluations, and all who load the run, use the moving average of optim.ema."""
+    """True: evaluations, and all who load the run, use the moving average of optim.ema."""
     eval_batch_size: Count = 256
     """Examples in the global batch of an evaluation; no result depends on it."""
     accumulate: Count = 1

@@ -34,7 +34,7 @@ Remat = Policy | tuple[Kept, ...]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes pixels; stored with the weights, because the weights are only good for it."""
+    """Preprocessing of images; stored with the weights, which are only good for it."""
 
     mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
     """Mean of each RGB channel, in units of 0 to 1 (default: OpenAI CLIP)."""
@@ -51,14 +51,14 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """How a text becomes token ids; stored with the weights, because the weights are only good for it."""
+    """Tokenization of texts; stored with the weights, which are only good for it."""
 
     kind: Literal["clip", "sentencepiece", "hugging_face"] = "clip"
     """clip: OpenAI's byte-pair encoding, 49,408 ids; sentencepiece and hugging_face read a vocabulary from `file`."""
     file: str = ""
     """A sentencepiece model, or a tokenizer.json."""
     sha256: str = ""
-    """Of that file, hexadecimal; another file is refused. Empty: any."""
+    """SHA-256 of `file`, hex; a different file is refused; empty accepts any."""
     clean: Literal["none", "whitespace", "lower", "canonicalize", "siglip", "siglip2"] = "lower"
     """whitespace: mend mojibake and HTML, single spaces; lower: also lower case; canonicalize: also no punctuation (open_clip).
     siglip, siglip2: as transformers' tokenizers of these names."""
@@ -97,7 +97,7 @@ class Tower(Kind):
     width: int
     """Size of a token."""
     projection: Projection
-    """To the shared space."""
+    """Projection to the shared space."""
 
     @property
     def pooled_width(self) -> int:
@@ -127,7 +127,7 @@ class ImageTower(Tower):
     image_size: ImageSize
     """Side of the square input, or (height, width), in pixels."""
     preprocess: Preprocess
-    """How images become pixels."""
+    """Preprocessing of images."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -144,7 +144,7 @@ class ImageTower(Tower):
         return (*self.size, 3), "uint8"
 
     def summary(self) -> Mapping[str, Any]:
-        """How pixels are made."""
+        """Preprocessing."""
         how = self.preprocess
         return {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
 
@@ -190,7 +190,7 @@ class VisionTower(ImageTower):
     crop: bool = False
     """Leave out the pixels right and below that fill no patch, where it does not divide (SigLIP: 384 pixels in patches of 14)."""
     patch_bias: bool = False
-    """Whether the embedding of a patch has a bias (SigLIP and the original ViT have it, CLIP does not)."""
+    """Bias of the patch embedding (SigLIP and the original ViT have it, CLIP does not)."""
     norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of every LayerNorm."""
     patch_dropout: Annotated[float, Range(least=0, below=1)] = 0.0
@@ -200,9 +200,9 @@ class VisionTower(ImageTower):
     layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
-    """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
+    """Projection to the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
     preprocess: Preprocess = Preprocess()
-    """How images become pixels."""
+    """Preprocessing of images."""
 
     @property
     def pooled_width(self) -> int:
@@ -255,9 +255,9 @@ class ResNetTower(ImageTower):
     heads: Size = 32
     """Attention heads of the pooling; divides width."""
     projection: Projection = "affine"
-    """To the shared space: linear, affine (with a bias), or none, where width is embed_dim."""
+    """Projection to the shared space: linear, affine (with a bias), or none, where width is embed_dim."""
     preprocess: Preprocess = Preprocess()
-    """How images become pixels."""
+    """Preprocessing of images."""
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -301,9 +301,9 @@ class TextTower(Tower):
     activation: Activation = "gelu"
     """gelu is the exact (erf) form; OpenAI's weights need quick_gelu."""
     causal: bool = True
-    """Whether a token sees only the tokens before it."""
+    """Causal attention: a token sees only the tokens before it."""
     mask_padding: bool = False
-    """Whether attention leaves out padding. Causal towers pooled at the end of text never see it; SigLIP's means to."""
+    """Padding mask: attention leaves out padding. Causal towers pooled at the end of text never see it; SigLIP's means to."""
     pool: Literal["eot", "last", "first", "mean", "map", "cls", "cls_legacy"] = "eot"
     """Pooling: at the end of text, the last or first position, mean of the real tokens, attention over them, or a class token
     that sees them all (CoCa); it is behind them, and the tokens of the tower are then those before its last norm. cls_legacy: as
@@ -315,18 +315,18 @@ class TextTower(Tower):
     layer_scale: Annotated[float, Range(least=0, most=1000)] | None = None
     """Initial value of learned factors on what attention and MLP add to a token (Touvron et al. 2021b); None: there are none."""
     projection: Projection = "linear"
-    """To the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
+    """Projection to the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
     eot_id: Id | None = None
     """Token id that ends a text, at its first place; None: the largest id of the text (CLIP)."""
     tokenizer: Tokenizer = Tokenizer()
-    """How texts become token ids."""
+    """Tokenizer."""
 
     def input(self) -> tuple[tuple[int, ...], str]:
         """Token ids."""
         return (self.context_length,), "int32"
 
     def summary(self) -> Mapping[str, Any]:
-        """How ids are made."""
+        """Kind of the tokenizer."""
         return {"tokenizer": self.tokenizer.kind}
 
     @property
@@ -371,7 +371,7 @@ class Model:
     """Compile one block and loop over it (fast compile, less code) instead of unrolling; with mesh.fsdp above 1 always so.
     Unrolled, the last block computes no more than is asked for: where one token is pooled, that token."""
     remat: Remat = "none"
-    """What a block keeps for the backward pass, beside its input: the results of these of its layers, such as ("q", "k", "v",
+    """Results that a block keeps for the backward pass, beside its input: those of these of its layers, such as ("q", "k", "v",
     "attention", "out"); none keeps all; the others are named as in jax.checkpoint_policies. docs/speed.md says what is fast."""
     attention: Literal["auto", "plain"] = "auto"
     """auto: in bfloat16 on GPUs (NVIDIA's, Ampere or later) and TPUs attention never writes its logits to memory, where it can;

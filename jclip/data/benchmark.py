@@ -25,7 +25,7 @@ from jclip.data.source import BadExample, LazyExample, SourceError, caption_line
 from jclip.data.webdataset import WebDataset, open_shards
 
 TYPES = ("classification", "multilabel", "retrieval")
-"""What dataset_type.txt may say."""
+"""Content that dataset_type.txt may have."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Benchmark:
     shards: WebDataset
     classes: tuple[str, ...]
     templates: tuple[str, ...]
-    """With {} for the name of a class."""
+    """Prompts, with {} for the name of a class."""
 
     def __len__(self) -> int:
         return len(self.shards)

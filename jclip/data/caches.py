@@ -1,4 +1,4 @@
-"""Where what jclip can compute again is kept, and how it is written so that no process ever reads half of it."""
+"""Caches of what can be computed again, written so that no process ever reads half of it."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""What is done to a text before it is encoded: the rules of open_clip, and of transformers' SiglipTokenizer."""
+"""Cleaning of texts before they are encoded: the rules of open_clip, and of transformers' SiglipTokenizer."""
 
 import html
 import string
@@ -21,18 +21,18 @@ def whitespace(text: str) -> str:
 
 
 def lower(text: str) -> str:
-    """As `whitespace`, in lower case."""
+    """The rules of `whitespace`, in lower case."""
     return whitespace(text).lower()
 
 
 def canonicalize(text: str) -> str:
-    """As `lower`, with spaces for underscores and without the rest of ASCII's punctuation (SigLIP's training)."""
+    """The rules of `lower`, with spaces for underscores and without the rest of ASCII's punctuation (SigLIP's training)."""
     text = whitespace(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
     return " ".join(text.split())
 
 
 def siglip(text: str) -> str:
-    """As transformers' SiglipTokenizer: `META_SPACE`, then the text in lower case, no punctuation, single spaces.
+    """The rules of transformers' SiglipTokenizer: `META_SPACE`, then the text in lower case, no punctuation, single spaces.
 
     Nothing is mended, and underscores leave no space. A space that the text begins with, be it only once a punctuation mark
     has been deleted, stays behind the `META_SPACE`, and is a token of its own.
@@ -56,4 +56,4 @@ RULES: Mapping[str, Callable[[str], str]] = {
     "siglip": siglip,
     "siglip2": _unchanged,  # the vocabulary does it, for each letter by itself, where no special token is spelt
 }
-"""By the name of Tokenizer.clean."""
+"""Rules by the name of Tokenizer.clean."""

@@ -25,7 +25,7 @@ SETTLED_NS = 2_000_000_000
 the clock of its file system (2 s on FAT, 4 ms and less elsewhere): a change within one tick of the last would not show."""
 
 SHOWN_BYTES = 1 << 29
-"""From so many bytes on, which take a second or two, a bar shows how far it is."""
+"""Bytes, a second or two of reading, from which on a bar shows how far it is."""
 
 
 Advance = Callable[[int], object]
@@ -144,7 +144,7 @@ class _Memo:
 
 
 def _state(path: str) -> list[int]:
-    """What changes when a file's bytes do: its size, mtime, ctime (which nobody can set back) and inode."""
+    """Facts of a file that change when its bytes do: size, mtime, ctime (which nobody can set back) and inode."""
     try:
         status = os.stat(path)
     except OSError as error:

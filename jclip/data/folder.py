@@ -41,9 +41,9 @@ class Folder:
     """Names of the labels, one for each of `folders`."""
     templates: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many files are no images of this source, by the reason."""
+    """Number of files that are no images of this source, by the reason."""
     lines: bool = False
-    """Whether each line of a caption's file is a caption."""
+    """True: each line of a caption's file is a caption."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,14 +145,14 @@ def _is_debris(name: str) -> bool:
 
 
 def _files(entry: "os.DirEntry[str]") -> int:
-    """How many files a file or a folder is; links in it are not followed."""
+    """Number of files of a file or a folder; links in it are not followed."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
 def _no_image(name: str) -> str:
-    """Why a file is no image of a source; "" for one that has another use there."""
+    """Reason why a file is no image of a source; "" for one that has another use there."""
     suffix = Path(name).suffix.lower()
     if suffix == ".txt":  # a caption, classnames.txt
         return ""

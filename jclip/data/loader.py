@@ -44,7 +44,7 @@ class Batch:
     """This host's rows of one global batch of training."""
 
     arrays: Arrays
-    """By view, u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored."""
+    """Inputs by view: u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored."""
     keys: list[str]
     """The example of each row."""
     problems: list[str]
@@ -56,7 +56,7 @@ class EvalBatch:
     """This host's rows of one global batch of an evaluation."""
 
     arrays: Arrays
-    """By tower name; zeros where `mask` is False."""
+    """Inputs by tower; zeros where `mask` is False."""
     mask: NDArray[np.bool_]
     """bool[b]: whether the row is an example, neither padding nor broken."""
     keys: list[str]
@@ -76,7 +76,7 @@ class Loader(Iterator[Batch]):
         self._batches = batches
         self._end = weakref.finalize(self, _close, batches)
         self.ended = False
-        """Whether all threads and processes have ended after `close`; not where a thread waits for a disk for ever."""
+        """True where all threads and processes have ended after `close`; not where a thread waits for a disk for ever."""
 
     def __next__(self) -> Batch:
         try:
@@ -401,7 +401,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _why_lost(code: int) -> str:
-    """How a worker process has ended, which its exit code tells: a signal where it is negative (see `subprocess`)."""
+    """End of a worker process in words, which its exit code tells: a signal where it is negative (see `subprocess`)."""
     try:
         end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which class of one list is which of another: by name, and never by a guess."""
+"""Matching of two lists of classes: by name, and never by a guess."""
 
 import difflib
 import unicodedata

@@ -12,7 +12,7 @@ class Scheme(NamedTuple):
     """A kind of source, which the name of a source begins with."""
 
     open: Callable[[str], Source]
-    """What is behind "SCHEME:" -> the source. Raises SourceError."""
+    """Opener: (what is behind "SCHEME:") -> the source. Raises SourceError."""
     example: str
     """Name of a source, as errors show it."""
 

@@ -18,7 +18,7 @@ BITS = 22
 """Bits of a weight's fraction: 8 of 32 are a pixel's, and 2 are for sums below black and above white (Pillow's Resample.c)."""
 
 _compiled: list[Callable[..., Any]] | None = None
-"""What `compiled` returns, once it is known."""
+"""Result of `compiled`, once it is known."""
 _compiling = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""Which members of a shard are a sample, and which fields they become."""
+"""Samples of a shard: which members belong together, and which fields they become."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ FIELDS: Mapping[str, str] = {
     "cls": "label",
     "json": "json",
 }
-"""Which field a member becomes, by its extension. Any other extension is itself the name of a field of raw bytes."""
+"""Fields of members by their extension. Any other extension is itself the name of a field of raw bytes."""
 
 RARE_IMAGES = ("jfif", "jpe", "tif", "tiff", "avif")
 """Extensions that are the image of a sample which has none of FIELDS, and stay fields of raw bytes all the same: depth maps and
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     """Members of one name that are adjacent in their shard."""
 
     place: int
-    """How many members are before it."""
+    """Number of members before it."""
     members: list[tuple[str, Member]]
     """(extension, member) each, in order; no extension twice."""
 
@@ -47,7 +47,7 @@ class Samples:
     """Members that are in no sample, by reason."""
 
     def fields(self) -> Counter[str]:
-        """How many samples have which fields, whose names are joined by a space."""
+        """Number of samples by their fields, whose names are joined by a space."""
         return Counter(" ".join(sorted({field_of(extension) for extension, _ in members})) for members in self.members.values())
 
 

@@ -53,10 +53,10 @@ class Shapes:
     length: int = 50_000
     seed: int = 0
     seen_only: bool = False
-    """Whether `classes` are the 56 seen ones and labels index into these."""
+    """True: `classes` are the 56 seen ones and labels index into these."""
 
     complete: bool = False
-    """Whether captions name every object by its colour and shape."""
+    """True: captions name every object by its colour and shape."""
 
     templates: tuple[str, ...] = ()
 

@@ -73,13 +73,13 @@ def caption(objects: Sequence[dict[str, Any]], rng: np.random.Generator, *, comp
 
 
 def count_captions(shape: str) -> tuple[str, str, str]:
-    """What `caption` may say of one, two and three objects of a shape, their colours left out."""
+    """Captions of one, two and three objects of a shape, their colours left out."""
     one = f"{_article(shape)} {shape}"
     return one, f"two shapes: {one} and {one}", f"three shapes: {one}, {one} and {one}"
 
 
 def left_of(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """What `caption` may say of two objects of which `a` is the left one."""
+    """Captions of two objects of which `a` is the left one."""
     first, second = (f"{item['colour']} {item['shape']}" for item in (a, b))
     return f"{_article(first)} {first} left of {_article(second)} {second}"
 

@@ -1,4 +1,4 @@
-"""How `shapes` draws: signed distances of eight shapes, eight colours, plain or noisy backgrounds."""
+"""Drawing of `shapes`: signed distances of eight shapes, eight colours, plain or noisy backgrounds."""
 
 import math
 

@@ -23,7 +23,8 @@ that their size does not give the number away: that of two or three in training,
 QUARTERS = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.5, 0.5, 1.0), (0.5, 0.5, 1.0, 1.0))
 
 HALVES = ((0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75))
-"""Where the left object lies, and the right one: never as far apart in height as they are in breadth, which would be "above"."""
+"""Places of the left object, and of the right one: never as far apart in height as they are in breadth, which would be
+"above"."""
 
 NUMBERS = ("one", "two", "three")
 

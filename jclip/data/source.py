@@ -1,4 +1,4 @@
-"""What a source of examples is, and how a field of an example is found."""
+"""The protocol of sources, and fields of an example."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

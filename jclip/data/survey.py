@@ -67,7 +67,7 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
 
 
 def spread(total: int, most: int) -> list[int]:
-    """At most `most` indices below `total`, the first and the last among them, at equal distances."""
+    """Indices below `total`, at most `most`, the first and the last among them, at equal distances."""
     count = min(total, most)
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
 
@@ -97,9 +97,9 @@ class Survey:
     unusable: Counts = field(default_factory=dict)
     """Number of examples looked at, by reason."""
     fields: Counts = field(default_factory=dict)
-    """How many of all samples have which fields, from the index of shards."""
+    """Number of all samples by their fields, from the index of shards."""
     left_out: Counts = field(default_factory=dict)
-    """How many files or members are in no example, by the reason."""
+    """Number of files or members that are in no example, by the reason."""
     formats: Counts = field(default_factory=dict)
     widths: list[float] = field(default_factory=list)
     """Least, median and greatest, in pixels; as the three that follow."""
@@ -221,6 +221,6 @@ def as_text(found: Survey, context_length: int) -> str:
 
 
 def first_usable(looks: Sequence[Look], most: int) -> list[Look]:
-    """At most `most` examples with an image that can be read, spread evenly."""
+    """Examples with an image that can be read, at most `most`, spread evenly."""
     good = [look for look in looks if look.format]
     return list(itertools.islice(good, 0, None, max(1, math.ceil(len(good) / most))))

@@ -54,7 +54,7 @@ class Listing:
     cut_name: str = ""
     """Name of the member within which that is, where it is known."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many members are no files, by what they are."""
+    """Number of members that are no files, by what they are."""
 
 
 def list_members(path: str) -> Listing:

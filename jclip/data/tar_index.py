@@ -22,7 +22,7 @@ from jclip.data.tar_headers import list_members
 log = logging.getLogger("jclip.data")
 
 VERSION = 2
-"""Of the format below; an index of another version is built anew."""
+"""Version of the format below; an index of another one is built anew."""
 
 HEADER = 12
 """Numbers before the tables: version; the shard's size, mtime and ctime in ns, and inode; counts of samples and members; bytes of
@@ -195,7 +195,7 @@ def _digest(data: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _places(path: str) -> Iterator[Path]:
-    """Where the index of a shard may lie: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
+    """Paths that the index of a shard may have: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
     shard = Path(path).resolve()
     name = f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:20]}-{shard.name[-60:]}.npy"
     # The permission bits are asked as well, because a superuser may write even where the owner wanted nothing written.

@@ -51,10 +51,10 @@ class Tfds:
 
 
 class Files(NamedTuple):
-    """Where the examples of a split lie."""
+    """Files of the examples of a split."""
 
     full_name: str
-    """Of the data set, with its version: cifar10/3.0.2."""
+    """Name of the data set, with its version: cifar10/3.0.2."""
     parts: tuple[tuple[str, int, int], ...]
     """(path, how many examples to skip, how many to take; -1 for the rest) of each file, in order."""
 

@@ -79,7 +79,7 @@ class ClipTokenizer:
     """
 
     clean: str = "lower"
-    """Which of RULES; all of them but those that make lower case are refused by config.check."""
+    """One of RULES; all of them but those that make lower case are refused by config.check."""
 
     def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:
         """See Tokenizer. Raises ValueError if context_length is below 2, where start and end have no room."""

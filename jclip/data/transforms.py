@@ -48,24 +48,24 @@ class Compose:
 
 @dataclass(frozen=True)
 class Reading:
-    """How an example's value becomes an input, beside what the tower says."""
+    """Settings of the transform of a value, beside what the tower says."""
 
     augment: Augment | None = None
-    """What is random of an image; None: nothing, as in evaluations."""
+    """Augmentation of images; None: nothing is random, as in evaluations."""
     text_augment: TextAugment | None = None
-    """What is random of a text; None: nothing."""
+    """Augmentation of texts; None: nothing is random."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; a larger one is a BadExample."""
+    """Largest image, in pixels; a larger one is a BadExample."""
     decode: Literal["exact", "fast"] = "exact"
     """fast: a JPEG is decoded as `ScaledCrop` says, where something is random."""
     upright: bool = False
-    """Whether images are turned as their EXIF data say. Protocols and training do not: open_clip does not."""
+    """True: images are turned as their EXIF data say. Protocols and training do not: open_clip does not."""
     empty_texts: bool = False
-    """Whether an empty text is a text. In protocols and training it is a BadExample."""
+    """True: an empty text is a text. In protocols and training it is a BadExample."""
 
 
 def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Transform:
-    """How an example's value becomes the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
+    """Transform of an example's value to the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
 
     The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
 
@@ -89,7 +89,7 @@ def train_transform(
     max_pixels: int = MAX_PIXELS,
     decode: Literal["exact", "fast"] = "exact",
 ) -> Transform:
-    """How an example's value becomes the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
+    """Transform of an example's value to the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
     that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
@@ -154,7 +154,7 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
 
 
 INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TextTower: text_transform}
-"""What makes the inputs of each kind of tower of an example's values, of a base those of all below it: (tower, reading) ->
+"""Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
 transform. A row of your own is one of them."""
 
 
@@ -392,5 +392,5 @@ class Tokenize:
 
 
 def _center(length: int, size: int) -> int:
-    """Where the central `size` of `length` pixels begin."""
+    """First of the central `size` of `length` pixels."""
     return round((length - size) / 2)

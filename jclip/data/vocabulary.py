@@ -23,7 +23,7 @@ class Vocabulary(Protocol):
         ...
 
     def encode(self, text: str, room: int, *, bare: bool) -> list[int]:
-        """At most `room` ids of `text`; not bare: with what the file puts around a text, which is kept when it is cut.
+        """The ids of `text`, at most `room`; not bare: with what the file puts around a text, which is kept when it is cut.
 
         Raises ValueError if that alone is more than `room`.
         """
@@ -80,7 +80,7 @@ class SentencePiece:
     processor: Any
     size: int
     siglip: bool
-    """Whether texts begin with META_SPACE, as the rules "siglip" make them, in place of the space that the model puts first."""
+    """True: texts begin with META_SPACE, as the rules "siglip" make them, in place of the space that the model puts first."""
     skipped: int
     """Ids of UNKNOWN, spelt out."""
 

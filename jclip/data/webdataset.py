@@ -42,7 +42,7 @@ class WebDataset:
 
     def __init__(self, loaded: Loaded, lines: bool = False) -> None:
         self.lines = lines
-        """Whether each line of a text is a caption, see `text_readers`."""
+        """True: each line of a text is a caption, see `text_readers`."""
         self.skipped_shards = tuple(loaded.skipped)
         """ "path: reason" of each file that is no tar, and was left out."""
         self.cut_shards = tuple(
@@ -50,9 +50,9 @@ class WebDataset:
         )
         """ "path: reason" of each file that is cut short or corrupt, and is used up to there."""
         self.fields = dict(loaded.total("fields"))
-        """How many samples have which fields, whose names are joined by a space."""
+        """Number of samples by their fields, whose names are joined by a space."""
         self.left_out = dict(loaded.total("left_out"))
-        """How many things in the shards are in no sample, by the reason."""
+        """Number of things in the shards that are in no sample, by the reason."""
         self.shard_count = len(loaded.shards)
         """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]

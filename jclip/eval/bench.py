@@ -1,4 +1,4 @@
-"""What evaluators share: a model with open sources, and the examples of a source as features with labels."""
+"""Parts that evaluators share: a model with open sources, and the examples of a source as features with labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ class Bench:
     model: Model
     functions: Functions
     sources: Mapping[str, Source]
-    """By their roles; see `Evaluation.sources`."""
+    """Open sources by their roles; see `Evaluation.sources`."""
     fields: Mapping[str, str]
-    """By tower: the field of its inputs, where that is not the tower's name."""
+    """Fields of the inputs by tower, where they are not the tower's name."""
 
     def embed(self, params: Any, source: str, tower: str) -> Embedded:
         """The examples of a source as a tower sees them."""
@@ -54,27 +54,27 @@ class LabelledBench:
     bench: Bench
     classes: Classes
     field: str
-    """Of an example, which holds the label."""
+    """Field of an example that holds the label."""
     _read: dict[str, Labelled] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> Model:
-        """As of a Bench."""
+        """See Bench."""
         return self.bench.model
 
     @property
     def functions(self) -> Functions:
-        """As of a Bench."""
+        """See Bench."""
         return self.bench.functions
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """As of a Bench."""
+        """See Bench."""
         return self.bench.sources
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What prompts and tables call the candidates."""
+        """Names of the candidates in prompts and tables."""
         return self.classes.candidate_names
 
     def resolved(self, labels: Labels) -> Labels:

@@ -101,5 +101,5 @@ def exact_match(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def grams(words: Sequence[str], n: int) -> Counter[Gram]:
-    """How often each n-gram is in a caption."""
+    """Counts of the n-grams of a caption."""
     return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))

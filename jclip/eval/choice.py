@@ -7,7 +7,7 @@ from jclip.eval.ranks import TIE
 
 
 def choose(za: np.ndarray, zb: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether each example is chosen right, with strict comparison: nearer by more than the margin of a tie (see `ranks`).
+    """Right choices by example, with strict comparison: nearer by more than the margin of a tie (see `ranks`).
 
     Image i matches caption i for i < I; further captions match none. "text_score": for every image, its caption is strictly the
     nearest of the T captions. "image_score": for each of the first I captions, its image is strictly the nearest of the I images.

@@ -1,4 +1,4 @@
-"""What predicted classes are worth: the confusion matrix, recall class by class, masks of classes, and multi-label mAP."""
+"""Quality of predicted classes: the confusion matrix, recall class by class, masks of classes, and multi-label mAP."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from jclip.eval.ranks import TIE
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often examples of each class were said to be of each: [C, C] int64, rows the truth, columns the prediction.
+    """Confusion matrix, how often examples of each class were said to be of each: [C, C] int64, rows the truth, columns the
+    prediction.
 
     Args:
         predictions: [n] integers, 0 to C - 1; see `zero_shot.predict_classes` for those under ties.

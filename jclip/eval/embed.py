@@ -41,19 +41,19 @@ class Functions:
     hosts: int = 1
     """Number of processes. Each calls `embed` and `gather` equally often."""
     cache: FeatureCache | None = None
-    """Where features are kept between runs, if `weights` are known."""
+    """Cache of features between runs, if `weights` are known."""
     weights: Callable[[str], str] | None = None
     """A tower's name -> the digest of its parameters; None where they change, as in training."""
     place: Callable[[np.ndarray], jax.Array] = jnp.asarray
     """An array [devices, ...] that is the same on every host -> spread over all devices by its first axis."""
     devices: int = 1
-    """How many there are."""
+    """Number of devices."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; a larger one is a broken example."""
+    """Largest image, in pixels; a larger one is a broken example."""
     caption: Callable[[Captioning, Any, dict[str, np.ndarray]], np.ndarray] | None = None
     """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
     captioners: Mapping[str, Caption] = field(default_factory=dict)
-    """What writes captions, by the name of its parameters."""
+    """Captioners by the name of their parameters."""
 
 
 class Embedded(NamedTuple):
@@ -179,7 +179,7 @@ def _tokenize(tokenize: Transform, text: str) -> np.ndarray | None:
 def _cached(
     functions: Functions, tower: str, facts: Mapping[str, Any], inputs: Callable[[], str], make: Callable[[], Arrays]
 ) -> Arrays:
-    """What `make` returns, from the cache where it has it. Hosts agree on that, because they make features together."""
+    """Result of `make`, from the cache where it has it. Hosts agree on that, because they make features together."""
     cache, weights = functions.cache, functions.weights
     if cache is None or weights is None:
         return make()

@@ -16,7 +16,7 @@ from jclip.files import read_whole
 log = logging.getLogger(__name__)
 
 LEFT_OUT, BROKEN = -1, -2
-"""In place of a label: of a class that is no candidate, or not to be read."""
+"""Mark in place of a label: of a class that is no candidate, or not to be read."""
 
 _SHOWN = 20
 
@@ -27,9 +27,9 @@ class Labelled(NamedTuple):
     labels: np.ndarray
     """int64 [n]: an index into the candidates, LEFT_OUT or BROKEN."""
     several: np.ndarray | None
-    """Where examples have several labels: bool [n, C], for each candidate; `labels` is then 0, LEFT_OUT or BROKEN."""
+    """Labels where examples have several: bool [n, C], for each candidate; `labels` is then 0, LEFT_OUT or BROKEN."""
     by_position: bool = False
-    """Whether the source's own classes have other names, and were matched by their place in the list."""
+    """True: the source's own classes have other names, and were matched by their place in the list."""
 
 
 class Own(NamedTuple):
@@ -40,7 +40,7 @@ class Own(NamedTuple):
     places: list[int | None]
     """Class of each index that the source has as a label; None: a class that is left out."""
     by_position: bool = False
-    """Whether `names` are others than the classes', and were matched by position."""
+    """True: `names` are others than the classes', and were matched by position."""
 
     def find(self, name: str) -> int | None:
         """The class of a name of the source's own, where classes are matched by position."""
@@ -52,21 +52,21 @@ class Classes:
     """The classes of an evaluation."""
 
     labels: tuple[str, ...]
-    """As the data call them, in the order of the indices."""
+    """Classes as the data call them, in the order of the indices."""
     names: tuple[str, ...]
-    """As prompts and tables call them."""
+    """Classes as prompts and tables call them."""
     candidates: tuple[int, ...]
     """Indices of those that an example may be given."""
     leave_out: bool
-    """Whether an example of another class is left out; or else an error."""
+    """True: an example of another class is left out; else it is an error."""
     given: bool = False
-    """Whether the config names the classes, or else a source."""
+    """True: the config names the classes, and not a source."""
     by_position: bool = False
-    """Whether the config says that classes match by position."""
+    """True: the config says that classes match by position."""
 
     @property
     def candidate_names(self) -> tuple[str, ...]:
-        """What the candidates are called, in their order."""
+        """Names of the candidates, in their order."""
         return tuple(self.names[i] for i in self.candidates)
 
     def read(self, source: Source, field: str) -> Labelled:

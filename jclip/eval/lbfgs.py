@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Where L-BFGS is; steps and changes of the gradient are remembered in a ring."""
+    """State of L-BFGS; steps and changes of the gradient are remembered in a ring."""
 
     theta: jax.Array
     loss: jax.Array
@@ -38,13 +38,13 @@ class _Point(NamedTuple):
     inverse: jax.Array
     """One over the diagonal of the Hessian, not more than `_REFRESH` iterations old."""
     weight: jax.Array
-    """What `diagonal` weighs the error by."""
+    """Weights of the error by `diagonal`."""
     steps: jax.Array
     changes: jax.Array
     products: jax.Array
     """One over step . change."""
     size: jax.Array
-    """What `inverse` is multiplied by."""
+    """Factor on `inverse`."""
     iterations: jax.Array
     stuck: jax.Array
     """Line searches in turn that found nothing."""
@@ -150,7 +150,8 @@ class _Trial(NamedTuple):
 
 
 def _line_search(objective: _Objective, p: _Point, direction: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Where on the way the slope is less than 0.9 of what it was: theta, loss, gradient there, and whether there is such a place.
+    """Place on the way where the slope is less than 0.9 of what it was: theta, loss, gradient there, and whether there is such a
+    place.
 
     The objective is convex, so slopes alone lead there. The loss, of whose digits f32 keeps too few near the optimum, only has to
     stay below what it was, up to its rounding (the approximate Wolfe conditions of Hager & Zhang 2005).

@@ -30,13 +30,13 @@ class LogisticFit(NamedTuple):
     loss: float
     """The objective at the end."""
     gradient: float
-    """How far away the optimum is, by the gradient at the end: `Found.error`, in scores."""
+    """Distance of the optimum, by the gradient at the end: `Found.error`, in scores."""
     iterations: int
-    """Of L-BFGS."""
+    """Iterations of L-BFGS."""
 
     @property
     def converged(self) -> bool:
-        """Whether the gradient vanishes."""
+        """True where the gradient vanishes."""
         return self.gradient <= GRADIENT
 
     def scores(self, features: np.ndarray) -> np.ndarray:

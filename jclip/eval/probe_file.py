@@ -26,14 +26,14 @@ class Probe:
     """[C] float64; -inf for a class that is never predicted."""
     protocol: str
     strength: float
-    """Of the penalty, as the protocol counts it."""
+    """Strength of the penalty, as the protocol counts it."""
     tried: tuple[tuple[float, float], ...] = ()
     """Strengths and their scores on validation, ascending; empty where the strength was given."""
     converged: bool = True
     iterations: int = 0
-    """Of the fit that made the weights."""
+    """Facts of the fit that made the weights."""
     normalised: bool = False
-    """Whether features are divided by their L2 norm first."""
+    """True: features are divided by their L2 norm first."""
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """The classes' scores [n, C] float64 of features [n, D]."""

@@ -23,13 +23,13 @@ OPENAI_GRID = 10.0 ** np.linspace(-6, 6, 97)
 CLIP_BENCHMARK_GRID = 10.0 ** np.linspace(-6, 2, 97)
 RIDGE_GRID = 10.0 ** np.linspace(-6, 6, 25)
 HELD_OUT = 0.2
-"""Of train, where a search has no validation split."""
+"""Share of train, where a search has no validation split."""
 _LR, _EPOCHS, _BATCH = 0.1, 10, 64
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What all protocols are given."""
+    """Arguments of all protocols."""
 
     train: Examples
     validation: Examples | None
@@ -117,7 +117,7 @@ def search(score: Callable[[int], float], points: int = 97) -> tuple[int, dict[i
 
 
 def held_out(labels: np.ndarray, seed: int, part: float = HELD_OUT) -> np.ndarray:
-    """Which examples [n] bool to hold out: `part` of each class, at least one where it has two, never all.
+    """Examples to hold out, bool [n]: `part` of each class, at least one where it has two, never all.
 
     Of examples with several labels, [n, C] bool, `part` of all.
 
@@ -232,7 +232,7 @@ def _adamw(x: jax.Array, y: jax.Array, order: jax.Array, decay: jax.Array, *, cl
 
 
 def _ridge(task: _Task) -> Probe:
-    """In the coordinates of the principal components, where the normal equations are diagonal for every strength."""
+    """The fit in the coordinates of the principal components, where the normal equations are diagonal for every strength."""
     x, y = task.everything()
     mean = x.mean(axis=0, dtype=np.float64)
     variances, axes = components(x, mean)
@@ -241,7 +241,7 @@ def _ridge(task: _Task) -> Probe:
     products, bias = turned.T @ targets, targets.mean(axis=0)
 
     def score(strength: float) -> float:
-        """Of each example by the fit to the others, which is e / (1 - h) off, e off with it, h its leverage."""
+        """Score of each example by the fit to the others, which is e / (1 - h) off, e off with it, h its leverage."""
         inverse = 1 / (len(x) * variances + strength)
         leverage = 1 / len(x) + np.square(turned) @ inverse
         off = targets - bias - turned @ (inverse[:, None] * products)

@@ -15,7 +15,7 @@ and the place in the matrix; without a margin, copies of one vector would come o
 
 
 class Ranking(NamedTuple):
-    """Where the right answers of n queries stand."""
+    """Ranks of the right answers of n queries."""
 
     positions: np.ndarray
     """[n, k] int64: of each query's k best right answers, best first; past the last one, 1 + the number of candidates."""

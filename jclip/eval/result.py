@@ -10,15 +10,15 @@ class Result:
     """The numbers of one evaluation; equal on every host."""
 
     metrics: dict[str, float]
-    """By name, such as "top1" or "image_to_text/recall@10"."""
+    """Numbers by name, such as "top1" or "image_to_text/recall@10"."""
     counts: dict[str, int]
-    """How many examples, classes, captions, ...; "broken" and "left_out" where there are any."""
+    """Numbers of examples, classes, captions, ...; "broken" and "left_out" where there are any."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What a report shows beside them, as JSON: tables, curves, pictures. Empty unless asked for."""
+    """Details that a report shows beside them, as JSON: tables, curves, pictures. Empty unless asked for."""
 
 
 class Evaluator:
-    """What measures a model; it can be run many times. What an evaluation does not need it leaves as it is here."""
+    """Base of what measures a model, many times. What an evaluation does not need it leaves as it is here."""
 
     config: Any
     """Its dataclass, with the names of classes and the templates that it found in files and sources."""
@@ -35,5 +35,5 @@ class Evaluator:
         raise NotImplementedError
 
     def is_saved(self, weights: Callable[[str], str]) -> bool:
-        """Whether the files that it writes are there, of parameters with these digests by tower. True where it writes none."""
+        """True where the files that it writes are there, of parameters with these digests by tower. True where it writes none."""
         return True

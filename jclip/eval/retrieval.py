@@ -75,7 +75,7 @@ def retrieval_metrics(
 
 
 def retrieval_counts(a_groups: np.ndarray, b_groups: np.ndarray, *, a: str, b: str) -> dict[str, int]:
-    """What the numbers of `retrieval_metrics` are about.
+    """Counts beside the numbers of `retrieval_metrics`.
 
     Returns:
         `{a}` and `{b}`, the rows of each side; "right_pairs"; and `{a}_without_answer`, `{b}_without_answer`, the rows to which

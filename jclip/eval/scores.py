@@ -9,7 +9,7 @@ from jclip.config import ConfigError
 from jclip.eval import labels as by_label
 
 Score = Callable[[np.ndarray, np.ndarray], float]
-"""From scores [n, C] and labels, [n] integers or [n, C] bool, to the metric."""
+"""Metric: scores [n, C] and labels, [n] integers or [n, C] bool, to the metric."""
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -86,7 +86,7 @@ SCORES: Mapping[str, Score] = {
     "map11": mean_average_precision_11,
     "roc_auc": roc_auc,
 }
-"""By the names that configs have for them."""
+"""Scores by the names that configs have for them."""
 
 
 def _by_class(scores: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

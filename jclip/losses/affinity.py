@@ -22,7 +22,7 @@ def affinity(
     axes: str | Sequence[str] = ("data",),
     block: int = 256,
 ) -> Array:
-    """How far the student's matches are from the teacher's, in both directions; 0 where they agree (Wu et al. 2023, TinyCLIP).
+    """Divergence of the student's matches from the teacher's, in both directions; 0 where they agree (Wu et al. 2023, TinyCLIP).
 
     With p_ij = softmax_j(scale <za_i, zb_j>) and q_ij = softmax_j(teacher_scale <ta_i, tb_j>), and p', q' over i of column j,
 

@@ -121,7 +121,7 @@ def _targets(
 
 
 def _count_equal(ids: Array, others: Array, present: Array) -> Array:
-    """How many of the others present have the id of each row, f32 [B]."""
+    """Number of others present with the id of each row, f32 [B]."""
     order = jnp.argsort(others)
     ordered = others[order]
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(present[order], dtype=jnp.int32)])

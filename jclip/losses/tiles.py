@@ -26,7 +26,7 @@ Method = Literal["gather", "ring"]
 
 
 class Plan(NamedTuple):
-    """What is known when the loss is compiled."""
+    """Settings of the compiled loss."""
 
     kind: Kind
     method: Method
@@ -34,11 +34,11 @@ class Plan(NamedTuple):
     axes: tuple[str, ...]
     block: int
     masked: bool
-    """Whether some pairs are left out."""
+    """True: some pairs are left out."""
     smooth: bool
-    """Whether every pair pulls, and not the positives alone."""
+    """True: every pair pulls, and not the positives alone."""
     decoupled: bool
-    """Whether the log-sum-exps leave the positives out."""
+    """True: the log-sum-exps leave the positives out."""
 
     def on_devices(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         """`fn` of the rows of one device, mapped over all of them."""
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the loss knows of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
+    """Facts of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
 
     A row of one side and a row of the other, i and j, are positives if their labels are equal; they are candidates of each other
     if both are present and they are positives or of different `thing`. Of all pairs
@@ -108,7 +108,7 @@ loss_of_tiles.defvjp(_loss_forward, _loss_backward)
 
 
 def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Rows, Rows]) -> tuple[Array, Array, Array]:
-    """On one device: the loss f32 [], and the log-sum-exps of its own rows and columns f32 [b] (of a sigmoid: not used)."""
+    """The loss f32 [], and the log-sum-exps f32 [b] of one device's own rows and columns (of a sigmoid: not used)."""
     rows, columns = sides
 
     def visit(found: Any, tile: Tile) -> Any:
@@ -148,7 +148,7 @@ def _backward(
     lse_b: Array,
     cotangent: Array,
 ) -> tuple[Array, Array, Array, Array]:
-    """On one device: the gradients of its rows of za and zb, of the scale and of the bias.
+    """The gradients of one device's rows of za and zb, of the scale and of the bias.
 
     With the slope g_ij of the loss in s_ij, dza = scale g zb, dzb = scale g^T za, dscale = sum_ij g_ij <za_i, zb_j> and
     dbias = sum_ij g_ij (0 for a softmax, whose cosines may therefore be less 1).

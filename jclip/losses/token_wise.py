@@ -149,7 +149,7 @@ _loss.defvjp(_loss_forward, _loss_backward)
 
 
 def _forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Array, Array]:
-    """On one device: the loss f32 [], and the log-sum-exps of its own examples of either side, f32 [b]."""
+    """The loss f32 [], and the log-sum-exps f32 [b] of one device's own examples of either side."""
 
     def visit(found: Any, tile: _Tile) -> Any:
         (matches, lse_a), lse_b = found
@@ -171,7 +171,7 @@ def _forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words,
 def _backward(
     how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words], lse_a: Array, lse_b: Array, cotangent: Array
 ) -> tuple[Array, Array, Array]:
-    """On one device: the gradients of its examples of either side and of the scale."""
+    """The gradients of one device's examples of either side, and of the scale."""
 
     def visit(found: Any, tile: _Tile) -> Any:
         (dta, dscale), dtb = found

@@ -81,7 +81,7 @@ def triplet(
 
 
 class _How(NamedTuple):
-    """What is known when the loss is compiled."""
+    """Settings of the compiled loss."""
 
     margin: float
     mining: Mining
@@ -119,5 +119,5 @@ def _hinges(how: _How, mine: Array, ids: Array, matches: Array, others: Array, o
 
 
 def _similarity(cosines: Array, distance: Distance) -> Array:
-    """Of unit vectors; |a - b|^2 = 2 - 2 <a, b>."""
+    """Euclidean distance of unit vectors: |a - b|^2 = 2 - 2 <a, b>."""
     return cosines if distance == "cosine" else -jnp.sqrt(jnp.maximum(2 - 2 * cosines, 1e-12))

@@ -45,7 +45,7 @@ def _named(y: Array) -> Array:
 
 
 def fits_cudnn(q: Array) -> bool:
-    """Whether cuDNN can train on queries and as many keys [b, l, heads, d]."""
+    """True where cuDNN can train on queries and as many keys [b, l, heads, d]."""
     return q.shape[1] % 2 == 0 and q.shape[3] % 8 == 0 and q.shape[3] <= 128
 
 

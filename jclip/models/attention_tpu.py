@@ -30,13 +30,13 @@ PROGRAM_TOKENS = 2048
 
 
 def fits(q: Array) -> bool:
-    """Whether the kernel takes queries and as many keys [b, l, heads, d]."""
+    """True where the kernel takes queries and as many keys [b, l, heads, d]."""
     _, length, heads, size = q.shape
     return length <= LONGEST and LANES % size == 0 and heads * size % LANES == 0
 
 
 def attend(q: Array, k: Array, v: Array, lengths: Array | None, *, causal: bool, interpret: bool = False) -> Array:
-    """As `attention.attend`, for bf16 [b, l, heads, d] that `fits`; `interpret` runs it without a TPU."""
+    """The kernel's `attention.attend`, for bf16 [b, l, heads, d] that `fits`; `interpret` runs it without a TPU."""
     b, length, heads, size = q.shape
     form = Form(size, causal, lengths is not None, interpret)
     if lengths is None:
@@ -119,7 +119,7 @@ def _forward_kernel(form: Form, lengths: Any, q: Any, k: Any, v: Any, out: Any) 
 
 
 def _backward_kernel(form: Form, lengths: Any, q: Any, k: Any, v: Any, dout: Any, dq: Any, dk: Any, dv: Any) -> None:
-    """With p the weights and g the gradient of the output (Dao et al. 2022, appendix B.2):
+    """Gradients, with p the weights and g the gradient of the output (Dao et al. 2022, appendix B.2):
 
     dv = p^T g,   dp = g v^T,   ds = p (dp - sum_l p dp) / sqrt(d),   dq = ds k,   dk = ds^T q.
     """

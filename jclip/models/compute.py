@@ -1,4 +1,4 @@
-"""How a tower is computed: its types, its loops, what it keeps, and the device it is compiled for."""
+"""Settings of the computation of a tower: its types, its loops, what it keeps, and the device it is compiled for."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ class Backend(NamedTuple):
 
 
 class Compute(NamedTuple):
-    """How a tower is computed; its parameters do not depend on it, nor its output beyond rounding."""
+    """Settings of the computation of a tower; its parameters do not depend on them, nor its output beyond rounding."""
 
     dtype: Any = jnp.float32
     """Type of activations and products."""
@@ -66,8 +66,8 @@ class Compute(NamedTuple):
     """Loop over one compiled block, or unroll: then the last block computes no more than is asked for. With `gather` always a
     loop, or a compiler would gather all blocks at once."""
     remat: str | tuple[str, ...] = "none"
-    """What a block keeps for the backward pass: "none", a policy of jax.checkpoint_policies by name, or names of layers; see
-    `Model.remat`."""
+    """Results that a block keeps for the backward pass: "none", a policy of jax.checkpoint_policies by name, or names of layers;
+    see `Model.remat`."""
     gather: Callable[[Params, Any, Any], Params] | None = None
     """(parameters of one block, `dtype`, `reduce`) -> the same, whole on every device: done before the block forward and again
     backward, kept never."""
@@ -78,7 +78,7 @@ class Compute(NamedTuple):
 
     @classmethod
     def of(cls, model: Model, mesh: Mesh | None) -> "Compute":
-        """How the heads of a model compute, on the devices of a mesh; None: only their parameters are asked for."""
+        """Settings of the heads of a model, on the devices of a mesh; None: only their parameters are asked for."""
         backend = Backend() if mesh is None else Backend.of(mesh, model.attention)
         return cls(jnp.dtype(model.dtype), backend=backend, reduce=jnp.dtype(model.reduce_dtype))
 

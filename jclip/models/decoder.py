@@ -28,7 +28,7 @@ class DecoderBlock(Block):
         at: Position | None = None,
         images: Array | None = None,
     ) -> Array:
-        """As Block, x [b * m, l, d]; `images` [b, n, any], or None where the cache has their keys and values."""
+        """See Block; x [b * m, l, d], `images` [b, n, any], or None where the cache has their keys and values."""
         x = super().__call__(x, lengths, rows, at)
         norm = partial(LayerNorm, self.norm_eps, self.how)
         tokens = None if images is None else norm(name="cross_norm_kv")(images)

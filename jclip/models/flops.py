@@ -1,4 +1,4 @@
-"""How many floating-point operations the model needs, counted by hand: XLA counts the body of a loop once."""
+"""Floating-point operations of the model, counted by hand: XLA counts the body of a loop once."""
 
 import dataclasses
 import math

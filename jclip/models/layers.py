@@ -79,7 +79,8 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float, dty
 
 
 def _layer_norm_backward(epsilon: float, dtype: Any, kept: Any, dy: Array) -> tuple[Array, Array, Array]:
-    """With n normalised rows, g = dy scale: dx = factor (g - mean(g) - n mean(g n)), dscale = sum(dy n), dbias = sum(dy)."""
+    """Gradients, with n normalised rows and g = dy scale: dx = factor (g - mean(g) - n mean(g n)), dscale = sum(dy n), dbias =
+    sum(dy)."""
     x, scale, mean, factor = kept
 
     def normalised(x: Array) -> Array:
@@ -200,7 +201,7 @@ def hide(x: Array, hidden: Hidden | None) -> Array:
 
 
 Position = int | Array
-"""Of a token: the same in every example, or i32 [b]."""
+"""Place of a token: the same in every example, or i32 [b]."""
 
 
 def token_at(tokens: Array, at: Position) -> Array:

@@ -58,7 +58,7 @@ class MultiTower(nn.Module):
 
     config: Model
     gather: Callable[[str, Params, Any, Any], Params] | None = None
-    """As in Compute, with the path of the stack of blocks."""
+    """See Compute; with the path of the stack of blocks."""
     backend: Backend = Backend()
     """The device that the program is compiled for."""
     views: Mapping[str, str] | None = None
@@ -125,7 +125,7 @@ class MultiTower(nn.Module):
         return encode
 
     def _projection(self, name: str) -> Callable[[Array], Array]:
-        """To the shared space: [b, d] -> [b, E]."""
+        """Projection to the shared space: [b, d] -> [b, E]."""
         c = self.config
         tower = c.towers[name]
         if tower.projection == "none":

@@ -1,4 +1,4 @@
-"""What every tower returns."""
+"""The output of every tower."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What every tower of images begins with: pixels, normalised on the device."""
+"""The beginning of every tower of images: pixels, normalised on the device."""
 
 import jax.numpy as jnp
 from jax import Array

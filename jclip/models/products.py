@@ -1,4 +1,5 @@
-"""Where activations meet parameters: products, convolutions and sums, and the types in which parameters get their gradients.
+"""Operations of activations and parameters: products, convolutions and sums, and the types in which parameters get their
+gradients.
 
 A gradient of a parameter is a sum over all rows of the batch. Each device sums its own rows in float32, whatever the type of the
 activations; the type in which that sum leaves the layer is the one in which it goes on to the other devices.

@@ -17,7 +17,7 @@ from jclip.models.pixels import as_pixels
 from jclip.models.products import broadcast, convolution
 
 EPSILON = 1e-5
-"""Of batch normalisation, as in torch."""
+"""Epsilon of batch normalisation, as in torch."""
 
 
 class ModifiedResNet(nn.Module):

@@ -93,7 +93,7 @@ def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> t
 
 
 def class_tokens(config: TextTower) -> int:
-    """How many tokens there are beside those of a text: 1 or 0."""
+    """Number of tokens beside those of a text: 1 or 0."""
     return int(config.pool in ("cls", "cls_legacy"))
 
 

@@ -23,7 +23,7 @@ class Transformer(nn.Module):
     config: Any
     how: Compute = Compute()
     BLOCK: ClassVar[type[Block]] = Block
-    """What the stack is made of."""
+    """Sizes of the stack."""
 
     def run_blocks(
         self,

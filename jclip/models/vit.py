@@ -112,7 +112,7 @@ def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Arr
 
 
 def class_tokens(config: VisionTower) -> int:
-    """How many tokens come before those of the patches: 1 or 0."""
+    """Number of tokens before those of the patches: 1 or 0."""
     return int(config.class_token or config.pool == "cls")
 
 
@@ -130,7 +130,7 @@ def patchify(images: Array, patch_size: int) -> Array:
 
 
 def kept_patches(config: VisionTower) -> int:
-    """How many patches training keeps: the fraction rounded down, at least 1."""
+    """Number of patches that training keeps: the fraction rounded down, at least 1."""
     return max(1, int(math.prod(config.grid) * (1 - config.patch_dropout)))
 
 

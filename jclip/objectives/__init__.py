@@ -45,7 +45,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.AffinityDistillation: AffinityDistillation,
     config.Caption: Caption,
 }
-"""How each family is made: (its name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
+"""Makers of the families: (name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
 
 
 def make_objective(whole: Config, mesh: Mesh | None = None) -> "WeightedSum":
@@ -97,7 +97,7 @@ class WeightedSum:
         return total, metrics
 
     def local_loss(self, sums: Mapping[str, Metrics]) -> Array:
-        """What the losses of some rows by themselves add to the loss, f32 []."""
+        """Part of the loss that some rows have by themselves, f32 []."""
         losses = (self.weights[name] * own["loss"] for name, own in sums.items() if "loss" in own)
         return sum(losses, jnp.zeros(())) / self.batch_size
 
@@ -120,5 +120,5 @@ class WeightedSum:
         return new | {name: o.bound(old[name], new[name]) for name, o in self.objectives.items() if name in new}
 
     def flops(self) -> int:
-        """Of all; see `Objective.flops`."""
+        """Operations of all; see `Objective.flops`."""
         return sum(objective.flops() for objective in self.objectives.values())

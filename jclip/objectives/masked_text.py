@@ -85,7 +85,7 @@ class Chosen(NamedTuple):
 
 
 def chosen_of(count: int, share: float) -> int:
-    """How many of so many words are chosen."""
+    """Number of words that are chosen of so many."""
     return min(count, max(1, round(share * count)))
 
 

@@ -1,4 +1,4 @@
-"""What an objective is: two pure functions, of which one sees rows and the other the batch."""
+"""The base of objectives: two pure functions, of which one sees rows and the other the batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ class Objective:
         return {}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """What the batch needs of each row, and what is a loss of a row by itself.
+        """The part of an objective that sees rows: what the batch needs of each, and the losses of rows by themselves.
 
         Args:
             params: its own parameters.

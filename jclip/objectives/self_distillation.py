@@ -60,7 +60,7 @@ class SelfDistillation(Objective):
         return {**self._teacher(params), "centres": {name: jnp.zeros(self.how.prototypes) for name in self.heads}}
 
     def _teacher(self, params: Params) -> Params:
-        """What of all parameters the teacher is a moving average of."""
+        """The parameters that the teacher is a moving average of."""
         names = (self.tower_name, f"{self.tower_name}_projection")
         return {"towers": {n: params[n] for n in names if n in params}, "heads": {n: params[self.name][n] for n in self.heads}}
 
@@ -91,7 +91,7 @@ class SelfDistillation(Objective):
         return jax.lax.stop_gradient(kept), {"loss": loss, **sums}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        """How spread out the teacher's features are; the loss is of each row by itself."""
+        """Spread of the teacher's features; the loss is of each row by itself."""
         return jnp.zeros(()), {f"{name}_spread": spread(unit(features)) for name, features in rows.items()}
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
@@ -145,7 +145,7 @@ class SelfDistillation(Objective):
         return math.prod(cast(config.VisionTower, self.whole.inputs()[self.how.whole].seen_by).grid)
 
     def _hidden(self) -> int:
-        """How many patches are hidden, at least one."""
+        """Number of hidden patches, at least one."""
         return max(1, round(self.how.hidden * self._patches()))
 
 

@@ -31,7 +31,7 @@ class TokenWise(Objective):
         return {**self.scale.init(key, part), **self.projections.init(key, a, b)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """By side the projected tokens, f32 [b, K, features] unit vectors, and which are real, f32 [b, K] of 0 and 1."""
+        """The projected tokens by side, f32 [b, K, features] unit vectors, and which are real, f32 [b, K] of 0 and 1."""
         tokens, masks = [], {}
         for side, view, tower in zip("ab", self.how.views(), self.towers, strict=True):
             output, first = part.encoded[view].output, first_patch(tower)

@@ -65,7 +65,7 @@ class SimSiam(Objective):
         return jax.lax.stop_gradient(za), {"loss": 0.5 * both.sum()}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        """How spread out the views are; the loss is of each row by itself."""
+        """Spread of the views; the loss is of each row by itself."""
         return jnp.zeros(()), {"spread": spread(rows)}
 
     def flops(self) -> int:
@@ -91,7 +91,7 @@ class BYOL(Objective):
         return self._target(params)
 
     def _target(self, params: Params) -> Params:
-        """What of all parameters the target is a moving average of."""
+        """The parameters that the target is a moving average of."""
         projection = f"{self.tower}_projection"
         tower = {name: params[name] for name in (self.tower, projection) if name in params}
         return {**tower, "head": params[self.name]["head"]}
@@ -109,7 +109,7 @@ class BYOL(Objective):
         return ta, {"loss": 4.0 * len(pa) - 2 * cosines}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        """How spread out the target's views are; the loss is of each row by itself."""
+        """Spread of the target's views; the loss is of each row by itself."""
         return jnp.zeros(()), {"spread": spread(rows)}
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:

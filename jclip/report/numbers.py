@@ -1,4 +1,4 @@
-"""How numbers are shown, and what their names say: a fraction or not, and whether more is better."""
+"""Numbers as a page shows them, and what their names say: a fraction or not, and whether more is better."""
 
 import math
 import re
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def numeric(self, column: int) -> bool:
-        """Whether it is set flush right."""
+        """True: the column is set flush right."""
         return all(isinstance(row[column], Markup) for row in self.rows)
 
 
@@ -40,18 +40,18 @@ def better(name: str) -> int:
 
 
 def is_fraction(name: str, values: Iterable[Any]) -> bool:
-    """Whether values of this name are shown in percent: numbers between -1 and 1, and not of a name that has another unit."""
+    """True where values are shown in percent: numbers between -1 and 1, and not of a name that has another unit."""
     finite = [value for value in values if is_number(value) and math.isfinite(value)]
     return bool(finite) and not words(name) & _NO_FRACTION and all(abs(value) <= 1 for value in finite)
 
 
 def is_difference(name: str) -> bool:
-    """Whether values of this name are shown with their sign."""
+    """True where values of this name are shown with their sign."""
     return bool(words(name) & {"difference", "effective"})
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float; True is neither."""
+    """True for an int or a float; a bool is neither."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

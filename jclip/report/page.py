@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What the page shows of an evaluation."""
+    """An evaluation as the page shows it."""
 
     name: str
     protocol: str
@@ -79,7 +79,7 @@ def labels_of(runs: Sequence[Results]) -> list[str]:
 
 
 def _key(i: int) -> dict[str, str]:
-    """How a model's line looks in plots, for the legend."""
+    """Look of a model's line in plots, for the legend."""
     return {
         "color": COLORS[i % len(COLORS)],
         "symbol": _SYMBOLS[MARKERS[i % len(MARKERS)]],
@@ -130,7 +130,7 @@ def _summary_rows(results: Sequence[Mapping[str, Any] | None], comparable: bool)
 
 
 def _differences(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What keeps models from being compared, and what a reader should know when they are."""
+    """Differences that keep models from being compared, and those that a reader should know."""
 
     def differ(values: list[Any]) -> bool:
         return len({json.dumps(value, sort_keys=True) for value in values}) > 1

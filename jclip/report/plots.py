@@ -113,7 +113,7 @@ def _tick(x: float) -> str:
 
 
 def _thinned(one: Series) -> Series:
-    """At most twice `POINTS` points, each the mean of as many neighbours."""
+    """The series with at most twice `POINTS` points, each the mean of as many neighbours."""
     group = len(one.x) // POINTS
     if group < 2 or one.deviation is not None:
         return one

@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     kind: str
     model: int | None
-    """Of which model; None: of all."""
+    """Place of the model it is of; None: of all."""
     data: Any
 
 

@@ -66,19 +66,19 @@ def local_path(path: str | Path, kind: str | None = None) -> str | Path:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a folder or file of weights holds; nothing of it is in memory yet."""
+    """Content of a folder or file of weights; nothing of it is in memory yet."""
 
     model: Model
     """Architecture, with preprocessing and tokenizer."""
     format: str
-    """Which of FORMATS it has, or big_vision, which is read alone."""
+    """One of FORMATS, or big_vision, which is read alone."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Of our parameters, by path."""
+    """Shapes of our parameters, by path."""
     _rules: list[Rule]
     _tensors: Mapping[str, Lazy]
     _resized_from: "Weights | None" = None
     captioners: Mapping[str, Caption] = field(default_factory=dict)
-    """What writes captions, by the name of its parameters."""
+    """Captioners by the name of their parameters."""
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Our parameters one by one, each with its path: read, and put in our order, when it is asked for."""
@@ -150,7 +150,7 @@ def read_weights(
 
 
 class _Opened(NamedTuple):
-    """Which of FORMATS it has, its model, the paths of its objectives' scales, the arrays, and what writes captions."""
+    """Key of FORMATS, model, paths of the objectives' scales, arrays, and captioners."""
 
     key: str
     model: Model
@@ -220,7 +220,7 @@ def _model_folder(path: Path) -> Path:
 
 
 def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _Opened:
-    """Of a file alone, whose names must be open_clip's."""
+    """Content of a file alone, whose names must be open_clip's."""
     tensors = open_tensors(path)
     marks = [n for n in tensors if n.rpartition(".")[2] == "input_resolution"]
     if len(marks) == 1:
@@ -293,7 +293,7 @@ def write_weights(
 
 
 def caption_shapes(model: Model, captioners: Mapping[str, Caption]) -> dict[str, tuple[int, ...]]:
-    """Of the parameters of what writes captions, by path.
+    """Shapes of the captioners' parameters, by path.
 
     Raises:
         WeightsError: it does not fit the towers.
@@ -318,7 +318,7 @@ def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:
 
 
 def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Of the parameters of all towers and projections, by path; nothing is allocated."""
+    """Shapes of the parameters of all towers and projections, by path; nothing is allocated."""
     batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(model, 1).items()}
     towers = jax.eval_shape(lambda batch: MultiTower(model).init(jax.random.key(0), batch)["params"], batch)
     return {path: leaf.shape for path, leaf in flatten(towers).items()}

@@ -22,19 +22,19 @@ VOCABULARIES: Mapping[int, tuple[str, Tokenizer]] = {
     250_000: ("mc4", Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
     256_000: ("gemma", Tokenizer("sentencepiece", clean="lower", eos_id=1, pad_id=0)),
 }
-"""What big_vision calls a vocabulary, and how SigLIP's towers were trained to read it, by the number of its ids.
+"""Vocabularies of big_vision by the number of their ids: their names, and how SigLIP's towers were trained to read them.
 
 SigLIP 2's texts were lower case, with their punctuation (Tschannen et al. 2025); open_clip deletes that, too.
 """
 
 ROOTS = ("params/", "opt/target/", "")
-"""What may come before the names of all parameters; what an optimizer keeps lies elsewhere."""
+"""Prefixes of all parameters' names; what an optimizer keeps lies elsewhere."""
 
 CLASSIFIER = ("img/head/kernel", "img/head/bias")
 """The last map of an image classifier, to its classes: no part of a tower."""
 
 PARTS = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
-"""What a block calls its attention, second norm and MLP."""
+"""Names of a block's attention, second norm and MLP."""
 
 FIRST_PARTS = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 """The same in the first published ViTs (Dosovitskiy et al. 2021; Steiner et al. 2022), which number all parts together."""
@@ -80,7 +80,7 @@ class _File:
     arrays: dict[str, Lazy]
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """Of an array that must be there, with `rank` axes."""
+        """Shape of an array that must be there, with `rank` axes."""
         found = self.arrays[name].shape if name in self.arrays else None
         if found is None or len(found) != rank:
             what = "is missing" if found is None else f"is {list(found)}, not of {rank} axes"
@@ -88,7 +88,7 @@ class _File:
         return found
 
     def blocks(self, prefix: str) -> tuple[str, int]:
-        """What the blocks below a prefix are called, and how many there are; a name without {} is of all in one array."""
+        """Name and number of the blocks below a prefix; a name without {} is of all in one array."""
         if f"{prefix}/encoderblock/LayerNorm_0/scale" in self.arrays:
             return f"{prefix}/encoderblock", self.shape(f"{prefix}/encoderblock/LayerNorm_0/scale", 2)[0]
         named = sum(name.startswith(f"{prefix}/encoderblock_") and name.endswith("/LayerNorm_0/scale") for name in self.arrays)
@@ -249,5 +249,5 @@ def _mlp(ours: str, theirs: str) -> list[Rule]:
 
 
 def _leaves(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
-    """What has the same name and order in both."""
+    """Rules of parameters with the same name and order in both."""
     return [Rule(f"{ours}/{leaf}", f"{theirs}/{leaf}") for leaf in leaves]

@@ -12,7 +12,7 @@ from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-"""What transformers calls the tokens around a text."""
+"""Names that transformers has for the tokens around a text."""
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
@@ -38,7 +38,7 @@ class ClipVocabulary(NamedTuple):
 
 @functools.cache
 def clip_vocabulary() -> ClipVocabulary:
-    """What vocab.json and merges.txt of OpenAI's models hold; it takes a second, once a process."""
+    """Content of vocab.json and merges.txt of OpenAI's models; it takes a second, once a process."""
     decode = built_in_tokenizer().decode
     whole = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that are printable letters of Latin-1
     others = [byte for byte in range(256) if byte not in whole]
@@ -90,7 +90,7 @@ def _bytes(decode: Any, number: int, numbers: Mapping[int, int]) -> bytes:
 
 
 def _parts(token: str, ids: Mapping[str, int]) -> tuple[str, str]:
-    """Of which two a token was merged: what its letters are merged to by the tokens before it."""
+    """The two parts that a token was merged of: what its letters are merged to by the tokens before it."""
     word = token.removesuffix(LAST)
     parts = [*word[:-1], word[-1] + token[len(word) :]]
     while len(parts) > 2:

@@ -29,7 +29,7 @@ DTYPES: Mapping[str, Any] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-"""What safetensors calls the types that are read."""
+"""Names that safetensors has for the types that are read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def open_tensors(path: Path) -> dict[str, Lazy]:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """In which file of its folder each tensor is, as an index file (`*.index.json`) lists them."""
+    """File of each tensor in its folder, as an index file (`*.index.json`) lists them."""
     listed = read_json(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise WeightsError(f"{path}: its weight_map is {listed!r}; it must say of each tensor in which file it is")

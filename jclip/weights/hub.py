@@ -12,11 +12,11 @@ from jclip.weights.tokenizers import FILES as TOKENIZER_FILES
 PREFIX = "hf://"
 
 SMALL = ("jclip.json", "open_clip_config.json", "config.json", "modules.json", "*.index.json", *PROCESSOR_FILES, *TOKENIZER_FILES)
-"""Of a repository, what says of which architecture, preprocessing and tokenizer its weights are, and in which files."""
+"""Files of a repository that say the architecture, preprocessing and tokenizer of its weights, and where these are."""
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether it is an address on the hub."""
+    """True for an address on the hub."""
     return str(path).startswith(PREFIX)
 
 

@@ -36,7 +36,7 @@ MARK = r"(.*\.)?(vision_model|text_model|embeddings)\..*"
 """Names that tell weights of this library."""
 
 BUFFERS = r"((text|vision)_model\.)?embeddings\.position_ids"
-"""What some state dicts hold besides parameters."""
+"""Names in some state dicts that are no parameters."""
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 """Their name of an activation, and ours."""

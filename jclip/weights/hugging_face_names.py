@@ -1,4 +1,4 @@
-"""Which of Hugging Face's models ours is, and where that keeps each parameter."""
+"""Types of Hugging Face's models, and names of their parameters."""
 
 from collections.abc import Container, Iterable
 
@@ -7,7 +7,7 @@ from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv
 
 
 def model_type(model: Model) -> str:
-    """Which type of model is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded.
+    """Type of the model that is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded.
 
     A tower alone is one of a clip or a siglip.
     """

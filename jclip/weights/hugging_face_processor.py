@@ -1,4 +1,4 @@
-"""How images become pixels, as Hugging Face's files say it: `processor_config.json` and `preprocessor_config.json`."""
+"""Preprocessing as Hugging Face's files say it: `processor_config.json` and `preprocessor_config.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +72,7 @@ def read_processor(folder: Path) -> tuple[str, Mapping[str, Any] | None]:
 
 
 def preprocess(kind: str, at: str, given: Mapping[str, Any] | None, image_size: int) -> Preprocess:
-    """Of the settings `given`, which stand at `at`, for a model of type `kind`; None: as its library trained it.
+    """Preprocess of the settings `given`, which stand at `at`, for a model of type `kind`; None: as its library trained it.
 
     Raises:
         WeightsError: pixels would be others.
@@ -120,7 +120,7 @@ def _sides(size: Any) -> Mapping[str, int]:
 
 
 def settings(kind: str, image: VisionTower) -> dict[str, Any]:
-    """What `preprocessor_config.json` says so that transformers makes our pixels for a model of type `kind`."""
+    """Content of `preprocessor_config.json` from which transformers makes our pixels for a model of type `kind`."""
     how, square = image.preprocess, dict(zip(("height", "width"), image.size, strict=True))
     crop = how.resize == "shortest"
     crops = {"do_center_crop": crop, "crop_size": square} if kind == "clip" else {}

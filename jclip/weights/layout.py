@@ -1,4 +1,4 @@
-"""How another library keeps our parameters: rules from its names to ours, applied in either direction."""
+"""Layouts of other libraries: rules from its names to ours, applied in either direction."""
 
 import math
 import mmap
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 SAME = Layout(lambda x: x, lambda x: x)
 
 SCALAR = Layout(lambda x: x.reshape(()), lambda x: x)
-"""Of shape [] or [1]."""
+"""A scalar of shape [] or [1]."""
 
 VECTOR = Layout(lambda x: x.reshape(()), lambda x: x.reshape(1))
 """A number as an array of one."""
@@ -64,7 +64,7 @@ def conv_layout(patch_size: int) -> Layout:
 
 
 FLAT = Layout(lambda x: x.reshape(-1), lambda x: x[None, None])
-"""Of shape [1, 1, n], which we keep as [n]."""
+"""A vector of shape [1, 1, n], which we keep as [n]."""
 
 LEADING = Layout(lambda x: x.reshape(x.shape[1:]), lambda x: x[None])
 """A leading axis of size 1 that we leave out."""
@@ -104,7 +104,8 @@ class Rule:
     """Their name; {} stands for the number of a block, and we keep all blocks of a tower in one array."""
     layout: Layout = SAME
     part: tuple[int, int] = (0, 1)
-    """Which of how many equal parts of the first axis of their array: (0, 3) are the queries of a stack of q, k and v."""
+    """One of several equal parts of the first axis of their array, (place, number): (0, 3) are the queries of a stack of q, k and
+    v."""
 
     def names(self, blocks: int) -> list[str]:
         """Their names, of every block where there are several."""
@@ -112,11 +113,11 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """Whether it is a parameter of blocks."""
+        """True for a parameter of blocks."""
         return "{}" in self.theirs
 
     def read(self, theirs: Array) -> Array:
-        """Of their array (of one block) what is ours, in our order."""
+        """Our part of their array (of one block), in our order."""
         index, count = self.part
         return self.layout.ours(theirs if count == 1 else np.split(theirs, count)[index])
 

@@ -67,7 +67,7 @@ MARK = r"(.*\.)?visual\..*"
 """Names that tell weights of this library."""
 
 BUFFERS = r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
-"""What state dicts hold besides parameters, and no result depends on."""
+"""Names in state dicts that are no parameters, and on which no result depends."""
 
 IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
 TEXT_POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}
@@ -152,13 +152,13 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
 
 
 def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Caption]:
-    """What writes captions, by the name of its parameters; raises as `read_model` does."""
+    """Captioners by the name of their parameters; raises as `read_model` does."""
     cfg = config["model_cfg"]
     return {NAME: captioner_of(str(folder / CONFIG), cfg)} if "multimodal_cfg" in cfg else {}
 
 
 def named_captioners(name: str) -> dict[str, Caption]:
-    """What writes captions of a named architecture."""
+    """Captioners of a named architecture."""
     return {NAME: Caption()} if name.startswith("coca_") else {}
 
 
@@ -231,7 +231,7 @@ def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: To
 
 
 def _common(at: str, cfg: Mapping[str, Any], width: int, quick_gelu: bool) -> dict[str, Any]:
-    """What both kinds of transformer have."""
+    """Fields that both kinds of transformer have."""
     act, norm, ratio = cfg.get("act_kwargs") or {}, cfg.get("norm_kwargs") or {}, cfg.get("mlp_ratio", 4.0)
     if act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}) or (act and quick_gelu):
         raise WeightsError(f"{at}.act_kwargs is {act}; reproduced is {{'approximate': 'tanh'}} without quick_gelu, or none")
@@ -267,7 +267,7 @@ def _with_preprocess(at: str, tower: ImageTower, cfg: Mapping[str, Any], image_s
 
 
 def config_of(model: Model, scales: Container[str], captioner: Caption | None = None) -> dict[str, Any]:
-    """What goes into `open_clip_config.json`, so that open_clip builds the same model.
+    """Content of `open_clip_config.json` from which open_clip builds the same model.
 
     Raises:
         WeightsError: open_clip has no such model.
@@ -340,7 +340,7 @@ def _text_cfg(text: TextTower, quick_gelu: bool) -> dict[str, Any]:
 
 
 def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, Any]:
-    """What differs from CLIP's is written, so that versions of open_clip without an option read all others."""
+    """Fields that differ from CLIP's alone, so that versions of open_clip without an option read all others."""
     tanh = tower.activation == "gelu_tanh" and not quick_gelu
     return {
         "mlp_ratio": tower.mlp_ratio,

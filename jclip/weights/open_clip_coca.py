@@ -19,7 +19,7 @@ INERT = ("attn_pooler_heads", "n_queries", "dim_head")
 
 
 def is_captioner(model: Model) -> bool:
-    """Whether its towers are those of CoCa, which open_clip has together with a decoder alone."""
+    """True where the towers are those of CoCa, which open_clip has together with a decoder alone."""
     image, text = model.towers["image"], model.towers["text"]
     assert isinstance(text, TextTower)
     return getattr(image, "pool", None) == "queries" or text.pool in ("cls", "cls_legacy")

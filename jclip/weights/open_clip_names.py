@@ -1,4 +1,4 @@
-"""Where open_clip keeps each parameter; OpenAI's files have the same names."""
+"""Names of open_clip's parameters; OpenAI's files have the same."""
 
 from collections.abc import Collection, Container
 

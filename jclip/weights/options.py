@@ -7,7 +7,7 @@ from jclip.weights.errors import WeightsError
 
 
 class Kind(NamedTuple):
-    """What the value of an option may be.
+    """Values that an option may have.
 
     Attributes:
         words: for messages.

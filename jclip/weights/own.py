@@ -41,7 +41,7 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
 
 
 def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Caption]:
-    """What writes captions, by the name of its parameters."""
+    """Captioners by the name of their parameters."""
     try:
         found = config.get("captioners", {}).items()
         captioners = {name: from_json(how, Caption, f"{folder / CONFIG}: captioners.{name}") for name, how in found}

@@ -1,4 +1,4 @@
-"""Whether another library's model computes what ours does."""
+"""Comparison of another library's model with ours."""
 
 from jclip.config import Model
 from jclip.config.same import differences

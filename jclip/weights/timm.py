@@ -28,7 +28,7 @@ def timm_name(tower: Tower) -> str | None:
 
 
 def timm_rules(tower: VisionTower, ours: str = "image", theirs: str = "visual.trunk") -> list[Rule]:
-    """Where timm's `VisionTransformer` with a latent pooling keeps each parameter."""
+    """Rules of timm's `VisionTransformer` with a latent pooling."""
     pool, latent = f"{ours}/map", f"{theirs}.attn_pool"
     return [
         Rule(f"{ours}/patch_embed/kernel", f"{theirs}.patch_embed.proj.weight", conv_layout(tower.patch_size)),

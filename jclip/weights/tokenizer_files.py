@@ -14,7 +14,7 @@ from jclip.weights.errors import WeightsError
 from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, TokenizerFile
 
 OWN = "jclip"
-"""What `hf_tokenizer_name` is in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
+"""Value of `hf_tokenizer_name` in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
 
 
 def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class TokenizerFile:
             raise WeightsError(f"{self.path}: no {JSON}, or damaged: {type(error).__name__}: {error}") from None
 
     def tokenizer(self) -> Tokenizer:
-        """Of this file, with the padding; its rules of cleaning are still to be said."""
+        """Tokenizer of this file, with the padding; its rules of cleaning are still to be said."""
         padding = self.content.get("padding") or {}
         direction = str(padding.get("direction", "left" if self.kind in LEFT else "right")).lower()
         _check_sides(self.folder, self.config, direction)
@@ -260,7 +260,7 @@ def _check_sides(folder: Path, config: Mapping[str, Any], padding: str) -> None:
 
 
 def _content(token: Any) -> str:
-    """Of a token, which is a str or an object."""
+    """Text of a token, which is a str or an object."""
     return str(token.get("content", "")) if isinstance(token, Mapping) else str(token or "")
 
 

@@ -12,7 +12,7 @@ FILES = {
     "sentencepiece": "a sentencepiece model, or a tokenizer.json that ends each text alike",
     "hugging_face": "a tokenizer.json",
 }
-"""What a tokenizer of a kind is given."""
+"""Files that a tokenizer of each kind is given."""
 
 
 def named_model(name: str, vocabulary: str | Path | None = None) -> Model:

@@ -67,13 +67,13 @@ class Contrastive(Sides):
     label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.0
     """Share of the target that is spread over all candidates."""
     decoupled: bool = False
-    """Whether a softmax leaves the right answers out of its sum (Yeh et al. 2022, DCL). The loss may then be below 0; what bounds
-    it is the bound of the scale."""
+    """Decoupled softmax: the right answers are left out of its sum (Yeh et al. 2022, DCL). The loss may then be below 0; what
+    bounds it is the bound of the scale."""
     extra_projections: bool = False
-    """Whether `a` asks with embeddings of a second pair of projections, of this objective's own, and only `b` asks with those
+    """Extra projections: `a` asks with embeddings of a second pair, of this objective's own, and only `b` asks with those
     that evaluations read (x-clip's extra_latent_projection; nothing published shows that it helps)."""
     equal: Literal["negative", "ignore", "positive"] = "negative"
-    """What examples with equal input (see `equal_by`) are to each other: negatives like any, left out, or right answers too.
+    """Role of examples with equal input (see `equal_by`) for each other: negatives like any, left out, or right answers too.
     Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
     right answers as with negatives."""
     equal_by: str | None = None
@@ -110,15 +110,15 @@ class MultiView(Family):
     """Factor on the mean over all pairs but that of the first views, beside 1 for that one (x-clip: 0.1 beside 0.9; DeCLIP: the
     mean of 2 x 2 pairs, which is 3, with a quarter of the weight)."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     decoupled: bool = False
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     method: Literal["gather", "ring"] = "gather"
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     block: Count = 256
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
@@ -153,12 +153,12 @@ class Triplet(Sides):
     b: str = "text"
     """The other."""
     margin: Annotated[float, Range(above=0, most=2)] = 0.2
-    """How much nearer, in cosines or in Euclidean distance (VSE++: 0.2)."""
+    """Margin by which a match has to be nearer, in cosines or in Euclidean distance (VSE++: 0.2)."""
     mining: Literal["all", "hardest", "semi_hard"] = "hardest"
-    """Which of the unrelated count: the sum over all, the nearest, or the nearest of those that are farther than the match. The
+    """Negatives that count: the sum over all, the nearest, or the nearest of those that are farther than the match. The
     nearest alone may collapse at the start of training; begin with all of them there."""
     distance: Literal["cosine", "euclidean"] = "cosine"
-    """What is compared."""
+    """Similarity that is compared."""
     equal_by: str | None = None
     """View by whose input examples are told apart: those of an equal one are related. None: each example is its own."""
     block: Count = 256
@@ -181,9 +181,9 @@ class TokenWise(Pair):
     features: Size = 256
     """Size of the projected tokens (FILIP: 256)."""
     logit_scale: Annotated[float, Range(least=1, most=100)] | None = None
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     decoupled: bool = False
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     method: Literal["gather", "ring"] = "gather"
     """gather: every device holds all tokens of `b` (fastest); ring: they go around the devices (least memory)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -225,9 +225,9 @@ class NearestNeighbour(Pair):
     size: Size = 65536
     """Embeddings in the queue; a multiple of batch_size."""
     method: Literal["gather", "ring"] = "gather"
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
     block: Count = 256
-    """As of `Contrastive`."""
+    """See `Contrastive`."""
 
     def trains(self) -> tuple[str, ...]:
         """The view that asks."""

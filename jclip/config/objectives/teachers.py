@@ -39,8 +39,8 @@ class FeatureDistillation(Family):
 
 @dataclass(frozen=True)
 class AffinityDistillation(Family):
-    """Which of the batch's `b` are like an `a`, and the reverse, as a teacher finds it: the divergence of two softmaxes over the
-    batch (affinity mimicking of Wu et al. 2023, TinyCLIP; the distillation loss of Vasu et al. 2024, MobileCLIP)."""
+    """Similarities of each `a` to the batch's `b`, and the reverse, as a teacher finds them: the divergence of two softmaxes over
+    the batch (affinity mimicking of Wu et al. 2023, TinyCLIP; the distillation loss of Vasu et al. 2024, MobileCLIP)."""
 
     a: str = "image"
     """One view of a tower that learns."""

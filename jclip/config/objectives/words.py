@@ -12,8 +12,8 @@ from jclip.config.towers import Layers, TextTower, Tower
 
 @dataclass(frozen=True)
 class Vocabulary(Family):
-    """Which words the caption has, told from the mean patch: a soft cross-entropy over the vocabulary, each word weighed by its
-    rarity, `objectives.vocabulary.rarity` (SuperCLIP)."""
+    """Classification of the caption's words from the mean patch: a soft cross-entropy over the vocabulary, each word weighed by
+    its rarity, `objectives.vocabulary.rarity` (SuperCLIP)."""
 
     image: str = "image"
     """View that is classified."""
@@ -47,7 +47,7 @@ Share = Annotated[float, Range(least=0, most=1)]
 
 @dataclass(frozen=True)
 class MaskedText(Family):
-    """Which words were there, told from the text with some of them hidden (Devlin et al. 2019, BERT, section 3.1; beside CLIP in
+    """Prediction of hidden words from the rest of the text (Devlin et al. 2019, BERT, section 3.1; beside CLIP in
     Li et al. 2022, DeCLIP).
 
     What stands for a hidden word is an embedding of the objective's own, so that any tokenizer will do.

@@ -37,7 +37,7 @@ EVALUATORS: dict[type[Evaluation], Callable[[Any, Bench], Evaluator]] = {
     Choice: ChoiceEvaluator,
     Captioning: make_captioning,
 }
-"""How each evaluation is made: (its dataclass, the model with its open sources) -> the evaluator."""
+"""Makers of evaluators: (the dataclass, the model with its open sources) -> the evaluator."""
 
 
 def make_evaluator(

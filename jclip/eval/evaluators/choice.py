@@ -79,7 +79,7 @@ class ChoiceEvaluator(Evaluator):
 
 
 def _count(source: Source, field: str, spec: str) -> int:
-    """How many members a field has, by the first example that can be read."""
+    """Number of members of a field, by the first example that can be read."""
     problem: object = "it is empty"
     for value in read_field(source, field):
         if not isinstance(value, BadExample):

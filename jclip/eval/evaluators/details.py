@@ -1,4 +1,4 @@
-"""What a report shows of an evaluation beside its numbers: tables, the worst mistakes, and pictures of what was retrieved."""
+"""Details of an evaluation for a report: tables, the worst mistakes, and pictures of what was retrieved."""
 
 import base64
 import io
@@ -71,7 +71,7 @@ class Pictures(NamedTuple):
 
     source: Source
     field: str
-    """Which holds them."""
+    """Field that holds them."""
     place: np.ndarray
     """int64 [n]: where the examples are in the source."""
     z: np.ndarray
@@ -130,7 +130,7 @@ def retrieval(pictures: Pictures, texts: Texts) -> dict[str, Any]:
 def _nearest(
     queries: np.ndarray, candidates: np.ndarray, query_groups: np.ndarray, candidate_groups: np.ndarray
 ) -> list[tuple[int, list[tuple[int, dict[str, Any]]]]]:
-    """For each query the rank of its best right answer, and the nearest candidates with their scores."""
+    """Rank of the best right answer to each query, and the nearest candidates with their scores."""
     ranks = rank_answers(queries, candidates, query_groups, candidate_groups).rank
     scores = queries @ candidates.T
     found = []

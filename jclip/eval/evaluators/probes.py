@@ -93,7 +93,7 @@ class LinearProbeEvaluator(Evaluator):
         return metrics, shown
 
     def is_saved(self, weights: Callable[[str], str]) -> bool:
-        """Whether the probe is there, if one is asked for, of these weights and of features of this tower."""
+        """True where the probe is there, if one is asked for, of these weights and of features of this tower."""
         if not self.config.save:
             return True
         try:

@@ -15,7 +15,7 @@ from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
 
 
 class Side(NamedTuple):
-    """What a tower makes of the examples: as many rows as they have inputs for it."""
+    """Embeddings of the examples by one tower: as many rows as they have inputs for it."""
 
     z: np.ndarray
     """[m, E] float32 unit vectors."""
@@ -24,7 +24,7 @@ class Side(NamedTuple):
     read: np.ndarray
     """bool [n]: whether the example can be read."""
     texts: list[str] | None
-    """Of each row; None where the tower is none of texts."""
+    """Text of each row; None where the tower is none of texts."""
 
     def of(self, kept: np.ndarray) -> "Side":
         """The rows of some examples, which are counted anew."""
@@ -106,7 +106,7 @@ def groups(a: Side, b: Side, *, equal: bool = True) -> tuple[np.ndarray, np.ndar
 
 
 def text_field(source: Source, tower: str) -> str:
-    """Where a text tower finds its texts in the examples: `captions` where the source has that field, else the tower's name."""
+    """Field of a text tower's texts: `captions` where the source has that field, else the tower's name."""
     for i in range(len(source)):
         try:
             return "captions" if "captions" in source[i] else tower
