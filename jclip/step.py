@@ -120,6 +120,13 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
         return loss, *aux, grads
 
     def in_parts(trained: Params, frozen: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> Any:
+        # Three passes, because the loss needs the rows of all parts at once, and the towers have memory for one part:
+        #
+        #     rows          towers, part after part; only their outputs are kept
+        #     slopes        the loss of all rows, and its gradient in each of them: no tower is seen
+        #     replay        towers again, part after part, each with its slopes pulled back through it
+        #
+        # The chain rule makes the sum over parts of (slopes of the part) x (Jacobian of the part) the whole gradient.
         inputs = split_rows(batch, parts, mesh), split_rows(index, parts, mesh)
         params = merge(trained, frozen)
         rows = join_rows(jax.lax.map(lambda part: see(params, extra, part[0], part[1], key)[0][0], inputs), mesh)

@@ -150,6 +150,13 @@ class _Answers:
 
     def pairs(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows and candidates of the right pairs of some queries, row after row; and how many each row has."""
+        # The members of all groups lie in one array, group after group, and a query knows the slots of its groups:
+        #
+        #     _members    a b | c | d e f      _ends    2 3 6
+        #     query 0 has slots 0, 2           its right candidates are a b, d e f
+        #
+        # Each (query, slot) becomes as many (row, candidate) as its group has members, without a loop over queries: `offset`
+        # counts 0, 1, ... within each group, behind the place where the group begins.
         slots = self._slots[indices]
         sizes = self._sizes(slots)
         row, flat = np.repeat(np.arange(len(indices)), sizes.sum(axis=1)), sizes.ravel()

@@ -218,6 +218,15 @@ def meet(
         on_rows, on_columns = chunk(varying(found, axes), columns=columns)
         return on_rows, join(on_columns)
 
+    # The columns that each of four devices works on:
+    #
+    #     device     0  1  2  3
+    #     hop 0      0  1  2  3     each begins with its own columns
+    #     hop 1      3  0  1  2     columns move to the next device, and with them what was found of them
+    #     hop 2      2  3  0  1
+    #     hop 3      1  2  3  0     what was found of columns c is on device c - 1: one more move brings it home
+    #
+    # So no device ever holds more than two parts of the columns, and all pairs are met once.
     def pass_on(tree: Any) -> Any:
         ring = [(device, (device + 1) % devices) for device in range(devices)]
         return jax.tree.map(lambda x: lax.ppermute(x, axes, ring), tree)
