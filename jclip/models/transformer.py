@@ -64,7 +64,7 @@ class Transformer(nn.Module):
         if loop or at is None or key is not None:
             x, _ = jax.lax.scan(remat(run, how), x, layers, unroll=1 if loop else depth)
             return x[:, :length], None if at is None else token_at(x, at)[:, 0]
-        # The last block is run twice, for its pooled token and for all tokens. Who reads one of the results pays for that one: XLA
+        # The last block is run twice, for its pooled token and for all tokens. Who reads one result pays for that one: XLA
         # drops what nobody reads, and a training step of CLIP reads the pooled token alone.
         first, last = all_but_last(layers)
         x, _ = jax.lax.scan(remat(run, how), x, first, unroll=depth)
