@@ -1,5 +1,5 @@
 """What others add without touching the package, as docs/add shows it: a kind of tower with inputs of its own, a source,
-an evaluation and an objective, which are all in one run.
+an evaluation, an objective and a format of weights.
 """
 
 from dataclasses import replace
@@ -12,10 +12,17 @@ import pytest
 from pages import PAGES, blocks
 
 import jclip
-from jclip import config, data, eval, evaluate, models, objectives, train
+from jclip import WeightsError, config, data, eval, evaluate, models, objectives, train, weights
 from jclip.config import Config, ConfigError, Data, Model, Optim, TextTower, Tower, check, from_json, to_json
 
-TABLES = ((models, "TOWERS"), (data, "INPUTS"), (data, "SCHEMES"), (eval, "EVALUATORS"), (objectives, "OBJECTIVES"))
+TABLES = (
+    (models, "TOWERS"),
+    (data, "INPUTS"),
+    (data, "SCHEMES"),
+    (eval, "EVALUATORS"),
+    (objectives, "OBJECTIVES"),
+    (weights, "FORMATS"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def added() -> Any:
     tables = [getattr(room, name) for room, name in TABLES]
     before = [dict(table) for table in tables]
     names: dict[str, Any] = {"__name__": "outside"}
-    for page in ("docs/add/tower.md", "docs/add/source.md", "docs/add/evaluation.md", "docs/objectives.md"):
+    for page in (*(f"docs/add/{name}.md" for name in ("tower", "source", "evaluation", "weights")), "docs/objectives.md"):
         shown = blocks(PAGES[page], "python")
         for code in shown[-1:] if page == "docs/objectives.md" else shown:
             exec(compile(code, page, "exec"), names)
@@ -64,6 +71,18 @@ def test_all_of_it_is_trained_saved_evaluated_and_loaded(added: Any, tmp_path: P
     np.testing.assert_allclose(model.encode(model.params, "points", np.stack(clouds)), z, atol=1e-5)
     np.testing.assert_allclose(model.embed("points", [clouds[0][::-1]]), z[:1], atol=1e-5)
     assert from_json(to_json(recipe(added))) == recipe(added)
+
+
+def test_weights_of_a_format_of_ones_own_come_back(added: Any, tmp_path: Path) -> None:
+    model = jclip.load("ViT-tiny-test")
+    weights.write_weights(tmp_path / "w", "dotted", model.config, model.params)
+    again = jclip.load(tmp_path / "w")
+    assert (again.config, again.objectives) == (model.config, model.objectives)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    description = (tmp_path / "w" / "dotted.json").read_text()
+    (tmp_path / "w" / "dotted.json").write_text(description.replace('"embed_dim": 16', '"embed_dim": 17'))
+    with pytest.raises(WeightsError, match="image_projection"):
+        jclip.load(tmp_path / "w")
 
 
 @pytest.mark.slow

@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -28,6 +27,8 @@ from jclip.weights.vocabularies import named_model
 
 __all__ = [
     "FORMATS",
+    "Format",
+    "Rule",
     "Weights",
     "WeightsError",
     "extend_positions",
@@ -41,8 +42,53 @@ __all__ = [
     "write_weights",
 ]
 
-FORMATS: Mapping[str, ModuleType] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
-"""The libraries whose folders are read and written, by name."""
+
+class Format(Protocol):
+    """A library whose folders are read and written: a module, or an object, with these names."""
+
+    @property
+    def CONFIG(self) -> str:
+        """File that describes the model, by which a folder is known."""
+
+    @property
+    def FILES(self) -> tuple[str, ...]:
+        """Files of arrays that are read, the first of which is written."""
+
+    @property
+    def MARK(self) -> str:
+        """Regex of a name that only this library's arrays have, where a folder has files of several."""
+
+    @property
+    def BUFFERS(self) -> str:
+        """Regex of arrays that are no parameters."""
+
+    def read_model(self, folder: Path, config: Mapping[str, Any], names: Iterable[str], /) -> tuple[Model, tuple[str, ...]]:
+        """The model, and the paths of its objectives' scales, of a description and the names of arrays."""
+
+    def read_captioners(self, folder: Path, config: Mapping[str, Any], /) -> dict[str, Caption]:
+        """Captioners by the name of their parameters."""
+
+    def opened(self, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy], /) -> dict[str, Lazy]:
+        """The arrays that belong to the model."""
+
+    def rules(self, model: Model, paths: Collection[str], names: Collection[str] | None = None) -> list[Rule]:
+        """Where the library keeps each of our parameters; see `layout.Rule`."""
+
+    def write_config(
+        self, model: Model, folder: Path, scales: Sequence[str], captioners: Mapping[str, Caption], /
+    ) -> Collection[str]:
+        """Writes the description, and what it names; returns the names of the captioners that it has.
+
+        Raises:
+            WeightsError: the library has no such model.
+        """
+
+    def finish(self, folder: Path, arrays: Mapping[str, NDArray[Any]], /) -> None:
+        """Writes what depends on the arrays."""
+
+
+FORMATS: dict[str, Format] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
+"""The libraries whose folders are read and written, by name. A row of your own is one of them."""
 
 
 def local_path(path: str | Path, kind: str | None = None) -> str | Path:
@@ -179,11 +225,7 @@ def _open_folder(path: Path, name: str | None, tokenizer: str | Path | None, kin
         captioners = module.read_captioners(path, config)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:  # a value of an odd type
         raise WeightsError(f"{path}: {module.CONFIG} or what it names is damaged: {type(error).__name__}: {error}") from error
-    if module is own:
-        tensors = own.with_digests(path, config, tensors)
-    if module is hugging_face:
-        tensors = hugging_face.without_foreign_texts(path, config, tensors)
-    return _Opened(key, model, scales, tensors, captioners)
+    return _Opened(key, model, scales, module.opened(path, config, tensors), captioners)
 
 
 def _described(path: Path, keys: Mapping[str, str]) -> tuple[str, dict[str, Lazy]]:
@@ -268,9 +310,6 @@ def write_weights(
     folder, module, flat, captioners = Path(folder), FORMATS[to], flatten(params), dict(captioners or {})
     if folder.exists():
         raise WeightsError(f"{folder} exists already; give a folder that does not")
-    alone = module is hugging_face and set(model.towers) in ({"image"}, {"text"})
-    if set(model.towers) != {"image", "text"} and module is not own and not alone:
-        raise WeightsError(f"{to} has models of an image and a text tower; this one has {', '.join(model.towers)}")
     scales = tuple(path for path in flat if path.endswith(("/logit_scale", "/logit_bias")))
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}-{os.getpid()}"
@@ -278,13 +317,9 @@ def write_weights(
     try:
         kept = module.write_config(model, draft, scales, captioners)
         flat = {path: leaf for path, leaf in flat.items() if path.partition("/")[0] not in captioners.keys() - kept}
-        if module is not own and not alone and not {SCALE} <= {*scales} <= {SCALE, BIAS}:
-            others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
-            raise WeightsError(f"{to} has one objective, image_text; this model has {others or 'none'}")
         arrays = to_theirs(module.rules(model, flat), flat)
         write_safetensors(draft / module.FILES[0], arrays)
-        if module is own:
-            own.write_digests(draft, arrays)
+        module.finish(draft, arrays)
         shutil.copymode(draft / module.CONFIG, draft / module.FILES[0])
         draft.rename(folder)
     except BaseException:

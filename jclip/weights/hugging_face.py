@@ -7,22 +7,37 @@ import json
 import logging
 import math
 import re
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
 from jclip.config import Caption, Model, TextTower, Tokenizer, VisionTower
 from jclip.weights.errors import WeightsError
+from jclip.weights.files import Lazy
 from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
-from jclip.weights.layout import BIAS, SCALE
+from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
 from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Kind, check_options, one_of, optional
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
 
-__all__ = ["BUFFERS", "CONFIG", "FILES", "read_captioners", "read_model", "rules", "without_foreign_texts", "write_config"]
+__all__ = [
+    "BUFFERS",
+    "CONFIG",
+    "FILES",
+    "MARK",
+    "finish",
+    "opened",
+    "read_captioners",
+    "read_model",
+    "rules",
+    "without_foreign_texts",
+    "write_config",
+]
 
 T = TypeVar("T")
 
@@ -259,8 +274,17 @@ def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Captio
     return {}
 
 
+def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """See Format: the arrays of what is read; see `without_foreign_texts`."""
+    return without_foreign_texts(folder, config, tensors)
+
+
+def finish(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """See Format: nothing is left to write."""
+
+
 def write_config(
-    model: Model, folder: Path, scales: Container[str], captioners: Mapping[str, Caption] | None = None
+    model: Model, folder: Path, scales: Sequence[str], captioners: Mapping[str, Caption] | None = None
 ) -> Collection[str]:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
@@ -270,6 +294,9 @@ def write_config(
     Raises:
         WeightsError: the library has no such model.
     """
+    alone = set(model.towers) in ({"image"}, {"text"})
+    if not alone:
+        require_pair("hugging_face", model)
     image, text = model.towers.get("image"), model.towers.get("text")
     if image is not None and not isinstance(image, VisionTower):
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
@@ -287,6 +314,8 @@ def write_config(
         config = _config_alone(kind, model, image, text)
         again = _tower_alone(CONFIG, config, text.tokenizer if text else (FILE, processor), False)
     require_same(f"Hugging Face's {config['architectures'][0]} cannot compute this model", model, again)
+    if not alone:
+        require_one_scale("hugging_face", scales)
     if text is not None:
         write_hugging_face(text.tokenizer, folder, kind)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

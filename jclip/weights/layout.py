@@ -3,7 +3,7 @@
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jclip.config import Model
 from jclip.weights.errors import WeightsError
 from jclip.weights.prefixes import prefix_of
 
@@ -241,3 +242,16 @@ def _shape_of_ours(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...] | str:
         return rule.read(np.broadcast_to(np.float32(0), shape)).shape
     except (ValueError, TypeError, IndexError):
         return "impossible"
+
+
+def require_pair(library: str, model: Model) -> None:
+    """Raises WeightsError where a model is not that of an image and a text tower, as the library's are."""
+    if set(model.towers) != {"image", "text"}:
+        raise WeightsError(f"{library} has models of an image and a text tower; this one has {', '.join(model.towers)}")
+
+
+def require_one_scale(library: str, scales: Iterable[str]) -> None:
+    """Raises WeightsError where a model has other objectives' scales than the one of an image and a text tower."""
+    if not {SCALE} <= {*scales} <= {SCALE, BIAS}:
+        others = ", ".join(path for path in scales if path not in (SCALE, BIAS))
+        raise WeightsError(f"{library} has one objective, image_text; this model has {others or 'none'}")

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+from numpy.typing import NDArray
 
 from jclip.config import (
     Caption,
@@ -19,7 +21,8 @@ from jclip.config import (
     as_image_size,
 )
 from jclip.weights.errors import WeightsError
-from jclip.weights.layout import BIAS, SCALE
+from jclip.weights.files import Lazy
+from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
 from jclip.weights.open_clip_coca import NAME, captioner_cfg, captioner_of, is_captioner, queries, queries_cfg
 from jclip.weights.open_clip_names import rules
 from jclip.weights.options import (
@@ -47,8 +50,11 @@ __all__ = [
     "BUFFERS",
     "CONFIG",
     "FILES",
+    "MARK",
     "config_of",
+    "finish",
     "named_captioners",
+    "opened",
     "read_captioners",
     "read_model",
     "rules",
@@ -350,10 +356,20 @@ def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, A
     }
 
 
+def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """See Format: the arrays as they are."""
+    return dict(tensors)
+
+
+def finish(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """See Format: nothing is left to write."""
+
+
 def write_config(
-    model: Model, folder: Path, scales: Container[str], captioners: Mapping[str, Caption] | None = None
+    model: Model, folder: Path, scales: Sequence[str], captioners: Mapping[str, Caption] | None = None
 ) -> Collection[str]:
     """Writes `open_clip_config.json` and the tokenizer. Returns the name of the captioner that is part of it, where one is."""
+    require_pair("open_clip", model)
     kept = list(captioners or ()) if is_captioner(model) else []
     if len(kept) != is_captioner(model):
         raise WeightsError(f"open_clip's CoCa has one captioner, and this model with towers like it has {len(kept)}")
@@ -361,5 +377,6 @@ def write_config(
     text = model.towers["text"]
     assert isinstance(text, TextTower)
     config["model_cfg"]["text_cfg"] |= write_open_clip(text.tokenizer, folder)
+    require_one_scale("open_clip", scales)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return kept

@@ -73,6 +73,16 @@ def vocabularies(folder: Path) -> list[str]:
     return sorted({tokenizer.file for tokenizer in tokenizers if tokenizer.kind != "clip"})
 
 
+def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """See Format: the arrays, which are compared with their digests when they are read."""
+    return with_digests(folder, config, tensors)
+
+
+def finish(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """See Format: the digests of the arrays are added."""
+    write_digests(folder, arrays)
+
+
 def with_digests(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """Arrays that are compared, when they are read, with the digests of `jclip.json`; a file of before these has none."""
     digests = config.get("digests", {})
