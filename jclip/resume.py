@@ -38,6 +38,7 @@ class Start(NamedTuple):
         origin: where it comes from, for the greeting.
         record: what the run was made of when the checkpoint was saved; None where there is none.
         other: the record of another run that is taken up, where the workdir has no checkpoint yet.
+        resumed_from: the step of --resume-from that the stage before came from, at the beginning of the next.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Start(NamedTuple):
     origin: str
     record: Mapping[str, Any] | None = None
     other: Mapping[str, Any] | None = None
+    resumed_from: int | None = None
 
     @property
     def first(self) -> int:
@@ -80,7 +82,8 @@ def find_start(
     if step is not None and step == plan.first:
         workdir = str(checkpoints.directory.parent)
         before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
-        return Start(step, *start_from(dataclasses.replace(config, init_from=before), program, mesh))
+        state, origin = start_from(dataclasses.replace(config, init_from=before), program, mesh)
+        return Start(step, state, origin, resumed_from=_went_on_from(checkpoints, step))
     if step is None and config.optim.schedule == "cooldown":
         return _cool_down(config, plan, program)
     if step is None and config.init_from.path:
@@ -110,6 +113,7 @@ def _restore(config: Config, plan: Plan, program: Program, checkpoints: Checkpoi
     """The state of a checkpoint, if it is of this model."""
     record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
     together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
+    together(lambda: _check_stage(record, plan))
     together(lambda: _check_begun(saved, record, program, step - plan.first))
     state = program.restored(step - plan.first, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
@@ -167,7 +171,7 @@ def _went_on_from(checkpoints: Checkpoints, step: int) -> int | None:
 
 def lineage(start: Start, resume_from: int | None) -> Record:
     """Entries of a run's record about --resume-from, from its first checkpoint on."""
-    before = (start.record or {}).get("resumed_from")
+    before = start.resumed_from if start.record is None else start.record.get("resumed_from")
     now = resume_from if start.step == resume_from else before
     return {} if now is None else {"resumed_from": now}
 
@@ -210,6 +214,17 @@ def _check_same(saved: Config, config: Config, program: Program, workdir: Path) 
         raise CheckpointError(
             f"{workdir} has optimizer state for {len(before)} arrays of parameters, and optim.lr_rules now train {len(now)} "
             f"({names}, ... differ); go on with these rules in another --workdir, with --init-from.path {workdir}"
+        )
+
+
+def _check_stage(record: Mapping[str, Any], plan: Plan) -> None:
+    """Raises CheckpointError where the stages before that of a checkpoint have another length now: its step would be another one
+    of the schedule, and of the data."""
+    then = record.get("plan", {}).get("first", 0)
+    if then != plan.first:
+        raise CheckpointError(
+            f"the stages before had {then:,} steps when this checkpoint was saved, and have {plan.first:,} now; give them the "
+            "durations they had, or start anew in another --workdir"
         )
 
 

@@ -12,7 +12,7 @@ from tiny import tiny_config
 
 import jclip
 from jclip import train
-from jclip.checkpoint import Checkpoints
+from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import Config, ConfigError, Stage, check, make_plans, stage_configs
 from jclip.data import make_run_loader, open_source
 from jclip.runs import load_run
@@ -106,3 +106,17 @@ def test_a_stage_begins_with_the_parameters_of_the_one_before(tmp_path: Path) ->
     np.testing.assert_array_equal(after["text/pos_embed"][:6], before["text/pos_embed"])
     assert after["text/pos_embed"].shape == (8, 32)
     assert after["image/pos_embed"].shape == (5, 32)
+
+
+@pytest.mark.slow
+def test_a_run_that_went_back_before_a_border_does_not_go_back_again(tmp_path: Path) -> None:
+    train.main(staged(), tmp_path)
+    for _ in range(2):  # as a restart loop would
+        train.main(staged(), tmp_path, resume_from=2)
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.steps == [2, 4, 6, 8]
+            assert [checkpoints.record(step).get("resumed_from") for step in checkpoints.steps] == [None, 2, 2, 2]
+        assert len(list((tmp_path / "set_aside").iterdir())) == 3
+    longer = dataclasses.replace(staged(), stages={"small": dataclasses.replace(SMALL, duration="5")}, duration="9")
+    with pytest.raises(CheckpointError, match="the stages before had 4 steps when this checkpoint was saved, and have 5 now"):
+        train.main(longer, tmp_path)
