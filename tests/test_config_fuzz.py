@@ -128,12 +128,13 @@ def test_what_is_accepted_trains(changes: Mapping[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_900_odd_configurations_are_refused_or_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cases", [300, pytest.param(900, marks=pytest.mark.exhaustive)])
+def test_odd_configurations_are_refused_or_train(cases: int, tmp_path: Path) -> None:
     rng, trained = random.Random(0), 0
-    for i in range(900):
+    for i in range(cases):
         config = changed(*((rng.choice(PLACES), rng.choice(VALUES)) for _ in range(1 + i % 2)))
         if accepted(config, trace=False):
             quick = put(put(config, ("evals",), {}), ("checkpoint", "best"), None)
             trained += 1
             assert trains(quick, tmp_path / str(i))
-    assert trained > 10
+    assert trained > cases // 90

@@ -13,7 +13,7 @@ from test_compile import jclip_compile
 from tiny import tiny_config
 
 from jclip.config import Config, Mesh, ResNetTower
-from jclip.data import make_loader
+from jclip.data import make_run_loader
 from jclip.models.compute import Compute
 from jclip.models.products import product
 from jclip.program import make_program
@@ -98,7 +98,7 @@ def test_a_step_summed_in_float32_is_nearer_to_float32_than_one_summed_in_bfloat
         config = tiny_config(**changes, **how)
         mesh = make_mesh(config.mesh)
         params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
-        with make_loader(config) as loader:
+        with make_run_loader(config) as loader:
             batch = to_global(next(iter(loader)).arrays, mesh)
         grads = jax.jit(make_loss_and_grads(config, mesh))(params, batch, jax.random.key(0))[2]
         return {path: np.asarray(leaf) for path, leaf in flatten(grads).items()}

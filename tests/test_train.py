@@ -103,7 +103,9 @@ def final_params(workdir: Path) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
-@pytest.fixture(scope="module", params=[pytest.param((1, 1), marks=pytest.mark.slow), (8, 4)], ids=["1 device", "8 devices"])
+@pytest.fixture(
+    scope="module", params=[pytest.param((1, 1), marks=pytest.mark.exhaustive), (8, 4)], ids=["1 device", "8 devices"]
+)
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     devices, fsdp = request.param
     workdir = tmp_path_factory.mktemp("whole")
