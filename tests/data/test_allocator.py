@@ -8,8 +8,10 @@ import pytest
 from jclip.data import allocator
 
 CODE = """
-import resource, runpy, sys
+import ctypes, resource, runpy, sys
 import numpy as np
+
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page, where the kernel has one to give, is one fault of 512
 
 keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]  # all of jclip frees large blocks as it is imported
 if sys.argv[2] == "kept":
