@@ -162,7 +162,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
     code = snippets("objectives.md")[-1]
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
-    names: dict[str, Any] = {"__name__": "added"}
+    names: dict[str, Any] = {"__name__": "page"}
     exec(code, names)
     small = {"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1}
     config = tiny_config(accumulate=parts, **small)

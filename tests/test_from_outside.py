@@ -30,7 +30,7 @@ def added() -> Any:
     """The names that the pages define; their rows are taken out of the tables in the end."""
     tables = [getattr(room, name) for room, name in TABLES]
     before = [dict(table) for table in tables]
-    names: dict[str, Any] = {"__name__": "outside"}
+    names: dict[str, Any] = {"__name__": "page"}
     for page in (*(f"docs/add/{name}.md" for name in ("tower", "source", "evaluation", "weights")), "docs/objectives.md"):
         shown = blocks(PAGES[page], "python")
         for code in shown[-1:] if page == "docs/objectives.md" else shown:
