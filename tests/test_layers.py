@@ -29,7 +29,7 @@ LAYERS = (
         "signals",
     },
     {"checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
-    {"state"},
+    {"state", "parts"},
     {"step"},
     {"program"},
     {"clip"},
