@@ -142,6 +142,19 @@ def test_the_best_of_an_earlier_stage_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_damage_to_the_end_of_a_stage_is_told_with_a_way_on(whole: Path, tmp_path: Path) -> None:
+    parts = cut(whole, 4, tmp_path / "parts")
+    largest = max((parts / "checkpoints/4/params").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 255
+    largest.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 is damaged: .*; --resume-from 2 goes on from the one before"):
+        train.main(staged(), parts)
+    train.main(staged(), parts, resume_from=2)
+    assert arrays(parts) == arrays(whole)
+
+
+@pytest.mark.slow
 def test_a_stage_goes_on_from_the_one_before_on_another_mesh(whole: Path, tmp_path: Path) -> None:
     parts = cut(whole, 4, tmp_path / "parts")
     train.main(dataclasses.replace(staged(), mesh=Mesh(data=2, fsdp=4)), parts)
