@@ -129,7 +129,7 @@ def make_loader(
         batch_size: examples in the global batch.
         seed: of the order, and of what is random in transforms.
         start: the first batch.
-        skipped: examples of the endless order before batch 0, which others have seen.
+        skipped: examples of the endless order before batch 0, which an earlier part of the run has seen.
         host: which host this is: it has rows host*b to (host+1)*b of each batch, where b = batch_size / hosts.
         hosts: how many there are.
         fields: where an array finds its value in an example, where that is not its own name; see `lookup`.
@@ -138,12 +138,18 @@ def make_loader(
 
     Raises:
         SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
-        ValueError: `hosts` does not divide batch_size, or host or start are out of range.
+        ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields` or
+            `same` name an array that no transform makes.
     """
-    if not 0 <= host < hosts or start < 0:
-        raise ValueError(f"loader: host {host} of {hosts} from batch {start} does not exist; use 0 <= host < hosts, start >= 0")
-    if batch_size < 1 or batch_size % hosts:
+    if not 0 <= host < hosts or start < 0 or skipped < 0:
+        place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
+        raise ValueError(f"loader: {place} does not exist; use 0 <= host < hosts, start >= 0, skipped >= 0")
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"loader: batch_size {batch_size} must be at least 1, and workers {workers} at least 0")
+    if batch_size % hosts:
         raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
+    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values()} - transforms.keys():
+        raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
     import grain
     from absl import flags
 
