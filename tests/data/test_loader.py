@@ -30,7 +30,7 @@ from jclip.data import (
     read_field,
     read_once,
 )
-from jclip.data import loader as module
+from jclip.data.reader import READ_AHEAD
 from jclip.data.transforms import Decode
 
 TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=12)}
@@ -323,9 +323,9 @@ def test_reading_once_stays_a_few_batches_ahead() -> None:
     reader = read_once(Counting(set(), 1000), {"image": eval_transform(TOWERS["image"])}, batch_size=10)
     for _ in range(3):
         next(reader)
-    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+    assert len(read) <= 10 * (3 + READ_AHEAD)
     reader.close()  # type: ignore[attr-defined]
-    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+    assert len(read) <= 10 * (3 + READ_AHEAD)
 
 
 @pytest.mark.parametrize(
