@@ -75,8 +75,10 @@ class CLIP:
 
         Args:
             params: of the model.
-            batch: inputs by tower: images u8 [b, H, W, 3], token ids i32 [b, L].
-            train: whether dropout and patch dropout take place; row i of `key`'s randomness is that of row i of the batch.
+            batch: inputs by tower: images u8 [b, H, W, 3], token ids i32 [b, L], or, of a text tower, the tuple of input
+                embeddings f32 [b, L, d] and the indices i32 [b] of the ends of the texts.
+            train: whether dropout and patch dropout take place; row i of `key`'s randomness is that of row i of the batch, whose
+                inputs then have as many rows each.
             key: random key, which `train` needs.
             normalised: whether images are floats, as `normalise` makes them, instead of u8.
 
@@ -85,7 +87,7 @@ class CLIP:
 
         Raises:
             ConfigError: there is no such tower, or no key where one is needed.
-            ValueError: an input has another shape or type.
+            ValueError: an input has another shape or type, or, in training, another number of rows.
         """
         if unknown := [name for name in batch if name not in self.config.towers]:
             raise ConfigError(f"apply: there is no tower {unknown[0]!r}; towers: {', '.join(self.config.towers)}")
@@ -93,8 +95,7 @@ class CLIP:
             raise ConfigError("apply: training needs a key for what it drops; give key=jax.random.key(...), a new one each step")
         more: dict[str, Any] = {"normalised": normalised}
         if train:
-            rows = {len(inputs) for inputs in batch.values()}.pop()
-            more |= {"rows": jnp.arange(rows), "rngs": {"dropout": key}}
+            more |= {"rows": jnp.arange(_common_rows(batch)), "rngs": {"dropout": key}}
         encoded: dict[str, Encoded] = self._towers.apply({"params": params}, batch, **more)
         return encoded
 
@@ -205,7 +206,8 @@ def create_model(
     """A model without parameters: `init` makes them.
 
     Args:
-        name_or_config: name of an architecture (`jclip.list_models`), its towers, or the configuration of a run.
+        name_or_config: name of an architecture (`jclip.list_models`), which has the logit scale of its kind (and SigLIP's bias);
+            a Model, whose towers "image" and "text" get a softmax scale; or a Config, which brings its own scales and captioners.
         tokenizer: the vocabulary that an architecture such as "ViT-B-16-SigLIP" leaves out.
         image_size: side of the images, or (height, width), where it is not the architecture's own.
         context_length: tokens of a text, likewise.
@@ -254,3 +256,14 @@ def model_objectives(config: Config) -> dict[str, Contrastive | Caption]:
         elif isinstance(how, Contrastive):
             pairs[both] = Contrastive(how.a, how.b, how.loss, logit_scale=how.logit_scale, logit_bias=how.logit_bias)
     return {**pairs, **config.captioners()}
+
+
+def _common_rows(batch: Mapping[str, Any]) -> int:
+    """Number of examples of a batch, which is the first axis of all its arrays. Raises ValueError where these differ."""
+    shapes = {name: [np.shape(leaf) for leaf in jax.tree.leaves(inputs)] for name, inputs in batch.items()}
+    rows = {shape[0] if shape else None for arrays in shapes.values() for shape in arrays}
+    count = rows.pop() if len(rows) == 1 else None
+    if count is None:
+        found = "; ".join(f"{name} {' and '.join(map(str, arrays))}" for name, arrays in shapes.items()) or "none"
+        raise ValueError(f"apply: training wants as many rows of each input, those of the same examples; got {found}")
+    return count

@@ -94,7 +94,7 @@ class Results:
         protocol = " ".join([type(config).__name__, *([settings["protocol"]] if "protocol" in settings else [])])
         weights = {tower: self.weights(tower) for tower in config.towers()}
         facts = {tower: tower_facts(evaluator.bench.model.towers[tower]) for tower in weights}
-        if config.captioners() is not None:
+        if config.captions() is not None:
             weights |= {name: self.weights(name) for name in evaluator.bench.functions.captioners}
         entry = {"protocol": protocol, "settings": settings, "data": data, "dtype": "float32", "weights": weights}
         machine = {name: self.header[name] for name in ("versions", "devices")}

@@ -1,6 +1,8 @@
 """The model as pure functions: under every transformation of JAX it computes what a loaded model does."""
 
 import dataclasses
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,9 +14,10 @@ from PIL import Image
 from tiny import tiny_config
 
 import jclip
-from jclip import CLIP, ConfigError
-from jclip.config import Contrastive, MultiView, architecture
+from jclip import CLIP, BadExample, ConfigError, WeightsError
+from jclip.config import Contrastive, MultiView, architecture, replace
 from jclip.data import eval_transform, get_tokenizer
+from jclip.models import Backend, attention_tpu
 from jclip.tree import flatten
 
 NAME = "ViT-tiny-test"
@@ -97,12 +100,31 @@ def test_logits_are_scaled_cosines_and_siglip_has_a_bias(params: Any) -> None:
         model.logits(own, za, zb, pair="image_depth")
 
 
+def test_logits_of_a_model_with_several_pairs_are_those_of_the_pair_that_is_named(model: CLIP) -> None:
+    several = dataclasses.replace(
+        model, objectives={"image_text": Contrastive(), "image_depth": Contrastive("image", "depth", "sigmoid")}
+    )
+    own: Any = {
+        "image_text": {"logit_scale": jnp.log(2.0)},
+        "image_depth": {"logit_scale": jnp.log(3.0), "logit_bias": jnp.float32(-1.0)},
+    }
+    za, zb = jnp.eye(2), jnp.ones((3, 2))
+    np.testing.assert_allclose(several.logits(own, za, zb, pair="image_text"), np.full((2, 3), 2.0), rtol=1e-6)
+    np.testing.assert_allclose(several.logits(own, za, zb, pair="image_depth"), np.full((2, 3), 2.0), rtol=1e-6)
+    assert float(several.logit_scale(own, pair="image_depth")) == pytest.approx(3.0)
+    with pytest.raises(ConfigError, match="logits: give the pair, one of image_text, image_depth"):
+        several.logits(own, za, zb)
+
+
 def test_inputs_are_made_as_towers_want_them(model: CLIP) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8))
     np.testing.assert_array_equal(model.preprocess(image), eval_transform(model.config.towers["image"])(image))
     tower: Any = model.config.towers["text"]
     np.testing.assert_array_equal(model.tokenize(TEXTS), get_tokenizer(tower.tokenizer)(TEXTS, tower.context_length))
     assert model.tokenize("one").shape == (1, tower.context_length)
+    np.testing.assert_array_equal(model.preprocess(image, max_pixels=1200), model.preprocess(image))
+    with pytest.raises(BadExample, match="30 x 40 pixels, more than 1199"):
+        model.preprocess(image, max_pixels=1199)
 
 
 def test_training_drops_by_key_and_row_and_all_outputs_are_there(params: Any) -> None:
@@ -133,3 +155,86 @@ def test_a_run_says_its_scales_and_captioners() -> None:
     assert (alone.objectives, set(alone.init(jax.random.key(0)))) == ({}, {"image", "image_projection"})
     with pytest.raises(ConfigError, match="no tower for texts"):
         alone.tokenize("a")
+
+
+def test_in_training_a_text_is_the_same_as_its_embeddings() -> None:
+    """Whose input is a tuple of arrays: its rows are theirs."""
+    model = jclip.create_model(replace(architecture(NAME), "towers.text.dropout", 0.3))
+    own: Any = jax.jit(model.init)(jax.random.key(0))
+    ids = model.tokenize(TEXTS)
+    embedded = own["text"]["token_embed"][ids], jnp.argmax(jnp.asarray(ids), axis=1)
+    apply = jax.jit(partial(model.apply, train=True, key=jax.random.key(1)))
+    expected = apply(own, {"text": ids})["text"].z
+    np.testing.assert_allclose(apply(own, {"text": embedded})["text"].z, expected, atol=1e-6)
+    assert not np.allclose(expected, model.encode_text(own, ids))
+
+
+def test_in_training_all_inputs_have_as_many_rows(model: CLIP, params: Any) -> None:
+    batch, texts = {"image": pixels(model)}, model.tokenize(TEXTS[:3])
+    train = partial(model.apply, train=True, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"as many rows of each input.* got image \(8, 16, 16, 3\); text \(3, \d+\)"):
+        train(params, {**batch, "text": texts})
+    with pytest.raises(ValueError, match=r"got text \(3, 4, 32\) and \(2,\)"):
+        train(params, {"text": (np.zeros((3, 4, 32), np.float32), np.zeros(2, np.int32))})
+    for nothing in ({}, {"image": np.float32(0)}):
+        with pytest.raises(ValueError, match="as many rows of each input"):
+            train(params, nothing)
+    assert jax.eval_shape(model.apply, params, {**batch, "text": texts})["text"].z.shape == (3, 16)
+
+
+def test_a_model_made_on_a_mesh_computes_the_same_and_tells_kernels_their_rows(
+    params: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    small = replace(architecture(NAME), "dtype", "bfloat16")
+    alone, split = jclip.create_model(small), jclip.create_model(small, mesh=mesh)
+    images = jax.device_put(pixels(alone), NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    there = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    z = jax.jit(alone.encode_image)(there, images)
+    np.testing.assert_allclose(jax.jit(split.encode_image)(there, images), z, atol=1e-6)
+
+    rows: list[int] = []
+
+    def kernel(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, *, causal: bool) -> jax.Array:
+        rows.append(len(q))
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, key_value_seq_lengths=lengths)
+
+    monkeypatch.setattr(Backend, "of", lambda mesh, attention: Backend("tpu", attention == "auto", mesh))
+    monkeypatch.setattr(attention_tpu, "attend", kernel)
+    monkeypatch.setattr(attention_tpu, "fits", lambda q: True)
+    for model in (jclip.create_model(small), jclip.create_model(small, mesh=mesh)):
+        np.testing.assert_allclose(jax.jit(model.encode_image)(there, images), z, atol=0.02)
+        assert set(rows) == (set() if model.mesh is None else {1})
+
+
+def test_sizes_of_images_and_texts_are_what_is_asked_for() -> None:
+    for whole in (NAME, architecture(NAME), tiny_config()):
+        model = jclip.create_model(whole, image_size=(32, 16), context_length=12)
+        own: Any = jax.eval_shape(model.init, jax.random.key(0))
+        assert own["image"]["pos_embed"].shape == (1 + 8, 32)
+        assert model.tokenize("one").shape == (1, 12)
+        assert model.preprocess(np.zeros((50, 50, 3), np.uint8)).shape == (32, 16, 3)
+        made = jax.eval_shape(model.apply, own, {"image": pixels(model, 2), "text": model.tokenize(TEXTS[:2])})
+        assert made["image"].z.shape == made["text"].z.shape == (2, 16)
+    with pytest.raises(ConfigError, match="image_size 36 is not divisible by patch_size 8; use 32 or 40"):
+        jclip.create_model(NAME, image_size=36)
+    with pytest.raises(ConfigError, match="context_length 1 "):
+        jclip.create_model(NAME, context_length=1)
+
+
+def test_an_architecture_takes_the_vocabulary_that_it_leaves_out(tmp_path: Path) -> None:
+    file = Path(__file__).parent / "data" / "golden" / "tokenizers" / "t5.model"
+    model = jclip.create_model("ViT-B-16-SigLIP", tokenizer=file)
+    tower: Any = model.config.towers["text"]
+    expected = dataclasses.replace(tower.tokenizer, file=str(file))
+    np.testing.assert_array_equal(model.tokenize(TEXTS), get_tokenizer(expected)(TEXTS, 64))
+    assert model.objectives == {"image_text": Contrastive(loss="sigmoid")}
+    with pytest.raises(WeightsError, match="does not bring the vocabulary of its texts"):
+        jclip.create_model("ViT-B-16-SigLIP")
+    with pytest.raises(WeightsError, match=r"none\.model"):
+        jclip.create_model("ViT-B-16-SigLIP", tokenizer=tmp_path / "none.model")
+    with pytest.raises(WeightsError, match="has CLIP's own tokenizer"):
+        jclip.create_model(NAME, tokenizer=file)
+    for whole in (architecture(NAME), tiny_config()):
+        with pytest.raises(ConfigError, match="towers say their tokenizer themselves"):
+            jclip.create_model(whole, tokenizer=file)

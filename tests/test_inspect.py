@@ -6,6 +6,7 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,25 @@ from PIL import Image
 from test_cli import exit_status
 from tiny import tiny_config
 
-from jclip.config import Augment, Config, Contrastive, Mesh, Stage, View, make_plans, stage_configs
-from jclip.data import make_run_loader, open_source
+from jclip.config import (
+    Augment,
+    Config,
+    Contrastive,
+    Input,
+    Mesh,
+    Stage,
+    TextTower,
+    Tokenizer,
+    View,
+    make_plans,
+    stage_configs,
+)
+from jclip.data import get_tokenizer, make_run_loader, open_source
 from jclip.optim import make_schedule
 from jclip.report import inspect
 from jclip.tree import flatten
+
+VOCABULARIES = Path(__file__).parent / "data" / "golden" / "tokenizers"
 
 
 class Page(HTMLParser):
@@ -123,3 +138,25 @@ def test_texts_are_the_words_that_are_left() -> None:
         words, count = re.fullmatch(r"(.+) \((\d) of 8 tokens\)", picture.text).groups()  # type: ignore[union-attr]
         whole, shown = captions[key], words.replace(" ", "")
         assert shown == whole if int(count) < 8 else whole.startswith(shown), picture
+
+
+def text_view(**tokenizer: Any) -> tuple[Input, TextTower]:
+    """The view of texts of a tower with a vocabulary of a file."""
+    tower = TextTower(context_length=8, vocab_size=1000, tokenizer=Tokenizer(**tokenizer), eot_id=tokenizer.get("eos_id"))
+    return tiny_config().inputs()["text"]._replace(seen_by=tower), tower
+
+
+def test_tokens_are_counted_up_to_the_end_that_the_tower_finds() -> None:
+    """And not by what is no padding: CLIP pads by an id that is a word, and T5 by the id that ends a text."""
+    clip = tiny_config().inputs()["text"]
+    (picture,) = inspect.pictures(clip, np.array([[49406, 0, 320, 0, 49407, 0, 0, 0]], np.int32))
+    assert picture.text.endswith("(5 of 8 tokens)")
+    view, tower = text_view(kind="sentencepiece", file=str(VOCABULARIES / "t5.model"), eos_id=1, pad_id=1)
+    (picture,) = inspect.pictures(view, get_tokenizer(tower.tokenizer)(["a photo"], 8))
+    assert picture.text == "a photo (3 of 8 tokens)"
+
+
+def test_texts_of_a_tokenizer_that_names_no_ends_are_words_too() -> None:
+    view, tower = text_view(kind="hugging_face", file=str(VOCABULARIES / "xlm.json"), pad_id=1)
+    (picture,) = inspect.pictures(view, get_tokenizer(tower.tokenizer)(["a photo of a circle"], 8))
+    assert picture.text.startswith("a photo of a ")

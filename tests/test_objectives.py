@@ -43,7 +43,7 @@ from jclip.config import (
     replace,
 )
 from jclip.data import make_run_loader, open_source, train_transform
-from jclip.data.loader import _apply
+from jclip.data.reader import make_arrays
 from jclip.data.source import lookup
 from jclip.data.transforms import Decode
 from jclip.init_from import start_from
@@ -516,14 +516,14 @@ def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPa
     rng = np.random.default_rng(1)
     want = {name: transforms[name](lookup(example, fields[name]), rng) for name in ("image", "text")}
     gentle = {**transforms, "image@1": transforms["image@2"]}
-    want["image@2"] = _apply(gentle, example, fields, np.random.default_rng(1))["image@2"]  # whatever the other views draw
+    want["image@2"] = make_arrays(gentle, example, fields, np.random.default_rng(1))["image@2"]  # whatever the other views draw
 
     def counted(self: Decode, value: Any, *more: Any) -> Any:
         count.extend([1] if value is example["image"] else [])  # threads of other tests may still read ahead
         return decode(self, value, *more)
 
     monkeypatch.setattr(Decode, "__call__", counted)
-    have = _apply(transforms, example, fields, np.random.default_rng(1))
+    have = make_arrays(transforms, example, fields, np.random.default_rng(1))
     assert len(count) == 1
     assert have.keys() == {"image", "text", "image@1", "image@2"}
     for name, value in want.items():

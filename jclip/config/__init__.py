@@ -19,6 +19,7 @@ from jclip.config.evals import (
     Suite,
     ZeroShot,
 )
+from jclip.config.inputs import Preprocess, Tokenizer
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
@@ -58,10 +59,8 @@ from jclip.config.towers import (
     ImageSize,
     ImageTower,
     Model,
-    Preprocess,
     ResNetTower,
     TextTower,
-    Tokenizer,
     Tower,
     VisionTower,
     as_image_size,

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from jclip.config.errors import ConfigError
-from jclip.config.towers import ImageTower, Model, Preprocess, ResNetTower, TextTower, Tokenizer, VisionTower
+from jclip.config.inputs import Preprocess, Tokenizer
+from jclip.config.towers import ImageTower, Model, ResNetTower, TextTower, VisionTower
 
 Size = tuple[int, int, int]
 """Width, depth and heads."""

@@ -76,7 +76,7 @@ def _caption_problems(config: Config) -> Iterator[str]:
     """Evaluations of captions that no objective writes."""
     written = [(how.image, how.text) for how in config.captioners().values()]
     for name, evaluation in config.evals.items():
-        if (towers := evaluation.captioners()) is not None and towers not in written:
+        if (towers := evaluation.captions()) is not None and towers not in written:
             views = " and ".join(map(repr, towers))
             yield f"evals.{name}: nothing writes captions of the towers {views}; add an objective Caption of them"
 

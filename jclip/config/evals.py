@@ -62,7 +62,7 @@ class Evaluation(Kind):
         """Names of the sources that it reads, by their roles."""
         raise NotImplementedError
 
-    def captioners(self) -> tuple[str, str] | None:
+    def captions(self) -> tuple[str, str] | None:
         """Towers of images and of the captions that the model is to write of them; None: it is to write none."""
         return None
 
@@ -86,7 +86,7 @@ class OfPrompts(Evaluation):
     def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
         """A tower of prompts that is none of texts."""
         if not isinstance(towers[self.text], TextTower):
-            what = "prompts" if self.captioners() is None else "captions"
+            what = "prompts" if self.captions() is None else "captions"
             yield f".text {self.text!r} is not a text tower; {what} need one"
 
 
@@ -367,7 +367,7 @@ class Captioning(OfPrompts):
         """The one source."""
         return {"source": self.source}
 
-    def captioners(self) -> tuple[str, str] | None:
+    def captions(self) -> tuple[str, str] | None:
         """Both towers."""
         return self.image, self.text
 

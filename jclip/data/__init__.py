@@ -1,7 +1,8 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
-from jclip.data.loader import Batch, EvalBatch, LostWorker, make_loader, make_run_loader, read_field, read_once
+from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
 from jclip.data.open import SCHEMES, Scheme, open_source
+from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
 from jclip.data.transforms import INPUTS, Reading, Transform, eval_transform, train_transform

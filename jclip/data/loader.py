@@ -1,6 +1,5 @@
-"""Batches of a source: of training, endless and a function of the step; of an evaluation, once and in order."""
+"""Batches of training: endless, and a function of the step."""
 
-import copy
 import itertools
 import multiprocessing
 import os
@@ -9,34 +8,26 @@ import signal
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
-from jclip.data.decoding import Decode, Open
 from jclip.data.open import open_source
-from jclip.data.source import BadExample, Source, SourceError, lookup
+from jclip.data.reader import Arrays, make_arrays, reading_threads
+from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import Compose, Transform, train_transform
-
-Arrays = dict[str, NDArray[Any]]
+from jclip.data.transforms import Transform, train_transform
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""
 
 CLOSE_SECONDS = 3.0
 """Time that workers have to end by themselves."""
-
-READ_AHEAD = 2
-"""Batches of an evaluation that are read ahead."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +40,6 @@ class Batch:
     """The example of each row."""
     problems: list[str]
     """ "key: reason" of each broken example whose place another one took."""
-
-
-@dataclass(frozen=True)
-class EvalBatch:
-    """This host's rows of one global batch of an evaluation."""
-
-    arrays: Arrays
-    """Inputs by tower; zeros where `mask` is False."""
-    mask: NDArray[np.bool_]
-    """bool[b]: whether the row is an example, neither padding nor broken."""
-    keys: list[str]
-    """The example of each row, broken ones included; "" for padding."""
-    problems: list[str]
-    """ "key: reason" of each broken example."""
 
 
 class LostWorker(RuntimeError):
@@ -129,7 +106,7 @@ def make_loader(
         batch_size: examples in the global batch.
         seed: of the order, and of what is random in transforms.
         start: the first batch.
-        skipped: examples of the endless order before batch 0, which others have seen.
+        skipped: examples of the endless order before batch 0, which an earlier part of the run has seen.
         host: which host this is: it has rows host*b to (host+1)*b of each batch, where b = batch_size / hosts.
         hosts: how many there are.
         fields: where an array finds its value in an example, where that is not its own name; see `lookup`.
@@ -138,12 +115,18 @@ def make_loader(
 
     Raises:
         SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
-        ValueError: `hosts` does not divide batch_size, or host or start are out of range.
+        ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields` or
+            `same` name an array that no transform makes.
     """
-    if not 0 <= host < hosts or start < 0:
-        raise ValueError(f"loader: host {host} of {hosts} from batch {start} does not exist; use 0 <= host < hosts, start >= 0")
-    if batch_size < 1 or batch_size % hosts:
+    if not 0 <= host < hosts or start < 0 or skipped < 0:
+        place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
+        raise ValueError(f"loader: {place} does not exist; use 0 <= host < hosts, start >= 0, skipped >= 0")
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"loader: batch_size {batch_size} must be at least 1, and workers {workers} at least 0")
+    if batch_size % hosts:
         raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
+    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values()} - transforms.keys():
+        raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
     import grain
     from absl import flags
 
@@ -195,122 +178,6 @@ def make_run_loader(
     )
 
 
-def read_once(
-    source: Source,
-    transforms: Mapping[str, Transform],
-    *,
-    batch_size: int,
-    host: int = 0,
-    hosts: int = 1,
-    fields: Mapping[str, str] | None = None,
-    start: int = 0,
-) -> Iterator[EvalBatch]:
-    """The whole source once, in its order; the same number of batches on every host, the last one padded.
-
-    Args:
-        source: what is read.
-        transforms: how the input of each tower is made, by tower name; other towers' inputs are not read.
-        batch_size: examples in the global batch; host h has rows h*b to (h+1)*b of it, where b = batch_size / hosts.
-        host: which host this is.
-        hosts: how many there are.
-        fields: where a tower finds its input in an example, where that is not its own name.
-        start: the example to begin with.
-
-    Raises:
-        ValueError: `hosts` does not divide batch_size, or host is out of range.
-    """
-    if not 0 <= host < hosts or batch_size < 1 or batch_size % hosts:
-        raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
-    read = _Read(source, transforms, fields or {})
-    rows = batch_size // hosts
-    first = start + host * rows
-    starts = range(first, first + -(-(len(source) - start) // batch_size) * batch_size, batch_size)
-    return _read_ahead(read, len(source), starts, rows)
-
-
-def read_field(source: Source, field: str) -> Iterator[Any]:
-    """One field of every example, in order; where it cannot be read, the BadExample that says why.
-
-    Args:
-        source: what is read.
-        field: a path, as `lookup` takes it.
-    """
-
-    def read(index: int) -> Any:
-        try:
-            return lookup(source[index], field)
-        except BadExample as problem:
-            return problem
-
-    with ThreadPoolExecutor(reading_threads()) as pool:
-        for start in range(0, len(source), 1024):  # not all at once: nothing waits in memory
-            yield from pool.map(read, range(start, min(start + 1024, len(source))))
-
-
-def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
-    keep_freed_memory()
-    pool = ThreadPoolExecutor(reading_threads())
-    try:
-        waiting: deque[list[Future[_Row]]] = deque()
-        empty: Arrays = {}
-        for start in itertools.chain(starts, [None] * READ_AHEAD):
-            if start is not None:
-                waiting.append([pool.submit(read, index) for index in range(start, min(start + rows, length))])
-            if waiting and (start is None or len(waiting) > READ_AHEAD):
-                batch = [future.result() for future in waiting.popleft()]
-                empty = empty or read.empty(batch)
-                yield _fill(batch, rows, empty)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a read from a disk that does not answer would be waited for
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One example of an evaluation, or why it is none."""
-
-    key: str
-    arrays: Arrays | None = None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Reads one example of an evaluation."""
-
-    source: Source
-    transforms: Mapping[str, Transform]
-    fields: Mapping[str, str]
-
-    def __call__(self, index: int) -> _Row:
-        key = f"example {index}"
-        try:
-            example = self.source[index]
-            key = example["key"]
-            return _Row(key, _apply(self.transforms, example, self.fields, None))
-        except BadExample as error:
-            return _Row(key, problem=f"{key}: {error}")
-
-    def empty(self, batch: Sequence[_Row]) -> Arrays:
-        """Zeros like the arrays of any example: of this batch, or of the first that can be read."""
-        problem = "it is empty"
-        for row in itertools.chain(batch, map(self, range(len(self.source)))):
-            if row.arrays is not None:
-                return {name: np.zeros_like(value) for name, value in row.arrays.items()}
-            problem = row.problem
-        raise SourceError(f"no example of the source can be read: {problem}")
-
-
-def _fill(batch: Sequence[_Row], rows: int, empty: Arrays) -> EvalBatch:
-    mask = np.zeros(rows, np.bool_)
-    mask[: len(batch)] = [row.arrays is not None for row in batch]
-    arrays = {name: np.zeros((rows, *zero.shape), zero.dtype) for name, zero in empty.items()}
-    for i, row in enumerate(batch):
-        for name, value in (row.arrays or {}).items():
-            arrays[name][i] = value
-    keys = [row.key for row in batch] + [""] * (rows - len(batch))
-    return EvalBatch(arrays, mask, keys, [row.problem for row in batch if row.problem])
-
-
 @dataclass(frozen=True)
 class _Prepare:
     """Makes the example of one place in the endless training order from its index, or a substitute if it is broken."""
@@ -327,46 +194,12 @@ class _Prepare:
             try:
                 example = self.source[index]
                 key = example["key"]
-                return key, _apply(self.transforms, example, self.fields, rng, self.same), problems
+                return key, make_arrays(self.transforms, example, self.fields, rng, self.same), problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
             index = int(rng.integers(len(self.source)))
         first = "\n  ".join(problems[:5])
         raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
-
-
-def _apply(
-    transforms: Mapping[str, Transform],
-    example: Mapping[str, Any],
-    fields: Mapping[str, str],
-    rng: np.random.Generator | None,
-    same: Mapping[str, str] = MappingProxyType({}),
-) -> Arrays:
-    decoded: dict[tuple[str, Decode | Open], Any] = {}  # several views of an image decode it once, which is most of the work
-
-    def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
-        value = lookup(example, field)
-        if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode | Open):
-            return np.asarray(transform(value, rng))
-        if (field, decode) not in decoded:
-            decoded[field, decode] = decode(value)
-        return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
-
-    # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
-    more = any("@" in name for name in transforms)
-    base = int(copy.deepcopy(rng).integers(2**63)) if more and rng is not None else None
-    streams = {name: rng if base is None or "@" not in name else _stream(base, name) for name in transforms}
-    arrays, before = dict[str, NDArray[Any]](), dict[str, np.random.Generator | None]()
-    for name in sorted(transforms, key=lambda name: name in same):  # in their order, those that repeat others last
-        stream = copy.deepcopy(before[same[name]]) if name in same else streams[name]
-        if name in same.values():
-            before[name] = copy.deepcopy(stream)
-        arrays[name] = made(fields.get(name, name), transforms[name], stream)
-    return arrays
-
-
-def _stream(base: int, name: str) -> np.random.Generator:
-    return np.random.default_rng([base, *name.encode()])
 
 
 class _Notes:
@@ -381,11 +214,6 @@ def _collate(rows: Sequence[tuple[str, Arrays, list[str]]]) -> dict[str, Any]:
     keys, arrays, problems = zip(*rows, strict=True)
     stacked = {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
     return {"arrays": stacked, "notes": _Notes(list(keys), list(itertools.chain.from_iterable(problems)))}
-
-
-def reading_threads() -> int:
-    """Threads that read: one a core of this process, at most 8, for each holds a whole batch."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from jclip.config import Config, Data, Model, TextTower, VisionTower
 from jclip.data.allocator import keep_freed_memory
-from jclip.data.loader import make_run_loader, reading_threads
+from jclip.data.loader import make_run_loader
+from jclip.data.reader import reading_threads
 from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.transforms import train_transform
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jclip.config import TextTower, Tokenizer
 from jclip.data.decoding import Decode
-from jclip.data.loader import reading_threads
+from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
 from jclip.data.source import BadExample, Source, lookup
 from jclip.data.tokenizer import get_tokenizer

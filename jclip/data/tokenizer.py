@@ -32,28 +32,45 @@ def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
 
 def text_ends(tower: TextTower) -> tuple[int, int, int]:
     """The ids that start a text of a tower, end it, and fill what is left, of towers that a `Caption` may be of."""
-    how = tower.tokenizer
-    if how.kind == "clip":
-        return START_OF_TEXT, END_OF_TEXT, how.pad_id
-    assert how.bos_id is not None
-    assert how.eos_id is not None
-    return how.bos_id, how.eos_id, how.pad_id
+    start, end = _ends(tower)
+    assert start is not None
+    assert end is not None
+    return start, end, tower.tokenizer.pad_id
 
 
 def detokenize(tower: TextTower, rows: NDArray[np.int32]) -> list[str]:
-    """The texts of token ids [n, L], from behind the start to before the end; cleaned as they were, not as they were written."""
-    start, end, padding = text_ends(tower)
-    kind = tower.tokenizer.kind
-    decode = built_in_tokenizer().decode if kind == "clip" else load_vocabulary(tower.tokenizer).decode
-    texts = []
-    for row in rows.tolist():
-        ids = row[1:] if row[0] == start else row
-        if end in ids:
-            ids = ids[: ids.index(end)]
-        elif kind != "clip":  # of CLIP's texts 0 is a word too
-            ids = [i for i in ids if i != padding]
-        texts.append(" ".join(decode(ids).split()))
-    return texts
+    """The texts of token ids i32 [n, L], from behind the start to before the end; cleaned as they were, not as they were written.
+
+    A text without an end, which was cut or whose tokenizer puts none, ends before its padding.
+
+    Raises:
+        ConfigError: the vocabulary file is missing, damaged or another one, or its library is not installed.
+    """
+    tokenizer = tower.tokenizer
+    decode = built_in_tokenizer().decode if tokenizer.kind == "clip" else load_vocabulary(tokenizer).decode
+    return [" ".join(decode(_words(tower, row)).split()) for row in rows.tolist()]
+
+
+def _ends(tower: TextTower) -> tuple[int | None, int | None]:
+    """The ids that start a text and end it; None where the configuration names none."""
+    how = tower.tokenizer
+    if how.kind == "clip":
+        return START_OF_TEXT, END_OF_TEXT
+    return how.bos_id, tower.eot_id if how.eos_id is None else how.eos_id
+
+
+def _words(tower: TextTower, ids: list[int]) -> list[int]:
+    """The ids between the start of a text and its end, or its padding."""
+    how, (start, end) = tower.tokenizer, _ends(tower)
+    ids = ids[1:] if ids[0] == start else ids
+    if end in ids:
+        return ids[: ids.index(end)]
+    if how.kind == "clip":  # 0 is a word too, and fills what is left behind an end alone
+        return ids
+    ids = ids[:-1] if ids[-1:] == [how.last_id] else ids
+    while ids and ids[-1] == how.pad_id:  # only those behind the text, within which the same id may be a word
+        ids = ids[:-1]
+    return ids
 
 
 def check_vocabulary(tower: TextTower) -> None:

@@ -141,7 +141,8 @@ class TokenizerJson:
 
     def decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids)
-        return text
+        suffix = getattr(self.tokenizer.model, "end_of_word_suffix", None)  # of BPE: CLIP's file has no decoder that knows it
+        return text.replace(suffix, " ") if suffix else text
 
 
 def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJson:

@@ -69,7 +69,15 @@ def _program() -> dict[str, str]:
 COMPUTES = ("models/*.py", "data/*.py", "eval/**/*.py", "step.py")
 """Files that features and results depend on; the facts beside them say weights, data and settings."""
 
-CARRIES = ("data/loader.py", "data/rate.py", "data/allocator.py", "data/caches.py", "data/fingerprint.py", "eval/cache.py")
+CARRIES = (
+    "data/loader.py",
+    "data/reader.py",
+    "data/rate.py",
+    "data/allocator.py",
+    "data/caches.py",
+    "data/fingerprint.py",
+    "eval/cache.py",
+)
 """Files among these that only carry what others compute."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
 from jclip.data import Batch, Source, detokenize, make_run_loader, open_source
 from jclip.data.caches import write_atomically
 from jclip.memory import share, size_text
+from jclip.models import end_of_text
 from jclip.optim import lr_factors, make_schedule, split
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
@@ -43,7 +45,7 @@ class Picture(NamedTuple):
     """Words of a text, or shape and dtype of what is neither."""
 
 
-class Stage(NamedTuple):
+class Part(NamedTuple):
     """A part of the run, as the page shows it."""
 
     name: str
@@ -82,17 +84,17 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         from jclip.report.plots import Series, line_plot
     except ImportError as error:
         raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
-    slice_, parts = describe(topology), stage_configs(config)
-    for part in reversed(parts):  # the whole first, whose messages name the stage
-        check(part, devices=len(slice_.devices))
+    slice_, configs = describe(topology), stage_configs(config)
+    for one in reversed(configs):  # the whole first, whose messages name the stage
+        check(one, devices=len(slice_.devices))
     with console.status("reading the data, and counting"):
         source = open_source(config.data.source)
         plans = make_plans(config, len(source))
         names = [*config.stages, "the last stage" if config.stages else ""]
-        stages = [_stage(name, part, plan, source, slice_) for name, part, plan in zip(names, parts, plans, strict=True)]
+        parts = [_part(name, one, plan, source, slice_) for name, one, plan in zip(names, configs, plans, strict=True)]
     with console.status("measuring the loader"):
-        rate = loader_rate(parts[-1], source, seconds)
-    steps, rates = learning_rates(parts, plans)
+        rate = loader_rate(configs[-1], source, seconds)
+    steps, rates = learning_rates(configs, plans)
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("inspect.html").render(
@@ -100,20 +102,20 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # ours, not a file's
         facts=_run_facts(config, plans, source, slice_, rate),
         curve=line_plot([Series(0, steps, rates)], title="learning rate", x_name="step"),
-        stages=stages,
+        parts=parts,
     )
     write_atomically(out, lambda path: path.write_text(page.lstrip() + "\n", encoding="utf-8", newline="\n"))
-    print(f"wrote {out}: {plans[-1].total:,} steps, {len(stages[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"wrote {out}: {plans[-1].total:,} steps, {len(parts[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB")
     return out
 
 
-def learning_rates(parts: list[Config], plans: list[Plan]) -> tuple[list[float], list[float]]:
+def learning_rates(configs: list[Config], plans: list[Plan]) -> tuple[list[float], list[float]]:
     """Steps of the run, evenly spread, and the learning rate of the update that follows each; its ends and borders are among
     them."""
     steps, rates = list[float](), list[float]()
-    for part, plan in zip(parts, plans, strict=True):
-        schedule = make_schedule(part.optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
-        count = min(plan.length, max(2, CURVE_POINTS // len(parts)))
+    for config, plan in zip(configs, plans, strict=True):
+        schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
+        count = min(plan.length, max(2, CURVE_POINTS // len(configs)))
         inner = np.unique(np.linspace(0, plan.length - 1, count).round().astype(int))
         steps += [float(plan.first + step) for step in inner]
         rates += [float(schedule(int(step))) for step in inner]
@@ -143,12 +145,12 @@ def _run_facts(config: Config, plans: list[Plan], source: Source, slice_: Topolo
     ]
 
 
-def _stage(name: str, config: Config, plan: Plan, source: Source, slice_: Topology) -> Stage:
+def _part(name: str, config: Config, plan: Plan, source: Source, slice_: Topology) -> Part:
     mesh = make_mesh(config.mesh, slice_.devices)
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     batch = first_rows(config, plan, source)
     views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
-    return Stage(name, _facts(config, plan, program), parameters(config, program), views, batch.keys, batch.problems)
+    return Part(name, _facts(config, plan, program), parameters(config, program), views, batch.keys, batch.problems)
 
 
 def _facts(config: Config, plan: Plan, program: Program) -> list[tuple[str, str]]:
@@ -206,12 +208,11 @@ def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
         return [Picture(_png(pixels), "") for pixels in rows]
     if not view.stored and isinstance(view.seen_by, TextTower):
         tower = view.seen_by
-        try:
-            texts = detokenize(tower, rows)
-        except AssertionError:  # a tokenizer that starts or ends no text, whose ids say no words by themselves
-            texts = [" ".join(map(str, ids)) for ids in rows]
-        counts = [f"{np.sum(ids != tower.tokenizer.pad_id)} of {tower.context_length} tokens" for ids in rows]
-        return [Picture("", f"{text} ({count})") for text, count in zip(texts, counts, strict=True)]
+        lengths = (np.asarray(end_of_text(jnp.asarray(rows), tower)) + 1).tolist()
+        return [
+            Picture("", f"{text} ({length} of {tower.context_length} tokens)")
+            for text, length in zip(detokenize(tower, rows), lengths, strict=True)
+        ]
     return [Picture("", _shape(row.shape, str(row.dtype))) for row in rows]
 
 

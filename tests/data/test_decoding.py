@@ -10,8 +10,8 @@ from PIL import Image
 
 from jclip.config import Augment, Config, Contrastive, Data, Model, Preprocess, TextTower, View, VisionTower
 from jclip.data import BadExample, Batch, eval_transform, make_run_loader, train_transform
-from jclip.data import loader as module
 from jclip.data.decoding import Decode, Jpeg, Open
+from jclip.data.reader import make_arrays
 from jclip.data.transforms import ScaledCrop
 
 Pixels = np.ndarray
@@ -253,5 +253,5 @@ def test_views_of_an_example_decode_it_once_at_each_size(monkeypatch: pytest.Mon
     augments = {name: Augment(scale=(area, area), ratio=(1.0, 1.0)) for name, area in areas.items()}
     transforms = {name: train_transform(tower(10), augment, max_pixels=6400, decode="fast") for name, augment in augments.items()}
     example = {"key": "k", "image": jpeg(natural(80, 80))}
-    module._apply(transforms, example, dict.fromkeys(transforms, "image"), np.random.default_rng(0))
+    make_arrays(transforms, example, dict.fromkeys(transforms, "image"), np.random.default_rng(0))
     assert loads == [(10, 10), (20, 20), (80, 80)]

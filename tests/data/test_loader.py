@@ -18,8 +18,19 @@ import pytest
 from PIL import Image
 
 from jclip.config import Augment, Config, Contrastive, Data, Model, TextTower, VisionTower
-from jclip.data import BadExample, Batch, Source, SourceError, eval_transform, make_run_loader, open_source, read_field, read_once
-from jclip.data import loader as module
+from jclip.data import (
+    BadExample,
+    Batch,
+    Source,
+    SourceError,
+    eval_transform,
+    make_loader,
+    make_run_loader,
+    open_source,
+    read_field,
+    read_once,
+)
+from jclip.data.reader import READ_AHEAD
 from jclip.data.transforms import Decode
 
 TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=12)}
@@ -312,9 +323,32 @@ def test_reading_once_stays_a_few_batches_ahead() -> None:
     reader = read_once(Counting(set(), 1000), {"image": eval_transform(TOWERS["image"])}, batch_size=10)
     for _ in range(3):
         next(reader)
-    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+    assert len(read) <= 10 * (3 + READ_AHEAD)
     reader.close()  # type: ignore[attr-defined]
-    assert len(read) <= 10 * (3 + module.READ_AHEAD)
+    assert len(read) <= 10 * (3 + READ_AHEAD)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"batch_size": -4}, "batch_size -4 must be at least 1"),
+        ({"workers": -1}, "workers -1 at least 0"),
+        ({"batch_size": 10, "hosts": 3}, "batch_size 10 is not divisible by 3 hosts"),
+        ({"host": 2, "hosts": 2}, "host 2 of 2 from batch 0 .* does not exist"),
+        ({"host": -1}, "host -1 of 1 "),
+        ({"hosts": 0}, "host 0 of 0 "),
+        ({"start": -1}, "from batch -1 "),
+        ({"skipped": -1}, "behind -1 examples"),
+        ({"fields": {"imgae": "jpg"}}, "no transform makes imgae; there are image, text"),
+        ({"same": {"image": "other"}}, "no transform makes other"),
+        ({"same": {"other": "image"}}, "no transform makes other"),
+    ],
+)
+def test_what_a_loader_cannot_do_is_said_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+    transforms = {name: eval_transform(tower) for name, tower in TOWERS.items()}
+    with pytest.raises(ValueError, match=message):
+        make_loader(Flawed(set(range(20))), transforms, **{"batch_size": 4, **options})
 
 
 def test_errors_of_reading_once() -> None:

@@ -17,7 +17,7 @@ import pytest
 from vocabularies import strings
 
 from jclip.config import ConfigError, TextTower, Tokenizer
-from jclip.data import eval_transform, get_tokenizer
+from jclip.data import detokenize, eval_transform, get_tokenizer
 from jclip.data import tokenizer as module
 from jclip.data.clean import RULES
 from jclip.data.vocabulary import load_vocabulary
@@ -113,6 +113,38 @@ def test_ids_around_a_text_are_those_of_the_configuration() -> None:
         get_tokenizer(KINDS["bert"])("a cat", 1)
     stripped = get_tokenizer(dataclasses.replace(KINDS["bert"], strip_id=3))("a cat", 16).tolist()
     assert [0 if i == 3 else i for i in get_tokenizer(KINDS["bert"])("a cat", 16).tolist()] == stripped
+
+
+WITHOUT_ENDS = {
+    "sentencepiece": Tokenizer("sentencepiece", str(FOLDER / "t5.model")),
+    "sentencepiece, a word pads": Tokenizer("sentencepiece", str(FOLDER / "t5.model"), pad_id=7),
+    "sentencepiece, an id behind the padding": Tokenizer("sentencepiece", str(FOLDER / "gemma.model"), last_id=20),
+    "WordPiece": Tokenizer("hugging_face", str(FOLDER / "bert.json"), clean="whitespace"),
+    "WordPiece, end stripped": Tokenizer("hugging_face", str(FOLDER / "bert.json"), clean="whitespace", strip_id=3),
+    "unigram": Tokenizer("hugging_face", str(FOLDER / "xlm.json"), clean="whitespace", pad_id=1),
+    "BPE": Tokenizer("hugging_face", str(FOLDER / "gemma.json")),
+    "BPE, ends of words": Tokenizer("hugging_face", str(FOLDER / "clip.json")),
+}
+"""Tokenizers of which the configuration names neither bos_id nor eos_id."""
+
+
+@pytest.mark.parametrize("kind", WITHOUT_ENDS)
+def test_a_text_comes_back_from_the_ids_of_a_tokenizer_that_names_no_ends(kind: str) -> None:
+    tower = TextTower(context_length=32, vocab_size=1000, tokenizer=WITHOUT_ENDS[kind])
+    texts = ["a photo of a red circle", "", "square"]
+    ids = get_tokenizer(tower.tokenizer)(texts, 32)
+    if kind == "sentencepiece, a word pads":
+        assert ids[0, 3] == 7  # "of", between other words
+    assert detokenize(tower, ids) == texts
+    (cut,) = detokenize(tower, get_tokenizer(tower.tokenizer)(texts[:1], 6))
+    assert cut
+    assert texts[0].startswith(cut)
+
+
+def test_a_text_without_eos_id_ends_where_its_tower_finds_the_end() -> None:
+    tower = TextTower(context_length=8, vocab_size=1000, tokenizer=WITHOUT_ENDS["sentencepiece"], eot_id=7)
+    ids = get_tokenizer(tower.tokenizer)(["a photo of a red circle"], 8)
+    assert detokenize(tower, ids) == ["a photo"]
 
 
 def test_truncation_and_padding_in_the_file_change_nothing(tmp_path: Path) -> None:
