@@ -35,7 +35,7 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "large", data: str 
             "towers.text.context_length": 32,
             "dtype": "bfloat16",
             "scan": True,
-            "remat": "dots_with_no_batch_dims_saveable",
+            "remat": "nothing_saveable",
         },
     )
     small = Stage("6ep", image_size=96, context_length=8, batch_size=32768, lr=1.02e-3, warmup="2000")
@@ -45,6 +45,7 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "large", data: str 
         "data.augment": Augment(scale=(0.4, 1.0), flip=0.0),
         "optim.lr": 2.24e-5,
         "optim.b2": 0.95,
+        "mesh.fsdp": 8,
         "batch_size": 7168,
         "duration": "18300",
     }

@@ -1,6 +1,7 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
 from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
+from jclip.data.mixture import Mixture, Phase, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
@@ -14,6 +15,8 @@ __all__ = [
     "Batch",
     "EvalBatch",
     "LostWorker",
+    "Mixture",
+    "Phase",
     "Reading",
     "Scheme",
     "Source",
@@ -22,10 +25,13 @@ __all__ = [
     "detokenize",
     "eval_transform",
     "get_tokenizer",
+    "in_numbers",
     "lookup",
     "make_loader",
     "make_run_loader",
+    "open_data",
     "open_source",
+    "planned",
     "read_field",
     "read_once",
     "text_ends",

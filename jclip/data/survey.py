@@ -16,6 +16,7 @@ from PIL import Image
 
 from jclip.config import TextTower, Tokenizer
 from jclip.data.decoding import Decode
+from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
 from jclip.data.source import BadExample, Source, lookup
@@ -45,6 +46,9 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
         fields: the name of the field of each tower's input, as data.fields.
         batch_size: of the training; None: there is none.
     """
+    if isinstance(source, Mixture):
+        found = {name: shortcomings(one, {**fields, **source.fields.get(name, {})}) for name, one in source.sources.items()}
+        return [f"{name}: {line}" for name, lines in found.items() for line in lines]
     total, lines = len(source), []
     combinations: Mapping[str, int] = getattr(source, "fields", {})
     left_out: Mapping[str, int] = getattr(source, "left_out", {})
