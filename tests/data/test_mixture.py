@@ -102,6 +102,16 @@ def test_a_source_more_changes_no_order_of_another() -> None:
     two = Mixture({name: Letters(name, SIZES[name]) for name in "ac"}, (Phase(0, (1.0, 1.0)),))
     assert drawn(letters((Phase(0, WEIGHTS),))) == drawn(two)
 
+    twins = Mixture({name: Letters(name, 500) for name in "ab"}).order(3)
+    orders = [[index for name, index in map(twins.__getitem__, range(600)) if name == which] for which in "ab"]
+    assert orders[0][:200] != orders[1][:200]
+
+
+def test_each_block_has_an_order_of_its_own() -> None:
+    order = letters((Phase(0, WEIGHTS),)).order(0)
+    blocks = ["".join(order[place][0] for place in range(first, first + 1024)) for first in (0, 1024)]
+    assert blocks[0] != blocks[1]
+
 
 def test_without_weights_an_epoch_has_every_example_once() -> None:
     mixture = letters()
