@@ -99,7 +99,7 @@ HALVES = (("text", 4, 0.5), ("written", 5, 0.5))
 
 @pytest.mark.parametrize(
     ("data", "fsdp", "parts"),
-    [(1, 1, 1), *FURTHER],
+    [pytest.param(1, 1, 1, marks=pytest.mark.exhaustive), *FURTHER],
 )
 def test_loss_and_gradients_are_those_of_padded_texts(padded: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = padded

@@ -81,7 +81,7 @@ def program_of(config: Config) -> Program:
     return PROGRAMS[key]
 
 
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.exhaustive), 4])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_starts_from_another_run(run: Path, fsdp: int) -> None:
     config = tiny_config(**{"init_from.path": str(run), "mesh.fsdp": fsdp})
     state, line = started(config)
