@@ -12,6 +12,7 @@ LAYERS = (
     {"config"},
     {"tree", "hlo", "files", "help", "arguments", "embedding", "clock"},
     {
+        "parser",
         "models",
         "losses",
         "optim",
