@@ -92,7 +92,7 @@ class Checkpoints:
         return max(self.steps, default=None)
 
     def _listed(self) -> list[int]:
-        """Read once: later on each process knows what it has saved, and storage that hosts share may show it later to some."""
+        """The steps on disk, read once: each process knows what it saves, and shared storage may show it later to some."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -330,7 +330,7 @@ def _context() -> ocp.Context:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Orbax logs of an error that is explained here in one line, nor the coroutines that the error leaves behind."""
+    """A block in which Orbax logs no error, as it is explained here in one line; the coroutines that an error keeps are freed."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)

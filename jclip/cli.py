@@ -265,7 +265,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, list[str]], int | None]] = 
     "inspect": _inspect,
     "compile": _compile,
 }
-"""What each command runs, on its options and the overrides of a recipe or suite."""
+"""Function that runs each command, given its options and the overrides of a recipe or suite."""
 
 if __name__ == "__main__":
     sys.exit(main())

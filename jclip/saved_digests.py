@@ -18,7 +18,7 @@ DIGESTS = "digests"
 """The part of a checkpoint that holds them."""
 
 FILE = "digests.json"
-"""Its file: {"record": digest, "arrays": {path: type, shape and digest}}."""
+"""File of this part: {"record": digest, "arrays": {path: type, shape and digest}}."""
 
 
 class SavedDigests:
@@ -42,7 +42,7 @@ class SavedDigests:
         return write()
 
     async def load(self, directory: Any) -> Awaitable[None]:
-        """They are read without Orbax, which would need to know their shapes."""
+        """Unused: the file is read without Orbax, which would need to know its shapes."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""What the pages show runs, all of it and once, and what docs/objectives.md shows is what it says."""
+"""The pages: all that they show runs, once, and what docs/objectives.md shows is what it says."""
 
 import dataclasses
 import os
@@ -92,7 +92,7 @@ def test_compilations_for_a_cpu_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compilations_for_a_tpu_come_as_far_as_its_compiler(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which would take minutes; without the extra they name it."""
+    """The compiler itself would take minutes; without the extra the commands name it."""
     monkeypatch.chdir(ROOT)
 
     def compiler(*, topology_name: str, **_: object) -> None:
