@@ -9,7 +9,7 @@ import jax.extend as jex
 from rich.console import Console
 from rich.table import Table
 
-from jclip.config import Config, check, stage_configs
+from jclip.config import Config, check, stage_configs, stage_names
 from jclip.estimate import Estimate, OutOfMemoryError, estimate
 from jclip.memory import GIB, share, size_text
 from jclip.optim import split
@@ -40,7 +40,7 @@ def main(config: Config, topology: str | None) -> bool:
         ConfigError: there is no such topology, the configuration does not fit it, or the extra `tpu` is missing.
     """
     fits = []
-    for name, part in zip([*config.stages, "the last"], stage_configs(config), strict=True):
+    for name, part in zip(stage_names(config), stage_configs(config), strict=True):
         if config.stages:
             print(f"stage {name}")
         fits.append(_compile(part, topology))

@@ -7,23 +7,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jclip.config import Config, Plan
 from jclip.facts import Record
 from jclip.optim import split
+from jclip.parts import Part
 from jclip.program import Program
 
 
-def greeting(
-    config: Config,
-    plan: Plan,
-    mesh: Mesh,
-    train_step: jax.stages.Compiled,
-    program: Program,
-    record: Record,
-    origin: str,
-    workdir: Path,
-) -> str:
+def greeting(part: Part, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path) -> str:
     """Lines that say what is about to be trained, on what, from where (`origin`) and to where."""
+    config, plan, is_whole = part.config, part.plan, part.is_last and not part.config.stages
+    steps = f"{plan.total:,} steps" if is_whole else f"stage {part.name}: steps {plan.first + 1:,} to {plan.total:,}"
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(config.optim, program.state.params))
     how_many = f"{trained / 1e6:.1f}M trained and {frozen / 1e6:.1f}M frozen" if frozen else f"{trained / 1e6:.1f}M"
     memory: Any = train_step.memory_analysis()
@@ -33,8 +26,8 @@ def greeting(
         origin,
         f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
         f"and {_mib(memory.temp_size_in_bytes)} more in a step",
-        f"{config.data.source}: {_data(record['data'], config.batch_size)}",
-        f"{plan.total:,} steps of {config.batch_size} examples; all goes to {workdir}",
+        f"{config.data.source}: {_data(part.record['data'], config.batch_size)}",
+        f"{steps} of {config.batch_size} examples; all goes to {workdir}",
     ]
     if jax.process_count() > 1:
         lines.append(f"{jax.process_count()} processes: when one is lost all end; start the same command again on all hosts")

@@ -80,10 +80,7 @@ def find_start(
         )
     step = together(lambda: choose(checkpoints, resume_from))
     if step is not None and step == plan.first:
-        workdir = str(checkpoints.directory.parent)
-        before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
-        state, origin = start_from(dataclasses.replace(config, init_from=before), program, mesh)
-        return Start(step, state, origin, resumed_from=_went_on_from(checkpoints, step))
+        return _cross(config, program, checkpoints, mesh, step)
     if step is None and config.optim.schedule == "cooldown":
         return _cool_down(config, plan, program)
     if step is None and config.init_from.path:
@@ -98,6 +95,19 @@ def find_start(
         if resume_from is not None and resume_from < step and resume_from in checkpoints.steps:
             return _restore(config, plan, program, checkpoints, resume_from)
         raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved())}") from None
+
+
+def _cross(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, step: int) -> Start:
+    """The begin of a stage: the parameters at the end of the one before."""
+    workdir = str(checkpoints.directory.parent)
+    before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
+    try:
+        state, origin = start_from(dataclasses.replace(config, init_from=before), program, mesh)
+    except DamagedCheckpoint as damage:
+        earlier = [saved for saved in checkpoints.steps if saved < step]
+        again = f"--resume-from {earlier[-1]} goes on from the one before" if earlier else f"remove {checkpoints.directory}"
+        raise CheckpointError(f"{damage}; {again}") from None
+    return Start(step, state, origin, resumed_from=_went_on_from(checkpoints, step))
 
 
 def _require_same_weights(path: str) -> None:

@@ -48,6 +48,10 @@ class StopSignal:
             return self._received > 0
         return step % ASK_EVERY == 0 and self._add_up(self._received) > 0
 
+    def received_anywhere(self) -> bool:
+        """True where any process has received a signal; every process asks."""
+        return self._add_up(self._received) > 0
+
     def between_batches(self) -> None:
         """Raises Stopped if the run is to stop; every process asks between every two batches of an evaluation."""
         self._batches += 1

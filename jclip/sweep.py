@@ -96,6 +96,8 @@ def main(load: Load, overrides: list[str], axes: Sequence[str], topology: str | 
     parsed = dict(map(_axis, axes)) or default_axes(load(overrides))
     changes = [dict(zip(parsed, values, strict=True)) for values in itertools.product(*parsed.values())]
     configs = [load(overrides + [word for item in change.items() for word in _override(*item)]) for change in changes]
+    if any(config.stages for config in configs):
+        console.print("(of the parts of a run with stages the last one alone is compiled; without --sweep all are)")
     devices = describe(topology)
     known = _read(out)
     rows = []

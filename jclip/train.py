@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,27 +13,26 @@ from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
-from jclip.config import Config, ConfigError, Plan, check, make_plans, stage_configs, to_saved
-from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader, open_source
+from jclip.config import Config, ConfigError, Plan, to_saved
+from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
-from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
+from jclip.facts import Record
 from jclip.files import read_whole
 from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir, lock
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
+from jclip.parts import Part, compare_hosts, prepare
 from jclip.processes import (
     Refused,
     end_with_main_thread,
-    gather_texts,
     is_first,
     leave_together,
     sum_over_processes,
-    this_process,
     together,
 )
 from jclip.program import Phase, Program, make_program
@@ -67,38 +66,55 @@ def main(
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
     workdir = together(partial(_folder, workdir))
-    opened, plans, records = together(lambda: _prepare(config, source))
+    opened, parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
-    _compare_hosts({**records[-1], "command": command}, opened)
-    results: dict[str, float] = {}
-    for part, plan, record in zip(stage_configs(config), plans, records, strict=True):
-        if plan is not plans[-1] and together(partial(_is_past, workdir, plan, resume_from)):
-            continue
-        done, results = _run_stage(part, plan, record, opened, workdir, resume_from)
-        if done < plan.total:
-            break
-    return results
-
-
-def _is_past(workdir: Path, plan: Plan, resume_from: int | None) -> bool:
-    """True: the run goes on behind this stage."""
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = choose(checkpoints, resume_from)
-    return step is not None and step > plan.total
-
-
-def _run_stage(
-    config: Config, plan: Plan, record: Record, source: Source, workdir: Path, resume_from: int | None
-) -> tuple[int, dict[str, float]]:
-    """Trains one stage, from its last checkpoint or from the end of the one before; the last step, and the last results."""
+    compare_hosts({**parts[-1].record, "command": command}, opened)
     mesh = make_mesh(config.mesh)
-    program = together(lambda: _make_program(config, plan, mesh))
-
+    programs = together(lambda: [_make_program(part, mesh) for part in parts])
+    results: dict[str, float] = {}
     with (
         _locked(workdir) as hold,
         leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused, LockedWorkdir)),
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints,
     ):
+        begin = _first_part(workdir, parts, resume_from)
+        for part, program in list(zip(parts, programs, strict=True))[begin:]:
+            stopped, results = _run_part(part, program, mesh, opened, workdir, resume_from, hold)
+            if stopped:
+                break
+    return results
+
+
+def _first_part(workdir: Path, parts: Sequence[Part], resume_from: int | None) -> int:
+    """Index of the part to go on with: the first of which a step, or an evaluation of its last step, is not done."""
+    if len(parts) == 1:
+        return 0
+
+    def last_step() -> tuple[int, Collection[str]]:
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            checkpoints.read_scores()
+            step = choose(checkpoints, resume_from)
+            return (-1, ()) if step is None else (step, checkpoints.scores.get(step, ()))
+
+    step, have = together(last_step)
+    for i, part in enumerate(parts[:-1]):
+        if step < part.plan.total or (step == part.plan.total and _owed(part.plan, step, have)):
+            return i
+    return len(parts) - 1
+
+
+def _run_part(
+    part: Part,
+    program: Program,
+    mesh: Mesh,
+    source: Source,
+    workdir: Path,
+    resume_from: int | None,
+    hold: Callable[[], object],
+) -> tuple[bool, dict[str, float]]:
+    """Trains one part, from its last checkpoint or from the end of the one before; whether the run is to stop, and its last
+    results."""
+    config, plan = part.config, part.plan
+    with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints:
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
         start = find_start(config, plan, program, checkpoints, mesh, resume_from)
@@ -109,24 +125,29 @@ def _run_stage(
             )
         phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
-        terminal.say(greeting(config, plan, mesh, phases[-1].train_step, program, record, start.origin, workdir))
+        terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
         fields = {name: view.field for name, view in config.inputs().items()}
         for line in shortcomings(source, fields, config.batch_size):
             terminal.say(f"jclip: {line}")
-        _say_changes(start, record, config, plan, checkpoints, terminal)
-        record = {**record, **lineage(start, resume_from)}
+        _say_changes(start, part, checkpoints, terminal)
+        record = {**part.record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(config, plan, mesh, terminal, start, checkpoints) as log,
             _make_loader(config, source, plan, start.step) as loader,
-            stop.listening(),
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
-            owed = _owed_evaluations(run, start.step, start.record)
-            done, results = _train(run, phases, start.step, start.state, loader, owed)
+            with stop.listening():
+                owed = _owed_evaluations(run, start.step, start.record)
+                done, results = _train(run, phases, start.step, start.state, loader, owed)
+            # A signal may also have come in the last step of a stage, or in its evaluations: the next one must not begin.
+            stopped = done < plan.total or (not part.is_last and stop.received_anywhere())
+            if stopped:
+                saved = ", which is saved; the same command goes on from there" if done else ": nothing is done yet"
+                terminal.say(f"stopped after step {done:,}{saved}")
         if not loader.ended:
             end_with_main_thread()
-    return done, results
+    return stopped, results
 
 
 class Run(NamedTuple):
@@ -175,9 +196,6 @@ def _train(
     except Stopped:
         run.terminal.say(f"told to stop after step {done:,}")
     _finish(run, start, done, state)
-    if done < plan.total:
-        saved = ", which is saved; the same command goes on from there" if done else ": nothing is done yet"
-        run.terminal.say(f"stopped after step {done:,}{saved}")
     return done, results
 
 
@@ -248,11 +266,18 @@ def _owed_evaluations(run: Run, start: int, record: Mapping[str, Any] | None) ->
     """The evaluations of the step that a run goes on from which were cut short, or never begun."""
     if record is None or "format" not in record:  # an older jclip evaluated before it saved
         return {}
-    have = run.checkpoints.scores.get(start, {})
-    missing = [name for name in run.plan.due_evaluations(start) if not any(key.startswith(f"{name}/") for key in have)]
+    missing = _owed(run.plan, start, run.checkpoints.scores.get(start, ()))
     if missing:
         run.terminal.say(f"jclip: evaluations of step {start:,} that were not finished come first: {', '.join(missing)}")
     return {name: run.evaluators[name] for name in missing}
+
+
+def _owed(plan: Plan, step: int, have: Collection[str]) -> list[str]:
+    """The evaluations due after a step of which `have`, the names of results, has none; every process has to call it.
+
+    All decide the same, though the file of results may come to one process later than to another.
+    """
+    return [name for name in plan.due_evaluations(step) if _on_any(not any(key.startswith(f"{name}/") for key in have))]
 
 
 def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluator]) -> dict[str, float]:
@@ -285,40 +310,18 @@ def _folder(workdir: str | Path) -> Path:
     return workdir
 
 
-def _prepare(config: Config, source: Source | None) -> tuple[Source, list[Plan], list[Record]]:
-    """Everything that this process derives by itself: the data, and the plan and record of each stage."""
-    parts = stage_configs(config)
-    for part in reversed(parts):  # the whole first, whose messages name the stage
-        check(part, devices=jax.device_count())
-    source = open_source(config.data.source) if source is None else source
-    plans = make_plans(config, examples=len(source))
-    return source, plans, [make_record(part, source, plan) for part, plan in zip(parts, plans, strict=True)]
-
-
 def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loader:
     """The batches of this process from a step of a stage on."""
     host, hosts = jax.process_index(), jax.process_count()
     return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
 
 
-def _make_program(config: Config, plan: Plan, mesh: Mesh) -> Program:
+def _make_program(part: Part, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
+    config, plan = part.config, part.plan
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     require_memory(program.parts(), device_memory(mesh.local_devices[0]))
     return program
-
-
-def _compare_hosts(record: Record, source: Source) -> None:
-    """Raises Refused on every process where they are not about to train the same."""
-    if jax.process_count() == 1:
-        return
-    names, records = gather_texts(this_process()), gather_texts(json.dumps(record))
-    found = between_hosts(names, [json.loads(text) for text in records])
-    if any(line.startswith("data.") for line in found):  # all have found the same, and all go on to name the shards
-        sizes = [{"shards": json.loads(text)} for text in gather_texts(json.dumps(shard_sizes(source)))]
-        found += between_hosts(names, sizes)
-    if found:
-        raise Refused(f"the processes of the run differ; start all with the same command, data and versions:\n  {listed(found)}")
 
 
 @contextmanager
@@ -333,11 +336,11 @@ def _say(message: str) -> None:
     print(f"jclip: {message}", flush=True)
 
 
-def _say_changes(start: Start, record: Record, config: Config, plan: Plan, checkpoints: Checkpoints, terminal: Terminal) -> None:
-    if changed := said_changes(start, record, config, plan):
+def _say_changes(start: Start, part: Part, checkpoints: Checkpoints, terminal: Terminal) -> None:
+    if changed := said_changes(start, part.record, part.config, part.plan):
         what = "the checkpoint" if start.other is None else "the run that is taken up"
         terminal.say("\n  ".join([f"jclip: {what} was trained with another configuration; from here on", *changed]))
-    if start.step == plan.total:
+    if part.is_last and start.step == part.plan.total:
         terminal.say(
             f"jclip: all {start.step:,} steps are done; `jclip eval {checkpoints.directory.parent}` evaluates, "
             "a longer --duration goes on"

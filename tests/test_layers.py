@@ -30,7 +30,7 @@ LAYERS = (
         "signals",
     },
     {"saved_digests", "checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
-    {"state"},
+    {"state", "parts"},
     {"step"},
     {"program"},
     {"clip"},

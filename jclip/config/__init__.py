@@ -54,7 +54,7 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
-from jclip.config.stages import Stage, make_plans, stage_configs
+from jclip.config.stages import Stage, make_plans, stage_configs, stage_names
 from jclip.config.towers import (
     ImageSize,
     ImageTower,
@@ -143,6 +143,7 @@ __all__ = [
     "replace_each",
     "siglip_image",
     "stage_configs",
+    "stage_names",
     "to_json",
     "to_saved",
     "to_steps",

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # which has stages
     from jclip.config.schema import Config
 
 
+LAST = "last"
+"""Name of the last part of a run, which the run's own fields describe."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of a run before its last: a run of its own, with warm-up, schedule and optimizer state from the start, whose
@@ -39,6 +43,11 @@ class Stage:
 def stage_configs(config: "Config") -> list["Config"]:
     """The parts of a run in their order, each as the configuration of a run; the last is all that the run's own says."""
     return [*(_with(config, stage) for stage in config.stages.values()), config]
+
+
+def stage_names(config: "Config") -> list[str]:
+    """The names of the parts of a run in their order."""
+    return [*config.stages, LAST]
 
 
 def make_plans(config: "Config", examples: int) -> list[Plan]:
@@ -83,6 +92,8 @@ def stage_problems(config: "Config") -> Iterator[str]:
     """Contradictions of the stages with the rest of a run."""
     if config.stages and config.optim.schedule == "cooldown":
         yield ".stages: a cooldown goes on from another run and is of one piece; leave them out"
+    if LAST in config.stages:
+        yield f".stages: {LAST!r} is the part that the run's own fields describe; name a stage otherwise"
     for name, stage in config.stages.items():
         if stage == Stage(stage.duration):
             yield f".stages.{name} changes nothing of the last part; lengthen the run's duration instead"

@@ -1,0 +1,45 @@
+"""The parts of a run, its stages: everything that a process derives by itself before it looks at a checkpoint."""
+
+import json
+from typing import NamedTuple
+
+import jax
+
+from jclip.config import Config, Plan, check, make_plans, stage_configs, stage_names
+from jclip.data import Source, open_source
+from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
+from jclip.processes import Refused, gather_texts, this_process
+
+
+class Part(NamedTuple):
+    """A stage of a run, or all of one that has none."""
+
+    name: str
+    config: Config
+    plan: Plan
+    record: Record
+    is_last: bool
+
+
+def prepare(config: Config, source: Source | None) -> tuple[Source, list[Part]]:
+    """The data of a run and its parts; raises as `check` and `open_source`."""
+    configs = stage_configs(config)
+    for part in reversed(configs):  # the whole first, whose messages name the stage
+        check(part, devices=jax.device_count())
+    source = open_source(config.data.source) if source is None else source
+    plans = make_plans(config, examples=len(source))
+    rows = zip(stage_names(config), configs, plans, strict=True)
+    return source, [Part(name, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows]
+
+
+def compare_hosts(record: Record, source: Source) -> None:
+    """Raises Refused on every process where they are not about to train the same."""
+    if jax.process_count() == 1:
+        return
+    names, records = gather_texts(this_process()), gather_texts(json.dumps(record))
+    found = between_hosts(names, [json.loads(text) for text in records])
+    if any(line.startswith("data.") for line in found):  # all have found the same, and all go on to name the shards
+        sizes = [{"shards": json.loads(text)} for text in gather_texts(json.dumps(shard_sizes(source)))]
+        found += between_hosts(names, sizes)
+    if found:
+        raise Refused(f"the processes of the run differ; start all with the same command, data and versions:\n  {listed(found)}")
