@@ -31,13 +31,13 @@ FLUSH_SECONDS = 10
 
 
 class Writer(Protocol):
-    """Takes the metrics of a step."""
+    """Destination of the metrics of a run."""
 
     def write(self, step: int, values: Values) -> None:
         """Training metrics or results of evaluations after `step` updates."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Ends the writer: no more metrics come."""
 
 
 class JsonlWriter:

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def jclip_compile(*arguments: str, recipe: str = str(HERE / "recipe_tiny.py")) -> subprocess.CompletedProcess[str]:
-    """As a user starts it, whatever the devices of this process."""
+    """`jclip compile` as a user starts it, whatever the devices of this process."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "COLUMNS": "200"}
     command = [sys.executable, "-m", "jclip.cli", "compile", recipe, *arguments]

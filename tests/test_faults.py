@@ -1,4 +1,4 @@
-"""What breaks around a run does not end it, and what would be lost is said: full disks, broken writers, divergence."""
+"""Faults around a run, which do not end it and are said: full disks, broken writers, divergence."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep"
 
 
 class FullDisk:
-    """In place of Orbax's function that saves: some of its calls fail, at once or in the background."""
+    """Stand-in for Orbax's function that saves: some of its calls fail, at once or in the background."""
 
     def __init__(self, fail: set[int], at_once: bool) -> None:
         self.fail, self.at_once, self.calls = fail, at_once, 0

@@ -1,5 +1,5 @@
-"""What others add without touching the package, as docs/add shows it: a kind of tower with inputs of its own, a source,
-an evaluation, an objective and a format of weights.
+"""Kinds that others add without touching the package, as docs/add shows it: a tower with inputs of its own, a source, an
+evaluation, an objective and a format of weights.
 """
 
 from dataclasses import replace

@@ -40,7 +40,7 @@ def arrays(params: Any) -> dict[str, np.ndarray]:
 
 
 def tiny_config(**changes: Any) -> Config:
-    """Without the stem, which the weights of others do not have."""
+    """The tiny configuration without the stem, which the weights of others do not have."""
     return with_stem(**{"model.towers.image.stem": (), **changes})
 
 

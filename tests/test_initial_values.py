@@ -1,4 +1,4 @@
-"""Where training begins: the mean and deviation of every new parameter, from the papers' formulas."""
+"""Initial values: the mean and deviation of every new parameter, from the papers' formulas."""
 
 import math
 import re

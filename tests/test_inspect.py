@@ -147,7 +147,7 @@ def text_view(**tokenizer: Any) -> tuple[Input, TextTower]:
 
 
 def test_tokens_are_counted_up_to_the_end_that_the_tower_finds() -> None:
-    """And not by what is no padding: CLIP pads by an id that is a word, and T5 by the id that ends a text."""
+    """Padding tells nothing: CLIP pads by an id that is a word, and T5 by the id that ends a text."""
     clip = tiny_config().inputs()["text"]
     (picture,) = inspect.pictures(clip, np.array([[49406, 0, 320, 0, 49407, 0, 0, 0]], np.int32))
     assert picture.text.endswith("(5 of 8 tokens)")

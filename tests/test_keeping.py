@@ -1,4 +1,4 @@
-"""Which checkpoints stay: exact lists of steps, by the rule alone and through the loop with a scripted evaluator."""
+"""Checkpoints that stay: exact lists of steps, by the rule alone and through the loop with a scripted evaluator."""
 
 import json
 import math

@@ -12,6 +12,7 @@ LAYERS = (
     {"config"},
     {"tree", "hlo", "files", "help", "arguments", "embedding", "clock"},
     {
+        "parser",
         "models",
         "losses",
         "optim",
@@ -28,7 +29,7 @@ LAYERS = (
         "lock",
         "signals",
     },
-    {"checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
+    {"saved_digests", "checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
     {"state", "parts"},
     {"step"},
     {"program"},
@@ -54,6 +55,7 @@ LAYERS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SAME_STOREY = {
+    ("checkpoint", "saved_digests"),
     ("train", "evaluate"),
     ("train", "resume"),
     ("train", "greeting"),

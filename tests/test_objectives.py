@@ -634,7 +634,7 @@ def test_the_nearest_is_that_of_the_whole_matrix(filled: int, monkeypatch: pytes
 
 
 def test_neighbours_are_answers_that_no_gradient_reaches() -> None:
-    """At the first step the queue is empty and the answer is the text's own embedding, as in a plain softmax."""
+    """The queue is empty at the first step, and the answer is the text's own embedding, as in a plain softmax."""
     config = config_of("neighbours", "contrastive")
     program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     state, batch = jax.device_get(program.init()), one_batch(config)

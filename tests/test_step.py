@@ -84,7 +84,7 @@ def test_parameters_and_moments_are_sharded_by_rule_and_nothing_is_whole() -> No
 
 
 def test_layers_are_gathered_one_at_a_time_and_never_kept() -> None:
-    """Of deep towers and a small batch, parameters are nearly all the memory there is."""
+    """Parameters are nearly all the memory there is, with deep towers and a small batch."""
     tower = architecture("ViT-tiny-test").towers
     towers = {name: dataclasses.replace(t, width=128, depth=16) for name, t in tower.items()}
     towers["text"] = dataclasses.replace(towers["text"], vocab_size=64)

@@ -167,7 +167,7 @@ def last_arrays(workdir: Path) -> dict[str, Any]:
 
 
 def wait_for_unfinished_save(workdir: Path, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
+    """Waits until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
     deadline = time.monotonic() + 240
     while not any(not path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
         assert process.poll() is None, process.communicate()

@@ -100,7 +100,7 @@ class Input(NamedTuple):
     text_augment: TextAugment
     """Augmentation, where it is a text."""
     seen_by: Tower
-    """That tower, for images of this view's size."""
+    """The same tower, for images of this view's size."""
     same_as: str | None
     """View whose random draws it repeats."""
     stored: str

@@ -240,7 +240,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _why_lost(code: int) -> str:
-    """End of a worker process in words, which its exit code tells: a signal where it is negative (see `subprocess`)."""
+    """Message about a worker process that ended with this exit code, which is minus a signal's number where one ended it."""
     try:
         end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     except ValueError:

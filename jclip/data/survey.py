@@ -117,7 +117,7 @@ class Survey:
     duplicates: int = 0
     """Captions, of those looked at, that equal an earlier one."""
     images_per_second: float = 0.0
-    """Read and decoded by all threads of this process."""
+    """Images that all threads of this process read and decode in a second."""
 
 
 @dataclass(frozen=True)
