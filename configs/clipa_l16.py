@@ -2,13 +2,13 @@
 
     jclip train configs/clipa_l16.py --data "/data/laion/{00000..41407}.tar" --workdir /runs/clipa
     jclip train configs/clipa_l16.py --form clipart --data data/clipart --workdir runs/clipa_clipart
-    jclip compile configs/clipa_l16.py --topology v5e:8x8
+    jclip compile configs/clipa_l16.py --topology v5e:8x8 --mesh.fsdp 8
 
 The form large is the ViT-L/16 that one machine of eight A100 is published to train to 69.3% of ImageNet, zero-shot: six epochs of
 LAION-400M at 96 pixels and 8 tokens, in batches of 32,768 at 1.02e-3, then 131 million examples at 224 pixels and 32 tokens, in
 batches of 7,168 at 2.24e-5. Texts are cut behind their first tokens, where the paper's choose words by their part of speech; the
-positions of these tokens are kept in the last stage. On that slice a step of the first stage needs 3.42 of a chip's 15.75 GiB and,
-by the compiler's clock with the transfers, 0.51 s, one of the last 3.68 GiB and 0.54 s. Compiled, not trained.
+positions of these tokens are kept in the last stage. On that slice a step of the first stage needs 3.42 of a chip's 15.75 GiB
+and, by the compiler's clock with the transfers, 0.51 s, one of the last 3.68 GiB and 0.54 s. Compiled, not trained.
 
 clipart is configs/clipart.py whose first stage sees 32 pixels and 16 tokens, all patches of them, and shapes is
 configs/quickstart.py whose first stage sees 16 pixels.
@@ -46,7 +46,6 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "large", data: str 
         "data.augment": Augment(scale=(0.4, 1.0), flip=0.0),
         "optim.lr": 2.24e-5,
         "optim.b2": 0.95,
-        "mesh.fsdp": 8,
         "batch_size": 7168,
         "duration": "18300",
     }
