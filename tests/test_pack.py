@@ -62,6 +62,15 @@ def test_what_is_packed_is_what_the_source_holds(shards: str, tmp_path: Path, ca
     assert manifest["shards"]["00001.tar"]["problems"][0].startswith("in-0.tar:a3: image cannot be decoded")
 
 
+def test_a_picture_that_is_cut_short_is_left_out(tmp_path: Path) -> None:
+    whole = photo(200, 150, 0)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/whole.jpg").write_bytes(whole)
+    (tmp_path / "photos/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    packed = open_source(pack.main(str(tmp_path / "photos"), tmp_path / "out"))
+    assert [example["image"] for example in map(packed.__getitem__, range(len(packed)))] == [whole]
+
+
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
 def test_pictures_are_made_smaller_by_their_shorter_side(form: str, shards: str, tmp_path: Path) -> None:
     options = pack.Options(shorter_side=24, format=form, per_shard=100)  # type: ignore[arg-type]
