@@ -9,6 +9,7 @@ from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Evaluation, Seed
+from jclip.config.fields import field_problems
 from jclip.config.history import reads_pairs
 from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
 from jclip.config.optim import Optim
@@ -27,7 +28,9 @@ class Data:
     source: str = "shapes:train"
     """shapes:SPLIT, webdataset:PATTERN, tfds:NAME[/CONFIG]:SPLIT or folder:DIR; `jclip train --help` explains each."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}."""
+    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
+    "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;
+    "a photo of a {label}", a text with fields in it, where {label} is the name of the class. Alternatives may be such texts."""
     augment: Augment = Augment()
     """Image augmentation."""
     text_augment: TextAugment = TextAugment()
@@ -236,6 +239,7 @@ class Config:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
+        yield from field_problems(".data.fields", self.data.fields)
         yield from view_problems(self.views, towers)
         yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
         named = [(".data.fields", name) for name in self.data.fields]

@@ -1,5 +1,6 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
+from jclip.data.fields import Found, find
 from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
@@ -13,6 +14,7 @@ __all__ = [
     "BadExample",
     "Batch",
     "EvalBatch",
+    "Found",
     "LostWorker",
     "Reading",
     "Scheme",
@@ -21,6 +23,7 @@ __all__ = [
     "Transform",
     "detokenize",
     "eval_transform",
+    "find",
     "get_tokenizer",
     "lookup",
     "make_loader",
