@@ -23,6 +23,9 @@ _TOKEN = re.compile(r"\\\||\{\{|\}\}|[|{}]|[^\\|{}]+|\\")
 _WEIGHT = re.compile(r"\*\s*([-+.\d][^\s*]*|nan|inf|infinity|)\s*\Z", re.IGNORECASE)
 """End of an alternative that is a weight, or was meant to be one."""
 
+_BAR = "\0"
+"""A bar in braces that separates nothing, until it is one."""
+
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -134,13 +137,12 @@ def _field(text: str, at: int) -> tuple[str, int]:
     end = text.find("}", at)
     if end < 0:
         raise _problem(text, at, "nothing closes this brace; write {{ for a brace that is one")
-    inside = text[at + 1 : end]
-    path = inside.replace("\\|", "").strip()
+    path = text[at + 1 : end].replace("\\|", _BAR).strip()
     if not path:
         raise _problem(text, at, "these braces name no field; write {label} for the name of the class")
     if "{" in path or "|" in path or _WEIGHT.search(path):
         raise _problem(text, at, "in braces stands one field; alternatives and weights stand outside of them")
-    return inside.replace("\\|", "|").strip(), end + 1
+    return path.replace(_BAR, "|"), end + 1
 
 
 def _alternative(text: str, start: int, end: int, words: list[str], paths: list[str]) -> Alternative:
