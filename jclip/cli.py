@@ -80,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
     embed.add_argument("--out", required=True, type=writable, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
+    embed.add_argument(
+        "--fields",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TOWER", "FIELD"),
+        help="what a tower sees, as in data.fields (default: the field of its name)",
+    )
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     add_model_options(embed)
     embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
@@ -351,6 +359,7 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         options.source,
         options.out,
         towers=options.towers,
+        fields=dict(options.fields),
         batch_size=options.batch_size,
         **model_options(options),
         max_pixels=options.max_pixels,

@@ -103,6 +103,8 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. L
 The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
 are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped after the resize, in which
 transparent pixels count for nothing, as in open_clip.
+
+  jclip embed runs/clipart 'webdataset:/data/*.tar' --out DIR --towers image text --fields text 'text | json.caption'
 """
 
 DATA = """Say what a source of data holds, before anything is trained on it.
