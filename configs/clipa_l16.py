@@ -2,12 +2,13 @@
 
     jclip train configs/clipa_l16.py --data "/data/laion/{00000..41407}.tar" --workdir /runs/clipa
     jclip train configs/clipa_l16.py --form clipart --data data/clipart --workdir runs/clipa_clipart
-    jclip compile configs/clipa_l16.py --topology v5e:8x8
+    jclip compile configs/clipa_l16.py --topology v5e:8x8 --mesh.fsdp 8
 
 The form large is the ViT-L/16 that one machine of eight A100 is published to train to 69.3% of ImageNet, zero-shot: six epochs of
 LAION-400M at 96 pixels and 8 tokens, in batches of 32,768 at 1.02e-3, then 131 million examples at 224 pixels and 32 tokens, in
 batches of 7,168 at 2.24e-5. Texts are cut behind their first tokens, where the paper's choose words by their part of speech; the
-positions of these tokens are kept in the last stage. It is compiled, not trained.
+positions of these tokens are kept in the last stage. On that slice a step of the first stage needs 3.42 of a chip's 15.75 GiB
+and, by the compiler's clock with the transfers, 0.51 s, one of the last 3.68 GiB and 0.54 s. Compiled, not trained.
 
 clipart is configs/clipart.py whose first stage sees 32 pixels and 16 tokens, all patches of them, and shapes is
 configs/quickstart.py whose first stage sees 16 pixels.
@@ -35,7 +36,7 @@ def get_config(form: Literal["shapes", "clipart", "large"] = "large", data: str 
             "towers.text.context_length": 32,
             "dtype": "bfloat16",
             "scan": True,
-            "remat": "dots_with_no_batch_dims_saveable",
+            "remat": "nothing_saveable",
         },
     )
     small = Stage("6ep", image_size=96, context_length=8, batch_size=32768, lr=1.02e-3, warmup="2000")

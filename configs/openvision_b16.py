@@ -9,8 +9,11 @@ large is the published ViT-B/16: 12.8 billion examples of 160 pixels in batches 
 the vocabulary is CLIP's and not BERT's, and the decoder, behind a causal text tower of its own (`written`), attends to the image,
 where the paper's reads image and text as one row. The captions of its data are synthetic; --data.fields.written names them.
 
+On that slice a step of its three stages needs 6.49, 4.34 and 5.72 of a chip's 15.75 GiB and, by the compiler's clock with the
+transfers, 1.49, 0.96 and 1.06 s. Compiled, not trained.
+
 shapes and clipart are configs/quickstart.py and configs/clipart.py with the same objectives, whose first stage sees half of each
-side. Neither time nor accuracy has been measured; the large form is compiled, not trained.
+side. Neither time nor accuracy has been measured.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What a model of `configs/clipart.py` knows of its val shard: every protocol on one small data set.
+"""Every protocol on one small data set, the val shard of `configs/clipart.py`, for a model of that recipe.
 
     jclip eval runs/clipart --suite configs/suite_clipart.py --root data/clipart --json clipart.json
     jclip report clipart.json
@@ -32,5 +32,5 @@ def get_suite(root: str = "data/clipart") -> Suite:
 
 
 def words(category: str) -> str:
-    """What a prompt calls a category: "signs_and_symbols/flags/asia" is "asia flags signs and symbols"."""
+    """The words of a category in a prompt: "signs_and_symbols/flags/asia" is "asia flags signs and symbols"."""
     return " ".join(reversed(category.split("/"))).replace("_", " ").replace("-", " ")

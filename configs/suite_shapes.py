@@ -1,4 +1,4 @@
-"""What a model of `configs/quickstart.py` knows, and what it does not: every protocol on drawn scenes, without a download.
+"""Every protocol on drawn scenes, without a download: strengths and weaknesses of a model of `configs/quickstart.py`.
 
     jclip eval runs/quickstart --suite configs/suite_shapes.py --json shapes.json
     jclip report shapes.json

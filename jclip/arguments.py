@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 OWNERS = ("jclip", "open_clip", "hugging_face")
-"""Whose folders of weights are read and written."""
+"""Libraries whose folders of weights are read and written."""
 
 
 def writable(path: str) -> str:
@@ -45,7 +45,7 @@ def image_size(text: str) -> int | tuple[int, ...]:
 
 
 def model_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of `add_model_options` that are given, as arguments of `jclip.load`."""
+    """Arguments of `jclip.load`: the options of `add_model_options` that are given."""
     names = ("step", "architecture_name", "tokenizer", "kind", "image_size", "context_length")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     pixels = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "resize")}

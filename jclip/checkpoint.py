@@ -1,14 +1,12 @@
 """Checkpoints: saved while training goes on, restored onto any mesh, each complete in itself and checked when it is read."""
 
-import asyncio
 import gc
-import hashlib
 import json
 import logging
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +14,16 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jclip.config import Config, ConfigError, from_json
 from jclip.data.caches import write_atomically
-from jclip.digests import array_paths, begin_digests, tree_digests
+from jclip.digests import begin_digests
 from jclip.files import read_whole
 from jclip.keeping import kept, old_scores
 from jclip.processes import is_first
+from jclip.saved_digests import DIGESTS, FILE, SavedDigests, array_digests, named_arrays, record_digest, type_and_shape
 from jclip.tree import flatten
-
-DIGESTS = "digests"
-"""The part of a checkpoint beside its arrays: what they were when they were saved."""
 
 SCORES = "evaluations.json"
 
@@ -97,7 +92,7 @@ class Checkpoints:
         return max(self.steps, default=None)
 
     def _listed(self) -> list[int]:
-        """Read once: later on each process knows what it has saved, and storage that hosts share may show it later to some."""
+        """The steps on disk, read once: each process knows what it saves, and shared storage may show it later to some."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -115,7 +110,7 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint: {path.parent} holds no configuration; it is not one of jclip's")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedCheckpoint(f"checkpoint {path.parent} is damaged: {path.name} ({_reason(error)})") from None
-        if self._has_digests(saved, step) and self._digests(step)["record"] != _digest(saved):
+        if self._has_digests(saved, step) and self._digests(step)["record"] != record_digest(saved):
             raise DamagedCheckpoint(f"checkpoint {path.parent} is damaged: {path.name} is not what was saved")
         return saved
 
@@ -139,7 +134,7 @@ class Checkpoints:
             return
         self._guard()
         try:
-            digests = _Digests({name: (part, begin_digests(part)) for name, part in parts.items()}, record)
+            digests = SavedDigests({name: (part, begin_digests(part)) for name, part in parts.items()}, record)
             with _context():
                 response = ocp.save_checkpointables_async(
                     self.directory / str(step), {**parts, DIGESTS: digests}, custom_metadata=dict(record)
@@ -252,12 +247,12 @@ class Checkpoints:
         """
         at = self.directory / str(step)
         digests = self._digests(step)["arrays"] if self._has_digests(self.record(step), step) else None
-        wanted = {f"{name}/{path}": leaf for name, part in parts.items() for path, leaf in _named(part)}
+        wanted = {f"{name}/{path}": leaf for name, part in parts.items() for path, leaf in named_arrays(part)}
         try:
             saved = _saved_shapes(at, digests, parts)
         except Exception as error:
             raise DamagedCheckpoint(f"checkpoint {at} is damaged: its list of arrays cannot be read ({_reason(error)})") from None
-        _check_fits(at, saved, {path: _shape(leaf) for path, leaf in wanted.items()})
+        _check_fits(at, saved, {path: type_and_shape(leaf) for path, leaf in wanted.items()})
         try:
             with _context(), _quiet():
                 restored = ocp.load_checkpointables(at, dict(parts))
@@ -266,7 +261,7 @@ class Checkpoints:
         except Exception as error:
             raise DamagedCheckpoint(f"checkpoint {at} is damaged: {_unreadable(error)}") from None
         if digests is not None:
-            found = {name: text for part in parts for name, text in _array_digests(part, restored[part]).items()}
+            found = {name: text for part in parts for name, text in array_digests(part, restored[part]).items()}
             if changed := [path for path in found if found[path] != digests[path]]:
                 names = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
                 raise DamagedCheckpoint(
@@ -290,7 +285,7 @@ class Checkpoints:
 
     def _digests(self, step: int) -> dict[str, Any]:
         """{"record": digest, "arrays": {path: shape, type and digest}}."""
-        path = self.directory / str(step) / DIGESTS / _Digests.FILE
+        path = self.directory / str(step) / DIGESTS / FILE
         try:
             content = json.loads(read_whole(path))
             if not isinstance(content["arrays"], dict) or not isinstance(content["record"], str):
@@ -300,55 +295,6 @@ class Checkpoints:
                 f"checkpoint {path.parents[1]} is damaged: {DIGESTS}/{path.name} ({_reason(error)})"
             ) from None
         return dict(content)
-
-
-class _Digests:
-    """The digests that Orbax writes beside the arrays, in the background: they are still being computed when a save begins."""
-
-    FILE = "digests.json"
-
-    def __init__(self, parts: Mapping[str, "tuple[Any, Future[np.ndarray]]"], record: Mapping[str, Any]) -> None:
-        self._parts = {name: (_abstract(part), digests) for name, (part, digests) in parts.items()}
-        self._record = _digest(record)
-
-    async def save(self, directory: Any) -> Awaitable[None]:
-        """Orbax's protocol `StatefulCheckpointable`."""
-
-        async def write() -> None:
-            folder = await directory.await_creation()
-            if is_first():
-                arrays: dict[str, str] = {}
-                for name, (part, digests) in self._parts.items():
-                    arrays |= _texts(name, part, await asyncio.wrap_future(digests))
-                Path(folder, self.FILE).write_text(json.dumps({"record": self._record, "arrays": arrays}, indent=0))
-
-        return write()
-
-    async def load(self, directory: Any) -> Awaitable[None]:
-        """They are read without Orbax, which would need to know their shapes."""
-        raise NotImplementedError
-
-
-def _array_digests(part: str, tree: Any) -> dict[str, str]:
-    return _texts(part, tree, np.asarray(tree_digests(tree)))
-
-
-def _texts(part: str, tree: Any, digests: np.ndarray) -> dict[str, str]:
-    """ "params/image/cls" -> "float32[32] 0f1e2d3c4b5a6978"."""
-    rows = zip(_named(tree), digests, strict=True)
-    return {f"{part}/{path}": f"{_shape(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in rows}
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def _named(tree: Any) -> Iterable[tuple[str, Any]]:
-    return zip(array_paths(tree), jax.tree.leaves(tree), strict=True)
-
-
-def _shape(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
 
 
 def _saved_shapes(at: Path, digests: Mapping[str, str] | None, parts: Mapping[str, Any]) -> dict[str, str]:
@@ -361,9 +307,9 @@ def _saved_shapes(at: Path, digests: Mapping[str, str] | None, parts: Mapping[st
     found: dict[str, str] = {}
     for name, part in parts.items():
         if isinstance(part, Mapping):
-            found |= {f"{name}/{path}": _shape(leaf) for path, leaf in flatten(saved[name]).items()}
+            found |= {f"{name}/{path}": type_and_shape(leaf) for path, leaf in flatten(saved[name]).items()}
         else:
-            found |= {f"{name}/{path}": _shape(leaf) for path, leaf in _named(part)}
+            found |= {f"{name}/{path}": type_and_shape(leaf) for path, leaf in named_arrays(part)}
     return found
 
 
@@ -384,7 +330,7 @@ def _context() -> ocp.Context:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Orbax logs of an error that is explained here in one line, nor the coroutines that the error leaves behind."""
+    """A block in which Orbax logs no error, as it is explained here in one line; the coroutines that an error keeps are freed."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -406,11 +352,6 @@ def _remove(path: Path) -> None:
     gone = path.with_name(f"{path.name}{UNFINISHED}-removed")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    """The digest of a record, in hexadecimal: the same however its keys are ordered."""
-    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _unreadable(error: BaseException) -> str:

@@ -7,14 +7,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jclip import __version__
-from jclip.arguments import OWNERS, add_model_options, image_size, model_options, writable
-from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, REPORT, TRAIN
+from jclip.arguments import model_options
+from jclip.parser import make_parser
 
 if TYPE_CHECKING:
     from jclip.config import Config
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, or 1 after an error that has been explained."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("train", "inspect", "compile", "eval"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return int(options.run(options, overrides) or 0)
+        return int(COMMANDS[options.command](options, overrides) or 0)
     except _expected_errors() as error:
         print(f"jclip: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -41,186 +40,9 @@ def _hint(unknown: Sequence[str]) -> str:
     return "; a pattern of files is one argument: put it in quotes, or the shell expands it" if files else ""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"jclip {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,eval,report,classify,caption,embed,data,convert,info,inspect,compile}"
-    )
-    raw = argparse.RawDescriptionHelpFormatter
-
-    # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
-    train = commands.add_parser(
-        "train", help="train the model of a recipe", description=TRAIN, formatter_class=raw, add_help=False, allow_abbrev=False
-    )
-    train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    train.add_argument("--workdir", metavar="W", help="folder of the run: config.json, metrics.jsonl, checkpoints/")
-    train.add_argument(
-        "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
-    )
-    train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
-    train.add_argument("--quiet", action="store_true", help="show nothing but errors; metrics.jsonl has all")
-    train.set_defaults(run=lambda options, overrides: _train(options, overrides, train))
-
-    _add_eval(commands.add_parser("eval", help="evaluate a model", description=EVAL, formatter_class=raw, allow_abbrev=False))
-
-    report = commands.add_parser("report", help="results as a page", description=REPORT, formatter_class=raw)
-    report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
-    report.add_argument("--html", type=writable, metavar="FILE", help="the page (default: report.html beside the first)")
-    report.set_defaults(run=_report)
-
-    _add_classify(commands.add_parser("classify", help="name what is in images", description=CLASSIFY, formatter_class=raw))
-
-    _add_caption(commands.add_parser("caption", help="write what is in images", description=CAPTION, formatter_class=raw))
-
-    embed = commands.add_parser("embed", help="write embeddings to .npy", description=EMBED, formatter_class=raw)
-    embed.add_argument(
-        "model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture (random weights)"
-    )
-    embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
-    embed.add_argument("--out", required=True, type=writable, metavar="DIR", help="folder to write to")
-    embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
-    embed.add_argument(
-        "--fields",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("TOWER", "FIELD"),
-        help="what a tower sees, as in data.fields (default: the field of its name)",
-    )
-    embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
-    add_model_options(embed)
-    embed.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
-    embed.set_defaults(run=_embed)
-
-    data = commands.add_parser("data", help="what a source holds", description=DATA, formatter_class=raw)
-    data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
-    data.add_argument("--json", action="store_true", help="print one JSON object")
-    instead = data.add_mutually_exclusive_group()
-    instead.add_argument("--html", type=writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
-    instead.add_argument("--rate", action="store_true", help="print pictures a second instead")
-    data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
-    data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
-    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image, as in data.fields (default: image)")
-    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption, as in data.fields (default: text)")
-    rate = data.add_argument_group("for --rate")
-    rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
-    rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
-    rate.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each of four measurements (default: 5)")
-    data.set_defaults(run=_data)
-
-    _add_convert(commands.add_parser("convert", help="weights in and out", description=CONVERT, formatter_class=raw))
-
-    info = commands.add_parser("info", help="what a model is", description=INFO, formatter_class=raw)
-    info.add_argument(
-        "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
-    )
-    add_model_options(info)
-    info.add_argument("--json", action="store_true", help="print one JSON object")
-    info.set_defaults(run=_info)
-
-    inspect = commands.add_parser(
-        "inspect", help="what a recipe will do, as a page", description=INSPECT, formatter_class=raw, allow_abbrev=False
-    )
-    inspect.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    inspect.add_argument("--html", type=writable, default="inspect.html", metavar="FILE", help="the page (default: inspect.html)")
-    inspect.add_argument("--topology", metavar="NAME", help="the devices it is meant for, as in `jclip compile` (default: these)")
-    inspect.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of the loader's measurement (default: 5)")
-    inspect.set_defaults(run=_inspect)
-
-    compile_ = commands.add_parser(
-        "compile",
-        help="does a recipe fit a TPU slice, and how fast is it?",
-        description=COMPILE,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
-    compile_.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    compile_.add_argument(
-        "--topology", metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ... (default: this machine's devices)"
-    )
-    compile_.add_argument(
-        "--sweep",
-        nargs="*",
-        metavar="PATH=VALUE,...",
-        help="compile every combination: model.remat=none,q+k+v batch_size=1024,2048 (default: some around the recipe)",
-    )
-    compile_.add_argument("--json", type=writable, metavar="FILE", help="rows of --sweep; what FILE has is not compiled again")
-    compile_.set_defaults(run=partial(_compile, parser=compile_))
-    return parser
-
-
-def _add_eval(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture")
-    evaluate.add_argument("--suite", metavar="FILE.py", help="evaluations (default: those of the run's own recipe)")
-    evaluate.add_argument("--help-suite", action="store_true", help="print the options of the suite")
-    evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
-    add_model_options(evaluate)
-    evaluate.add_argument(
-        "--json",
-        nargs="?",
-        const=True,
-        type=writable,
-        metavar="OUT.json",
-        help="write results to a file; without a name: print one JSON object",
-    )
-    evaluate.add_argument(
-        "--cache",
-        type=writable,
-        metavar="DIR",
-        help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)",
-    )
-    evaluate.add_argument(
-        "--max-pixels", type=int, metavar="N", help="of an image; larger ones are broken (default: as the suite or run says)"
-    )
-    evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
-    evaluate.set_defaults(run=_eval)
-
-
-def _add_classify(classify: argparse.ArgumentParser) -> None:
-    classify.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    classify.add_argument("--model", required=True, metavar="MODEL", help="as in `jclip eval`")
-    classify.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="classes; file:PATH: the lines of a file")
-    prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}.")'
-    classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
-    classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
-    classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
-    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
-    add_model_options(classify)
-    classify.add_argument("--json", action="store_true", help="print one JSON object an image")
-    classify.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
-    classify.set_defaults(run=_classify)
-
-
-def _add_caption(caption: argparse.ArgumentParser) -> None:
-    caption.add_argument("model", metavar="MODEL", help="a --workdir, or weights as in `jclip convert`")
-    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
-    caption.add_argument("--beams", type=int, default=1, metavar="N", help="captions followed at a time (default: 1, greedy)")
-    caption.add_argument("--length", type=int, metavar="N", help="tokens at most, start and end among them (default: all)")
-    caption.add_argument(
-        "--length-penalty", type=float, default=1.0, metavar="X", help="0 prefers short captions, 1 compares means (default: 1)"
-    )
-    caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
-    add_model_options(caption)
-    caption.add_argument("--output", type=writable, metavar="FILE", help="write JSON lines to a file")
-    caption.add_argument("--json", action="store_true", help="print one JSON object an image")
-    caption.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
-    caption.set_defaults(run=_caption)
-
-
-def _add_convert(convert: argparse.ArgumentParser) -> None:
-    convert.add_argument(
-        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
-    )
-    convert.add_argument("folder", type=writable, metavar="DST", help="folder to make")
-    convert.add_argument("--to", choices=OWNERS, default="jclip", help="whose (default: jclip)")
-    add_model_options(convert)
-    convert.set_defaults(run=_convert)
-
-
-def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
+def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.recipe is None:
-        parser.print_help()
+        options.parser.print_help()
         return 0 if options.help else 2
     from jclip.config import load
 
@@ -234,7 +56,7 @@ def _train(options: argparse.Namespace, overrides: list[str], parser: argparse.A
     def read() -> "Config":
         config = load(options.recipe, overrides)
         if options.workdir is None:
-            parser.error("the following arguments are required: --workdir")
+            options.parser.error("the following arguments are required: --workdir")
         return config
 
     join_processes()  # first: what one process cannot read ends the others too
@@ -255,7 +77,7 @@ def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
     inspect.main(config, options.recipe, options.html, options.topology, options.seconds)
 
 
-def _compile(options: argparse.Namespace, overrides: list[str], parser: argparse.ArgumentParser) -> int:
+def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
     from jclip.config import load
 
     _quiet()
@@ -265,7 +87,7 @@ def _compile(options: argparse.Namespace, overrides: list[str], parser: argparse
         make = partial(load, options.recipe)
         return 0 if sweep.main(make, overrides, options.sweep, options.topology, options.json) else 1
     if options.json is not None:
-        parser.error("--json keeps the rows of --sweep; give both")
+        options.parser.error("--json keeps the rows of --sweep; give both")
     config = load(options.recipe, overrides)
     from jclip import compile
 
@@ -430,6 +252,21 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
     found = [getattr(sys.modules[module], name) for module in names if module in sys.modules for name in names[module]]
     return (*found, OSError)
 
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, list[str]], int | None]] = {
+    "train": _train,
+    "eval": _eval,
+    "report": _report,
+    "classify": _classify,
+    "caption": _caption,
+    "embed": _embed,
+    "data": _data,
+    "convert": _convert,
+    "info": _info,
+    "inspect": _inspect,
+    "compile": _compile,
+}
+"""Function that runs each command, given its options and the overrides of a recipe or suite."""
 
 if __name__ == "__main__":
     sys.exit(main())

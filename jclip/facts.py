@@ -153,6 +153,12 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
     elif before != after:
         what = "names or sizes of shards" if before.get("sizes") != after.get("sizes") else "examples"
         lines.append(f"the data is other than it was ({what}), in the same number of examples")
+    then, today = (_shares(record["config"]) for record in (saved, now))
+    if then and today and then != today:
+        lines.append(
+            "weights of sources are others: the order goes on where they would have led from the start, so that some examples "
+            "come again and others are left out; data.sources.NAME.changes changes a weight from a step on, and nothing else"
+        )
     if before.get("shards") != after.get("shards"):
         lines.append(f"the data has {after.get('shards')} shards instead of {before.get('shards')}")
     if sizes[0] != sizes[1]:
@@ -163,6 +169,16 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
             + ("what lies between is seen again" if place < seen else "what lies between is left out")
         )
     return lines
+
+
+def _shares(config: Mapping[str, Any]) -> list[Any]:
+    """What says in a saved configuration how often each source is seen."""
+    sources = config["data"].get("sources") or {}
+    stages = (config.get("stages") or {}).values()
+    return [
+        *((name, one["weight"], one["repeat"], one["changes"]) for name, one in sources.items()),
+        *(stage.get("weights") for stage in stages if sources),
+    ]
 
 
 def _sample(source: Source) -> str:

@@ -26,7 +26,7 @@ def greeting(part: Part, mesh: Mesh, train_step: jax.stages.Compiled, program: P
         origin,
         f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
         f"and {_mib(memory.temp_size_in_bytes)} more in a step",
-        f"{config.data.source}: {_data(part.record['data'], config.batch_size)}",
+        f"{config.data.title}: {_data(part.record['data'], config.batch_size)}",
         f"{steps} of {config.batch_size} examples; all goes to {workdir}",
     ]
     if jax.process_count() > 1:

@@ -137,7 +137,7 @@ def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[st
 
 
 def _this_process() -> dict[str, Any]:
-    """Identity of a process, with what tells a later one of the same number from it."""
+    """Identity of this process: host, number, and the start that tells it from a later process of the same number."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),

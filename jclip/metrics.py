@@ -31,13 +31,13 @@ FLUSH_SECONDS = 10
 
 
 class Writer(Protocol):
-    """Takes the metrics of a step."""
+    """Destination of the metrics of a run."""
 
     def write(self, step: int, values: Values) -> None:
         """Training metrics or results of evaluations after `step` updates."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Ends the writer: no more metrics come."""
 
 
 class JsonlWriter:
@@ -256,6 +256,7 @@ class TrainLog:
         total: int,
         last_good: Callable[[int], str],
         sum_up: Callable[[int], int] = lambda count: count,
+        seen: Callable[[int], Mapping[str, int]] = lambda step: {},
     ) -> None:
         """
         Args:
@@ -266,9 +267,10 @@ class TrainLog:
             total: steps of the run.
             last_good: says which checkpoint to go back to when training diverges at a step.
             sum_up: the sum of a count over all processes of the run.
+            seen: the examples of each source of a mixture that were seen up to a step, by the source's name.
         """
         self._writers, self._terminal, self._clock = writers, terminal, clock
-        self._every, self._total, self._last_good, self._sum_up = every, total, last_good, sum_up
+        self._every, self._total, self._last_good, self._sum_up, self._seen = every, total, last_good, sum_up, seen
         self._pending: tuple[int, Any, Sequence[str]] | None = None
         self._speed: dict[str, float] = {"examples_per_second": 0.0, "data_wait": 0.0}
         self._finish: _Finish | None = None
@@ -323,7 +325,8 @@ class TrainLog:
             self._speed = self._clock.read(step)
             broken = self._sum_up(self.broken)
             counted = {"broken_examples": float(broken)} if broken else {}
-            self._write(step, {**values, **self._speed, **counted})
+            seen = {f"data/{name}": float(count) for name, count in self._seen(step).items()}
+            self._write(step, {**values, **self._speed, **counted, **seen})
         self._terminal.advance(step, values["loss"], self._speed)
 
     def evaluation(self, step: int, results: Iterable[tuple[str, float]]) -> dict[str, float]:

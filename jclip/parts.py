@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jclip.config import Config, Plan, check, make_plans, stage_configs, stage_names
-from jclip.data import Source, open_source
+from jclip.data import Mixture, Source, open_data, planned
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
 from jclip.processes import Refused, gather_texts, this_process
 
@@ -21,13 +21,22 @@ class Part(NamedTuple):
     is_last: bool
 
 
-def prepare(config: Config, source: Source | None) -> tuple[Source, list[Part]]:
-    """The data of a run and its parts; raises as `check` and `open_source`."""
+def prepare(config: Config, source: Source | None = None, *, devices: int | None = None) -> tuple[Source, list[Part]]:
+    """The data of a run, a mixture with the run's phases, and its parts; raises as `check` and `open_data`.
+
+    Args:
+        config: of the run.
+        source: in place of what config.data names.
+        devices: those that train; None: the devices of this run.
+    """
     configs = stage_configs(config)
     for part in reversed(configs):  # the whole first, whose messages name the stage
-        check(part, devices=jax.device_count())
-    source = open_source(config.data.source) if source is None else source
+        check(part, devices=jax.device_count() if devices is None else devices)
+    own = source is None
+    source = open_data(config) if source is None else source
     plans = make_plans(config, examples=len(source))
+    if own and isinstance(source, Mixture):
+        source = planned(source, zip(configs, plans, strict=True))
     rows = zip(stage_names(config), configs, plans, strict=True)
     return source, [Part(name, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows]
 

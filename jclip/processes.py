@@ -114,7 +114,7 @@ def _said(problem: BaseException) -> str:
 
 
 def this_process() -> str:
-    """Its number and host, for messages: "process 1 (node17)"."""
+    """Number and host of this process, for messages: "process 1 (node17)"."""
     return f"process {jax.process_index()} ({socket.gethostname()})"
 
 

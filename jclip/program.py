@@ -60,11 +60,11 @@ class Program(NamedTuple):
 
     @property
     def train_step(self) -> Any:
-        """That of the last phase, for which a batch has all views."""
+        """Train step of the last phase, for which a batch has all views."""
         return self.phases[-1].train_step
 
     def compile(self) -> jax.stages.Compiled:
-        """This train step ahead of time; it is called like `train_step` and tells what memory it takes."""
+        """Train step compiled ahead of time; it is called like `train_step` and tells what memory it takes."""
         return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
 
     def compile_phases(self) -> tuple[Phase, ...]:

@@ -38,7 +38,7 @@ class Results:
     gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
     """See Functions: hosts agree on what they compute."""
     host: int = 0
-    """Only the first writes."""
+    """Number of this host; the first alone writes."""
     _found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
 from jclip.config import Config, ConfigError, Plan, to_saved
-from jclip.data import Batch, LostWorker, Source, SourceError, make_run_loader
+from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, in_numbers, make_run_loader
 from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
@@ -51,7 +51,7 @@ def main(
 
     Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
     checkpoint; the later ones are moved to W/set_aside. A `source` of your own is trained on in place of the one that
-    config.data.source names; the run keeps that name and what the source gives as its fingerprint.
+    config.data names; the run keeps that name and what the source gives as its fingerprint.
 
     SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
 
@@ -126,6 +126,9 @@ def _run_part(
         phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
+        if isinstance(source, Mixture):
+            for line in in_numbers(source, config.seed, plan.skipped, plan.skipped + plan.length * config.batch_size):
+                terminal.say(f"jclip:   {line}")
         fields = {name: view.field for name, view in config.inputs().items()}
         for line in shortcomings(source, fields, config.batch_size):
             terminal.say(f"jclip: {line}")
@@ -133,7 +136,7 @@ def _run_part(
         record = {**part.record, **lineage(start, resume_from)}
         _tidy(workdir, config, checkpoints, start, terminal)
         with (
-            _make_log(config, plan, mesh, terminal, start, checkpoints) as log,
+            _make_log(part, source, mesh, terminal, start, checkpoints) as log,
             _make_loader(config, source, plan, start.step) as loader,
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
@@ -377,7 +380,13 @@ def _last_good(checkpoints: Checkpoints, step: int) -> str:
     return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
 
 
-def _make_log(config: Config, plan: Plan, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
+def _make_log(part: Part, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
+    config, plan = part.config, part.plan
+    order = source.order(config.seed) if isinstance(source, Mixture) else None
+
+    def seen(step: int) -> Mapping[str, int]:
+        return order.counts(plan.skipped + (step - plan.first) * config.batch_size) if order else {}
+
     def last_good(step: int) -> str:
         found = _last_good(checkpoints, step - 1)
         if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
@@ -393,5 +402,12 @@ def _make_log(config: Config, plan: Plan, mesh: Mesh, terminal: Terminal, start:
     ]
     clock = Clock(config.batch_size, plan.total, start.step, peak_steps(config, mesh))
     return TrainLog(
-        writers, terminal, clock, every=config.log_every, total=plan.total, last_good=last_good, sum_up=sum_over_processes
+        writers,
+        terminal,
+        clock,
+        every=config.log_every,
+        total=plan.total,
+        last_good=last_good,
+        sum_up=sum_over_processes,
+        seen=seen,
     )

@@ -1,4 +1,4 @@
-"""What is made of the same configuration, made once a process: runs and models that come again neither trace nor compile."""
+"""Programs and models of one configuration, made once a process: those that come again neither trace nor compile."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -28,11 +28,11 @@ FEW = {
 }
 FEWER = {"900": "4", "675": "2", "135": "2", "shapes:train": "shapes:train?length=64", "shapes:test": "shapes:test?length=64"}
 SUITE = ("zero_shot", "heldout", "retrieval", "probe", "neighbours", "counting", "left_right")
-"""Without the curve over examples: that needs 16 of each of 56 classes."""
+"""Evaluations of the suite that are run: not the curve over examples, which needs 16 of each of 56 classes."""
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """What a page shows in one language."""
+    """Code blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 

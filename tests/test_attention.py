@@ -116,7 +116,7 @@ def test_fused_attention_is_for_devices_that_have_it_and_where_it_is_not_forbidd
     assert not Backend.of(FakeMesh("tpu"), "plain").fused_attention
 
 
-@pytest.mark.parametrize("pool", ["cls", "avg"])
+@pytest.mark.parametrize("pool", [pytest.param("cls", marks=pytest.mark.slow), "avg"])
 def test_one_more_token_changes_no_other_and_no_random_number(pool, monkeypatch):
     """Stacks of an odd number of tokens, with and without the token that is added for cuDNN, both in the plain form."""
     monkeypatch.setattr(attention, "fits_cudnn", lambda q: False)

@@ -99,7 +99,7 @@ HALVES = (("text", 4, 0.5), ("written", 5, 0.5))
 
 @pytest.mark.parametrize(
     ("data", "fsdp", "parts"),
-    [(1, 1, 1), *FURTHER],
+    [pytest.param(1, 1, 1, marks=pytest.mark.exhaustive), *FURTHER],
 )
 def test_loss_and_gradients_are_those_of_padded_texts(padded: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = padded
@@ -112,7 +112,7 @@ def test_loss_and_gradients_are_those_of_padded_texts(padded: Any, data: int, fs
 
 
 def assert_equal(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
-    """To 1e-6 of the largest gradient: those of a key's bias are rounding alone."""
+    """Asserts equality to 1e-6 of the largest gradient: those of a key's bias are rounding alone."""
     largest = max(np.abs(gradient).max() for gradient in want.values())
     for path, gradient in want.items():
         np.testing.assert_allclose(got[path], gradient, rtol=1e-6, atol=1e-6 * largest, err_msg=path)

@@ -143,6 +143,7 @@ def test_beam_search_with_a_beam_for_each_beginning_finds_the_best_of_all_captio
     np.testing.assert_array_equal(have, want)
 
 
+@pytest.mark.slow
 def test_greedy_takes_the_likeliest_token_each_time_and_stops_at_the_end() -> None:
     it = captioner("eot", vocab_size=5)
     params = parameters(it, 6)

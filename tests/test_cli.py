@@ -13,6 +13,7 @@ from tiny import tiny_config
 
 from jclip import cli, train
 from jclip.config import ConfigError, load
+from jclip.parser import make_parser
 
 RECIPE = str(Path(__file__).parent / "recipe_tiny.py")
 
@@ -28,8 +29,15 @@ def test_help_imports_nothing_heavy() -> None:
         assert f"'{heavy}'" not in loaded, heavy
 
 
+def test_the_parser_has_the_commands_that_can_be_run() -> None:
+    assert f"{{{','.join(cli.COMMANDS)}}}" in "".join(make_parser().format_usage().split())
+    for name in cli.COMMANDS:
+        options = make_parser().parse_known_args([name, "a", "b", "--model", "c", "--out", "d"])[0]
+        assert (options.command, options.parser.prog) == (name, f"jclip {name}")
+
+
 def exit_status(command: list[str]) -> object:
-    """Of a command that may also end by SystemExit, as --help does."""
+    """Exit status of a command, which may also end by SystemExit, as --help does."""
     try:
         return cli.main(command)
     except SystemExit as done:

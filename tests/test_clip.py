@@ -158,7 +158,7 @@ def test_a_run_says_its_scales_and_captioners() -> None:
 
 
 def test_in_training_a_text_is_the_same_as_its_embeddings() -> None:
-    """Whose input is a tuple of arrays: its rows are theirs."""
+    """The embeddings and their ends are a tuple of arrays, whose rows are those of the batch."""
     model = jclip.create_model(replace(architecture(NAME), "towers.text.dropout", 0.3))
     own: Any = jax.jit(model.init)(jax.random.key(0))
     ids = model.tokenize(TEXTS)

@@ -16,13 +16,14 @@ HERE = Path(__file__).parent
 
 
 def jclip_compile(*arguments: str, recipe: str = str(HERE / "recipe_tiny.py")) -> subprocess.CompletedProcess[str]:
-    """As a user starts it, whatever the devices of this process."""
+    """`jclip compile` as a user starts it, whatever the devices of this process."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "COLUMNS": "200"}
     command = [sys.executable, "-m", "jclip.cli", "compile", recipe, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_config_that_fits_is_reported_with_all_its_numbers() -> None:
     done = jclip_compile("--topology", "cpu:8", "--mesh.fsdp", "4")
     assert done.returncode == 0, done.stderr
@@ -33,6 +34,7 @@ def test_a_config_that_fits_is_reported_with_all_its_numbers() -> None:
         assert line in out, line
 
 
+@pytest.mark.slow
 def test_a_config_that_does_not_fit_says_so() -> None:
     done = jclip_compile("--topology", "cpu:8", "--batch-size", "80000000", "--eval-batch-size", "8")
     assert done.returncode == 1, done.stderr

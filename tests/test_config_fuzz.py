@@ -71,7 +71,7 @@ def changed(*changes: tuple[tuple[Any, ...], Any]) -> Config:
 
 
 def accepted(config: Config, *, trace: bool) -> bool:
-    """Whether it passes the checks that training begins with, and then its step can be traced."""
+    """True where it passes the checks that training begins with, and its step can be traced; False where it is refused."""
     try:
         check(config, devices=8)
         examples = len(open_source(config.data.source))
@@ -104,7 +104,7 @@ def test_every_option_set_to_every_odd_value_is_refused_or_passes_the_check() ->
 
 
 def trains(config: Config, workdir: Path) -> bool:
-    """Whether it is not refused; then it has trained to its end, or said that it diverged."""
+    """True where it has trained to its end, or said that it diverged; False where it is refused."""
     try:
         train.main(config, workdir)
     except (*REFUSED, NonFiniteLoss) as error:

@@ -216,6 +216,7 @@ def teacher_batch(config: Any) -> dict[str, np.ndarray]:
         return next(loader).arrays
 
 
+@pytest.mark.slow
 def test_a_teacher_sees_as_in_an_evaluation_and_the_name_of_its_tower_counts(tmp_path: Path) -> None:
     """Its patches are not dropped, nor is a tower of the weights taken that happens to bear its name."""
     config = student_config(tmp_path)

@@ -1,4 +1,4 @@
-"""What the pages show runs, all of it and once, and what docs/objectives.md shows is what it says."""
+"""The pages: all that they show runs, once, and what docs/objectives.md shows is what it says."""
 
 import dataclasses
 import os
@@ -17,6 +17,7 @@ from test_compile import jclip_compile
 from tiny import tiny_config
 
 from jclip import objectives
+from jclip.cli import COMMANDS
 from jclip.config import Mesh, check
 from jclip.data import make_run_loader
 from jclip.models import MultiTower
@@ -65,19 +66,7 @@ def test_a_cooldown_takes_up_the_step_that_the_page_names(at_home: Reader) -> No
 
 
 def test_every_command_of_jclip_is_shown() -> None:
-    assert {command[1] for command in SHOWN} == {
-        "train",
-        "eval",
-        "report",
-        "classify",
-        "caption",
-        "embed",
-        "convert",
-        "info",
-        "compile",
-        "inspect",
-        "data",
-    }
+    assert {command[1] for command in SHOWN} == COMMANDS.keys()
 
 
 def test_what_pages_read_some_command_makes() -> None:
@@ -103,7 +92,7 @@ def test_compilations_for_a_cpu_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compilations_for_a_tpu_come_as_far_as_its_compiler(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which would take minutes; without the extra they name it."""
+    """The compiler itself would take minutes; without the extra the commands name it."""
     monkeypatch.chdir(ROOT)
 
     def compiler(*, topology_name: str, **_: object) -> None:

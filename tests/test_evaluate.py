@@ -278,7 +278,7 @@ def test_curves_of_a_run_leave_out_lines_that_are_none(tmp_path: Path) -> None:
 
 
 class Unit:
-    """In place of an encoder: texts and images are angles on the unit circle."""
+    """Stand-in for an encoder: texts and images are angles on the unit circle."""
 
     def __init__(self, objective: dict[str, float], **angles: float) -> None:
         self.params, self.angles = {"image": {}, "image_text": objective}, angles

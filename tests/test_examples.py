@@ -35,7 +35,7 @@ CALLS = (
     "jclip.list_models()",
     "jclip.losses.contrastive(z, z, jnp.float32(1))",
 )
-"""What a user calls."""
+"""Expressions that a user evaluates."""
 
 BEFORE = """
 import jax

@@ -1,4 +1,4 @@
-"""What breaks around a run does not end it, and what would be lost is said: full disks, broken writers, divergence."""
+"""Faults around a run, which do not end it and are said: full disks, broken writers, divergence."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep"
 
 
 class FullDisk:
-    """In place of Orbax's function that saves: some of its calls fail, at once or in the background."""
+    """Stand-in for Orbax's function that saves: some of its calls fail, at once or in the background."""
 
     def __init__(self, fail: set[int], at_once: bool) -> None:
         self.fail, self.at_once, self.calls = fail, at_once, 0
@@ -41,7 +41,7 @@ class FullDisk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/w/checkpoints")
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("at_once", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_save_that_fails_is_said_and_tried_again_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at_once: bool
 ) -> None:
@@ -57,6 +57,7 @@ def test_a_save_that_fails_is_said_and_tried_again_and_the_run_goes_on(
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_a_last_save_that_fails_is_tried_once_more_and_then_the_end_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_divergence_in_the_last_update_is_not_saved_as_success(tmp_path: Path,
     assert Checkpoints(tmp_path, read_only=True).steps == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_workdir_was_taken_over_while_it_was_paused_writes_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from jclip.step import make_loss_and_grads, step_flops
 
 
 def config_of(**vision: object) -> Config:
-    """Of towers that are wide beside the work that is not counted: the gradient of the patches' pixels is never computed."""
+    """Configuration whose towers are wide beside the work that is not counted: no gradient of the pixels is computed."""
     model = architecture("ViT-tiny-test")
     image, text = (dataclasses.replace(model.towers[name], width=64, depth=3) for name in ("image", "text"))
     towers = {"image": dataclasses.replace(image, **vision), "text": text}
@@ -73,7 +73,7 @@ def test_operations_are_the_products_of_the_layers_counted_one_by_one() -> None:
 
 
 def operations(config: Config) -> int:
-    """Of loss and gradients as they are traced, without what nothing asks for."""
+    """Operations of loss and gradients as they are traced, without what nothing asks for."""
     batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, config.batch_size).items()}
     loss_and_grads = make_loss_and_grads(config, make_mesh(Mesh()))
     traced = jax.make_jaxpr(loss_and_grads)(param_shapes(config), batch, jax.eval_shape(jax.random.key, 0))

@@ -1,5 +1,5 @@
-"""What others add without touching the package, as docs/add shows it: a kind of tower with inputs of its own, a source,
-an evaluation, an objective and a format of weights.
+"""Kinds that others add without touching the package, as docs/add shows it: a tower with inputs of its own, a source, an
+evaluation, an objective and a format of weights.
 """
 
 from dataclasses import replace
@@ -60,6 +60,7 @@ def recipe(added: Any) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_is_trained_saved_evaluated_and_loaded(added: Any, tmp_path: Path) -> None:
     results = train.main(recipe(added), tmp_path / "run")
     assert (results["names/classes"], results["spread/examples"]) == (4, 12)

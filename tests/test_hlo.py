@@ -1,4 +1,4 @@
-"""What is read from a compiled program is what was put into it."""
+"""Collectives and times that are read from a compiled program are those that were put into it."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ EVERYWHERE = PartitionSpec(("data", "fsdp"))
 
 
 def compiled_text(f: object) -> str:
-    """Of f: f32 [4, 6] -> any, mapped over 8 devices."""
+    """Text of the compiled program of f: f32 [4, 6] -> any, mapped over 8 devices."""
     mapped = jax.shard_map(f, mesh=make_mesh(Mesh()), in_specs=EVERYWHERE, out_specs=EVERYWHERE)
     return jax.jit(mapped).lower(jax.ShapeDtypeStruct((32, 6), jnp.float32)).compile().as_text()
 

@@ -17,7 +17,7 @@ STEPS = ("--duration", "3", "--optim.warmup", "1", "--checkpoint.every", "3")
 
 
 def both_refuse(first: subprocess.Popen[str], second: subprocess.Popen[str]) -> list[str]:
-    """What each says on its standard error; both have ended with status 1 and have not trained."""
+    """Standard error of both, which have ended with status 1 and have not trained."""
     said = [process.communicate(timeout=240) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [1, 1], said
     assert not any("loss" in out for out, _ in said)

@@ -40,7 +40,7 @@ def arrays(params: Any) -> dict[str, np.ndarray]:
 
 
 def tiny_config(**changes: Any) -> Config:
-    """Without the stem, which the weights of others do not have."""
+    """The tiny configuration without the stem, which the weights of others do not have."""
     return with_stem(**{"model.towers.image.stem": (), **changes})
 
 
@@ -81,7 +81,7 @@ def program_of(config: Config) -> Program:
     return PROGRAMS[key]
 
 
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.exhaustive), 4])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_starts_from_another_run(run: Path, fsdp: int) -> None:
     config = tiny_config(**{"init_from.path": str(run), "mesh.fsdp": fsdp})
     state, line = started(config)

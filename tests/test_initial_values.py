@@ -1,4 +1,4 @@
-"""Where training begins: the mean and deviation of every new parameter, from the papers' formulas."""
+"""Initial values: the mean and deviation of every new parameter, from the papers' formulas."""
 
 import math
 import re
@@ -82,7 +82,9 @@ def test_scale_and_bias_begin_where_the_configuration_says() -> None:
     np.testing.assert_allclose(params["text_image"]["logit_bias"], -math.log(15), rtol=1e-6)  # batches of 16
 
 
-@pytest.mark.parametrize(("begin", "smoothing", "bound"), [(1.01, 0.99, 1.0), (99.9, 0.0, 100.0)])
+@pytest.mark.parametrize(
+    ("begin", "smoothing", "bound"), [pytest.param(1.01, 0.99, 1.0, marks=pytest.mark.slow), (99.9, 0.0, 100.0)]
+)
 def test_the_logit_scale_stays_within_its_bounds(begin: float, smoothing: float, bound: float) -> None:
     """A target that is almost uniform drives the scale down to 1; a rate that is too large drives it up to 100."""
     cfg = tiny_config(objectives={"image_text": Contrastive(logit_scale=begin, label_smoothing=smoothing)})

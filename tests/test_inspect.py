@@ -29,6 +29,7 @@ from jclip.config import (
 )
 from jclip.data import get_tokenizer, make_run_loader, open_source
 from jclip.optim import make_schedule
+from jclip.parts import prepare
 from jclip.report import inspect
 from jclip.tree import flatten
 
@@ -106,14 +107,13 @@ def test_the_page_shows_what_training_does(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_the_schedule_of_each_stage() -> None:
-    parts = stage_configs(staged())
-    plans = make_plans(staged(), 200)
-    steps, rates = inspect.learning_rates(parts, plans)
+    _, parts = prepare(staged())
+    steps, rates = inspect.learning_rates(parts)
     expected = []
-    for part, plan in zip(parts, plans, strict=True):
-        schedule = make_schedule(part.optim, warmup_steps=plan.warmup, total_steps=plan.length)
-        expected += [float(schedule(step)) for step in range(plan.length)]
-    assert steps == list(map(float, range(plans[-1].total)))
+    for part in parts:
+        schedule = make_schedule(part.config.optim, warmup_steps=part.plan.warmup, total_steps=part.plan.length)
+        expected += [float(schedule(step)) for step in range(part.plan.length)]
+    assert steps == list(map(float, range(parts[-1].plan.total)))
     np.testing.assert_array_equal(rates, expected)
 
 
@@ -147,7 +147,7 @@ def text_view(**tokenizer: Any) -> tuple[Input, TextTower]:
 
 
 def test_tokens_are_counted_up_to_the_end_that_the_tower_finds() -> None:
-    """And not by what is no padding: CLIP pads by an id that is a word, and T5 by the id that ends a text."""
+    """Padding tells nothing: CLIP pads by an id that is a word, and T5 by the id that ends a text."""
     clip = tiny_config().inputs()["text"]
     (picture,) = inspect.pictures(clip, np.array([[49406, 0, 320, 0, 49407, 0, 0, 0]], np.int32))
     assert picture.text.endswith("(5 of 8 tokens)")

@@ -22,7 +22,7 @@ P = 0.25
 
 
 def dropped(rows: list[int], key: int = 0, shape: tuple[int, ...] = (40, 50)) -> np.ndarray:
-    """What dropout leaves of ones."""
+    """Ones after dropout."""
     x = jnp.ones((len(rows), *shape))
     return np.asarray(Dropout(P).apply({}, x, jnp.asarray(rows), rngs={"dropout": jax.random.key(key)}))
 
@@ -111,7 +111,7 @@ def test_activations_are_their_formulas() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 def test_one_token_of_a_block_is_that_token_of_all(causal: bool, padded: bool) -> None:
-    """Where one is pooled, the last block computes it alone: it sees itself, the tokens before it if causal, and no padding."""
+    """The last block computes a pooled token alone: it sees itself, the tokens before it if causal, and no padding."""
     block = one_block(0.0, heads=2, causal=causal)
     x = np.random.default_rng(0).normal(size=(3, 6, 8)).astype(np.float32)
     params = params_of(block, lambda shape: np.random.default_rng(len(shape)).normal(size=shape) * 0.5)
@@ -177,7 +177,7 @@ def test_embeddings_are_normalised_in_float32() -> None:
 
 
 def test_pixels_are_normalised_with_the_numbers_that_openai_published() -> None:
-    """Their preprocessing (clip.py of openai/CLIP); and what a tower says instead."""
+    """OpenAI's preprocessing (clip.py of openai/CLIP), and another that a tower states."""
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 3)).astype(np.uint8)
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     np.testing.assert_allclose(normalise(jnp.asarray(image), Preprocess()), (image / 255 - mean) / std, atol=1e-5)

@@ -137,7 +137,7 @@ def test_a_decoupled_row_without_negatives_has_its_own_distance_for_a_loss() -> 
 
 
 def test_the_decoupled_loss_has_no_bound_below_where_the_softmax_ends_at_0() -> None:
-    """So the scale has to have one."""
+    """The scale has to have a bound for this reason."""
     za = np.eye(8, dtype=np.float32)
     losses = [(float(contrastive(za, za, s)), float(contrastive(za, za, s, decoupled=True))) for s in (14.3, 100.0)]
     assert losses[0] == pytest.approx((np.log1p(7 * np.exp(-14.3)), np.log(7) - 14.3), abs=1e-5)
@@ -242,7 +242,7 @@ def test_bf16_gradients_of_matching_pairs_keep_their_leading_digits() -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("alike", [0.0, 3.0, 10.0])
 def test_bf16_gradients_of_scale_and_bias_are_those_of_the_same_numbers_in_f64(kind: str, method: str, alike: float) -> None:
-    """Also where all embeddings lie within a narrow cone, as at the start of training: the cosines nearly cancel."""
+    """The cosines nearly cancel where all embeddings lie within a narrow cone, as at the start of training."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2, 128, 32)) + alike * rng.normal(size=32)
     za, zb = jnp.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), jnp.bfloat16)
@@ -271,7 +271,7 @@ def test_a_weight_that_is_none_is_that_of_an_absent_row(weight: float) -> None:
 
 
 def test_gradients_follow_what_is_done_with_the_loss() -> None:
-    """Of minus thrice the loss: in every argument the factor comes out."""
+    """Minus thrice the loss has minus thrice the gradient, in every argument."""
     za, zb = unit_rows(6, 8, 5)
     want = dense(za, zb, 7.0, -2.0, kind="sigmoid")
     slopes = jax.grad(lambda *numbers: -3 * contrastive(*numbers, kind="sigmoid", block=3), argnums=(0, 1, 2, 3))(
@@ -342,7 +342,7 @@ def test_value_and_gradient_take_four_products(method: str, kind: str) -> None:
 
 
 def test_right_answers_of_equal_embeddings_give_the_loss_of_negatives() -> None:
-    """Of a softmax: where the columns of a row's right answers are the same, their mean is each of them."""
+    """A softmax, where the columns of a row's right answers are the same: their mean is each of them."""
     za, zb = unit_rows(0, 12, 8)
     ids = np.arange(12, dtype=np.int32) % 5
     z, names = zb[ids], jnp.asarray(ids)

@@ -1,4 +1,4 @@
-"""What does not fit is refused with the estimate, before anything is allocated."""
+"""Runs that do not fit are refused with the estimate, before anything is allocated."""
 
 import resource
 from pathlib import Path

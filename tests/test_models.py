@@ -210,7 +210,7 @@ def test_scan_does_not_change_what_dropout_drops() -> None:
 
 
 def test_who_asks_for_the_pooled_token_alone_does_not_pay_for_the_others() -> None:
-    """Of the last block, counted by XLA; a MLP with eight widths makes it most of the work."""
+    """Operations of the last block, counted by XLA; an MLP of eight widths makes it most of the work."""
     config = dataclasses.replace(VISION, depth=1, mlp_ratio=8.0)
     tower = VisionTransformer(config)
     params = jax.eval_shape(tower.init, jax.random.key(0), images())

@@ -87,6 +87,7 @@ def test_a_mutant_that_is_no_python_is_no_mutant(tool: ModuleType) -> None:
         mutant.planted(CODE)
 
 
+@pytest.mark.slow
 def test_mutants_are_seen_by_the_first_test_that_fails_unseen_or_out_of_time(tool: ModuleType, tree: Path) -> None:
     """2 ** x + x - 2 is 4 as well at the only value that the test asks for."""
     sum_, power, doubled, endless = tool.read_list(tree / "mutants.toml")
@@ -101,6 +102,7 @@ def test_mutants_are_seen_by_the_first_test_that_fails_unseen_or_out_of_time(too
     assert (copy.root / "code_room.py").read_text() == (tree / "code_room.py").read_text() == CODE
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_results_and_its_status_says_what_is_unseen(tree: Path) -> None:
     (tree / "tools").mkdir()
     (tree / "tools" / "mutants.py").write_text((ROOT / "tools" / "mutants.py").read_text())

@@ -1,4 +1,4 @@
-"""What jclip 0.1.0 saved in November 2026, before files had a format, loads, evaluates, converts and goes on for ever."""
+"""Files that jclip 0.1.0 saved in November 2026, before they had a format, load, evaluate, convert and go on for ever."""
 
 import json
 import shutil

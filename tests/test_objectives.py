@@ -239,6 +239,7 @@ def trained(config: Config, steps: int) -> Any:
     return [*states[:-1], jax.device_get(states[-1])]
 
 
+@pytest.mark.slow
 def test_a_target_without_momentum_is_the_student_and_with_momentum_its_average() -> None:
     old, new = (np.random.default_rng(seed).normal(size=99).astype(np.float32) for seed in (1, 2))
     np.testing.assert_array_equal(moving_average(old, new, jnp.zeros(())), new)
@@ -633,7 +634,7 @@ def test_the_nearest_is_that_of_the_whole_matrix(filled: int, monkeypatch: pytes
 
 
 def test_neighbours_are_answers_that_no_gradient_reaches() -> None:
-    """At the first step the queue is empty and the answer is the text's own embedding, as in a plain softmax."""
+    """The queue is empty at the first step, and the answer is the text's own embedding, as in a plain softmax."""
     config = config_of("neighbours", "contrastive")
     program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     state, batch = jax.device_get(program.init()), one_batch(config)
@@ -645,6 +646,7 @@ def test_neighbours_are_answers_that_no_gradient_reaches() -> None:
     assert both.keys() > {"neighbours/logit_scale"}
 
 
+@pytest.mark.slow
 def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
     config = config_of("words")
     mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
@@ -733,6 +735,7 @@ def saved(workdir: Path, config: Config) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_heads_target_and_average_go_on_bit_equal(run: tuple[Config, Path], tmp_path: Path) -> None:
     config, whole = run
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

@@ -82,7 +82,7 @@ DECAYED = Optim(lr=0.1, b1=0.9, eps=1e-12, weight_decay=0.0, lr_rules=(("text/.*
 
 
 def factor_by_hand(path: str) -> list[float]:
-    """Of the image tower's two blocks, or of another parameter: 0.5^(2 - i), 0.5^3 before the blocks and 1 behind them."""
+    """Factors of the image tower's two blocks, or of another parameter: 0.5^(2 - i), 0.5^3 before the blocks, 1 behind them."""
     if path.startswith("text/"):
         return [3.0]
     if path.startswith("image/blocks/"):

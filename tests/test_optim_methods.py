@@ -47,7 +47,7 @@ PARAMS, GRADS = arrays(0), [arrays(step, 0.1) for step in range(1, STEPS + 1)]
 
 
 def updates_of(config: Optim) -> dict[str, Array]:
-    """How far jclip moves the parameters in these steps."""
+    """Moves of the parameters in these steps, by jclip."""
     to_tree = lambda flat: unflatten({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()})  # noqa: E731
     params = to_tree(PARAMS)
     tx = make_optimizer(config, lambda step: LR, params)

@@ -1,4 +1,4 @@
-"""What x-clip adds to a pair: extra projections, further views, similarities that agree, and a decoupled sum that is bounded."""
+"""Options that x-clip adds to a pair: extra projections, further views, similarities that agree, a decoupled sum with a bound."""
 
 import dataclasses
 from typing import Any
@@ -76,7 +76,7 @@ def by_hand(za: np.ndarray, zb: np.ndarray) -> tuple[float, np.ndarray, np.ndarr
 @pytest.mark.parametrize("noise", [1.0, 1e-3])
 @pytest.mark.parametrize("mesh", [None, (8, 1), (2, 4)], ids=str)
 def test_the_difference_of_similarities_is_that_of_all_pairs_on_every_mesh(mesh: tuple[int, int] | None, noise: float) -> None:
-    """Of sides that are unlike, and of nearly equal ones, where no digit is lost; rows that are no unit vectors too."""
+    """Sides that are unlike, and nearly equal ones, where no digit is lost; rows that are no unit vectors too."""
     za, other = unit_rows(1, 24, 7)
     zb = 1.1 * za + noise * other
     if mesh is not None:

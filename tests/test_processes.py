@@ -59,7 +59,7 @@ def one_process(one_workdir: Path) -> dict[float, float]:
 
 
 def results(workdir: Path) -> dict[str, float]:
-    """Of the last evaluations."""
+    """Results of the last evaluations."""
     return {name: value for line in lines(workdir) if "loss" not in line for name, value in line.items()}
 
 

@@ -1,4 +1,4 @@
-"""What is kept for the backward pass by name: the same loss and gradients as ever, for as much memory as is kept."""
+"""Values kept for the backward pass by name: the same loss and gradients as ever, for as much memory as is kept."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -77,7 +77,7 @@ def test_a_kernel_whose_result_is_kept_is_not_run_again(remat: Any, calls: int, 
 
 
 def test_the_sums_that_cudnn_makes_beside_its_result_are_kept_with_it() -> None:
-    """Its primitive's name, of which no test on a CPU would notice that it had become another."""
+    """The name of cuDNN's primitive: no other test on a CPU would notice that it had become another."""
     stablehlo = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     assert cudnn_attention(stablehlo._dot_product_attention_fwd_p_wrapper)
     assert not cudnn_attention(stablehlo._dot_product_attention_bwd_p_wrapper)

@@ -119,6 +119,7 @@ def test_a_refusal_names_the_fields(run: Path, field: str, value: Any, said: str
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_other_data_batches_and_schedule_are_said_with_their_effect(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go_on(workdir, **{"data.source": "shapes:train?size=16&length=120", "batch_size": 8, "duration": "2ep"})
     out = capsys.readouterr().out

@@ -84,7 +84,7 @@ def test_parameters_and_moments_are_sharded_by_rule_and_nothing_is_whole() -> No
 
 
 def test_layers_are_gathered_one_at_a_time_and_never_kept() -> None:
-    """Of deep towers and a small batch, parameters are nearly all the memory there is."""
+    """Parameters are nearly all the memory there is, with deep towers and a small batch."""
     tower = architecture("ViT-tiny-test").towers
     towers = {name: dataclasses.replace(t, width=128, depth=16) for name, t in tower.items()}
     towers["text"] = dataclasses.replace(towers["text"], vocab_size=64)
@@ -129,6 +129,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch_dropout_included() -> N
     assert gradients(8, key=4)[0] != pytest.approx(loss, rel=1e-3)  # the dropout is on
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_towers_falls_with_the_parts() -> None:
     sizes = []
     for parts in (1, 8):
@@ -142,6 +143,7 @@ def test_the_memory_of_the_towers_falls_with_the_parts() -> None:
     assert sizes[1] < 0.3 * sizes[0]
 
 
+@pytest.mark.slow
 def test_every_objective_learns_with_a_scale_of_its_own() -> None:
     model = architecture("ViT-tiny-test")
     model = dataclasses.replace(model, towers={**model.towers, "again": model.towers["text"]})
@@ -226,6 +228,7 @@ def test_what_is_frozen_stays_bit_identical_and_has_no_optimizer_state(accumulat
     assert flatten(state.opt_state[1].mu)["text/token_embed"].sharding == after["text/token_embed"].sharding
 
 
+@pytest.mark.slow
 def test_gradients_and_their_norm_are_of_what_is_trained() -> None:
     whole, locked = tiny_config(), tiny_config(**LOCKED)
     mesh, program = start(locked, 2, 4)

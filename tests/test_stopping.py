@@ -180,6 +180,7 @@ def test_how_a_worker_ended_is_told_by_its_exit_code(code: int, said: str) -> No
     assert re.search(said, _why_lost(code).replace("killed by ", ""))
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_is_one_line(tmp_path: Path) -> None:
     process = start_jclip(tmp_path, *LONG)
     wait_for_step(tmp_path, 2, process)

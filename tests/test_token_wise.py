@@ -120,7 +120,7 @@ def temporary_bytes(batch: int, method: str, devices: int) -> int:
 
 @pytest.mark.parametrize("method", ["gather", "ring"])
 def test_memory_is_linear_in_the_batch_and_a_tile(method: str) -> None:
-    """On 8 devices, 196 patches and 77 words; dense, the similarities alone take 59 GiB at 1,024 examples, 943 GiB at 4,096."""
+    """Memory on 8 devices, of 196 patches and 77 words; dense similarities alone take 59 GiB at 1,024 examples, 943 at 4,096."""
     small, large = (temporary_bytes(batch, method, 8) for batch in (1024, 4096))
     assert large < 4 * small
     assert large < {"gather": 240, "ring": 100}[method] * 2**20

@@ -141,7 +141,7 @@ def test_killed_and_started_again_ends_bit_equal(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [pytest.param(3, marks=pytest.mark.exhaustive), 9])
+@pytest.mark.parametrize("kill_at", [pytest.param(step, marks=pytest.mark.exhaustive) for step in (3, 9)])
 def test_a_teacher_a_target_a_queue_and_an_average_are_bit_equal_after_a_kill(kill_at: int, tmp_path: Path) -> None:
     """Killed before and after the teacher begins: parameters, optimizer and all state of the last checkpoint, by digest."""
     options = ("--state", "--evals", "none", "--checkpoint.best", "None", "--checkpoint.keep", "3")
@@ -167,7 +167,7 @@ def last_arrays(workdir: Path) -> dict[str, Any]:
 
 
 def wait_for_unfinished_save(workdir: Path, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
+    """Waits until a checkpoint is being written that is not yet one: Orbax renames it when it is whole."""
     deadline = time.monotonic() + 240
     while not any(not path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
         assert process.poll() is None, process.communicate()
@@ -213,6 +213,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_a_reader_leaves_an_unfinished_save_alone(short_run: Path, tmp_path: Path) -> None:
     shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     unfinished = tmp_path / "checkpoints" / "16.orbax-checkpoint-tmp"

@@ -14,7 +14,7 @@ MESHES = [None, (1, 1), (8, 1), (2, 4)]
 
 
 def by_hand(za: np.ndarray, zb: np.ndarray, ids: np.ndarray, margin: float, mining: str, distance: str) -> float:
-    """From the formula, row by row."""
+    """The loss from the formula, row by row."""
     za, zb = za.astype(np.float64), zb.astype(np.float64)
     s = za @ zb.T if distance == "cosine" else -np.linalg.norm(za[:, None] - zb[None], axis=2)
     total = 0.0

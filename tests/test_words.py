@@ -80,7 +80,7 @@ def test_the_result_does_not_depend_on_the_block_and_equal_logits_cost_ln_v() ->
 
 
 def test_of_the_logits_a_block_is_in_memory_and_no_more() -> None:
-    """Of 16 captions of 64 tokens and 8,192 words whole they would be 32 MiB, and their gradient as much."""
+    """Logits of 16 captions of 64 tokens over 8,192 words would be 32 MiB whole, and their gradient as much."""
     shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((16, 64, 8), (8, 8192))]
     rest = (np.zeros((16, 64), np.int32), np.ones((16, 64), bool))
     temporaries = []

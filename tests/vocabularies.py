@@ -80,7 +80,7 @@ def strings(count: int, seed: int = 0) -> list[str]:
 
 
 def without_exceptions(text: str) -> str:
-    """Without the three characters where ClipTokenizer's ids are not open_clip's."""
+    """The text without the three characters where ClipTokenizer's ids are not open_clip's."""
     return "".join(c for c in text if c not in "\u017f\ufb05\u0345")
 
 
@@ -184,7 +184,7 @@ CLASSES: dict[str, dict[str, Any]] = {
 """`tokenizer_config.json` of a small vocabulary of this kind."""
 
 FILES = {"t5": "spiece.model", "siglip": "spiece.model", "gemma": "tokenizer.model"}
-"""What transformers calls the vocabulary; tokenizer.json for all others."""
+"""Names of the vocabulary in transformers; tokenizer.json for all others."""
 
 
 def write_folder(folder: Path, name: str, vocabulary: Path, **changes: Any) -> Path:

@@ -102,7 +102,7 @@ def peak_bytes() -> int:
 
 
 def cpu_seconds() -> float:
-    """Of this process, in its own code and in the kernel."""
+    """Processor time of this process, in its own code and in the kernel."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def time_table(options: argparse.Namespace) -> Table:
-    """Of each loss the milliseconds, the ratio of jclip's to them, and the temporary megabytes of a device."""
+    """Milliseconds of each loss, the ratio of jclip's to them, and the temporary megabytes of a device."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share an accelerator
     table = Table("loss", "batch", "program", "ms", "jclip / it", "temporary MB")
     for kind in options.kinds:
@@ -161,7 +161,7 @@ def memory_table(options: argparse.Namespace) -> Table:
 
 
 def temporary_bytes(options: argparse.Namespace, batch: int, method: Any) -> int:
-    """Of one of eight devices, for bfloat16 unit vectors of 768 numbers."""
+    """Temporary bytes of one of eight devices, for bfloat16 unit vectors of 768 numbers."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import AxisType, NamedSharding, PartitionSpec

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 class Row(NamedTuple):
-    """What one of the two found, and how long it took."""
+    """Findings of one of the two, and the time they took."""
 
     name: str
     seconds: float
@@ -76,7 +76,7 @@ def table(rows: list[Row], options: argparse.Namespace) -> Table:
 
 
 def accuracy(predict: Callable[[np.ndarray], np.ndarray], examples: Split) -> float:
-    """Of classes predicted."""
+    """Share of the classes that are predicted right."""
     return float(np.mean(predict(examples[0]) == examples[1]))
 
 

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jclip import checkpoint
 from jclip.digests import begin_digests
+from jclip.saved_digests import DIGESTS, SavedDigests
 
 
 def make_state(million: int) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def save(folder: Path, state: dict[str, Any], digests: bool) -> tuple[Any, float
     parts = dict(state)
     if digests:
         named = {name: (part, begin_digests(part)) for name, part in state.items()}
-        parts[checkpoint.DIGESTS] = checkpoint._Digests(named, {})
+        parts[DIGESTS] = SavedDigests(named, {})
     response = ocp.save_checkpointables_async(folder, parts)
     return response, time.perf_counter() - began
 

@@ -54,7 +54,7 @@ WORDS = TextAugment(swap=0.1, drop=0.1)
 SAME = 0.03
 """Steps whose seconds differ by less are counted as equally long."""
 STEPS = {"shapes": 300, "clipart": 630}
-"""Of the plain recipe."""
+"""Steps of the plain recipe."""
 METRICS = {
     "shapes": {"seen/top1": "seen", "heldout/top1": "held out", "probe/top1": "linear probe"},
     "clipart": {
@@ -181,7 +181,7 @@ class Comparison:
         return row
 
     def job(self, variant: str, steps: int, seed: int, workdir: str) -> dict[str, Any]:
-        """What a process of its own is told."""
+        """Settings that a process of its own is told."""
         teacher = str(self.teacher(seed)) if variant == "distill" else ""
         return {
             "form": self.form,

@@ -98,7 +98,7 @@ def outcome(workdir: Path, program: Program, saved: Any) -> str:
 
 
 def experiment(folder: Path, damages: int, seed: int) -> dict[str, Counter[str]]:
-    """How many damages of each kind had which outcome; the kinds take turns, and the files are drawn by their size or alike."""
+    """Counts of outcomes by kind of damage; the kinds take turns, and the files are drawn by their size or alike."""
     program, saved = save_one(folder / "whole")
     random = np.random.default_rng(seed)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def split_of(key: str) -> str:
-    """Which split a picture belongs to: a function of its key alone."""
+    """Split that a picture belongs to: a function of its key alone."""
     return "val" if int(_digest(key), 16) % VAL_PARTS == 0 else "train"
 
 

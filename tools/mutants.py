@@ -104,7 +104,7 @@ def read_list(path: Path) -> list[Mutant]:
 
 
 def problems(mutants: Sequence[Mutant], root: Path) -> Iterator[str]:
-    """Where a list is not true of a tree."""
+    """Places where a list is not true of a tree."""
     for file, tests in {mutant.file: mutant.tests for mutant in mutants}.items():
         yield from (f"{file}: there is no {test}" for test in tests if not (root / test).is_file())
     for mutant in mutants:
@@ -195,7 +195,7 @@ class Record:
 
 
 def identity(mutant: Mutant) -> list[str]:
-    """What a result is of: the same mistake in the same file, whatever it is called."""
+    """Key of a result: the same mistake in the same file, whatever it is called."""
     return [mutant.file, mutant.old, mutant.new]
 
 

@@ -18,7 +18,7 @@ class Worker:
     def __init__(self, *command: str) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.facts: dict[str, float] = self._read()
-        """What it says of itself once it is ready."""
+        """Facts that the process states once it is ready."""
 
     def step(self) -> float:
         """Seconds of one step."""
@@ -65,5 +65,5 @@ def take_turns(workers: Sequence[Worker], *, warmup: int, steps: int, title: str
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Of the turns' ratios, which a noisy machine disturbs least."""
+    """Median of the turns' ratios, which a noisy machine disturbs least."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -4,6 +4,7 @@ from jclip.config.architectures import architecture, architecture_names, siglip_
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_model, check_suite
+from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.evals import (
@@ -47,7 +48,6 @@ from jclip.config.recipes import beside, load, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
-    Data,
     InitFrom,
     Input,
     Mesh,
@@ -72,6 +72,7 @@ Pair = Contrastive
 __all__ = [
     "BYOL",
     "CLOOB",
+    "LEAST_SHARE",
     "AffinityDistillation",
     "Augment",
     "Caption",
@@ -104,6 +105,7 @@ __all__ = [
     "Optim",
     "Pair",
     "Plan",
+    "Portion",
     "Preprocess",
     "Range",
     "ResNetTower",

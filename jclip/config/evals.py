@@ -118,7 +118,7 @@ class ZeroShot(OfPrompts):
     source: str
     """Labelled images."""
     labels: Labels = Labels()
-    """Their labels."""
+    """Labels of these images."""
     templates: tuple[str, ...] = ()
     """Prompts; {} is the class name. "set:NAME" stands for the published prompts of a data set (`jclip.eval.template_set`),
     "file:PATH" for the lines of a file. Empty: the source's own, or else "a photo of a {}."."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
+from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Evaluation, Seed
-from jclip.config.fields import field_problems
 from jclip.config.history import reads_pairs
 from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
 from jclip.config.optim import Optim
@@ -19,29 +19,6 @@ from jclip.config.stages import Stage, stage_problems
 from jclip.config.towers import Model, ResNetTower, Tower, VisionTower
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training data."""
-
-    source: str = "shapes:train"
-    """shapes:SPLIT, webdataset:PATTERN, tfds:NAME[/CONFIG]:SPLIT or folder:DIR; `jclip train --help` explains each."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
-    "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;
-    "a photo of a {label}", a text with fields in it, where {label} is the name of the class. Alternatives may be such texts."""
-    augment: Augment = Augment()
-    """Image augmentation."""
-    text_augment: TextAugment = TextAugment()
-    """Text augmentation."""
-    max_pixels: Annotated[int, Range(least=1)] = 64_000_000
-    """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
-    decode: Literal["exact", "fast"] = "exact"
-    """fast: in training a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its crop stays at least as large as what the tower
-    sees; docs/speed.md says what it gains and changes. Evaluations decode exactly, whatever is said here."""
-    workers: Annotated[int, Range(least=0, most=1024)] = 0
-    """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +100,7 @@ class Input(NamedTuple):
     text_augment: TextAugment
     """Augmentation, where it is a text."""
     seen_by: Tower
-    """That tower, for images of this view's size."""
+    """The same tower, for images of this view's size."""
     same_as: str | None
     """View whose random draws it repeats."""
     stored: str
@@ -239,10 +216,10 @@ class Config:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
-        yield from field_problems(".data.fields", self.data.fields)
         yield from view_problems(self.views, towers)
         yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
         named = [(".data.fields", name) for name in self.data.fields]
+        named += [(f".data.sources.{key}.fields", name) for key, one in self.data.sources.items() for name in one.fields]
         named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]
         yield from (f"{at}: there is no tower {name!r}; towers: {known}" for at, name in named if name not in towers)
         for name in self.optim.layer_decay:

@@ -1,10 +1,11 @@
 """Stages: a run whose first parts see smaller images, shorter texts or fewer patches, for a fraction of the cost."""
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
+from jclip.config.data import Weight
 from jclip.config.durations import Length, Plan, make_plan
 from jclip.config.ranges import Range
 from jclip.config.towers import ImageSize, TextTower, VisionTower
@@ -38,6 +39,8 @@ class Stage:
     """Peak learning rate."""
     warmup: Annotated[str, Length(least=0)] | None = None
     """Length of the linear warm-up."""
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    """Weights of data.sources, by name; those that are not named are as in the last part, and none changes in this one."""
 
 
 def stage_configs(config: "Config") -> list["Config"]:
@@ -76,9 +79,14 @@ def _with(config: "Config", stage: Stage) -> "Config":
         elif isinstance(tower, TextTower):
             towers[name] = dataclasses.replace(tower, **given(context_length=stage.context_length))
     changes = given(batch_size=stage.batch_size, accumulate=stage.accumulate)
+    sources = {
+        name: dataclasses.replace(portion, weight=stage.weights.get(name, portion.weight), changes=())
+        for name, portion in config.data.sources.items()
+    }
     return dataclasses.replace(
         config,
         stages={},
+        data=dataclasses.replace(config.data, sources=sources),
         model=dataclasses.replace(config.model, towers=towers),
         optim=dataclasses.replace(config.optim, **given(lr=stage.lr, warmup=stage.warmup)),
         duration=stage.duration,
@@ -95,6 +103,9 @@ def stage_problems(config: "Config") -> Iterator[str]:
     if LAST in config.stages:
         yield f".stages: {LAST!r} is the part that the run's own fields describe; name a stage otherwise"
     for name, stage in config.stages.items():
+        if unknown := stage.weights.keys() - config.data.sources.keys():
+            known = ", ".join(config.data.sources) or "none"
+            yield f".stages.{name}.weights: there is no source {', '.join(sorted(unknown))}; data.sources has {known}"
         if stage == Stage(stage.duration):
             yield f".stages.{name} changes nothing of the last part; lengthen the run's duration instead"
         yield from (f".stages.{name}: {problem.lstrip('.')}" for problem in _with(config, stage).problems())

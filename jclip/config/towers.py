@@ -115,9 +115,9 @@ class VisionTower(ImageTower):
     queries: Annotated[int, Range(least=2, most=2**16)] = 257
     """Queries of pool="queries": one that is pooled, and the tokens (CoCa: 1 and 256; open_clip's: 1 and 255)."""
     query_width: Size | None = None
-    """Size of what they find; None: width (open_clip's CoCa: embed_dim)."""
+    """Size of what the queries find; None: width (open_clip's CoCa: embed_dim)."""
     query_heads: Size = 8
-    """Their attention heads; divides query_width."""
+    """Attention heads of the queries; divides query_width."""
     class_token: bool = False
     """A class token although something else is pooled (CLIPA); pool="cls" has one always."""
     norm_after_pool: bool = False

@@ -2,6 +2,7 @@
 
 from jclip.data.fields import Found, find
 from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
+from jclip.data.mixture import Mixture, Phase, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
@@ -16,6 +17,8 @@ __all__ = [
     "EvalBatch",
     "Found",
     "LostWorker",
+    "Mixture",
+    "Phase",
     "Reading",
     "Scheme",
     "Source",
@@ -25,10 +28,13 @@ __all__ = [
     "eval_transform",
     "find",
     "get_tokenizer",
+    "in_numbers",
     "lookup",
     "make_loader",
     "make_run_loader",
+    "open_data",
     "open_source",
+    "planned",
     "read_field",
     "read_once",
     "text_ends",

@@ -21,18 +21,18 @@ def whitespace(text: str) -> str:
 
 
 def lower(text: str) -> str:
-    """The rules of `whitespace`, in lower case."""
+    """`text` cleaned as by `whitespace`, in lower case."""
     return whitespace(text).lower()
 
 
 def canonicalize(text: str) -> str:
-    """The rules of `lower`, with spaces for underscores and without the rest of ASCII's punctuation (SigLIP's training)."""
+    """`text` cleaned as by `lower`, with spaces for underscores and no other ASCII punctuation (SigLIP's training)."""
     text = whitespace(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
     return " ".join(text.split())
 
 
 def siglip(text: str) -> str:
-    """The rules of transformers' SiglipTokenizer: `META_SPACE`, then the text in lower case, no punctuation, single spaces.
+    """`text` as transformers' SiglipTokenizer cleans it: `META_SPACE`, then lower case, no punctuation, single spaces.
 
     Nothing is mended, and underscores leave no space. A space that the text begins with, be it only once a punctuation mark
     has been deleted, stays behind the `META_SPACE`, and is a token of its own.

@@ -29,7 +29,7 @@ SHOWN_BYTES = 1 << 29
 
 
 Advance = Callable[[int], object]
-"""Is told how many bytes more were read."""
+"""Callback that is told how many more bytes were read."""
 
 
 def combine(*parts: bytes | str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.fields import check_fields, class_names
+from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import Arrays, make_arrays, reading_threads
 from jclip.data.source import BadExample, Source, SourceError
@@ -99,7 +100,8 @@ def make_loader(
     The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
     that of workers. Every epoch of len(source) examples has every example once, in its own order; a batch may span two.
 
-    A broken example never stops a run: another one, drawn from the same random stream, takes its place.
+    A broken example never stops a run: another one, drawn from the same random stream, takes its place; in a mixture one of the
+    same source.
 
     Args:
         source: a Source, or what names one; see `open_source`.
@@ -134,7 +136,11 @@ def make_loader(
 
     source = open_source(source) if isinstance(source, str) else source
     prepare = _Prepare(source, transforms, fields or {}, same or {})
-    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(prepare)
+    if isinstance(source, Mixture):
+        order = grain.MapDataset.source(source.order(seed)).seed(seed)
+    else:
+        order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    examples = order.random_map(prepare)
     examples = examples[skipped:] if skipped else examples
     batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
 
@@ -166,7 +172,7 @@ def make_run_loader(
         for name, view in views.items()
     }
     return make_loader(
-        data.source if source is None else source,
+        open_data(config) if source is None else source,
         transforms,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -189,18 +195,23 @@ class _Prepare:
     fields: Mapping[str, str]
     same: Mapping[str, str]
 
-    def __call__(self, index: int, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
+    def __call__(self, place: int | tuple[str, int], rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
+        """Makes the example of an index, or of an index in one of the sources of a mixture."""
+        name, index = ("", place) if isinstance(place, int) else place
+        mixture = self.source if isinstance(self.source, Mixture) else None
+        size = len(mixture.sources[name] if mixture else self.source)
+        fields = {**self.fields, **mixture.fields.get(name, {})} if mixture else self.fields
         problems: list[str] = []
         while len(problems) < MAX_ATTEMPTS:
-            key = f"example {index}"
+            key = f"example {index}" + (f" of {name}" if mixture else "")
             try:
-                example = self.source[index]
+                example = mixture.example(name, index) if mixture else self.source[index]
                 key = example["key"]
-                arrays = make_arrays(self.transforms, example, self.fields, rng, self.same, class_names(self.source))
-                return key, arrays, problems
+                classes = class_names(mixture.sources[name] if mixture else self.source)
+                return key, make_arrays(self.transforms, example, fields, rng, self.same, classes), problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
-            index = int(rng.integers(len(self.source)))
+            index = int(rng.integers(size))
         first = "\n  ".join(problems[:5])
         raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
 
@@ -232,7 +243,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _why_lost(code: int) -> str:
-    """End of a worker process in words, which its exit code tells: a signal where it is negative (see `subprocess`)."""
+    """Message about a worker process that ended with this exit code, which is minus a signal's number where one ended it."""
     try:
         end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     except ValueError:

@@ -39,9 +39,9 @@ class Loaded(NamedTuple):
     """Findings of `load_shards`."""
 
     shards: list[Shard]
-    """Those that are tars, in the order of the paths."""
+    """Shards that are tars, in the order of the paths."""
     skipped: list[str]
-    """ "path: reason" of the others."""
+    """ "path: reason" of each path that is no tar."""
 
     def total(self, what: str) -> Counter[str]:
         """The sum of a kind of notes over all shards."""

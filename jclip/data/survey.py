@@ -18,6 +18,7 @@ from jclip.config import TextTower, Tokenizer
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
+from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
 from jclip.data.source import BadExample, Source
@@ -47,6 +48,9 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
         fields: field of each tower's input, as data.fields.
         batch_size: of the training; None: there is none.
     """
+    if isinstance(source, Mixture):
+        found = {name: shortcomings(one, {**fields, **source.fields.get(name, {})}) for name, one in source.sources.items()}
+        return [f"{name}: {line}" for name, lines in found.items() for line in lines]
     total, lines = len(source), []
     combinations: Mapping[str, int] = getattr(source, "fields", {})
     left_out: Mapping[str, int] = getattr(source, "left_out", {})
@@ -155,7 +159,7 @@ class Survey:
     duplicates: int = 0
     """Captions, of those looked at, that equal an earlier one."""
     images_per_second: float = 0.0
-    """Read and decoded by all threads of this process."""
+    """Images that all threads of this process read and decode in a second."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _digest(data: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _places(path: str) -> Iterator[Path]:
-    """Paths that the index of a shard may have: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
+    """Paths of a shard's index, best first: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
     shard = Path(path).resolve()
     name = f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:20]}-{shard.name[-60:]}.npy"
     # The permission bits are asked as well, because a superuser may write even where the owner wanted nothing written.

@@ -245,7 +245,7 @@ class PadToShape:
         return Pad((height, width), self.fill)(value)
 
     def around(self, width: int, height: int) -> Size:
-        """That rectangle around an image of `width` x `height`."""
+        """Height and width of the rectangle around an image of `width` x `height`."""
         scale = max(height / self.size[0], width / self.size[1])
         return max(height, round(self.size[0] * scale)), max(width, round(self.size[1] * scale))
 

@@ -94,7 +94,7 @@ class LabelledBench:
         return np.array(sorted({place[index] for index in indices if index in place}))
 
     def examples(self, params: Any, source: str, tower: str, *, pooled: bool) -> Examples:
-        """Those of a source that can be read and whose class is a candidate.
+        """Examples of a source that can be read and whose class is a candidate.
 
         Args:
             params: of the model.

@@ -21,7 +21,7 @@ class Evaluator:
     """Base of what measures a model, many times. What an evaluation does not need it leaves as it is here."""
 
     config: Any
-    """Its dataclass, with the names of classes and the templates that it found in files and sources."""
+    """Dataclass of the evaluation, with the names of classes and the templates that it found in files and sources."""
     bench: Any
     """Bench or LabelledBench that it measures with: the model, and the open sources by their roles."""
 

@@ -43,7 +43,7 @@ class Objective:
         return {}
 
     def init_extra(self, key: Array, params: Params) -> Params:
-        """Its state at step 0; `params` are those of all, at the start or as they were loaded."""
+        """State of the objective at step 0; `params` are those of all, at the start or as they were loaded."""
         return {}
 
     def views(self, params: Params, batch: Mapping[str, Array], rows: Array, key: Array) -> Mapping[str, Any]:
@@ -76,7 +76,7 @@ class Objective:
         return jnp.zeros(()), {}
 
     def update(self, extra: Params, params: Params, rows: Any, batch: Mapping[str, Array], progress: Array) -> Params:
-        """Its state after a step.
+        """State of the objective after a step.
 
         Args:
             extra: its own state.
@@ -88,7 +88,7 @@ class Objective:
         return extra
 
     def bound(self, old: Params, new: Params) -> Params:
-        """Its own parameters after an update, kept where they have to stay; `old` are those before it."""
+        """Parameters of the objective after an update, kept where they have to stay; `old` are those before it."""
         return new
 
     def flops(self) -> int:

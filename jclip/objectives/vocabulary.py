@@ -30,7 +30,7 @@ class Vocabulary(Objective):
         return {"head": self.head.init(key, part.encoded[self.how.image].output.pooled)["params"]}
 
     def init_extra(self, key: Array, params: Params) -> Params:
-        """Nothing is counted yet."""
+        """Counts of captions and words, all 0."""
         return {"captions": jnp.zeros(()), "having": jnp.zeros(self.text.vocab_size)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:

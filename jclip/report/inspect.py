@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower, check, make_plans, stage_configs
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
 from jclip.config.fields import parse_field
-from jclip.data import Batch, Source, detokenize, make_run_loader, open_source
+from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
 from jclip.optim import lr_factors, make_schedule, split
+from jclip.parts import Part, prepare
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
 from jclip.sharding import make_mesh
@@ -50,7 +51,7 @@ class Picture(NamedTuple):
     """Words of a text, or shape and dtype of what is neither."""
 
 
-class Part(NamedTuple):
+class PartPage(NamedTuple):
     """A part of the run, as the page shows it."""
 
     name: str
@@ -89,38 +90,37 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         from jclip.report.plots import Series, line_plot
     except ImportError as error:
         raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
-    slice_, configs = describe(topology), stage_configs(config)
-    for one in reversed(configs):  # the whole first, whose messages name the stage
-        check(one, devices=len(slice_.devices))
+    slice_ = describe(topology)
     with console.status("reading the data, and counting"):
-        source = open_source(config.data.source)
-        plans = make_plans(config, len(source))
-        names = [*config.stages, "the last stage" if config.stages else ""]
-        parts = [_part(name, one, plan, source, slice_) for name, one, plan in zip(names, configs, plans, strict=True)]
+        source, parts = prepare(config, devices=len(slice_.devices))
+        shown = [_shown(part, source, slice_) for part in parts]
     with console.status("measuring the loader"):
-        rate = loader_rate(configs[-1], source, seconds)
-    steps, rates = learning_rates(configs, plans)
+        rate = loader_rate(config, source, seconds)
+    steps, rates = learning_rates(parts)
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("inspect.html").render(
         title=title,
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # ours, not a file's
-        facts=_run_facts(config, plans, source, slice_, rate),
+        facts=_run_facts(parts[-1], source, slice_, rate),
         curve=line_plot([Series(0, steps, rates)], title="learning rate", x_name="step"),
-        parts=parts,
+        parts=shown,
     )
     write_atomically(out, lambda path: path.write_text(page.lstrip() + "\n", encoding="utf-8", newline="\n"))
-    print(f"wrote {out}: {plans[-1].total:,} steps, {len(parts[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"wrote {out}: {parts[-1].plan.total:,} steps, {len(shown[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB"
+    )
     return out
 
 
-def learning_rates(configs: list[Config], plans: list[Plan]) -> tuple[list[float], list[float]]:
+def learning_rates(parts: list[Part]) -> tuple[list[float], list[float]]:
     """Steps of the run, evenly spread, and the learning rate of the update that follows each; its ends and borders are among
     them."""
     steps, rates = list[float](), list[float]()
-    for config, plan in zip(configs, plans, strict=True):
-        schedule = make_schedule(config.optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
-        count = min(plan.length, max(2, CURVE_POINTS // len(configs)))
+    for part in parts:
+        optim, plan = part.config.optim, part.plan
+        schedule = make_schedule(optim, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
+        count = min(plan.length, max(2, CURVE_POINTS // len(parts)))
         inner = np.unique(np.linspace(0, plan.length - 1, count).round().astype(int))
         steps += [float(plan.first + step) for step in inner]
         rates += [float(schedule(int(step))) for step in inner]
@@ -139,23 +139,27 @@ def loader_rate(config: Config, source: Source, seconds: float) -> float:
     return batches * config.batch_size / (now - began)
 
 
-def _run_facts(config: Config, plans: list[Plan], source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
-    seen = plans[-1].skipped + plans[-1].length * config.batch_size
+def _run_facts(last: Part, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
+    config, plan = last.config, last.plan
+    seen = plan.skipped + plan.length * config.batch_size
+    mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
     return [
-        ("data", f"{config.data.source}: {len(source):,} examples"),
-        ("run", f"{plans[-1].total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
+        ("data", "; ".join([f"{config.data.title}: {len(source):,} examples", *mixed])),
+        ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
         ("optimizer", f"{config.optim.method}, weight decay {config.optim.weight_decay:g}, schedule {config.optim.schedule}"),
         ("devices", f"{len(slice_.devices)} x {slice_.devices[0].device_kind}"),
         ("loader, this machine", f"{rate:,.0f} examples/s with {config.data.workers or 'no'} worker processes"),
     ]
 
 
-def _part(name: str, config: Config, plan: Plan, source: Source, slice_: Topology) -> Part:
+def _shown(part: Part, source: Source, slice_: Topology) -> PartPage:
+    config, plan = part.config, part.plan
     mesh = make_mesh(config.mesh, slice_.devices)
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     batch = first_rows(config, plan, source)
     views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
-    return Part(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
+    name = "" if part.is_last and not config.stages else f"stage {part.name}"
+    return PartPage(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
 
 
 def _facts(config: Config, plan: Plan, program: Program, source: Source) -> list[tuple[str, str]]:
@@ -173,9 +177,16 @@ def _facts(config: Config, plan: Plan, program: Program, source: Source) -> list
 
 
 def _alternatives(config: Config, source: Source) -> list[tuple[str, str]]:
-    """Shares of the alternatives of each view that is made of one of several."""
-    several = {name: view.field for name, view in config.inputs().items() if len(parse_field(view.field).alternatives) > 1}
-    return [(f"{name}, one of", str(shares(source, field, LOOKED_AT))) for name, field in several.items()]
+    """Shares of the alternatives of each view that is made of one of several, by the source where there are more."""
+    fields = {name: view.field for name, view in config.inputs().items()}
+    sources = {f" of {name}": one for name, one in source.sources.items()} if isinstance(source, Mixture) else {"": source}
+    own = {f" of {name}": changed for name, changed in source.fields.items()} if isinstance(source, Mixture) else {}
+    return [
+        (f"{view}{name}, one of", str(shares(one, field, LOOKED_AT)))
+        for name, one in sources.items()
+        for view, field in {**fields, **own.get(name, {})}.items()
+        if len(parse_field(field).alternatives) > 1
+    ]
 
 
 def parameters(config: Config, program: Program) -> Table:

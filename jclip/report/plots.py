@@ -42,7 +42,7 @@ class Series:
     """A model's line."""
 
     model: int
-    """Its place among the models: what gives it colour, marker and dashes, the same in all plots of a page."""
+    """Place of the model among the others, which gives it colour, marker and dashes, the same in all plots of a page."""
     x: Sequence[float]
     y: Sequence[float]
     deviation: Sequence[float] | None = None

@@ -72,7 +72,7 @@ class Format(Protocol):
         """The arrays that belong to the model."""
 
     def rules(self, model: Model, paths: Collection[str], names: Collection[str] | None = None) -> list[Rule]:
-        """Where the library keeps each of our parameters; see `layout.Rule`."""
+        """Places in the library's arrays of each of our parameters; see `layout.Rule`."""
 
     def write_config(
         self, model: Model, folder: Path, scales: Sequence[str], captioners: Mapping[str, Caption], /

@@ -54,22 +54,22 @@ BUFFERS = r"((text|vision)_model\.)?embeddings\.position_ids"
 """Names in some state dicts that are no parameters."""
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
-"""Their name of an activation, and ours."""
+"""Activations: transformers' name, and ours."""
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
-"""Their types of models, and the classes."""
+"""Types of models in transformers, and their classes."""
 
 ALONE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("chinese_clip_vision_model", "altclip_vision_model"), ("clip", "image")),
     **{f"{kind}_vision_model": (kind, "image") for kind in ("clip", "siglip")},
     **{f"{kind}_text_model": (kind, "text") for kind in ("clip", "siglip")},
 }
-"""Their types of towers alone: of which type of model, and which tower."""
+"""Types of towers alone in transformers: the type of model that each is of, and which tower."""
 
 CLASSES = {("clip", "image"): "CLIPVisionModel", ("clip", "text"): "CLIPTextModel"}
 CLASSES |= {("siglip", "image"): "SiglipVisionModel", ("siglip", "text"): "SiglipTextModel"}
 PROJECTED = "WithProjection"
-"""Their classes of towers alone; of CLIP's, with this at the end where the tower comes with its projection."""
+"""Classes of towers alone in transformers; CLIP's end in PROJECTED where the tower comes with its projection."""
 
 FOREIGN_TEXTS = {"chinese_clip": "a BERT", "altclip": "an XLM-RoBERTa"}
 """Types of models whose image tower is CLIP's and is read alone, and what reads their texts, which no tower here is."""

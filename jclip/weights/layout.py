@@ -18,7 +18,7 @@ from jclip.weights.prefixes import prefix_of
 Array = NDArray[Any]
 
 MAX_THREADS = 8
-"""That bring the blocks of a parameter into our order; more have nothing to gain, as memory is what they wait for."""
+"""Threads that bring the blocks of a parameter into our order; more gain nothing, as memory is what they wait for."""
 
 STRIP = 256
 """Columns of a matrix that are transposed at a time."""
@@ -100,16 +100,16 @@ class Rule:
     """One parameter of ours, and where they keep it."""
 
     ours: str
-    """Its path, such as "image/blocks/attn/q/kernel"."""
+    """Path of ours, such as "image/blocks/attn/q/kernel"."""
     theirs: str
-    """Their name; {} stands for the number of a block, and we keep all blocks of a tower in one array."""
+    """Name of theirs; {} stands for the number of a block, and we keep all blocks of a tower in one array."""
     layout: Layout = SAME
     part: tuple[int, int] = (0, 1)
     """One of several equal parts of the first axis of their array, (place, number): (0, 3) are the queries of a stack of q, k and
     v."""
 
     def names(self, blocks: int) -> list[str]:
-        """Their names, of every block where there are several."""
+        """Names in the library, of every block where there are several."""
         return [self.theirs.format(i) for i in range(blocks)] if self.stacked else [self.theirs]
 
     @property
@@ -190,7 +190,7 @@ def _copy(target: Array, source: Array) -> None:
 
 
 def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array]:
-    """Their arrays by name, f32, of our parameters by path: the inverse of `to_ours`."""
+    """Arrays of the library by name, f32, of our parameters by path: the inverse of `to_ours`."""
     parts: dict[str, list[Array]] = {}
     for rule in sorted(rules, key=lambda rule: rule.part):
         whole = np.asarray(ours[rule.ours], np.float32)
@@ -201,7 +201,7 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, Any]) -> dict[str, Array
 
 
 def names_of(rules: Sequence[Rule], shapes: Shapes) -> set[str]:
-    """Their names of all our parameters."""
+    """Names in the library of all our parameters."""
     return {name for rule in rules for name in rule.names(shapes[rule.ours][0] if rule.stacked else 1)}
 
 

@@ -77,7 +77,7 @@ BUFFERS = r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vo
 
 IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
 TEXT_POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}
-"""Their name of a pooling, and ours."""
+"""Poolings: open_clip's name, and ours."""
 
 FILE = {"model_cfg": SECTION, "preprocess_cfg": optional(SECTION)}
 SECTIONS = {"vision_cfg": SECTION, "text_cfg": SECTION}
@@ -169,7 +169,7 @@ def named_captioners(name: str) -> dict[str, Caption]:
 
 
 def _without_others(cfg: Mapping[str, Any], prefix: str, read: Container[str]) -> Mapping[str, Any]:
-    """Without the options of another library's tower, which mean nothing where no such tower is named."""
+    """The section without the options of another library's tower, which mean nothing where no such tower is named."""
     named = cfg.get(f"{prefix}model_name") is not None
     return {name: value for name, value in cfg.items() if named or name in read or not name.startswith(prefix)}
 

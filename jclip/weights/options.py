@@ -53,7 +53,7 @@ def one_of(values: Collection[Any]) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """That, or null, which stands for the default."""
+    """The kind of value, or null, which stands for the default."""
     return Kind(f"{kind.words}, or null", lambda value: value is None or kind.holds(value))
 
 

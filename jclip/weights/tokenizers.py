@@ -203,7 +203,7 @@ class TokenizerFile:
         return self.ids[token]
 
     def _check_around(self) -> None:
-        """That the file puts around a text what the configuration says, which is stronger in transformers."""
+        """Raises WeightsError where the file puts other ids around a text than the configuration, which transformers follows."""
         if self.kind in FIXED or self.around is None:
             return
         for name, tokens in zip(("bos", "eos"), self.around, strict=True):

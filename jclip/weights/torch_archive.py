@@ -127,7 +127,7 @@ class _StandIn(type):
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """Nothing."""
+    """Takes anything, and does nothing."""
 
 
 def _inert(name: str) -> _StandIn:

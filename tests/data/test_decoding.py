@@ -77,7 +77,7 @@ def test_fast_pixels_are_near_exact_ones(size: int, part: int, resize: str, part
 
 
 def test_fast_pixels_lie_where_exact_ones_do() -> None:
-    """On a slope of 0.4 and 0.5 levels a pixel, a shift by a pixel would show as so much everywhere."""
+    """A shift by a pixel would show everywhere as 0.4 or 0.5 levels, the slopes of this image."""
     y, x = np.mgrid[0:480, 0:640]
     slope = Image.fromarray(np.rint(np.stack([x * 0.4, y * 0.5, 255 - x * 0.4], -1)).astype(np.uint8))
     data = jpeg(slope, quality=100, subsampling=0)

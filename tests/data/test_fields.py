@@ -25,6 +25,7 @@ from jclip.config import (
     Labels,
     Model,
     MultiView,
+    Portion,
     TextTower,
     View,
     VisionTower,
@@ -35,6 +36,7 @@ from jclip.config.fields import Alternative, Template, parse_field
 from jclip.data import (
     BadExample,
     Batch,
+    Mixture,
     SourceError,
     eval_transform,
     find,
@@ -427,9 +429,25 @@ def test_two_captions_are_two_views_of_one_tower() -> None:
                 assert (tuple(one), tuple(two)) == (ids(f"caption {key}"), ids(f"synthetic {key}"))
 
 
+def test_each_source_of_a_mixture_has_fields_and_names_of_classes_of_its_own() -> None:
+    """A mixture has no names for labels that mean something else in each of its sources."""
+    ones, others = Captioned(10), replace(Captioned(10), classes=("cup", "spoon"))
+    fields = {"others": {"text": "a drawing of a {label} | a photo of a {label}"}}
+    mixture = Mixture({"ones": ones, "others": others}, fields=fields)
+    rows = [
+        (key, tuple(row))
+        for batch in batches(with_text("a {label}"), 6, source=mixture)
+        for key, row in zip(batch.keys, batch.arrays["text"].tolist(), strict=True)
+    ]
+    drawn = {row for key, row in rows if key.startswith("others/")}
+    assert drawn == {ids(f"a {what} of a {name}") for what in ("drawing", "photo") for name in others.classes}
+    assert {row for key, row in rows if key.startswith("ones/")} == {ids(f"a {name}") for name in ones.classes}
+    wrong = Data(sources={"a": Portion("shapes:train", fields={"text": "text*0"})})
+    with pytest.raises(ConfigError, match=r"data.sources.a.fields.text: field 'text\*0', at character 5"):
+        check(replace(CONFIG, data=wrong))
+
+
 # Sources
-
-
 def picture(shade: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (12, 12), (shade, 9, 9)).save(file, "PNG")

@@ -101,7 +101,7 @@ def test_scenes_of_another_size_show_the_same_objects() -> None:
 
 
 def test_no_shade_is_nearer_to_another_colour() -> None:
-    """In Euclidean distance: jitter moves it by JITTER sum |d| / |d| towards another at most, with d their difference."""
+    """Euclidean distances: jitter moves a colour by JITTER sum |d| / |d| towards another at most, with d their difference."""
     for a, b in combinations(RGB, 2):
         d = np.subtract(RGB[a], RGB[b]).astype(float)
         assert JITTER * np.abs(d).sum() / np.linalg.norm(d) < np.linalg.norm(d) / 2, (a, b)

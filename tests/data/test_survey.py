@@ -1,4 +1,4 @@
-"""What is said of a source: in short from its index, in full from its examples."""
+"""The survey of a source: in short from its index, in full from its examples."""
 
 import io
 import json

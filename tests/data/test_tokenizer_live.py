@@ -30,7 +30,7 @@ LENGTH = 32
 
 
 def same(tokenizer: Tokenizer, expected: Any, texts: Sequence[str] = TEXTS) -> None:
-    """That every row is equal."""
+    """Asserts that every row is equal."""
     expected = np.asarray(expected)
     ids = get_tokenizer(tokenizer)(texts, expected.shape[1])
     wrong = np.flatnonzero((ids != expected).any(1))
@@ -39,7 +39,7 @@ def same(tokenizer: Tokenizer, expected: Any, texts: Sequence[str] = TEXTS) -> N
 
 
 def saved(folder: Path, name: str, vocabulary: Path) -> Path:
-    """What transformers saves of a folder that was published."""
+    """Folder that transformers saves of one that was published."""
     source = vocabularies.write_folder(folder / "source", name, vocabulary)
     AutoTokenizer.from_pretrained(str(source)).save_pretrained(str(folder / "saved"))
     return folder / "saved"

@@ -269,7 +269,7 @@ def test_training_pads_to_the_shape_of_a_rectangle_and_crops_relative_to_it() ->
 
 
 def test_training_crops_a_rectangle_by_the_ratio_in_pixels_of_the_image() -> None:
-    """As torchvision's RandomResizedCrop does for open_clip: a square crop, which the resize makes a rectangle."""
+    """The crop is square, and the resize makes it a rectangle, as with torchvision's RandomResizedCrop in open_clip."""
     image = noise(30, 30)
     whole = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))
     for resize in ("shortest", "squash"):

@@ -1,4 +1,4 @@
-"""What the evaluators' tests share: a tiny model of words, a source in memory, and hosts that are threads."""
+"""Stand-ins that the evaluators' tests share: a tiny model of words, a source in memory, and hosts that are threads."""
 
 import hashlib
 import threading
@@ -70,7 +70,7 @@ class Rendezvous:
 
 
 def on_hosts(hosts: int, batch_size: int, program: Callable[[Functions], Any], embed: Any = word_model) -> list[Any]:
-    """What `program` returns on each of `hosts` hosts, which really exchange rows."""
+    """Results of `program` on each of `hosts` hosts, which really exchange rows."""
     meeting = Rendezvous(hosts)
 
     def functions_of(host: int) -> Functions:

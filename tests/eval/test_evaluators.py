@@ -29,7 +29,7 @@ from jclip.eval import Embedding, Functions, Result, make_evaluator, run_evaluat
 WORLDS = [(1, 1), (1, 3), (1, 100), (2, 4), (3, 6), (4, 4)]
 MODEL = architecture("ViT-tiny-test")
 SOURCES: dict[str, Listed] = {}
-"""What evaluators of these tests open, by name."""
+"""Sources that evaluators of these tests open, by name."""
 
 
 @pytest.fixture

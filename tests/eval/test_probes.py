@@ -87,7 +87,7 @@ def test_the_metric_of_the_data_set_chooses_and_labels_may_be_several(train):
 
 
 def adamw_by_hand(x, y, classes, decay, seed):
-    """In f64, a batch at a time."""
+    """AdamW in f64, a batch at a time."""
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     x = np.hstack([x, np.ones((len(x), 1))])
     theta = np.zeros((x.shape[1], classes))

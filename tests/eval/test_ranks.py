@@ -90,7 +90,7 @@ def test_groups_that_differ_only_above_32_bits_are_different():
 
 
 def positions_by_hand(queries, candidates, query_sets, candidate_sets):
-    """For each query the positions of all its right answers, best first, pair by pair in f64."""
+    """Positions of all right answers of each query, best first, pair by pair in f64."""
     result = []
     for q, own in zip(queries.astype(float), query_sets, strict=True):
         right, wrong = [], []

@@ -84,7 +84,7 @@ def test_images_with_several_captions_and_shared_ones_equal_top_k_of_the_whole_m
 
 
 def test_recall_equals_the_formula_of_clip_benchmark_where_no_two_captions_are_equal():
-    """That one is the recall over all positives, which is then compared with 0; it knows one image a caption."""
+    """CLIP_benchmark takes the recall over all positives and compares it with 0; it knows one image a caption."""
     rng = np.random.default_rng(1)
     image_of = np.repeat(np.arange(20), 5)
     za, zb = (rng.normal(size=(n, 8)) for n in (20, 100))

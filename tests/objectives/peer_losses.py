@@ -34,7 +34,7 @@ Result = tuple[float, Arrays]
 
 @functools.cache
 def arrays() -> Arrays:
-    """What all losses are given: no unit vectors."""
+    """Arrays that all losses are given: no unit vectors."""
     rng = np.random.default_rng(16)
     shapes = {
         "image": (BATCH, SIZE),
@@ -53,7 +53,7 @@ def arrays() -> Arrays:
 
 
 MASK = np.arange(WORDS) < np.array([[5], [3], [1], [4], [2], [5], [2], [3], [4], [1]])
-"""Which words are real."""
+"""Words that are real."""
 
 
 def ours(case: str) -> Result:
@@ -245,4 +245,4 @@ CASES: dict[str, tuple[tuple[str, ...], Callable[[Any], jax.Array], Callable[[An
         for mining, distance in (("all", "cosine"), ("hardest", "cosine"), ("semi_hard", "cosine"), ("hardest", "euclidean"))
     },
 }
-"""By name: the arrays that go in, our loss, and that of the library that the name begins with."""
+"""Cases by name: the arrays that go in, our loss, and that of the library that the name begins with."""

@@ -164,7 +164,7 @@ def test_words_of_the_mean_patch() -> None:
         return float(np.mean([-(share * row).sum() / share.sum() for share, row in zip(shares, log_p, strict=True)]))
 
     def ours(tokens: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        """Of a vocabulary whose other ids have no chance."""
+        """Our loss, of a vocabulary whose other ids have no chance."""
         many = ((0, 0), (0, 49408 - 10))
         params = {"head": {"kernel": jnp.pad(kernel, many), "bias": jnp.pad(bias, many[1], constant_values=-1e9)}}
         given = part({"image@2": tokens}, batch={"text": jnp.asarray(ids, jnp.int32)})

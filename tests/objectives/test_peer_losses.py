@@ -6,7 +6,7 @@ from peer_losses import CASES, GOLDEN, Arrays, ours, theirs
 
 
 def assert_same(case: str, value: float, slopes: Arrays) -> None:
-    """What another library gives is what we do, to 1e-5."""
+    """Asserts that another library's loss and gradients are ours, to 1e-5."""
     own, own_slopes = ours(case)
     assert own == pytest.approx(value, rel=1e-5)
     assert own_slopes.keys() == slopes.keys()

@@ -140,7 +140,7 @@ def images(height: int, width: int | None = None) -> np.ndarray:
 
 
 def golden(name: str) -> dict[str, Any]:
-    """What the owner of model `name` has computed: names with shapes, image and text features before normalisation."""
+    """Results of the owner of model `name`: names with shapes, image and text features before normalisation."""
     loaded: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
     return loaded
 

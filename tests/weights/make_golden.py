@@ -49,7 +49,7 @@ def make_model(name: str, config: dict[str, Any], open_clip: Any, transformers: 
 
 
 def features(name: str, model: Any, pixels: Any, words: Any, torch: Any) -> tuple[Any, Any]:
-    """Of images and of texts, before normalisation."""
+    """Features of images and of texts, before normalisation."""
     if name.startswith("open_clip"):
         return model.encode_image(pixels), model.encode_text(words)
     if name == "hugging_face_siglip2":  # which takes patches, a mask of those that are real, and how many a side

@@ -97,7 +97,7 @@ def theirs(timm: Any, open_clip: Any) -> Any:
 
 
 def features(torch: Any, model: Any, path: Path) -> dict[str, Any]:
-    """What open_clip computes of a file: image and text features before normalisation, scale and bias of the logits."""
+    """Results of open_clip for a file: image and text features before normalisation, scale and bias of the logits."""
     importlib.import_module("open_clip.convert").load_big_vision_weights(model, str(path))
     pixels = torch.from_numpy((images(PATCH * GRID).astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():

@@ -18,7 +18,7 @@ WIDTH = 3
 
 
 def main() -> None:
-    """What open_clip makes of positions of one size for a model of another."""
+    """Writes the positions that open_clip makes of those of one size for a model of another."""
     torch = importlib.import_module("torch")
     library = importlib.import_module("open_clip.model")
     made: dict[str, list[list[list[float]]]] = {"image": [], "text": []}
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def rectangles(torch: Any) -> list[list[list[float]]]:
-    """What torch makes of the positions of patches of one grid for another; open_clip takes all that it reads for squares."""
+    """Positions of patches of one grid as torch resamples them for another; open_clip takes all that it reads for squares."""
     made = []
     for before, after in RECTANGLES:
         image = torch.from_numpy(number("positions", (*before, WIDTH))).permute(2, 0, 1)[None]

@@ -184,7 +184,7 @@ def test_an_export_of_before_digests_is_read_and_wrong_digests_are_not(tmp_path:
 
 
 def test_theirs_are_the_weights_of_a_tower_of_open_clip() -> None:
-    """What the checkpoints of these tests hold has the names that open_clip gives the model."""
+    """The arrays in the checkpoints of these tests have the names that open_clip gives the model."""
     model = architecture(NAME)
     assert isinstance(model.towers["image"], VisionTower)
     assert config_of(model, ())["model_cfg"]["embed_dim"] == theirs()["text_projection"].shape[1]

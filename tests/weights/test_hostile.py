@@ -24,7 +24,7 @@ from jclip.weights.torch_archive import MAKERS, STORAGES, open_torch_archive
 
 
 def process() -> Any:
-    """What a pickle could reach: the functions and types that reading uses, the modules, and numbers of odd types."""
+    """State that a pickle could reach: the functions and types that reading uses, the modules, and numbers of odd types."""
     functions = [value for value in {**vars(torch_archive), **MAKERS}.values() if callable(value)]
     kept = [
         (getattr(f, "__defaults__", None), getattr(f, "__code__", None), repr(vars(f)))

@@ -23,7 +23,7 @@ GREY = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
 
 
 def config(name: str = "hugging_face", **changes: Any) -> dict[str, Any]:
-    """Of model `name`; `changes` by dotted path."""
+    """Configuration of model `name`; `changes` by dotted path."""
     made: dict[str, Any] = json.loads(json.dumps(MODELS[name]))
     for path, value in changes.items():
         section, _, option = path.rpartition(".")
@@ -221,7 +221,7 @@ def test_the_help_and_the_page_name_where_pixels_are_not_those_of_transformers()
 @pytest.mark.parity
 @pytest.mark.parametrize("margin", range(9))
 def test_pixels_are_those_of_transformers_but_for_the_place_of_some_margins(margin: int, tmp_path: Path) -> None:
-    """It rounds half of a margin down, and open_clip to even: docs/tutorials/weights.md and `jclip convert --help` say so."""
+    """Half of a margin is rounded down, by open_clip to even: docs/tutorials/weights.md and `jclip convert --help` say so."""
     transformers = peer("transformers")
     made = transformers.CLIPImageProcessor(**CROP, do_normalize=False, do_rescale=False)
     tower, _ = towers(tmp_path, config())

@@ -75,7 +75,7 @@ def test_height_comes_before_width(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("resize", "interpolation"), [("shortest", "bicubic"), ("longest", "bilinear"), ("squash", "bilinear")])
 def test_the_filter_of_a_rectangle_is_the_one_that_open_clip_takes(resize: str, interpolation: str, tmp_path: Path) -> None:
-    """Its ResizeKeepRatio is made without the filter that the configuration says, where the shortest side is resized."""
+    """open_clip makes ResizeKeepRatio without the filter that the configuration says, where the shortest side is resized."""
     given = {"resize_mode": resize, "interpolation": "bilinear"}
     tower = image(read(tmp_path, given, **{"vision_cfg.image_size": [40, 24]}))
     assert tower.preprocess == Preprocess(resize=resize, interpolation=interpolation)  # type: ignore[arg-type]

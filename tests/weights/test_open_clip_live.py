@@ -29,7 +29,7 @@ CONFIGS = sorted(Path(open_clip.__file__).parent.glob("model_configs/*.json"))
 
 
 def reproduced(config: dict[str, Any]) -> bool:
-    """Whether its towers are open_clip's own transformers or ResNets, or SigLIP's; captioners and other libraries' are not."""
+    """True where its towers are open_clip's transformers or ResNets, or SigLIP's: no captioner, no other library's."""
     foreign = "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config
     return not foreign and "siglip" in config["vision_cfg"].get("timm_model_name", "siglip")
 
@@ -53,7 +53,7 @@ class Both:
 
     @property
     def inputs(self) -> tuple[Any, Any]:
-        """For theirs."""
+        """Pixels and ids as open_clip takes them."""
         return torch.from_numpy(self.pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(self.ids).long()
 
 

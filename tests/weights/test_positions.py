@@ -46,7 +46,7 @@ def test_the_grid_of_patches_is_resampled_as_open_clip_does(before: int, after: 
 
 @pytest.mark.parametrize(("before", "after"), RECTANGLES)
 def test_grids_that_are_not_square_are_resampled_as_images_are(before: tuple[int, int], after: tuple[int, int]) -> None:
-    """Also where both have as many patches, which open_clip takes for the same grid."""
+    """Grids with as many patches are among them, which open_clip takes for the same grid."""
     expected = np.float32(json.loads((GOLDEN / "positions_rectangles.json").read_text())[RECTANGLES.index((before, after))])
     patches = number("positions", (*before, WIDTH)).reshape(-1, WIDTH)
     params = {"image/pos_embed": np.concatenate([number("cls", (1, WIDTH)), patches])}

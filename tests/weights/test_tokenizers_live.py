@@ -1,4 +1,4 @@
-"""What is written of a tokenizer, opened by open_clip and transformers in the same process: the ids are ours."""
+"""Files written of a tokenizer, opened by open_clip and transformers in the same process: the ids are ours."""
 
 import json
 import unicodedata

@@ -59,7 +59,7 @@ Pickler.dispatch[Tensor] = lambda self, tensor: self.save_array(tensor.array)  #
 
 
 def torch_save(path: Path, root: Any) -> Path:
-    """As torch.save, of arrays in dicts."""
+    """A file like torch.save's, of arrays in dicts."""
     file = io.BytesIO()
     pickler = Pickler(file)
     pickler.dump(root)
@@ -84,7 +84,7 @@ def state_dict(prefix: str = "") -> dict[str, Tensor]:
 
 
 def same(path: Path) -> bool:
-    """Whether it holds the weights of `theirs`."""
+    """True where it holds the weights of `theirs`."""
     read = dict(read_weights(path, NAME))
     return np.array_equal(read["image/cls"], theirs()["visual.class_embedding"]) and np.array_equal(
         read["text/blocks/attn/out/kernel"][1], theirs()["transformer.resblocks.1.attn.out_proj.weight"].T

@@ -51,7 +51,7 @@ def inputs(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(name: str, model: Any, images: np.ndarray, words: np.ndarray) -> tuple[Any, Any]:
-    """Their outputs of images and of texts, with the features after projection and the hidden states of every layer."""
+    """Outputs of transformers for images and for texts: features after projection, and hidden states of every layer."""
     pixels: dict[str, Any] = {"pixel_values": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
     if name == "hugging_face_siglip2":
         patches = images.reshape(3, 3, 8, 3, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 9, 192)

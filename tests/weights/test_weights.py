@@ -43,7 +43,7 @@ def owner(name: str) -> str:
 
 
 def write_tokenizer(name: str, folder: Path) -> None:
-    """Beside the weights of model `name`, where it has another than CLIP's."""
+    """Writes a tokenizer beside the weights of model `name`, where it has another than CLIP's."""
     if name == "hugging_face_siglip2":
         shutil.copy(GOLDEN.parents[1] / "data" / "golden" / "tokenizers" / "gemma.json", folder / "tokenizer.json")
         (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right"}')

@@ -23,15 +23,15 @@ class Family(Kind):
         raise NotImplementedError
 
     def encodes(self) -> tuple[str, ...]:
-        """Those among them that the towers are to see."""
+        """Views among these that the towers are to see."""
         return self.views()
 
     def teachers(self) -> tuple[str, ...]:
-        """Those among them whose embeddings may be stored instead, and that it never trains."""
+        """Views among these whose embeddings may be stored instead, and whose towers it never trains."""
         return ()
 
     def sees_whole(self) -> tuple[str, ...]:
-        """Those that a moving average of the tower sees, which must have the tower's own size."""
+        """Views that a moving average of the tower sees; they must have the tower's own size."""
         return ()
 
     def makes(self, name: str) -> Mapping[str, str]:
@@ -39,7 +39,7 @@ class Family(Kind):
         return {}
 
     def trains(self) -> tuple[str, ...]:
-        """Those among them whose towers its gradient reaches."""
+        """Views among these whose towers its gradient reaches."""
         return self.views()
 
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:

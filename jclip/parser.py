@@ -1,0 +1,186 @@
+"""The parser of the command line: every command with its arguments and its help."""
+
+import argparse
+from typing import Any
+
+from jclip import __version__
+from jclip.arguments import OWNERS, add_model_options, image_size, writable
+from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, REPORT, TRAIN
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. What it returns has the name of the command, and as `parser` that of its own arguments."""
+    parser = argparse.ArgumentParser("jclip", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"jclip {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, summary: str, description: str, **options: Any) -> argparse.ArgumentParser:
+        raw = argparse.RawDescriptionHelpFormatter
+        own: argparse.ArgumentParser = commands.add_parser(
+            name, help=summary, description=description, formatter_class=raw, **options
+        )
+        own.set_defaults(parser=own)
+        return own
+
+    # --help after a recipe belongs to the recipe: it explains every field with the recipe's values.
+    _add_train(command("train", "train the model of a recipe", TRAIN, add_help=False, allow_abbrev=False))
+    _add_eval(command("eval", "evaluate a model", EVAL, allow_abbrev=False))
+    _add_report(command("report", "results as a page", REPORT))
+    _add_classify(command("classify", "name what is in images", CLASSIFY))
+    _add_caption(command("caption", "write what is in images", CAPTION))
+    _add_embed(command("embed", "write embeddings to .npy", EMBED))
+    _add_data(command("data", "what a source holds", DATA))
+    _add_convert(command("convert", "weights in and out", CONVERT))
+    _add_info(command("info", "what a model is", INFO))
+    _add_inspect(command("inspect", "what a recipe will do, as a page", INSPECT, allow_abbrev=False))
+    _add_compile(command("compile", "does a recipe fit a TPU slice, and how fast is it?", COMPILE, allow_abbrev=False))
+    commands.metavar = f"{{{','.join(commands.choices)}}}"
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    train.add_argument("--workdir", metavar="W", help="folder of the run: config.json, metrics.jsonl, checkpoints/")
+    train.add_argument(
+        "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
+    )
+    train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
+    train.add_argument("--quiet", action="store_true", help="show nothing but errors; metrics.jsonl has all")
+
+
+def _add_eval(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture")
+    evaluate.add_argument("--suite", metavar="FILE.py", help="evaluations (default: those of the run's own recipe)")
+    evaluate.add_argument("--help-suite", action="store_true", help="print the options of the suite")
+    evaluate.add_argument("--evals", nargs="+", default=[], metavar="NAME", help="which evaluations (default: all)")
+    add_model_options(evaluate)
+    evaluate.add_argument(
+        "--json",
+        nargs="?",
+        const=True,
+        type=writable,
+        metavar="OUT.json",
+        help="write results to a file; without a name: print one JSON object",
+    )
+    evaluate.add_argument(
+        "--cache",
+        type=writable,
+        metavar="DIR",
+        help="where features are kept (default, of suites: features in $JCLIP_CACHE or ~/.cache/jclip)",
+    )
+    evaluate.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of an image; larger ones are broken (default: as the suite or run says)"
+    )
+    evaluate.add_argument("--no-cache", action="store_true", help="keep no features")
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
+    report.add_argument("--html", type=writable, metavar="FILE", help="the page (default: report.html beside the first)")
+
+
+def _add_classify(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    classify.add_argument("--model", required=True, metavar="MODEL", help="as in `jclip eval`")
+    classify.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="classes; file:PATH: the lines of a file")
+    prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}.")'
+    classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
+    classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
+    classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
+    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
+    add_model_options(classify)
+    classify.add_argument("--json", action="store_true", help="print one JSON object an image")
+    _add_max_pixels(classify)
+
+
+def _add_caption(caption: argparse.ArgumentParser) -> None:
+    caption.add_argument("model", metavar="MODEL", help="a --workdir, or weights as in `jclip convert`")
+    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
+    caption.add_argument("--beams", type=int, default=1, metavar="N", help="captions followed at a time (default: 1, greedy)")
+    caption.add_argument("--length", type=int, metavar="N", help="tokens at most, start and end among them (default: all)")
+    caption.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="X", help="0 prefers short captions, 1 compares means (default: 1)"
+    )
+    caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
+    add_model_options(caption)
+    caption.add_argument("--output", type=writable, metavar="FILE", help="write JSON lines to a file")
+    caption.add_argument("--json", action="store_true", help="print one JSON object an image")
+    _add_max_pixels(caption)
+
+
+def _add_embed(embed: argparse.ArgumentParser) -> None:
+    embed.add_argument(
+        "model", metavar="MODEL", help="a --workdir, weights as in `jclip convert`, or an architecture (random weights)"
+    )
+    embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    embed.add_argument("--out", required=True, type=writable, metavar="DIR", help="folder to write to")
+    embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
+    embed.add_argument(
+        "--fields",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TOWER", "FIELD"),
+        help="what a tower sees, as in data.fields (default: the field of its name)",
+    )
+    embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
+    add_model_options(embed)
+    _add_max_pixels(embed)
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    data.add_argument("--json", action="store_true", help="print one JSON object")
+    instead = data.add_mutually_exclusive_group()
+    instead.add_argument("--html", type=writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
+    instead.add_argument("--rate", action="store_true", help="print pictures a second instead")
+    data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
+    data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
+    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image, as in data.fields (default: image)")
+    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption, as in data.fields (default: text)")
+    rate = data.add_argument_group("for --rate")
+    rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
+    rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
+    rate.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each of four measurements (default: 5)")
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument(
+        "source", metavar="SRC", help="a --workdir, a folder of weights, or a .safetensors, .bin, .pt or .npz file"
+    )
+    convert.add_argument("folder", type=writable, metavar="DST", help="folder to make")
+    convert.add_argument("--to", choices=OWNERS, default="jclip", help="whose (default: jclip)")
+    add_model_options(convert)
+
+
+def _add_info(info: argparse.ArgumentParser) -> None:
+    info.add_argument(
+        "model", nargs="?", metavar="MODEL", help="an architecture, a --workdir, or weights (default: all architectures)"
+    )
+    add_model_options(info)
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_inspect(inspect: argparse.ArgumentParser) -> None:
+    inspect.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    inspect.add_argument("--html", type=writable, default="inspect.html", metavar="FILE", help="the page (default: inspect.html)")
+    inspect.add_argument("--topology", metavar="NAME", help="the devices it is meant for, as in `jclip compile` (default: these)")
+    inspect.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of the loader's measurement (default: 5)")
+
+
+def _add_compile(compile_: argparse.ArgumentParser) -> None:
+    compile_.add_argument("recipe", metavar="CONFIG.py", help="a Python file that defines get_config()")
+    compile_.add_argument(
+        "--topology", metavar="KIND:SIZE", help="v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, ... (default: this machine's devices)"
+    )
+    compile_.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="PATH=VALUE,...",
+        help="compile every combination: model.remat=none,q+k+v batch_size=1024,2048 (default: some around the recipe)",
+    )
+    compile_.add_argument("--json", type=writable, metavar="FILE", help="rows of --sweep; what FILE has is not compiled again")
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of an image; larger ones are refused")
