@@ -172,7 +172,7 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
 
 
 def _shares(config: Mapping[str, Any]) -> list[Any]:
-    """What says in a saved configuration how often each source is seen."""
+    """The fields of a saved configuration that say how often each source is seen."""
     sources = config["data"].get("sources") or {}
     stages = (config.get("stages") or {}).values()
     return [

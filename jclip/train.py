@@ -1,9 +1,7 @@
 """The training loop: `main(config, workdir)`, read from top to bottom along the road of the data."""
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +11,15 @@ from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
-from jclip.config import Config, ConfigError, Plan, to_saved
+from jclip.config import Config, ConfigError, Plan
 from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, in_numbers, make_run_loader
-from jclip.data.caches import write_atomically
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record
-from jclip.files import read_whole
 from jclip.greeting import greeting
-from jclip.lock import LockedWorkdir, lock
+from jclip.lock import LockedWorkdir
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
 from jclip.parts import Part, compare_hosts, prepare
@@ -42,6 +38,7 @@ from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
 from jclip.step import non_finite, peak_steps
 from jclip.weights import WeightsError
+from jclip.workdir import folder, last_good, locked, tidy
 
 
 def main(
@@ -65,7 +62,7 @@ def main(
         NonFiniteLoss: training has diverged.
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
-    workdir = together(partial(_folder, workdir))
+    workdir = together(partial(folder, workdir))
     opened, parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
     compare_hosts({**parts[-1].record, "command": command}, opened)
@@ -73,7 +70,7 @@ def main(
     programs = together(lambda: [_make_program(part, mesh) for part in parts])
     results: dict[str, float] = {}
     with (
-        _locked(workdir) as hold,
+        locked(workdir) as hold,
         leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused, LockedWorkdir)),
     ):
         begin = _first_part(workdir, parts, resume_from)
@@ -134,7 +131,7 @@ def _run_part(
             terminal.say(f"jclip: {line}")
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}
-        _tidy(workdir, config, checkpoints, start, terminal)
+        tidy(workdir, config, checkpoints, start, terminal)
         with (
             _make_log(part, source, mesh, terminal, start, checkpoints) as log,
             _make_loader(config, source, plan, start.step) as loader,
@@ -226,7 +223,7 @@ def _save(run: Run, step: int, state: TrainState) -> None:
     if broken := non_finite(state.saved(), run.mesh):
         raise NonFiniteLoss(
             f"step {step}: its update has made {len(broken)} arrays infinite or no number, such as {broken[0]}. "
-            f"{_last_good(run.checkpoints, step)}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help"
+            f"{last_good(run.checkpoints, step)}. A lower optim.lr, a longer optim.warmup or optim.clip_norm 1.0 may help"
         )
     run.checkpoints.save(step, state.saved(), run.record)
 
@@ -304,15 +301,6 @@ def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluato
     return values
 
 
-def _folder(workdir: str | Path) -> Path:
-    if "://" in str(workdir):
-        raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
-    workdir = Path(workdir).expanduser()
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
-    return workdir
-
-
 def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loader:
     """The batches of this process from a step of a stage on."""
     host, hosts = jax.process_index(), jax.process_count()
@@ -327,18 +315,6 @@ def _make_program(part: Part, mesh: Mesh) -> Program:
     return program
 
 
-@contextmanager
-def _locked(workdir: Path) -> Iterator[Callable[[], object]]:
-    """The lock on the workdir, which the first process holds for all; yields what raises there where it is another run's."""
-    with ExitStack() as stack:
-        hold = together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
-        yield hold.check if hold else lambda: None
-
-
-def _say(message: str) -> None:
-    print(f"jclip: {message}", flush=True)
-
-
 def _say_changes(start: Start, part: Part, checkpoints: Checkpoints, terminal: Terminal) -> None:
     if changed := said_changes(start, part.record, part.config, part.plan):
         what = "the checkpoint" if start.other is None else "the run that is taken up"
@@ -350,36 +326,6 @@ def _say_changes(start: Start, part: Part, checkpoints: Checkpoints, terminal: T
         )
 
 
-def _tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: Start, terminal: Terminal) -> None:
-    """The workdir as it is to be at the start."""
-    if problem := checkpoints.read_scores():
-        terminal.say(f"jclip: {problem}")
-    if is_first():
-        for path in checkpoints.set_aside(after=start.step):
-            terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
-        if start.step > start.first and not _is_json(workdir / "config.json"):
-            terminal.say(f"jclip: {workdir / 'config.json'} is missing or damaged; it is written anew")
-        text = json.dumps(to_saved(config), indent=2)
-        try:
-            write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
-        except OSError as error:
-            terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
-    checkpoints.forget(after=start.step)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(read_whole(path)), dict)
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
-def _last_good(checkpoints: Checkpoints, step: int) -> str:
-    checkpoints.wait()
-    good = [saved for saved in checkpoints.steps if saved < step]
-    return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
-
-
 def _make_log(part: Part, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     config, plan = part.config, part.plan
     order = source.order(config.seed) if isinstance(source, Mixture) else None
@@ -387,8 +333,8 @@ def _make_log(part: Part, source: Source, mesh: Mesh, terminal: Terminal, start:
     def seen(step: int) -> Mapping[str, int]:
         return order.counts(plan.skipped + (step - plan.first) * config.batch_size) if order else {}
 
-    def last_good(step: int) -> str:
-        found = _last_good(checkpoints, step - 1)
+    def back_to(step: int) -> str:
+        found = last_good(checkpoints, step - 1)
         if step - 1 in checkpoints.steps:  # its parameters are the ones that gave this loss
             found += f"; remove {checkpoints.directory / str(step - 1)}, which is not, before you go on"
         return found
@@ -407,7 +353,7 @@ def _make_log(part: Part, source: Source, mesh: Mesh, terminal: Terminal, start:
         clock,
         every=config.log_every,
         total=plan.total,
-        last_good=last_good,
+        last_good=back_to,
         sum_up=sum_over_processes,
         seen=seen,
     )

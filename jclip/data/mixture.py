@@ -103,7 +103,7 @@ class Mixture:
         return _Named(name, self.sources[name][index])
 
     def fingerprint(self) -> str:
-        """As `Source.fingerprint`: of all sources and their names."""
+        """The fingerprint of all sources and their names; see `Source.fingerprint`."""
         return combine(*(part for name, source in self.sources.items() for part in (name, source.fingerprint())))
 
     def order(self, seed: int) -> "Order":

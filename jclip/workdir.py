@@ -1,0 +1,68 @@
+"""The workdir of a run: its place, its lock, and what is in it when training begins."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from jclip.checkpoint import Checkpoints
+from jclip.config import Config, ConfigError, to_saved
+from jclip.data.caches import write_atomically
+from jclip.files import read_whole
+from jclip.lock import lock
+from jclip.metrics import Terminal
+from jclip.processes import is_first, together
+from jclip.resume import Start
+
+
+def folder(workdir: str | Path) -> Path:
+    """The path of a workdir; raises ConfigError where it can be none."""
+    if "://" in str(workdir):
+        raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
+    workdir = Path(workdir).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
+    return workdir
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[Callable[[], object]]:
+    """The lock on the workdir, which the first process holds for all; yields what raises there where it is another run's."""
+    with ExitStack() as stack:
+        hold = together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
+        yield hold.check if hold else lambda: None
+
+
+def tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: Start, terminal: Terminal) -> None:
+    """The workdir as it is to be at the start."""
+    if problem := checkpoints.read_scores():
+        terminal.say(f"jclip: {problem}")
+    if is_first():
+        for path in checkpoints.set_aside(after=start.step):
+            terminal.say(f"jclip: a checkpoint of a later step was moved to {path}")
+        if start.step > start.first and not _is_json(workdir / "config.json"):
+            terminal.say(f"jclip: {workdir / 'config.json'} is missing or damaged; it is written anew")
+        text = json.dumps(to_saved(config), indent=2)
+        try:
+            write_atomically(workdir / "config.json", lambda part: part.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            terminal.say(f"jclip: {workdir / 'config.json'} could not be written: {error}")
+    checkpoints.forget(after=start.step)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_whole(path)), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def last_good(checkpoints: Checkpoints, step: int) -> str:
+    """The last checkpoint before a step, in words."""
+    checkpoints.wait()
+    good = [saved for saved in checkpoints.steps if saved < step]
+    return f"The last good checkpoint is {checkpoints.directory / str(good[-1])}" if good else "There is no good checkpoint"
+
+
+def _say(message: str) -> None:
+    print(f"jclip: {message}", flush=True)
