@@ -20,7 +20,7 @@ class Found(NamedTuple):
     place: int
     """Index of the alternative that gave it."""
     name: str
-    """That alternative, without its weight: values of equal names of one example are equal, but for what templates draw."""
+    """Name of that alternative, without its weight; equal names of an example have equal values, but for what templates draw."""
 
 
 def find(example: Example, field: str, classes: Sequence[str] = (), rng: np.random.Generator | None = None) -> Found:

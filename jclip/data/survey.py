@@ -145,7 +145,7 @@ class Survey:
     left_out: Counts = field(default_factory=dict)
     """Number of files or members that are in no example, by the reason."""
     alternatives: dict[str, Shares] = field(default_factory=dict)
-    """Those of "image" and "text", where there are several."""
+    """Shares of the alternatives of "image" and "text", where there are several."""
     formats: Counts = field(default_factory=dict)
     widths: list[float] = field(default_factory=list)
     """Least, median and greatest, in pixels; as the three that follow."""
