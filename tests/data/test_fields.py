@@ -528,6 +528,10 @@ def test_the_page_of_inspect_says_the_shares(half_captioned: str) -> None:
     assert told.startswith("text (there 50.0%, drawn ")
     assert told.endswith(", none 10.0%")
     assert _alternatives(with_text("text"), open_source(half_captioned)) == []
+    mixture = Mixture(
+        {"one": Captioned(), "half": open_source(half_captioned)}, fields={"half": {"text": "text | json.synthetic"}}
+    )
+    assert _alternatives(with_text("text"), mixture) == [("text of half, one of", told)]
 
 
 @pytest.mark.slow
