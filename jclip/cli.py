@@ -1,4 +1,4 @@
-"""The command line: `jclip train | eval | report | classify | caption | embed | data | convert | info | inspect | compile`.
+"""The command line: `jclip COMMAND`, of which COMMANDS is the table.
 
 Nothing heavy is imported before it is needed.
 """
@@ -237,6 +237,13 @@ def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
+def _pack(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip import pack
+
+    form = pack.Options(options.shorter_side, options.format, options.quality, options.per_shard, options.max_pixels)
+    print(pack.main(options.source, options.folder, form, split=options.split))
+
+
 def _expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose message says it all: no traceback. Those of modules that have not been imported cannot have been raised."""
     names = {
@@ -261,6 +268,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, list[str]], int | None]] = 
     "caption": _caption,
     "embed": _embed,
     "data": _data,
+    "pack": _pack,
     "convert": _convert,
     "info": _info,
     "inspect": _inspect,

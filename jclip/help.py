@@ -107,6 +107,18 @@ transparent pixels count for nothing, as in open_clip.
   jclip embed runs/clipart 'webdataset:/data/*.tar' --out DIR --towers image text --fields text 'text | json.caption'
 """
 
+PACK = """Write any source as tar shards that `webdataset:` reads, with smaller pictures if that is asked for.
+
+  jclip pack /data/photos /data/packed --shorter-side 256
+  jclip pack 'webdataset:/data/{00000..00099}.tar' /data/small --shorter-side 288 --quality 90
+
+The name of what was written is the only line on the standard output: it can be given to --data.source. Pictures that are not made
+smaller keep their bytes; texts, labels, further fields and the key in the source (in KEY.json) come along. What cannot be used is
+left out, counted and told by reason in DIR/manifest.json, which also has the SHA-256 of each shard. A labelled source is written
+in CLIP_benchmark's layout, DIR/SPLIT, with the names of its classes. The same source gives the same bytes; the same command goes
+on where an earlier one was stopped, and a folder takes one source in one form.
+"""
+
 DATA = """Say what a source of data holds, before anything is trained on it.
 
   jclip data 'webdataset:/data/{00000..00099}.tar'                 as text

@@ -5,7 +5,7 @@ from typing import Any
 
 from jclip import __version__
 from jclip.arguments import OWNERS, add_model_options, image_size, writable
-from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, REPORT, TRAIN
+from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, PACK, REPORT, TRAIN
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_caption(command("caption", "write what is in images", CAPTION))
     _add_embed(command("embed", "write embeddings to .npy", EMBED))
     _add_data(command("data", "what a source holds", DATA))
+    _add_pack(command("pack", "a source as shards, with smaller pictures", PACK))
     _add_convert(command("convert", "weights in and out", CONVERT))
     _add_info(command("info", "what a model is", INFO))
     _add_inspect(command("inspect", "what a recipe will do, as a page", INSPECT, allow_abbrev=False))
@@ -142,6 +143,18 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
     rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
     rate.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each of four measurements (default: 5)")
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    pack.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    pack.add_argument("folder", type=writable, metavar="DIR", help="folder to write to")
+    pack.add_argument("--shorter-side", type=int, metavar="N", help="pixels; larger pictures are made so small (default: as is)")
+    formats = ("jpeg", "png", "webp")
+    pack.add_argument("--format", choices=formats, default="jpeg", help="of pictures that are encoded anew (default: jpeg)")
+    pack.add_argument("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
+    pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="examples a shard (default: 10,000)")
+    pack.add_argument("--split", default="train", metavar="NAME", help="folder of shards, of a labelled source (default: train)")
+    _add_max_pixels(pack)
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:

@@ -47,6 +47,7 @@ LAYERS = (
         "inference",
         "embed",
         "convert",
+        "pack",
         "info",
         "compile",
         "sweep",
