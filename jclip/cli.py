@@ -181,6 +181,7 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         options.source,
         options.out,
         towers=options.towers,
+        fields=dict(options.fields),
         batch_size=options.batch_size,
         **model_options(options),
         max_pixels=options.max_pixels,

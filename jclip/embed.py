@@ -1,7 +1,7 @@
 """`jclip embed`: the embeddings of a source or a folder of images, written to .npy files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jclip.config import ConfigError, architecture_names
 from jclip.data import Source, open_source, read_once
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS
+from jclip.data.fields import check_fields
 from jclip.data.fingerprint import combine, sample_fingerprint
 from jclip.eval.embed import tower_facts
 from jclip.files import read_whole
@@ -28,6 +29,7 @@ def main(
     out: str | Path,
     *,
     towers: Sequence[str] = ("image",),
+    fields: Mapping[str, str] | None = None,
     batch_size: int = 64,
     step: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -43,18 +45,25 @@ def main(
         model: a workdir, weights, or the name of an architecture (see `jclip.load`).
         source: a source such as webdataset:PATTERN, or a folder of images.
         out: folder to write to; made where it is missing.
-        towers: which towers; each finds its input in the field of its name.
+        towers: which towers.
+        fields: fields of an example by tower, where they are not the tower's own name, as in data.fields; of alternatives, the
+            first that an example has.
         batch_size: rows a batch.
         step: which checkpoint of the workdir.
         max_pixels: of an image; a larger one is a row of NaN.
         how: further arguments of `jclip.load`.
 
     Raises:
-        ConfigError: the model has no such tower, or `out` holds embeddings of another source or model.
+        ConfigError: the model has no such tower, a field is no expression or of no tower, or `out` holds embeddings of another
+            source, model or field.
         SystemExit: status 130, after Ctrl-C; what is done is kept.
     """
     if batch_size < 1:
         raise ConfigError(f"embed: batch_size {batch_size} must be at least 1")
+    fields = fields or {}
+    check_fields(fields, "embed")
+    if unknown := fields.keys() - {*towers}:
+        raise ConfigError(f"embed: --fields of {', '.join(sorted(unknown))}, of which no embedding is asked; see --towers")
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
     examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
     encoder = load(model, step=step, **how)
@@ -67,7 +76,7 @@ def main(
     job = Job(out, source, examples, encoder, max_pixels)
     try:
         for tower in towers:
-            job.embed(tower, batch_size, console)
+            job.embed(tower, fields.get(tower, tower), batch_size, console)
     except KeyboardInterrupt:
         console.print(f"stopped; what is done is in {out}, and the same command goes on from there", soft_wrap=True)
         raise SystemExit(130) from None
@@ -104,7 +113,10 @@ class Job:
         try:
             known = json.loads(read_whole(self.place))
             facts = {name: known[name] for name in self.facts}
-            self.done = {tower: {"rows": int(at["rows"]), "broken": int(at["broken"])} for tower, at in known["towers"].items()}
+            self.done = {
+                tower: {"rows": int(at["rows"]), "broken": int(at["broken"]), "field": str(at.get("field", tower))}
+                for tower, at in known["towers"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"embed: {self.place} is damaged ({error}); give another --out, or empty it") from None
         of = {"weights": "model", "model": "model, or of other pixels or tokens", "max_pixels": "--max-pixels"}
@@ -118,10 +130,13 @@ class Job:
         text = json.dumps({"format": FORMAT, "source": self.spec, **self.facts, "towers": self.done}, indent=1)
         write_atomically(self.place, lambda part: part.write_text(text, encoding="ascii"))
 
-    def embed(self, tower: str, batch_size: int, console: Console) -> None:
-        """Writes out/TOWER.npy, from the row on that an earlier call has come to."""
+    def embed(self, tower: str, field: str, batch_size: int, console: Console) -> None:
+        """Writes out/TOWER.npy of a field of each example, from the row on that an earlier call has come to."""
         total, whole, partial = len(self.source), self.out / f"{tower}.npy", self.out / f"{tower}.npy.partial"
-        done = self.done.setdefault(tower, {"rows": 0, "broken": 0})
+        done = self.done.setdefault(tower, {"rows": 0, "broken": 0, "field": field})
+        if done["field"] != field:
+            what = f"{tower} of another field, {done['field']!r}"
+            raise ConfigError(f"embed: {self.out} holds embeddings of {what}; give another --out, or empty it")
         if not (whole if done["rows"] == total else partial).exists():
             done.update(rows=0, broken=0)
         keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
@@ -137,7 +152,7 @@ class Job:
         array = self._rows(partial)
         size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
         transforms = {tower: self.encoder.transform(tower, self.max_pixels)}
-        batches = read_once(self.source, transforms, batch_size=size, start=done["rows"])
+        batches = read_once(self.source, transforms, batch_size=size, start=done["rows"], fields={tower: field})
         steps = -(-(total - done["rows"]) // size)
         try:
             for batch in track(batches, f"embed {tower}", total=steps, console=console):

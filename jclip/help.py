@@ -13,6 +13,11 @@ The data (--data.source) is one of
   webdataset:/data/{00000..00099}.tar   tar shards of KEY.jpg and KEY.txt, read at random through an index
   tfds:NAME[/CONFIG]:SPLIT              a prepared TensorFlow Dataset (extra: tfds)
   folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
+
+A tower sees the field of its name, or one that --data.fields TOWER FIELD says
+  json.title                            a field of a field
+  "text*0.5 | json.synthetic*0.5"       one of several, drawn each time by these weights from those that an example has
+  "a photo of a {label}"                a text with fields in it; {label} is the name of the class
 """
 
 SOURCES = """The data of a suite may also be
@@ -98,6 +103,8 @@ Where an example cannot be read the row is NaN, and DIR/problems.txt says why. L
 The same command goes on where an earlier one was stopped; a folder takes the embeddings of one source by one model. Photographs
 are turned as their EXIF data say, which training and evaluations do not do. Transparency is dropped after the resize, in which
 transparent pixels count for nothing, as in open_clip.
+
+  jclip embed runs/clipart 'webdataset:/data/*.tar' --out DIR --towers image text --fields text 'text | json.caption'
 """
 
 PACK = """Write any source as tar shards that `webdataset:` reads, with smaller pictures if that is asked for.
@@ -117,6 +124,7 @@ DATA = """Say what a source of data holds, before anything is trained on it.
   jclip data 'webdataset:/data/{00000..00099}.tar'                 as text
   jclip data /data/photos --html data.html                         and as a page with pictures
   jclip data 'webdataset:/data/*.tar' --text json.caption --json   for a program
+  jclip data 'webdataset:/data/*.tar' --text 'text | json.caption' how often each of two captions is there, and is drawn
   jclip data 'webdataset:/data/*.tar' --rate --size 256            how fast it can be trained on
 
 It prints examples, shards and fields, from the index; and of --most examples, spread evenly: which cannot be used and why, sizes

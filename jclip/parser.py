@@ -116,6 +116,14 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
     embed.add_argument("--out", required=True, type=writable, metavar="DIR", help="folder to write to")
     embed.add_argument("--towers", nargs="+", default=["image"], metavar="TOWER", help="which towers (default: image)")
+    embed.add_argument(
+        "--fields",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TOWER", "FIELD"),
+        help="what a tower sees, as in data.fields (default: the field of its name)",
+    )
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
     add_model_options(embed)
     _add_max_pixels(embed)
@@ -129,8 +137,8 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     instead.add_argument("--rate", action="store_true", help="print pictures a second instead")
     data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
     data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
-    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image (default: image)")
-    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption (default: text)")
+    data.add_argument("--image", default="image", metavar="FIELD", help="field of the image, as in data.fields (default: image)")
+    data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption, as in data.fields (default: text)")
     rate = data.add_argument_group("for --rate")
     rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
     rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")

@@ -167,6 +167,40 @@ def test_embed_writes_a_row_an_example_in_order(workdir: Path, tmp_path: Path) -
     assert not (tmp_path / "problems.txt").exists()
 
 
+def test_embed_takes_the_first_alternative_of_a_field_and_refuses_another_field(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jclip.data import open_source
+    from jclip.inference import load
+
+    source = open_source("shapes:test?size=16&length=6")
+    command = [
+        "embed",
+        str(workdir),
+        "shapes:test?size=16&length=6",
+        "--towers",
+        "text",
+        "--batch-size",
+        "8",
+        "--out",
+        str(tmp_path),
+    ]
+    assert cli.main([*command, "--fields", "text", "nothing*9 | a photo of a {label} | text"]) == 0
+    texts = [f"a photo of a {source.classes[source[i]['label']]}" for i in range(6)]
+    np.testing.assert_allclose(np.load(tmp_path / "text.npy"), load(workdir).embed_text(texts), atol=1e-6)
+    for fields, said in (
+        ([], "holds embeddings of text of another field, 'nothing*9 | a photo of a {label} | text'; give another --out"),
+        (["--fields", "text", "a {"], "embed: fields.text: field 'a {', at character 3"),
+        (["--fields", "image", "png"], "--fields of image, of which no embedding is asked"),
+    ):
+        assert cli.main([*command, *fields]) == 1
+        assert said in capsys.readouterr().err.replace("\n", "")
+    known = json.loads((tmp_path / "embed.json").read_text())
+    del known["towers"]["text"]["field"]  # as files of before are: of the field of the tower's name
+    (tmp_path / "embed.json").write_text(json.dumps(known))
+    assert cli.main(command) == 0
+
+
 def test_embed_keeps_names_goes_on_and_refuses_another_source(
     workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

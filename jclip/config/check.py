@@ -6,6 +6,7 @@ from typing import Any
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
+from jclip.config.fields import field_problems
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 from jclip.config.towers import Model
@@ -70,6 +71,7 @@ def _eval_problems(model: Model, evals: Mapping[str, Evaluation]) -> Iterator[st
             yield f"evals.{name}: there is no tower {tower!r}; towers: {', '.join(model.towers)}"
         if not unknown:
             yield from (f"evals.{name}{problem}" for problem in evaluation.misfits(model.towers))
+        yield from field_problems(f"evals.{name}.fields", evaluation.fields)
 
 
 def _caption_problems(config: Config) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.durations import Length
+from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
 
 Weight = Annotated[float, Range(least=0, most=1e9)]
@@ -42,7 +43,9 @@ class Data:
     batches: Literal["mixed", "one_source"] = "mixed"
     """one_source: all examples of a batch are of one of the sources, so that none is told from those of another one."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}."""
+    """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
+    "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;
+    "a photo of a {label}", a text with fields in it, where {label} is the name of the class. Alternatives may be such texts."""
     augment: Augment = Augment()
     """Image augmentation."""
     text_augment: TextAugment = TextAugment()
@@ -62,6 +65,9 @@ class Data:
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
+        yield from field_problems(".fields", self.fields)
+        for name, portion in self.sources.items():
+            yield from field_problems(f".sources.{name}.fields", portion.fields)
         if not self.sources:
             if self.batches != "mixed":
                 yield f".batches {self.batches!r}: there is only one source; leave it out, or give data.sources"

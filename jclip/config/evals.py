@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from jclip.config.durations import Duration
+from jclip.config.fields import field_problems
 from jclip.config.kinds import Kind
 from jclip.config.ranges import Range
 from jclip.config.towers import TextTower, Tower
@@ -23,8 +24,8 @@ class Labels:
     """
 
     field: str = "label"
-    """Field of an example that holds the label: an index into `classes`, or one of them; for several labels an example, a 0 or 1
-    for each class."""
+    """Field of an example that holds the label, as in data.fields: an index into `classes`, or one of them; for several labels an
+    example, a 0 or 1 for each class."""
     classes: tuple[str, ...] = ()
     """The classes, in the order of the labels; empty: the source's own."""
     names: tuple[str, ...] = ()
@@ -44,13 +45,14 @@ class Labels:
         by_file = any(name.startswith("file:") for name in (*self.classes, *self.names))
         if self.names and self.classes and not by_file and len(self.names) != len(self.classes):
             yield f".names has {len(self.names)} names for {len(self.classes)} classes; give one each, or none"
+        yield from field_problems("", {"field": self.field})
 
 
 class Evaluation(Kind):
     """Base of the dataclasses of evaluations."""
 
     fields: Mapping[str, str]
-    """Fields of an example by tower, where they are not the tower's own name."""
+    """Fields of an example by tower, as in data.fields; of alternatives, the first that an example has."""
     every: Duration
     """Time between evaluations in training."""
 

@@ -1,5 +1,6 @@
 """The data room: sources of examples, transforms of one example, the tokenizer, and the loader of batches."""
 
+from jclip.data.fields import Found, find
 from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
 from jclip.data.mixture import Mixture, Phase, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
@@ -14,6 +15,7 @@ __all__ = [
     "BadExample",
     "Batch",
     "EvalBatch",
+    "Found",
     "LostWorker",
     "Mixture",
     "Phase",
@@ -24,6 +26,7 @@ __all__ = [
     "Transform",
     "detokenize",
     "eval_transform",
+    "find",
     "get_tokenizer",
     "in_numbers",
     "lookup",

@@ -17,6 +17,7 @@ import numpy as np
 
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
+from jclip.data.fields import check_fields, class_names
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import Arrays, make_arrays, reading_threads
@@ -111,14 +112,14 @@ def make_loader(
         skipped: examples of the endless order before batch 0, which an earlier part of the run has seen.
         host: which host this is: it has rows host*b to (host+1)*b of each batch, where b = batch_size / hosts.
         hosts: how many there are.
-        fields: where an array finds its value in an example, where that is not its own name; see `lookup`.
+        fields: field of an example for each array, where that is not its own name; an expression, see `find`.
         same: arrays that repeat the random draws of another.
         workers: processes that read; 0: threads do.
 
     Raises:
         SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
         ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields` or
-            `same` name an array that no transform makes.
+            `same` name an array that no transform makes; or a field is no expression.
     """
     if not 0 <= host < hosts or start < 0 or skipped < 0:
         place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
@@ -129,6 +130,7 @@ def make_loader(
         raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
     if unknown := {*(fields or {}), *(same or {}), *(same or {}).values()} - transforms.keys():
         raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
+    check_fields(fields or {}, "loader")
     import grain
     from absl import flags
 
@@ -205,7 +207,8 @@ class _Prepare:
             try:
                 example = mixture.example(name, index) if mixture else self.source[index]
                 key = example["key"]
-                return key, make_arrays(self.transforms, example, fields, rng, self.same), problems
+                classes = class_names(mixture.sources[name] if mixture else self.source)
+                return key, make_arrays(self.transforms, example, fields, rng, self.same, classes), problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
             index = int(rng.integers(size))

@@ -11,9 +11,10 @@ import numpy as np
 
 from jclip.config import Config, Data, Model, TextTower, VisionTower
 from jclip.data.allocator import keep_freed_memory
+from jclip.data.fields import find
 from jclip.data.loader import make_run_loader
 from jclip.data.reader import reading_threads
-from jclip.data.source import BadExample, Source, SourceError, lookup
+from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.transforms import train_transform
 
 BATCH = 16
@@ -110,7 +111,7 @@ def _one_thread(source: Source, image: str, size: tuple[int, int], decode: Decod
     while True:
         found.looked_at += 1
         try:
-            yield transform(lookup(source[int(rng.integers(len(source)))], image), rng)
+            yield transform(find(source[int(rng.integers(len(source)))], image).value, rng)
         except BadExample as problem:
             found.broken += 1
             if found.broken == found.looked_at == MOST_BROKEN:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
-from jclip.data.source import BadExample, Source, SourceError, lookup
+from jclip.data.fields import check_fields, class_names, find
+from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.transforms import Compose, Transform
 
 Arrays = dict[str, NDArray[Any]]
@@ -56,12 +57,13 @@ def read_once(
         batch_size: examples in the global batch; host h has rows h*b to (h+1)*b of it, where b = batch_size / hosts.
         host: which host this is.
         hosts: how many there are.
-        fields: where a tower finds its input in an example, where that is not its own name.
+        fields: field of an example for each tower, where that is not its own name; an expression, see `find`.
         start: the example to begin with.
 
     Raises:
-        ValueError: `hosts` does not divide batch_size, or host is out of range.
+        ValueError: `hosts` does not divide batch_size, host is out of range, or a field is no expression.
     """
+    check_fields(fields or {}, "read_once")
     if not 0 <= host < hosts or batch_size < 1 or batch_size % hosts:
         raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
     read = _Read(source, transforms, fields or {})
@@ -76,12 +78,12 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
 
     Args:
         source: what is read.
-        field: a path, as `lookup` takes it.
+        field: an expression, as `find` takes it; of alternatives each example gives the first that is there.
     """
 
     def read(index: int) -> Any:
         try:
-            return lookup(source[index], field)
+            return find(source[index], field, class_names(source)).value
         except BadExample as problem:
             return problem
 
@@ -96,15 +98,17 @@ def make_arrays(
     fields: Mapping[str, str],
     rng: np.random.Generator | None,
     same: Mapping[str, str] = MappingProxyType({}),
+    classes: Sequence[str] = (),
 ) -> Arrays:
     """The arrays that the transforms make of an example.
 
     Args:
         transforms: how each array is made, by its name.
         example: what a source has given.
-        fields: where an array finds its value, where that is not its own name; see `lookup`.
-        rng: of all that is random in transforms; None: nothing is, as in evaluations.
+        fields: field of each array, where that is not its own name; an expression, see `find`.
+        rng: of all that is random in fields and transforms; None: nothing is, as in evaluations.
         same: arrays that repeat the random draws of another.
+        classes: names of the source's labels.
 
     Raises:
         BadExample: a field is missing, or a value cannot be used.
@@ -112,12 +116,12 @@ def make_arrays(
     decoded: dict[tuple[str, Decode | Open], Any] = {}  # several views of an image decode it once, which is most of the work
 
     def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
-        value = lookup(example, field)
+        value, _, name = find(example, field, classes, rng)
         if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode | Open):
             return np.asarray(transform(value, rng))
-        if (field, decode) not in decoded:
-            decoded[field, decode] = decode(value)
-        return np.asarray(Compose(transform.transforms[1:])(decoded[field, decode], rng))
+        if (name, decode) not in decoded:
+            decoded[name, decode] = decode(value)
+        return np.asarray(Compose(transform.transforms[1:])(decoded[name, decode], rng))
 
     # Views beside the towers' own draw from streams of their own: one more, or another augmentation, changes no other.
     more = any("@" in name for name in transforms)
@@ -180,7 +184,7 @@ class _Read:
         try:
             example = self.source[index]
             key = example["key"]
-            return _Row(key, make_arrays(self.transforms, example, self.fields, None))
+            return _Row(key, make_arrays(self.transforms, example, self.fields, None, classes=class_names(self.source)))
         except BadExample as error:
             return _Row(key, problem=f"{key}: {error}")
 

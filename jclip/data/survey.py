@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image
 
 from jclip.config import TextTower, Tokenizer
+from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
+from jclip.data.fields import class_names, find, is_blank, there
 from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
-from jclip.data.source import BadExample, Source, lookup
+from jclip.data.source import BadExample, Source
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
 
@@ -43,7 +45,7 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
 
     Args:
         source: the data.
-        fields: the name of the field of each tower's input, as data.fields.
+        fields: field of each tower's input, as data.fields.
         batch_size: of the training; None: there is none.
     """
     if isinstance(source, Mixture):
@@ -56,16 +58,18 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
     known = {name for has in combinations for name in has.split(" ")}
     if any("." in name and field_of(name.rpartition(".")[2]) in ("image", "text") for name in known):
         why += "; a name ends at its first dot, so that a.b.jpg is the field b.jpg of a: rename files whose names have dots"
-    for tower, path in fields.items():
-        names = {path, path.split(".")[0]}
-        missing = sum(count for has, count in combinations.items() if has != "..." and not names & set(has.split(" ")))
+    for tower, text in fields.items():
+        lacking = _lacking(combinations, text)
+        missing = lacking.pop(text)
         if missing:
-            lines.append(
-                f"{missing:,} of {total:,} examples have no {path} for the tower {tower}, and others take their place{why}"
-            )
+            what = f"no {text}" if parse_field(text).is_path else f"nothing of {text!r}"
+            lines.append(f"{missing:,} of {total:,} examples have {what} for the tower {tower}, and others take their place{why}")
+        if some := [f"{count:,} have no {path}" for path, count in lacking.items() if count > missing]:
+            lines.append(f"of {total:,} examples {', '.join(some)} for the tower {tower}, and one of the others is drawn")
     if batch_size is not None and total < batch_size:
         lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
-    if several := _several_lines(source):
+    paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
+    if "text" in paths and (several := _several_lines(source)):
         lines.append(f"{several}, and each text is one caption; with ?captions=lines at the end of the source each line is one")
     return lines
 
@@ -74,6 +78,24 @@ def spread(total: int, most: int) -> list[int]:
     """Indices below `total`, at most `most`, the first and the last among them, at equal distances."""
     count = min(total, most)
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
+
+
+def _lacking(combinations: Mapping[str, int], text: str) -> Counts:
+    """Number of examples that lack all of a field expression, by its text; and each of its alternatives, where it has several."""
+    alternatives = parse_field(text).alternatives
+
+    def lacks(alternative: Alternative, names: set[str]) -> bool:
+        return any(not names & {path, path.split(".")[0]} for path in alternative.paths)
+
+    counts = Counter({text: 0})
+    for has, count in combinations.items():
+        names = {"key", *has.split(" ")}
+        if has == "..." or text in names:
+            continue
+        missing = [str(alternative.value) for alternative in alternatives if lacks(alternative, names)]
+        counts[text] += count if len(missing) == len(alternatives) else 0
+        counts.update(dict.fromkeys(missing if len(alternatives) > 1 else (), count))
+    return dict(counts)
 
 
 def _several_lines(source: Source) -> str:
@@ -87,6 +109,24 @@ def _several_lines(source: Source) -> str:
     texts = [text for text in texts if isinstance(text, str)]
     several = sum(len([line for line in text.split("\n") if line.strip()]) > 1 for text in texts)
     return f"{several} of {len(texts)} texts that were looked at have several lines" if 2 * several > len(texts) else ""
+
+
+@dataclass
+class Shares:
+    """Counts of the alternatives of a field expression, in a sample of a source."""
+
+    looked_at: int
+    there: Counts
+    """Number of examples that have it, by alternative."""
+    drawn: Counts
+    """Number of examples for which it is drawn; once each."""
+    none: int
+    """Number of examples that have none, or cannot be read."""
+
+    def __str__(self) -> str:
+        total = max(1, self.looked_at)
+        parts = (f"{name} (there {self.there[name] / total:.1%}, drawn {self.drawn[name] / total:.1%})" for name in self.there)
+        return f"{', '.join(parts)}, none {self.none / total:.1%}"
 
 
 @dataclass
@@ -104,6 +144,8 @@ class Survey:
     """Number of all samples by their fields, from the index of shards."""
     left_out: Counts = field(default_factory=dict)
     """Number of files or members that are in no example, by the reason."""
+    alternatives: dict[str, Shares] = field(default_factory=dict)
+    """Shares of the alternatives of "image" and "text", where there are several."""
     formats: Counts = field(default_factory=dict)
     widths: list[float] = field(default_factory=list)
     """Least, median and greatest, in pixels; as the three that follow."""
@@ -137,7 +179,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
 
     Args:
         source: the data.
-        fields: where "image" and "text" are found, as data.fields.
+        fields: fields of "image" and "text", as data.fields; of alternatives one is drawn for each example.
         context_length: tokens of a caption that count, of CLIP's vocabulary.
         most: how many examples are read.
     """
@@ -150,6 +192,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     long = get_tokenizer(Tokenizer())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
     images = [look for look in looks if look.format]
+    several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
     reasons = Counter(re.sub(r"\d+", "N", problem)[:100] for look in looks for problem in look.problems)
     return Survey(
         examples=len(source),
@@ -159,6 +202,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         unusable=dict(reasons.most_common()),
         fields=dict(getattr(source, "fields", {})),
         left_out=dict(getattr(source, "left_out", {})),
+        alternatives={name: shares(source, text, most) for name, text in several.items()},
         formats=dict(Counter(look.format for look in images).most_common()),
         widths=_range([look.size[0] for look in images]),
         heights=_range([look.size[1] for look in images]),
@@ -169,6 +213,27 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         duplicates=len(texts) - len(set(texts)),
         images_per_second=round(len(images) / seconds, 1),
     ), looks
+
+
+def shares(source: Source, field: str, most: int) -> Shares:
+    """Looks at `most` examples, spread evenly, for the alternatives of a field expression."""
+    names, classes = [str(alternative) for alternative in parse_field(field).alternatives], class_names(source)
+
+    def look(index: int) -> tuple[list[bool], int | None]:
+        try:
+            example = source[index]
+            return there(example, field, classes), find(example, field, classes, np.random.default_rng(index)).place
+        except BadExample:
+            return [False] * len(names), None
+
+    with ThreadPoolExecutor(reading_threads()) as pool:
+        looks = list(pool.map(look, spread(len(source), most)))
+    return Shares(
+        looked_at=len(looks),
+        there={name: sum(flags[i] for flags, _ in looks) for i, name in enumerate(names)},
+        drawn={name: sum(place == i for _, place in looks) for i, name in enumerate(names)},
+        none=sum(place is None for _, place in looks),
+    )
 
 
 def _range(values: Sequence[float]) -> list[float]:
@@ -183,15 +248,15 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
     except BadExample as problem:
         return Look(index, key, (str(problem),))
     try:
-        value = lookup(example, fields.get("image", "image"))
+        value = find(example, fields.get("image", "image"), class_names(source), np.random.default_rng(index)).value
         image = Decode()(value)
         size, kind = image.size, (_format(value) if isinstance(value, bytes) else type(value).__name__)
     except BadExample as problem:
         problems.append(str(problem))
     try:
-        value = lookup(example, fields.get("text", "text"))
+        value = find(example, fields.get("text", "text"), class_names(source), np.random.default_rng(index)).value
         Tokenize(Tokenizer(), TextTower().context_length)(value)
-        text = value[0] if isinstance(value, tuple) else value
+        text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))
     return Look(index, key, tuple(problems), kind, size, text)
@@ -209,6 +274,7 @@ def as_text(found: Survey, context_length: int) -> str:
     lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
     lines.append(f"looked at {found.looked_at:,}: {found.usable:,} usable ({found.usable / texts:.1%})")
     lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
+    lines += [f"{name}, one of: {shares}" for name, shares in found.alternatives.items()]
     for name, values in (
         ("width", found.widths), ("height", found.heights), ("characters", found.characters), ("tokens", found.tokens),
     ):  # fmt: skip

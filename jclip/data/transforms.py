@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from jclip.config import Augment, ConfigError, ImageTower, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
+from jclip.data.fields import is_blank
 from jclip.data.resampling import Box, resize
 from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
@@ -362,9 +363,10 @@ class ToArray:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """A text (str, or UTF-8 bytes) to i32[context_length]; of a tuple of texts one is drawn, or without `rng` the first.
+    """A text (str, or UTF-8 bytes) to i32[context_length]; of several texts one is drawn, or without `rng` the first.
 
-    An empty or blank text is a BadExample, unless `empty`.
+    Several are a tuple, or a list, of which null and blank ones do not count. An empty or blank text is a BadExample, unless
+    `empty`.
     """
 
     tokenizer: Tokenizer = Tokenizer()
@@ -373,6 +375,8 @@ class Tokenize:
     change: ChangeWords | None = None
 
     def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:
+        if isinstance(value, list):
+            value = tuple(text for text in value if not is_blank(text))
         if isinstance(value, tuple):
             if not value:
                 raise BadExample("there is no caption")

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from jclip.config import ConfigError
-from jclip.data import Source, lookup, open_source
+from jclip.data import Source, find, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import Decode
+from jclip.data.fields import check_fields
 from jclip.data.survey import Look, as_text, first_usable, outline, survey
 from jclip.data.transforms import ToRgb
 
@@ -38,17 +39,18 @@ def main(
         as_json: print one JSON object instead of text.
         context_length: tokens of a caption that count.
         most: how many examples are read, spread evenly.
-        image: field of an example that holds its image.
+        image: field of an example that holds its image; an expression, as in data.fields.
         text: field that holds its caption.
 
     Raises:
-        ConfigError: a number is below 1, or the extra of the page is missing.
+        ConfigError: a number is below 1, a field is no expression, or the extra of the page is missing.
         SourceError: the source cannot be opened.
     """
     if most < 1 or context_length < 1:
         raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
-    source, _ = open_spec(spec)
     fields = {"image": image, "text": text}
+    check_fields(fields, "data")
+    source, _ = open_spec(spec)
     found, looks = survey(source, fields, context_length=context_length, most=most)
     lines = [as_text(found, context_length), *outline(source, fields)[1:]]
     print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
@@ -64,7 +66,7 @@ def open_spec(spec: str) -> tuple[Source, str]:
 
 
 def _picture(source: Source, look: Look, field: str) -> dict[str, str]:
-    small = ToRgb()(Decode()(lookup(source[look.index], field)))
+    small = ToRgb()(Decode()(find(source[look.index], field).value))
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)

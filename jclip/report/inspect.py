@@ -17,8 +17,10 @@ from PIL import Image
 from rich.console import Console
 
 from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
+from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.caches import write_atomically
+from jclip.data.survey import shares
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
 from jclip.optim import lr_factors, make_schedule, split
@@ -32,6 +34,9 @@ from jclip.tree import flatten, match_rules
 
 EXAMPLES = 16
 """Rows of the first batch that are shown."""
+
+LOOKED_AT = 512
+"""Examples that are looked at for the alternatives of fields, spread evenly."""
 
 CURVE_POINTS = 400
 """Steps at which the learning rate is drawn."""
@@ -154,19 +159,33 @@ def _shown(part: Part, source: Source, slice_: Topology) -> PartPage:
     batch = first_rows(config, plan, source)
     views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
     name = "" if part.is_last and not config.stages else f"stage {part.name}"
-    return PartPage(name, _facts(config, plan, program), parameters(config, program), views, batch.keys, batch.problems)
+    return PartPage(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
 
 
-def _facts(config: Config, plan: Plan, program: Program) -> list[tuple[str, str]]:
+def _facts(config: Config, plan: Plan, program: Program, source: Source) -> list[tuple[str, str]]:
     flops = trained_flops(config)
     parts = {name: share(part) for name, part in program.parts().items()}
     return [
         ("steps", f"{plan.length:,}, of which {plan.warmup:,} warm up"),
         ("batch", f"{config.batch_size:,} examples, {config.batch_size // program.mesh.size:,} a device"),
         ("inputs", ", ".join(f"{tower} {_shape(*how.input())}" for tower, how in config.model.towers.items())),
+        *_alternatives(config, source),
         ("operations", f"{flops:.3e} a step, {flops / program.mesh.size:.3e} a device"),
         *((f"{name}, a device", size_text(size)) for name, size in parts.items()),
         ("together", f"{size_text(sum(parts.values()))} a device, activations not counted: jclip compile counts all"),
+    ]
+
+
+def _alternatives(config: Config, source: Source) -> list[tuple[str, str]]:
+    """Shares of the alternatives of each view that is made of one of several, by the source where there are more."""
+    fields = {name: view.field for name, view in config.inputs().items()}
+    sources = {f" of {name}": one for name, one in source.sources.items()} if isinstance(source, Mixture) else {"": source}
+    own = {f" of {name}": changed for name, changed in source.fields.items()} if isinstance(source, Mixture) else {}
+    return [
+        (f"{view}{name}, one of", str(shares(one, field, LOOKED_AT)))
+        for name, one in sources.items()
+        for view, field in {**fields, **own.get(name, {})}.items()
+        if len(parse_field(field).alternatives) > 1
     ]
 
 

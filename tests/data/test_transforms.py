@@ -307,7 +307,8 @@ def test_transforms_can_be_pickled_and_compared() -> None:
         (b"\xff\xfe", "not UTF-8"),
         (7, "caption is a int"),
         (None, "caption is a NoneType"),
-        (["a", "b"], "caption is a list"),
+        ({"a": "b"}, "caption is a dict"),
+        ([None, " "], "there is no caption"),
         ("a" * 1_000_001, "1000001 characters"),
     ],
 )

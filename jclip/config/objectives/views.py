@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jclip.config.augment import Augment, TextAugment
+from jclip.config.fields import field_problems
 from jclip.config.ranges import Size
 from jclip.config.towers import ImageSize, TextTower, Tower, VisionTower
 
@@ -16,7 +17,7 @@ class View:
     tower: str
     """Tower that encodes it."""
     field: str | None = None
-    """Field of an example that it is made of; None: that of the tower's own view."""
+    """Field of an example that it is made of, as in data.fields; None: that of the tower's own view."""
     augment: Augment | None = None
     """Augmentation of an image; None: data.augment."""
     same_as: str | None = None
@@ -36,6 +37,7 @@ class View:
 def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Iterator[str]:
     """Problems of the names of views and of their towers."""
     for name, view in views.items():
+        yield from field_problems(f".views.{name}", {} if view.field is None else {"field": view.field})
         if not re.fullmatch(r"[a-z][a-z0-9_]*@[a-z0-9_]+", name):
             yield f".views.{name}: {name!r} cannot name a view; use the tower's name and a word, such as {view.tower}@2"
         if view.tower not in towers:

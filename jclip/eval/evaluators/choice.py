@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jclip.config import Choice, ConfigError
-from jclip.data import BadExample, Source, lookup, read_field
+from jclip.data import BadExample, Source, find, read_field
+from jclip.data.fields import class_names
 from jclip.eval.bench import Bench
 from jclip.eval.choice import choice_metrics
 from jclip.eval.embed import embed_source
@@ -28,7 +29,7 @@ class Members:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.source[index // self.count]
-        values = lookup(example, self.field)
+        values = find(example, self.field, class_names(self.source)).value
         if len(values) != self.count:
             raise BadExample(f"{self.field} has {len(values)} members where others have {self.count}")
         return {"key": f"{example['key']}:{index % self.count}", "member": values[index % self.count]}

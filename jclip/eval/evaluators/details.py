@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jclip.data import BadExample, Source, lookup
+from jclip.data import BadExample, Source, find
 from jclip.data.decoding import Decode
 from jclip.eval.bench import Examples
 from jclip.eval.classification import confusion_matrix, per_class_recall
@@ -147,7 +147,7 @@ def _nearest(
 def thumbnail(source: Source, index: int, field: str) -> str | None:
     """An example's picture as the data URI of a small JPEG; None where the field holds none."""
     try:
-        pixels = Decode()(lookup(source[index], field))
+        pixels = Decode()(find(source[index], field).value)
     except (BadExample, TypeError, ValueError):
         return None
     image = Image.fromarray(np.asarray(pixels))
