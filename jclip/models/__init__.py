@@ -3,13 +3,22 @@
 from jclip.models.buckets import bucketed_views, fits_buckets
 from jclip.models.compute import Backend, Compute
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
-from jclip.models.flops import decoder_flops, in_groups, output_tokens, tower_flops, towers_flops, without_dropout
+from jclip.models.flops import decoder_flops
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
-from jclip.models.multi_tower import TOWERS, Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
+from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
+from jclip.models.towers import (
+    TOWERS,
+    TowerKind,
+    in_groups,
+    output_tokens,
+    tower_flops,
+    towers_flops,
+    without_dropout,
+)
 from jclip.models.vit import VisionTransformer, class_tokens, first_patch
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "MultiTower",
     "ProjectionHead",
     "TextTransformer",
+    "TowerKind",
     "TowerOutput",
     "VisionTransformer",
     "WordHead",

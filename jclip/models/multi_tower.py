@@ -9,22 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Groups, ImageTower, Model, ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import Groups, ImageTower, Model, TextTower, Tower
 from jclip.models.buckets import in_buckets
 from jclip.models.compute import Backend, Compute, Params
 from jclip.models.layers import Dense, Hidden
 from jclip.models.output import TowerOutput
-from jclip.models.resnet import ModifiedResNet
-from jclip.models.text import TextTransformer
-from jclip.models.vit import VisionTransformer
-
-TOWERS: dict[type[Tower], Callable[..., Any]] = {
-    VisionTower: VisionTransformer,
-    ResNetTower: ModifiedResNet,
-    TextTower: TextTransformer,
-}
-"""The module that computes each kind of tower: (its dataclass, Compute, name=...) -> a module whose `__call__(input, rows=...)`
-returns a TowerOutput; see `MultiTower.__call__` for `rows`."""
+from jclip.models.towers import kind_of
 
 
 class Encoded(NamedTuple):
@@ -99,7 +89,7 @@ class MultiTower(nn.Module):
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
         how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend, jnp.dtype(c.reduce_dtype))
         config, groups = c.towers[name], (self.buckets or {}).get(name, ())
-        tower = TOWERS[type(config)](config, how, name=name)
+        tower = kind_of(config).module(config, how, name=name)
         project = self._projection(name)
         pixels = {"normalised": True} if isinstance(config, ImageTower) and normalised else {}
 
