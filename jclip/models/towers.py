@@ -16,6 +16,7 @@ from jclip.models.flops import (
 )
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer
+from jclip.models.transformer import Transformer
 from jclip.models.vit import VisionTransformer
 
 
@@ -54,6 +55,12 @@ def kind_of(tower: Tower) -> TowerKind:
         name = type(tower).__name__
         raise ConfigError(f"towers: {name} has no row in jclip.models.TOWERS; add TOWERS[{name}] = TowerKind(...)")
     return TOWERS[type(tower)]
+
+
+def depth_of(tower: Tower) -> int:
+    """Number of blocks of a tower of transformer blocks, which can be tapped; 0 of other kinds."""
+    module = kind_of(tower).module
+    return int(vars(tower)["depth"]) if isinstance(module, type) and issubclass(module, Transformer) else 0
 
 
 def tower_flops(tower: Tower, *, tokens: bool = True) -> int:
