@@ -1,6 +1,7 @@
 """A model as pure functions of its parameters: what `jclip.create_model` makes, and what `jclip.load` returns with parameters."""
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +30,7 @@ from jclip.config import (
 from jclip.data import eval_transform, get_tokenizer
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
-from jclip.models import Backend, Encoded, MultiTower
+from jclip.models import Backend, Encoded, MultiTower, Tap, Taps, depth_of
 from jclip.models.pixels import normalise
 
 Params = dict[str, "Array | Params"]
@@ -102,6 +103,53 @@ class CLIP:
     def encode(self, params: Params, tower: str, inputs: Any, *, normalised: bool = False) -> Array:
         """Unit vectors f32 [b, E] of the inputs of a tower; see `apply`."""
         return self.apply(params, {tower: inputs}, normalised=normalised)[tower].z
+
+    def taps(
+        self,
+        params: Params,
+        tower: str,
+        inputs: Any,
+        *,
+        blocks: Iterable[int],
+        attention: bool = False,
+        normalised: bool = False,
+    ) -> dict[int, Tap]:
+        """Intermediate tokens of a tower of transformer blocks, and its attention: for probes of layers, dense heads, pictures.
+
+        Args:
+            params: of the model.
+            tower: its name.
+            inputs: of the tower; see `apply`.
+            blocks: indices of blocks, from 0 on; negative ones count from the end.
+            attention: whether attention weights are asked for as well; of large inputs they are large.
+            normalised: as in `apply`.
+
+        Returns:
+            By index as given: `tokens` [b, l, d] after the block, before any norm; `attention` f32 [b, heads, l, l], or None. Of
+            an image the class token, where there is one, comes first, then patches in row-major order.
+
+        Raises:
+            ConfigError: there is no such tower or block, or the tower is of no transformer blocks.
+            ValueError: an input has another shape or type.
+        """
+        places = self._places(tower, blocks)
+        how = Taps(tuple(sorted(set(places.values()))), attention)
+        _, kept = self._towers.clone(taps=how).apply({"params": params}, {tower: inputs}, normalised=normalised, mutable=["taps"])
+        found = dict(zip(how.blocks, kept["taps"][tower]["blocks"], strict=True))
+        return {block: found[place] for block, place in places.items()}
+
+    def _places(self, tower: str, blocks: Iterable[int]) -> dict[int, int]:
+        """Indices from 0 on, by index as given."""
+        if tower not in self.config.towers:
+            raise ConfigError(f"taps: there is no tower {tower!r}; towers: {', '.join(self.config.towers)}")
+        depth = depth_of(self.config.towers[tower])
+        if not depth:
+            kind = type(self.config.towers[tower]).__name__
+            raise ConfigError(f"taps: {kind} {tower!r} has no transformer blocks; `apply` gives its tokens")
+        asked = [operator.index(block) for block in blocks]
+        if beyond := [block for block in asked if not -depth <= block < depth]:
+            raise ConfigError(f"taps: tower {tower!r} has no block {beyond[0]}; use 0 to {depth - 1}, or -{depth} to -1")
+        return {block: block % depth for block in asked}
 
     def encode_image(self, params: Params, pixels: Any, *, normalised: bool = False) -> Array:
         """Unit vectors f32 [b, E] of images u8 [b, H, W, 3], or of floats that are `normalised`."""

@@ -24,7 +24,8 @@ from jclip.config import (
 )
 from jclip.files import is_run
 from jclip.models.decoder import decoder_config, decoder_shapes
-from jclip.models.flops import decoder_flops, output_tokens, projection_flops, tower_flops
+from jclip.models.flops import decoder_flops, projection_flops
+from jclip.models.towers import output_tokens, tower_flops
 from jclip.runs import run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
 from jclip.weights.files import read_json

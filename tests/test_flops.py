@@ -8,9 +8,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from products import multiply_adds
 from tiny import tiny_config
 
-from jclip.config import Config, Contrastive, Mesh, Model, Optim, TextTower, VisionTower, architecture
-from jclip.models import example_inputs
-from jclip.models.flops import tower_flops
+from jclip.config import Config, ConfigError, Contrastive, Mesh, Model, Optim, TextTower, VisionTower, architecture
+from jclip.models import example_inputs, output_tokens, tower_flops
 from jclip.sharding import make_mesh
 from jclip.state import param_shapes
 from jclip.step import make_loss_and_grads, step_flops
@@ -70,6 +69,16 @@ def test_operations_are_the_products_of_the_layers_counted_one_by_one() -> None:
     loss = 8 * 32 * 32 * 8  # 4 B^2 E multiply-adds, for each pair
     assert step_flops(config) == 32 * 3 * towers + 2 * loss
     assert step_flops(config, ["text"]) == 32 * (3 * towers - 2 * (forward["text"] + product(1, 24, 8))) + 2 * loss
+
+
+def test_a_tower_of_an_unknown_kind_says_which_row_is_missing() -> None:
+    class Unheard(TextTower):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Unheard has no row in jclip.models.TOWERS; add TOWERS\[Unheard\]"):
+        tower_flops(Unheard())
+    with pytest.raises(ConfigError, match="Unheard"):
+        output_tokens(Unheard())
 
 
 def operations(config: Config) -> int:

@@ -31,8 +31,8 @@ Remat = Policy | tuple[Kept, ...]
 
 
 class Tower(Kind):
-    """Base of the dataclasses of towers. The module that computes one is its row of `jclip.models.TOWERS`, and what makes an
-    input of an example its row of `jclip.data.INPUTS`."""
+    """Base of the dataclasses of towers. The module that computes one, and what is counted of it, is its row of
+    `jclip.models.TOWERS`, and what makes an input of an example its row of `jclip.data.INPUTS`."""
 
     width: int
     """Size of a token."""
@@ -46,14 +46,6 @@ class Tower(Kind):
 
     def input(self) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of the input of one example."""
-        raise NotImplementedError
-
-    def flops(self) -> int:
-        """Floating-point operations of one example forward. Those of jclip's own towers are counted in `jclip.models.flops`."""
-        raise NotImplementedError
-
-    def output_tokens(self) -> int:
-        """Tokens that it returns in training; likewise."""
         raise NotImplementedError
 
     def summary(self) -> Mapping[str, Any]:

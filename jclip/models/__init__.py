@@ -1,15 +1,25 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
 from jclip.models.buckets import bucketed_views, fits_buckets
-from jclip.models.compute import Backend, Compute
+from jclip.models.compute import Backend, Compute, Taps
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
-from jclip.models.flops import decoder_flops, in_groups, output_tokens, tower_flops, towers_flops, without_dropout
+from jclip.models.flops import decoder_flops
 from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
-from jclip.models.multi_tower import TOWERS, Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
-from jclip.models.output import TowerOutput
+from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
+from jclip.models.output import Tap, TowerOutput
 from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
+from jclip.models.towers import (
+    TOWERS,
+    TowerKind,
+    depth_of,
+    in_groups,
+    output_tokens,
+    tower_flops,
+    towers_flops,
+    without_dropout,
+)
 from jclip.models.vit import VisionTransformer, class_tokens, first_patch
 
 __all__ = [
@@ -23,7 +33,10 @@ __all__ = [
     "ModifiedResNet",
     "MultiTower",
     "ProjectionHead",
+    "Tap",
+    "Taps",
     "TextTransformer",
+    "TowerKind",
     "TowerOutput",
     "VisionTransformer",
     "WordHead",
@@ -34,6 +47,7 @@ __all__ = [
     "decoder_config",
     "decoder_flops",
     "decoder_shapes",
+    "depth_of",
     "end_of_text",
     "example_input",
     "example_inputs",

@@ -61,6 +61,12 @@ def with_even_length(x: Array, lengths: Array | None, causal: bool, how: Compute
     return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), lengths
 
 
+def attention_weights(q: Array, k: Array, lengths: Array | None, causal: bool) -> Array:
+    """softmax(q k^T / sqrt(d)), the weights of `attend`: f32 [b, heads, n, l], those of a query sum to 1."""
+    logits = jnp.einsum("bnhd,blhd->bhnl", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    return _softmax(logits, lengths, causal)
+
+
 def _plain(q: Array, k: Array, v: Array, lengths: Array | None, causal: bool, backend: Backend) -> Array:
     q = q * q.shape[-1] ** -0.5
     if backend.platform == "tpu":
@@ -68,13 +74,18 @@ def _plain(q: Array, k: Array, v: Array, lengths: Array | None, causal: bool, ba
     else:  # Heads before tokens: products of plain matrices, which XLA's CPU backend multiplies in two thirds of the time.
         q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))
         logits = jnp.einsum("bhnd,bhld->bhnl", q, k, preferred_element_type=jnp.float32)
+    weights = _softmax(logits, lengths, causal).astype(v.dtype)
+    if backend.platform == "tpu":
+        return jnp.einsum("bhnl,blhd->bnhd", weights, v)
+    return jnp.swapaxes(jnp.einsum("bhnl,bhld->bhnd", weights, v), 1, 2)
+
+
+def _softmax(logits: Array, lengths: Array | None, causal: bool) -> Array:
+    """Softmax of logits [b, heads, n, l] over the keys that a query may see."""
     n, length = logits.shape[2:]
     if lengths is not None:
         visible = jnp.arange(length)[None] < lengths[:, None]
         logits = jnp.where(visible[:, None, None, :], logits, HIDDEN)
     if causal:
         logits = jnp.where(jnp.tri(n, length, dtype=bool)[None, None], logits, HIDDEN)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    if backend.platform == "tpu":
-        return jnp.einsum("bhnl,blhd->bnhd", weights, v)
-    return jnp.swapaxes(jnp.einsum("bhnl,bhld->bhnd", weights, v), 1, 2)
+    return jax.nn.softmax(logits, axis=-1)

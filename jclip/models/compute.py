@@ -57,6 +57,15 @@ class Backend(NamedTuple):
         return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if self.platform == "gpu" else x
 
 
+class Taps(NamedTuple):
+    """Blocks of a tower whose outputs are asked for."""
+
+    blocks: tuple[int, ...]
+    """Their indices, from 0 on, in ascending order."""
+    attention: bool = False
+    """Attention weights too, which are then computed apart from the attention."""
+
+
 class Compute(NamedTuple):
     """Settings of the computation of a tower; its parameters do not depend on them, nor its output beyond rounding."""
 
@@ -75,6 +84,8 @@ class Compute(NamedTuple):
     """The device that the program is compiled for."""
     reduce: Any = jnp.float32
     """Type in which the gradients of kernels leave their products; see `Model.reduce_dtype`."""
+    taps: Taps | None = None
+    """Blocks that leave a Tap each in the variable "blocks" of the collection "taps", which must be mutable."""
 
     @classmethod
     def of(cls, model: Model, mesh: Mesh | None) -> "Compute":

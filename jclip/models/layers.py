@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jclip.models.attention import attend
+from jclip.models.attention import attend, attention_weights
 from jclip.models.compute import Compute
 from jclip.models.products import broadcast, product
 
@@ -103,7 +103,8 @@ class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) of queries [b, n, d] to tokens [b, l, d].
 
     Where the collection "cache" is mutable it keeps keys and values, so that text can be made word by word: with `lengths` those
-    of one more token, behind the others of its text, and without, those of all tokens, which later calls then leave out.
+    of one more token, behind the others of its text, and without, those of all tokens, which later calls then leave out. Where
+    "attention" is mutable it leaves its weights there, f32 [b, heads, n, l].
     """
 
     heads: int
@@ -129,7 +130,10 @@ class Attention(nn.Module):
             k, v = (project(name=name)(tokens).reshape(*tokens.shape[:2], self.heads, size) for name in "kv")
             if self.is_mutable_collection("cache") and not self.is_initializing():
                 k, v = (self._kept(name, new, lengths) for name, new in (("k", k), ("v", v)))
-        y = attend(q.reshape(len(k), -1, self.heads, size), k, v, lengths, causal, self.how.backend)
+        q = q.reshape(len(k), -1, self.heads, size)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.put_variable("attention", "weights", attention_weights(q, k, lengths, causal))
+        y = attend(q, k, v, lengths, causal, self.how.backend)
         out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
         return Dense(width, out_init, how=self.how, name="out")(y.reshape(x.shape))
 

@@ -9,22 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Groups, ImageTower, Model, ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import Groups, ImageTower, Model, TextTower, Tower
 from jclip.models.buckets import in_buckets
-from jclip.models.compute import Backend, Compute, Params
+from jclip.models.compute import Backend, Compute, Params, Taps
 from jclip.models.layers import Dense, Hidden
 from jclip.models.output import TowerOutput
-from jclip.models.resnet import ModifiedResNet
-from jclip.models.text import TextTransformer
-from jclip.models.vit import VisionTransformer
-
-TOWERS: dict[type[Tower], Callable[..., Any]] = {
-    VisionTower: VisionTransformer,
-    ResNetTower: ModifiedResNet,
-    TextTower: TextTransformer,
-}
-"""The module that computes each kind of tower: (its dataclass, Compute, name=...) -> a module whose `__call__(input, rows=...)`
-returns a TowerOutput; see `MultiTower.__call__` for `rows`."""
+from jclip.models.towers import kind_of
 
 
 class Encoded(NamedTuple):
@@ -65,6 +55,8 @@ class MultiTower(nn.Module):
     """Towers of inputs that do not bear their tower's name."""
     buckets: Mapping[str, Groups] | None = None
     """Groups in which text towers see a batch, all of whose token ids fit into them; see `buckets`."""
+    taps: Taps | None = None
+    """Blocks of the towers whose outputs are asked for; see Compute."""
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, rows: Array | None = None, normalised: bool = False) -> dict[str, Encoded]:
@@ -97,9 +89,9 @@ class MultiTower(nn.Module):
         """A tower with its projection: (an input as `__call__` takes it, rows) -> Encoded."""
         c = self.config
         gather = None if self.gather is None else partial(self.gather, f"{name}/blocks")
-        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend, jnp.dtype(c.reduce_dtype))
+        how = Compute(jnp.dtype(c.dtype), c.scan, c.remat, gather, self.backend, jnp.dtype(c.reduce_dtype), self.taps)
         config, groups = c.towers[name], (self.buckets or {}).get(name, ())
-        tower = TOWERS[type(config)](config, how, name=name)
+        tower = kind_of(config).module(config, how, name=name)
         project = self._projection(name)
         pixels = {"normalised": True} if isinstance(config, ImageTower) and normalised else {}
 

@@ -17,3 +17,15 @@ class TowerOutput(NamedTuple):
     pooled: Array
     tokens: Array
     mask: Array
+
+
+class Tap(NamedTuple):
+    """The output of one block inside of a tower.
+
+    Attributes:
+        tokens: [b, l, d] after the block and before any norm, in the tower's compute type, class token and padding too.
+        attention: f32 [b, heads, l, l], how much of each token (the last axis) each token takes in; None where not asked for.
+    """
+
+    tokens: Array
+    attention: Array | None

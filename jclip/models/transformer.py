@@ -12,9 +12,11 @@ from jax import Array
 from jclip.models.attention import with_even_length
 from jclip.models.compute import Compute, Params
 from jclip.models.layers import Block, MapPool, Position, token_at
+from jclip.models.output import Tap
 
-Run = Callable[..., tuple[Array, None]]
-"""(x [b, l, d], (index of the block, its parameters), at=None) -> (x [b, l, d], or of the token at `at` [b, 1, d]; None)."""
+Run = Callable[..., tuple[Array, Array | None]]
+"""(x [b, l, d], (index of the block, its parameters), at=None, attention=False) -> (x [b, l, d], or of the token at `at`
+[b, 1, d]; None, or with `attention` its weights f32 [b, heads, l, l])."""
 
 
 class Transformer(nn.Module):
@@ -61,6 +63,9 @@ class Transformer(nn.Module):
             return x, None if at is None else token_at(x, at)[:, 0]
         x, lengths = with_even_length(x, lengths, causal, how)
         run = partial(run_block, block, how, lengths=lengths, rows=rows, key=key, context=context)
+        if how.taps is not None:
+            x = self._tapped(run, x, layers, length)
+            return x[:, :length], None if at is None else token_at(x, at)[:, 0]
         if loop or at is None or key is not None:
             x, _ = jax.lax.scan(remat(run, how), x, layers, unroll=1 if loop else depth)
             return x[:, :length], None if at is None else token_at(x, at)[:, 0]
@@ -70,6 +75,23 @@ class Transformer(nn.Module):
         x, _ = jax.lax.scan(remat(run, how), x, first, unroll=depth)
         pooled, _ = remat(partial(run, at=at), how)(x, last)
         return remat(run, how)(x, last)[0][:, :length], pooled[:, 0]
+
+    def _tapped(self, run: Run, x: Array, layers: Any, length: int) -> Array:
+        """The stack of blocks, of which those of `Compute.taps` leave what they make; a loop would leave that of all."""
+        how, kept, start = self.how, list[Tap](), 0
+        assert how.taps is not None
+        loop, tap = how.scan or how.gather is not None, remat(partial(run, attention=how.taps.attention), how)
+
+        def between(x: Array, start: int, stop: int) -> Array:
+            part = jax.tree.map(lambda leaf: leaf[start:stop], layers)
+            return x if start == stop else jax.lax.scan(remat(run, how), x, part, unroll=1 if loop else stop - start)[0]
+
+        for block in how.taps.blocks:
+            x, weights = tap(between(x, start, block), jax.tree.map(lambda leaf, block=block: leaf[block], layers))
+            kept.append(Tap(x[:, :length], None if weights is None else weights[:, :, :length, :length]))
+            start = block + 1
+        self.put_variable("taps", "blocks", tuple(kept))
+        return between(x, start, self.config.depth)
 
     def map_pool(self, tokens: Array, lengths: Array | None) -> Array:
         """See MapPool."""
@@ -104,13 +126,18 @@ def run_block(
     rows: Array | None,
     key: Array | None,
     context: tuple[Array, ...] = (),
-) -> tuple[Array, None]:
+    attention: bool = False,
+) -> tuple[Array, Array | None]:
     """One block as the body of a scan; see Run."""
     index, params = layer
     if how.gather is not None:
         params = how.gather(params, how.dtype, how.reduce)
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
-    return block.apply({"params": params}, how.backend.row_major(x), lengths, rows, at, *context, rngs=rngs), None
+    inputs = how.backend.row_major(x), lengths, rows, at, *context
+    if not attention:
+        return block.apply({"params": params}, *inputs, rngs=rngs), None
+    x, kept = block.apply({"params": params}, *inputs, rngs=rngs, mutable=["attention"])
+    return x, kept["attention"]["attn"]["weights"]
 
 
 def step_blocks(
