@@ -59,7 +59,7 @@ def main(
         For each image {"image", "classes": [[name, score], ...] best first, "rank" and "of" where truth is given}. Scores are
         cosines, or of a probe probabilities (of ridge, its scores). With prompts there are also "probabilities" in the same
         order, "by", which says how they are made of the cosines ("softmax" or "sigmoid"), and "hint": "" or why perhaps none of
-        the classes fits; see `Found`.
+        the classes fits; see `Scores`.
 
     Raises:
         ConfigError: there are no classes, truth is none of them, an image cannot be read, or the probe is of another model.
@@ -99,7 +99,7 @@ def main(
     return answers
 
 
-class Found(NamedTuple):
+class Scores(NamedTuple):
     """Scores of images for classes.
 
     With prompts, the objective of a model that has one makes probabilities of the cosines. A sigmoid model gives each pair of an
@@ -135,7 +135,9 @@ def _read(image: str | Path, max_pixels: int) -> bytes:
     return content
 
 
-def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str], max_pixels: int) -> Found:
+def _by_prompts(
+    encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str], max_pixels: int
+) -> Scores:
     names = read_entries(labels, "--labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
@@ -146,15 +148,15 @@ def _by_prompts(encoder: Encoder, images: list[bytes], labels: Sequence[str], te
     cosines = z @ classes.T
     objective = _objective(encoder.params)
     if objective is None:
-        return Found(names, cosines, "cosine")
+        return Scores(names, cosines, "cosine")
     logits = np.exp(float(objective["logit_scale"])) * cosines
     if "logit_bias" in objective:
         found = expit(logits + float(objective["logit_bias"]))
         hints = tuple(_strangers(row.max()) if row.max() < 0.5 else "" for row in found)
-        return Found(names, cosines, "cosine", found, "sigmoid", hints)
+        return Scores(names, cosines, "cosine", found, "sigmoid", hints)
     generic = z @ class_embeddings(encoder.embed_text(GENERIC)[None])[0]
     hints = tuple(_says_nothing(a, b) if a < b else "" for a, b in zip(cosines.max(axis=1), generic, strict=True))
-    return Found(names, cosines, "cosine", softmax(logits, axis=1), "softmax", hints)
+    return Scores(names, cosines, "cosine", softmax(logits, axis=1), "softmax", hints)
 
 
 def _objective(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -171,7 +173,7 @@ def _says_nothing(highest: float, generic: float) -> str:
     return f'perhaps none fits: the highest cosine is {highest:.4f}, and "{GENERIC[0]}" and the like have {generic:.4f}'
 
 
-def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Found:
+def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Scores:
     probe, names, facts = load_probe(path)
     tower = facts.get("tower", "image")
     if tower not in encoder.config.towers:
@@ -189,8 +191,8 @@ def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixel
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
     scores = probe.scores(features)
     if probe.protocol == "ridge":
-        return Found(names, scores, "score")
-    return Found(names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability")
+        return Scores(names, scores, "score")
+    return Scores(names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from jclip.facts import Record
 from jclip.optim import split
-from jclip.parts import Part
+from jclip.parts import RunPart
 from jclip.program import Program
 
 
-def greeting(part: Part, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path) -> str:
+def greeting(part: RunPart, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path) -> str:
     """Lines that say what is about to be trained, on what, from where (`origin`) and to where."""
     config, plan, is_whole = part.config, part.plan, part.is_last and not part.config.stages
     steps = f"{plan.total:,} steps" if is_whole else f"stage {part.name}: steps {plan.first + 1:,} to {plan.total:,}"

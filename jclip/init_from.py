@@ -24,7 +24,7 @@ FREE = ("image_size", "context_length", "dropout", "patch_dropout")
 """Fields of a tower that may differ: positions are resized, and dropout is not part of what was trained."""
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Origin of parameters, none of which has been read.
 
     Attributes:
@@ -92,7 +92,7 @@ def _loaded(init: InitFrom, params: Mapping[str, Any]) -> set[str]:
     return {path for path, what in flatten(match_rules(params, init.rules)).items() if what == "load"}
 
 
-def _open(init: InitFrom) -> Source:
+def _open(init: InitFrom) -> Origin:
     path = Path(local_path(init.path))
     if not path.exists():
         raise ConfigError(
@@ -102,7 +102,7 @@ def _open(init: InitFrom) -> Source:
         if init.step is not None:
             raise ConfigError(f"config: init_from.path {path} is no workdir; leave out init_from.step")
         weights = read_weights(path, init.architecture, init.tokenizer)
-        return Source(f"{path} ({weights.format})", weights.model, weights.shapes, lambda mesh: weights)
+        return Origin(f"{path} ({weights.format})", weights.model, weights.shapes, lambda mesh: weights)
     for field in ("architecture", "tokenizer"):
         if getattr(init, field) is not None:
             raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.{field}")
@@ -113,10 +113,10 @@ def _open(init: InitFrom) -> Source:
 
     config = run_config(path, init.step)
     shapes = {path: leaf.shape for path, leaf in flatten(param_shapes(config)).items()}
-    return Source(f"{path} (a training run)", config.model, shapes, read)
+    return Origin(f"{path} (a training run)", config.model, shapes, read)
 
 
-def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
+def _renamed(source: Origin, towers: Mapping[str, str]) -> Origin:
     """The source with further towers: `towers` are their names, and those of the towers there that they are."""
     if unknown := set(towers.values()) - source.model.towers.keys():
         there = ", ".join(source.model.towers)
@@ -138,10 +138,10 @@ def _renamed(source: Source, towers: Mapping[str, str]) -> Source:
 
     further = {here: source.model.towers[there] for here, there in towers.items()}
     model = dataclasses.replace(source.model, towers={**source.model.towers, **further})
-    return Source(source.name, model, {name: shape for path, shape in source.shapes.items() for name in names(path)}, read)
+    return Origin(source.name, model, {name: shape for path, shape in source.shapes.items() for name in names(path)}, read)
 
 
-def _check_model(config: Config, source: Source, loaded: set[str], wanted: set[str]) -> None:
+def _check_model(config: Config, source: Origin, loaded: set[str], wanted: set[str]) -> None:
     """Raises ConfigError where what is loaded would not be computed as it was where it comes from."""
     changes = []
     for name, tower in config.model.towers.items():
@@ -171,7 +171,7 @@ def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[s
     return differences(dataclasses.replace(there, **equal), here, at)
 
 
-def _check_shapes(source: Source, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None:
     problems = [f"missing {path} {shape}" for path, shape in wanted.items() if path not in source.shapes]
     problems += [
         f"{path} is {source.shapes[path]}, not {shape}"
@@ -197,7 +197,7 @@ def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _summary(source: Source, loaded: set[str], wanted: Mapping[str, Any]) -> str:
+def _summary(source: Origin, loaded: set[str], wanted: Mapping[str, Any]) -> str:
     size = {True: 0, False: 0}
     for path, leaf in wanted.items():
         size[path in loaded] += leaf.size

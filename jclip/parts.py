@@ -11,7 +11,7 @@ from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
 from jclip.processes import Refused, gather_texts, this_process
 
 
-class Part(NamedTuple):
+class RunPart(NamedTuple):
     """A stage of a run, or all of one that has none."""
 
     name: str
@@ -21,7 +21,7 @@ class Part(NamedTuple):
     is_last: bool
 
 
-def prepare(config: Config, source: Source | None = None, *, devices: int | None = None) -> tuple[Source, list[Part]]:
+def prepare(config: Config, source: Source | None = None, *, devices: int | None = None) -> tuple[Source, list[RunPart]]:
     """The data of a run, a mixture with the run's phases, and its parts; raises as `check` and `open_data`.
 
     Args:
@@ -38,7 +38,7 @@ def prepare(config: Config, source: Source | None = None, *, devices: int | None
     if own and isinstance(source, Mixture):
         source = planned(source, zip(configs, plans, strict=True))
     rows = zip(stage_names(config), configs, plans, strict=True)
-    return source, [Part(name, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows]
+    return source, [RunPart(name, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows]
 
 
 def compare_hosts(record: Record, source: Source) -> None:

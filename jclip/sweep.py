@@ -41,7 +41,7 @@ Load = Callable[[list[str]], Config]
 """Overrides of the command line -> the configuration."""
 
 
-class Row(NamedTuple):
+class SweepRow(NamedTuple):
     """One way to compile a recipe, and what came of it. Numbers are None where they are not known.
 
     Attributes:
@@ -127,9 +127,9 @@ def default_axes(config: Config) -> dict[str, list[str]]:
     }
 
 
-def compile_row(config: Config, topology: Topology, change: str, key: str) -> Row:
+def compile_row(config: Config, topology: Topology, change: str, key: str) -> SweepRow:
     """The row of one configuration; a contradiction, and what the compiler refuses, is what it says."""
-    row, count = Row(change, key), len(topology.devices)
+    row, count = SweepRow(change, key), len(topology.devices)
     try:
         check(config, devices=count)
         found = estimate(make_program(config, make_mesh(config.mesh, topology.devices), warmup_steps=1, total_steps=2), topology)
@@ -171,18 +171,18 @@ def _key(config: Config, topology: str | None) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: str | None) -> dict[str, Row]:
+def _read(path: str | None) -> dict[str, SweepRow]:
     """The rows of an earlier call by their keys."""
     if path is None or not Path(path).exists():
         return {}
     try:
-        rows = [Row(**row) for row in json.loads(Path(path).read_text())]
+        rows = [SweepRow(**row) for row in json.loads(Path(path).read_text())]
     except (ValueError, TypeError) as error:
         raise ConfigError(f"compile: {path} was not written by --sweep; name another file ({error})") from error
     return {row.key: row for row in rows}
 
 
-def _words(row: Row) -> str:
+def _words(row: SweepRow) -> str:
     """Outcome of a row, in a line."""
     if row.problem:
         return row.problem
@@ -192,7 +192,7 @@ def _words(row: Row) -> str:
     return fits if row.step is None else f"{fits}, {row.step:.3f} s, {row.rate:,.0f} pairs/s a device"
 
 
-def _table(rows: Iterable[Row], clock: bool) -> Table:
+def _table(rows: Iterable[SweepRow], clock: bool) -> Table:
     table = Table(box=None, padding=(0, 2))
     names = ("GiB a device", *(("step", "with transfers", "pairs/s a device", "MFU") if clock else ()))
     table.add_column("", no_wrap=True)

@@ -22,7 +22,7 @@ from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
-from jclip.parts import Part, compare_hosts, prepare
+from jclip.parts import RunPart, compare_hosts, prepare
 from jclip.processes import (
     Refused,
     end_with_main_thread,
@@ -81,7 +81,7 @@ def main(
     return results
 
 
-def _first_part(workdir: Path, parts: Sequence[Part], resume_from: int | None) -> int:
+def _first_part(workdir: Path, parts: Sequence[RunPart], resume_from: int | None) -> int:
     """Index of the part to go on with: the first of which a step, or an evaluation of its last step, is not done."""
     if len(parts) == 1:
         return 0
@@ -100,7 +100,7 @@ def _first_part(workdir: Path, parts: Sequence[Part], resume_from: int | None) -
 
 
 def _run_part(
-    part: Part,
+    part: RunPart,
     program: Program,
     mesh: Mesh,
     source: Source,
@@ -307,7 +307,7 @@ def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loade
     return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
 
 
-def _make_program(part: Part, mesh: Mesh) -> Program:
+def _make_program(part: RunPart, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
     config, plan = part.config, part.plan
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
@@ -315,7 +315,7 @@ def _make_program(part: Part, mesh: Mesh) -> Program:
     return program
 
 
-def _say_changes(start: Start, part: Part, checkpoints: Checkpoints, terminal: Terminal) -> None:
+def _say_changes(start: Start, part: RunPart, checkpoints: Checkpoints, terminal: Terminal) -> None:
     if changed := said_changes(start, part.record, part.config, part.plan):
         what = "the checkpoint" if start.other is None else "the run that is taken up"
         terminal.say("\n  ".join([f"jclip: {what} was trained with another configuration; from here on", *changed]))
@@ -326,7 +326,7 @@ def _say_changes(start: Start, part: Part, checkpoints: Checkpoints, terminal: T
         )
 
 
-def _make_log(part: Part, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
+def _make_log(part: RunPart, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     config, plan = part.config, part.plan
     order = source.order(config.seed) if isinstance(source, Mixture) else None
 

@@ -31,7 +31,7 @@ from jclip.config import (
 from jclip.data import SourceError, make_run_loader, open_source
 from jclip.data.stored import stored_embeddings
 from jclip.facts import between_hosts, changes, make_record
-from jclip.init_from import Source, _renamed
+from jclip.init_from import Origin, _renamed
 from jclip.models import MultiTower
 from jclip.program import make_program
 from jclip.runs import load_run
@@ -238,7 +238,7 @@ def test_a_teacher_sees_as_in_an_evaluation_and_the_name_of_its_tower_counts(tmp
 
     model = dataclasses.replace(config.model, towers={**config.model.towers})
     shapes = {"image/x": (1,), "image_projection/x": (2,), "teacher_image/x": (3,), "text/x": (4,)}
-    source = Source("w", model, shapes, lambda mesh: shapes.items())
+    source = Origin("w", model, shapes, lambda mesh: shapes.items())
     renamed = _renamed(source, {"teacher_image": "image"})
     assert list(renamed.read(mesh)) == [
         ("image/x", (1,)),

@@ -12,7 +12,7 @@ from jclip.config import Config, ConfigError
 from jclip.config.recipes import load
 from jclip.estimate import Estimate, OutOfMemoryError, missing_bytes
 from jclip.memory import GIB
-from jclip.sweep import Row
+from jclip.sweep import SweepRow
 from jclip.topology import CHIPS, Topology
 
 RECIPE = Path(__file__).with_name("recipe_tiny.py")
@@ -141,12 +141,12 @@ def test_rows_of_this_machine_have_memory_and_no_time(capsys: Any) -> None:
 
 def test_rows_are_ordered_by_speed_then_memory_then_what_is_missing() -> None:
     rows = [
-        Row("fast", "", peak=9, missing=0, rate=2.0),
-        Row("slow", "", peak=1, missing=0, rate=1.0),
-        Row("small, of unknown speed", "", peak=1, missing=0),
-        Row("large, of unknown speed", "", peak=2, missing=0),
-        Row("nearly fits", "", peak=9, missing=1),
-        Row("does not fit", "", peak=9, missing=2),
-        Row("contradicts itself", "", problem="no"),
+        SweepRow("fast", "", peak=9, missing=0, rate=2.0),
+        SweepRow("slow", "", peak=1, missing=0, rate=1.0),
+        SweepRow("small, of unknown speed", "", peak=1, missing=0),
+        SweepRow("large, of unknown speed", "", peak=2, missing=0),
+        SweepRow("nearly fits", "", peak=9, missing=1),
+        SweepRow("does not fit", "", peak=9, missing=2),
+        SweepRow("contradicts itself", "", problem="no"),
     ]
     assert sorted(rows[3:] + rows[:3], key=lambda row: row.order) == rows

@@ -2,7 +2,7 @@
 
 from jclip.data.fields import Found, find
 from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
-from jclip.data.mixture import Mixture, Phase, in_numbers, open_data, planned
+from jclip.data.mixture import Mixture, Shares, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
@@ -18,9 +18,9 @@ __all__ = [
     "Found",
     "LostWorker",
     "Mixture",
-    "Phase",
     "Reading",
     "Scheme",
+    "Shares",
     "Source",
     "SourceError",
     "Transform",

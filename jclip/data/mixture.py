@@ -28,7 +28,7 @@ BLOCK = 1024
 """Places of the order, or batches of one source, over which shares are exact; more where a source is rarer than one of them."""
 
 
-class Phase(NamedTuple):
+class Shares(NamedTuple):
     """A part of the order in which weights stay as they are."""
 
     first: int
@@ -53,7 +53,7 @@ class Mixture:
     """
 
     sources: Mapping[str, Source]
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[Shares, ...] = ()
     fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Mixture:
     def order(self, seed: int) -> "Order":
         """The order of training."""
         sizes = tuple(map(len, self.sources.values()))
-        return Order(seed, tuple(self.sources), sizes, self.phases or (Phase(0, tuple(map(float, sizes))),))
+        return Order(seed, tuple(self.sources), sizes, self.phases or (Shares(0, tuple(map(float, sizes))),))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Order:
     seed: int
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    phases: tuple[Phase, ...]
+    phases: tuple[Shares, ...]
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -186,7 +186,7 @@ def planned(mixture: Mixture, parts: Iterable[tuple[Config, Plan]]) -> Mixture:
         ConfigError: in one of them no source has a weight, or one too small.
     """
     sizes = {name: len(source) for name, source in mixture.sources.items()}
-    phases: dict[int, Phase] = {}
+    phases: dict[int, Shares] = {}
     for config, plan in parts:
         data, per_step = config.data, config.batch_size
         steps = {
@@ -198,7 +198,7 @@ def planned(mixture: Mixture, parts: Iterable[tuple[Config, Plan]]) -> Mixture:
             weights = tuple(_weight_at(data, name, sizes, step, plan, per_step) for name in data.sources)
             _require_weights(weights, tuple(data.sources))
             first = plan.skipped + step * per_step
-            phases[first] = Phase(first, weights, per_step if data.batches == "one_source" else 1)
+            phases[first] = Shares(first, weights, per_step if data.batches == "one_source" else 1)
     return dataclasses.replace(mixture, phases=tuple(phases.values()))
 
 
@@ -274,7 +274,7 @@ def _block(seed: int, phase: int, weights: tuple[float, ...], index: int) -> _Bl
     return _Block(sources, positions)
 
 
-def _counts(seed: int, index: int, phase: Phase, places: int) -> tuple[int, ...]:
+def _counts(seed: int, index: int, phase: Shares, places: int) -> tuple[int, ...]:
     """The number of examples of each source among the first places of a phase."""
     units, rows = divmod(places, phase.together)
     blocks, rest = divmod(units, size := _block_size(phase.weights))

@@ -15,7 +15,7 @@ _dot = partial(jnp.vdot, precision="highest")
 _Objective = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
-class Found(NamedTuple):
+class Optimum(NamedTuple):
     """The optimum, or where the iterations ended."""
 
     theta: jax.Array
@@ -57,14 +57,14 @@ def minimize(
     *,
     aim: float,
     iterations: jax.Array | int,
-) -> Found:
-    """L-BFGS (Nocedal & Wright, algorithms 7.4 and 7.5) from theta on, until `Found.error` is at most `aim`.
+) -> Optimum:
+    """L-BFGS (Nocedal & Wright, algorithms 7.4 and 7.5) from theta on, until `Optimum.error` is at most `aim`.
 
     To be called in a jitted function. It also ends where two line searches in turn find nothing: the gradient is noise there.
 
     Args:
         objective: from parameters to the loss, convex, and its gradient.
-        diagonal: from parameters to one over the Hessian's diagonal, positive, and the `weight` of `Found.error`, positive.
+        diagonal: from parameters to one over the Hessian's diagonal, positive, and the `weight` of `Optimum.error`, positive.
         theta: where to begin, of any shape.
         aim: see above.
         iterations: at most.
@@ -107,11 +107,11 @@ def minimize(
     ring, zero = jnp.zeros((_MEMORY, *theta.shape), theta.dtype), jnp.int32(0)
     memory = (ring, ring, jnp.zeros(_MEMORY, theta.dtype), jnp.ones((), theta.dtype))
     end = jax.lax.while_loop(unfinished, iterate, _Point(theta, *objective(theta), *diagonal(theta), *memory, zero, zero))
-    return Found(end.theta, end.loss, _error(end), end.iterations)
+    return Optimum(end.theta, end.loss, _error(end), end.iterations)
 
 
 def _error(p: _Point) -> jax.Array:
-    """`Found.error`; each number is divided before it is squared, which f32 may round to zero."""
+    """`Optimum.error`; each number is divided before it is squared, which f32 may round to zero."""
     return jnp.sqrt(jnp.sum((p.gradient * jnp.sqrt(p.inverse / p.weight)) ** 2))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jclip.eval.lbfgs import Found, minimize
+from jclip.eval.lbfgs import Optimum, minimize
 
 GRADIENT = 1e-4
 """The `LogisticFit.gradient` up to which a fit counts as converged."""
@@ -30,7 +30,7 @@ class LogisticFit(NamedTuple):
     loss: float
     """The objective at the end."""
     gradient: float
-    """Distance of the optimum, by the gradient at the end: `Found.error`, in scores."""
+    """Distance of the optimum, by the gradient at the end: `Optimum.error`, in scores."""
     iterations: int
     """Iterations of L-BFGS."""
 
@@ -179,7 +179,7 @@ def fit_prepared(
     return LogisticFit(weights, bias, float(found.loss), float(found.error), used)
 
 
-def _on_devices(data: Prepared, theta: np.ndarray, l2: float, iterations: int) -> Found:
+def _on_devices(data: Prepared, theta: np.ndarray, l2: float, iterations: int) -> Optimum:
     """`_minimize` in the precision of the features that were prepared."""
     dtype, everywhere = data.x.dtype, _everywhere(data.x)
     placed = jax.device_put(theta.astype(dtype), everywhere)
@@ -239,7 +239,7 @@ def _minimize(
     *,
     block: int,
     everywhere: Any,
-) -> Found:
+) -> Optimum:
     """The optimum from theta [K+1, C] on; strengths and numbers of examples are arguments, so that a path compiles once."""
     constrain = partial(jax.lax.with_sharding_constraint, shardings=everywhere)
     free = jnp.ones_like(theta).at[-1].set(0.0)

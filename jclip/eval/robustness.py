@@ -10,7 +10,7 @@ from jclip.config import ConfigError
 _EXAMPLES = 10_000  # where the size of a set is not given: accuracies are kept 0.00005 away from 0 and 1
 
 
-class Row(NamedTuple):
+class SetRow(NamedTuple):
     """A test set of the table."""
 
     set: str
@@ -30,7 +30,7 @@ def robustness_table(
     clean: str,
     *,
     examples: Mapping[str, int] | None = None,
-) -> list[Row]:
+) -> list[SetRow]:
     """A row for each set of `model`, the clean one first.
 
     Effective robustness (Taori et al. 2020, section 2) is the accuracy on a shifted set beyond what models without robustness
@@ -62,7 +62,7 @@ def robustness_table(
         slope, offset = _line(logits[clean], logits[name])
         expected = 1 / (1 + np.exp(-(slope * at + offset)))
         effective = 0.0 if name == clean else float(model[name] - expected)
-        rows.append(Row(name, model[name], nearest[name], model[name] - nearest[name], effective))
+        rows.append(SetRow(name, model[name], nearest[name], model[name] - nearest[name], effective))
     return rows
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from jclip.losses.tiles import Kind, Method, Plan, Rows, loss_of_tiles
+from jclip.losses.tiles import Kind, Method, Rows, TilePlan, loss_of_tiles
 
 Equal = Literal["ignore", "positive"]
 Direction = Literal["both", "a_to_b"]
@@ -78,7 +78,7 @@ def contrastive(
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid, direction)
     masked = ids is not None or valid is not None
-    plan = Plan(kind, method, mesh, axes if mesh is not None else (), block, masked, label_smoothing > 0, decoupled)
+    plan = TilePlan(kind, method, mesh, axes if mesh is not None else (), block, masked, label_smoothing > 0, decoupled)
     if valid is not None:
         present = jnp.asarray(valid)[:, None] > 0
         za, zb = (jnp.where(present, z, 0) for z in (za, zb))

@@ -25,7 +25,7 @@ Kind = Literal["softmax", "sigmoid"]
 Method = Literal["gather", "ring"]
 
 
-class Plan(NamedTuple):
+class TilePlan(NamedTuple):
     """Settings of the compiled loss."""
 
     kind: Kind
@@ -63,7 +63,7 @@ class Rows(NamedTuple):
     spread: Array
 
 
-class Side(NamedTuple):
+class TileSide(NamedTuple):
     """Rows of one side with their embeddings and, in the backward pass of a softmax, their log-sum-exps."""
 
     z: Array
@@ -75,7 +75,7 @@ class Tile(NamedTuple):
     """A block of columns beside all the rows of a device."""
 
     start: Array
-    columns: Side
+    columns: TileSide
     cosines: Array
     """f32 [b, block]; of a softmax less 1."""
     logits: Array
@@ -87,18 +87,18 @@ class Tile(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def loss_of_tiles(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> Array:
+def loss_of_tiles(plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> Array:
     return _loss_forward(plan, za, zb, scale, bias, rows)[0]
 
 
-def _loss_forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> tuple[Array, Any]:
+def _loss_forward(plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> tuple[Array, Any]:
     split, one = PartitionSpec(plan.axes), PartitionSpec()
     forward = plan.on_devices(_forward, (split, split, one, one, split), (one, split, split))
     loss, lse_a, lse_b = forward(za, zb, scale, bias, rows)
     return loss, (za, zb, scale, bias, rows, lse_a, lse_b)
 
 
-def _loss_backward(plan: Plan, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
+def _loss_backward(plan: TilePlan, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
     split, one = PartitionSpec(plan.axes), PartitionSpec()
     backward = plan.on_devices(_backward, (split, split, one, one, split, split, split, one), (split, split, one, one))
     return (*backward(*residuals, cotangent), None)
@@ -107,7 +107,9 @@ def _loss_backward(plan: Plan, residuals: Any, cotangent: Array) -> tuple[Any, .
 loss_of_tiles.defvjp(_loss_forward, _loss_backward)
 
 
-def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Rows, Rows]) -> tuple[Array, Array, Array]:
+def _forward(
+    plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Rows, Rows]
+) -> tuple[Array, Array, Array]:
     """The loss f32 [], and the log-sum-exps f32 [b] of one device's own rows and columns (of a sigmoid: not used)."""
     rows, columns = sides
 
@@ -127,9 +129,9 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides:
 
     nothing = jnp.full(len(za), NEGLIGIBLE)
     found = (jnp.zeros(len(za)), nothing), nothing
-    chunk = partial(_each_tile, plan, visit, mine=Side(za, rows), scale=scale, bias=bias)
+    chunk = partial(_each_tile, plan, visit, mine=TileSide(za, rows), scale=scale, bias=bias)
     join = partial(join_log_sum_exps, plan.axes)
-    (total, lse_a), lse_b = meet(plan.axes, plan.method, chunk, found, join, jnp.logaddexp, Side(zb, columns))
+    (total, lse_a), lse_b = meet(plan.axes, plan.method, chunk, found, join, jnp.logaddexp, TileSide(zb, columns))
     if plan.decoupled:  # a row without rivals has an empty sum: a log-sum-exp of 0 takes no part, in the gradient either
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
     if plan.kind == "softmax":
@@ -138,7 +140,7 @@ def _forward(plan: Plan, za: Array, zb: Array, scale: Array, bias: Array, sides:
 
 
 def _backward(
-    plan: Plan,
+    plan: TilePlan,
     za: Array,
     zb: Array,
     scale: Array,
@@ -167,15 +169,15 @@ def _backward(
         return (dza, dscale, dbias), dzb
 
     found = (jnp.zeros(za.shape), jnp.zeros(len(za)), jnp.zeros(len(za))), jnp.zeros(zb.shape)
-    chunk = partial(_each_tile, plan, visit, mine=Side(za, sides[0]), scale=scale, bias=bias)
-    other = Side(zb, sides[1], lse_b)
+    chunk = partial(_each_tile, plan, visit, mine=TileSide(za, sides[0]), scale=scale, bias=bias)
+    other = TileSide(zb, sides[1], lse_b)
     (dza, dscale, dbias), dzb = meet(plan.axes, plan.method, chunk, found, partial(join_sums, plan.axes), jnp.add, other)
     dza, dzb = (cotangent * scale * d for d in (dza, dzb))
     dscale, dbias = (cotangent * _sum(plan, d.sum()) for d in (dscale, dbias))
     return dza.astype(za.dtype), dzb.astype(zb.dtype), dscale, dbias
 
 
-def _slope(plan: Plan, tile: Tile, weight: Array, lse_a: Array) -> Array:
+def _slope(plan: TilePlan, tile: Tile, weight: Array, lse_a: Array) -> Array:
     """The gradient of the loss in each logit of a tile, f32 [b, block]."""
     x, pull = tile.logits, tile.pull
     mine, other = weight[:, None], tile.columns.rows.weight[None]
@@ -257,7 +259,7 @@ def join_sums(axes: tuple[str, ...], x: Array) -> Array:
 
 
 def _each_tile(
-    plan: Plan, visit: Callable[[Any, Tile], Any], found: Any, *, mine: Side, columns: Side, scale: Array, bias: Array
+    plan: TilePlan, visit: Callable[[Any, Tile], Any], found: Any, *, mine: TileSide, columns: TileSide, scale: Array, bias: Array
 ) -> Any:
     """Visits the tiles of these columns, one after the other.
 
@@ -275,7 +277,9 @@ def _each_tile(
     return lax.scan(step, found, jnp.arange(-(-n // size)))[0]
 
 
-def _tile(plan: Plan, start: Array, mine: Side, columns: Side, fresh: Array | None, scale: Array, bias: Array) -> Tile:
+def _tile(
+    plan: TilePlan, start: Array, mine: TileSide, columns: TileSide, fresh: Array | None, scale: Array, bias: Array
+) -> Tile:
     # A softmax is the same less `scale`, and more exact: the cosine of a match is near 1, and f32 is finest near 0.
     cosines = dot(mine.z, columns.z, (1, 1))
     cosines = cosines - 1 if plan.kind == "softmax" else cosines
@@ -314,5 +318,5 @@ def varying(tree: Any, axes: tuple[str, ...]) -> Any:
     return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), tree) if axes else tree
 
 
-def _sum(plan: Plan, x: Array) -> Array:
+def _sum(plan: TilePlan, x: Array) -> Array:
     return lax.psum(x, plan.axes) if plan.axes else x

@@ -24,7 +24,7 @@ from jclip.data.survey import shares
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
 from jclip.optim import lr_factors, make_schedule, split
-from jclip.parts import Part, prepare
+from jclip.parts import RunPart, prepare
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
 from jclip.sharding import make_mesh
@@ -113,7 +113,7 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
     return out
 
 
-def learning_rates(parts: list[Part]) -> tuple[list[float], list[float]]:
+def learning_rates(parts: list[RunPart]) -> tuple[list[float], list[float]]:
     """Steps of the run, evenly spread, and the learning rate of the update that follows each; its ends and borders are among
     them."""
     steps, rates = list[float](), list[float]()
@@ -139,7 +139,7 @@ def loader_rate(config: Config, source: Source, seconds: float) -> float:
     return batches * config.batch_size / (now - began)
 
 
-def _run_facts(last: Part, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
+def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
     config, plan = last.config, last.plan
     seen = plan.skipped + plan.length * config.batch_size
     mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
@@ -152,7 +152,7 @@ def _run_facts(last: Part, source: Source, slice_: Topology, rate: float) -> lis
     ]
 
 
-def _shown(part: Part, source: Source, slice_: Topology) -> PartPage:
+def _shown(part: RunPart, source: Source, slice_: Topology) -> PartPage:
     config, plan = part.config, part.plan
     mesh = make_mesh(config.mesh, slice_.devices)
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)

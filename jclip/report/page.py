@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from jclip.report.numbers import better, is_difference, is_fraction, number, shade_rules
 from jclip.report.plots import COLORS, DASHES, MARKERS
-from jclip.report.read import Results
+from jclip.report.read import ReadResults
 from jclip.report.sections import Section, sections, training
 
 _HERE = Path(__file__).parent
@@ -19,7 +19,7 @@ _CSS_DASHES = {"-": "solid", "--": "dashed", "-.": "dashed", ":": "dotted"}
 _COUNTED = ("examples", "classes", "images", "captions", "texts")
 
 
-class Row(NamedTuple):
+class SummaryRow(NamedTuple):
     """A metric of the summary: a cell a model, and which are the best."""
 
     metric: str
@@ -27,20 +27,20 @@ class Row(NamedTuple):
     best: list[bool]
 
 
-class Evaluation(NamedTuple):
+class ShownEvaluation(NamedTuple):
     """An evaluation as the page shows it."""
 
     name: str
     protocol: str
     counts: str
     notes: list[str]
-    rows: list[Row]
+    rows: list[SummaryRow]
     facts: list[tuple[str, list[Any]]]
     """(field, a value a model, or a single one where all models agree); a list is a long value's items."""
     sections: list[Section]
 
 
-def render(runs: Sequence[Results]) -> str:
+def render(runs: Sequence[ReadResults]) -> str:
     """The page as text. It has no script, and its own policy forbids the browser to fetch anything."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -63,7 +63,7 @@ def render(runs: Sequence[Results]) -> str:
     return html.lstrip() + "\n"
 
 
-def labels_of(runs: Sequence[Results]) -> list[str]:
+def labels_of(runs: Sequence[ReadResults]) -> list[str]:
     """A name for each model, with step, weights and file added where the ones before leave two alike."""
     labels = [run.model["name"] for run in runs]
     more = [
@@ -87,14 +87,14 @@ def _key(i: int) -> dict[str, str]:
     }
 
 
-def _evaluation(name: str, runs: Sequence[Results], labels: Sequence[str]) -> Evaluation:
+def _evaluation(name: str, runs: Sequence[ReadResults], labels: Sequence[str]) -> ShownEvaluation:
     results = [run.results.get(name) for run in runs]
     found = [(i, result) for i, result in enumerate(results) if result is not None]
     first = found[0][1]
     notes = _differences([result for _, result in found])
     comparable = len(found) > 1 and not any(note.startswith("Not compared") for note in notes)
     facts = [_flat({k: v for k, v in (r or {}).items() if k not in ("metrics", "details")}) for r in results]
-    return Evaluation(
+    return ShownEvaluation(
         name,
         " / ".join(dict.fromkeys(result["protocol"] for _, result in found)),
         _counts_text(first["counts"]),
@@ -116,7 +116,7 @@ def _with_classes(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**details, "classes": next((count for count in found if count), None)}
 
 
-def _summary_rows(results: Sequence[Mapping[str, Any] | None], comparable: bool) -> list[Row]:
+def _summary_rows(results: Sequence[Mapping[str, Any] | None], comparable: bool) -> list[SummaryRow]:
     metrics = dict.fromkeys(metric for result in results if result for metric in result["metrics"])
     rows = []
     for metric in metrics:
@@ -125,7 +125,7 @@ def _summary_rows(results: Sequence[Mapping[str, Any] | None], comparable: bool)
         known = [direction * value for value in values if value is not None and value == value]
         top = max(known) if comparable and direction and len(known) > 1 else None
         best = [value is not None and top is not None and direction * value == top for value in values]
-        rows.append(Row(metric, [number(value, fraction, is_difference(metric)) for value in values], best))
+        rows.append(SummaryRow(metric, [number(value, fraction, is_difference(metric)) for value in values], best))
     return rows
 
 

@@ -17,7 +17,7 @@ _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\
 
 
 @dataclass(frozen=True)
-class Results:
+class ReadResults:
     """A results file."""
 
     path: Path
@@ -92,7 +92,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path) -> ReadResults:
     """A results file as it is, but for text that HTML cannot hold, which becomes U+FFFD, and null for a number, which is NaN.
 
     Raises:
@@ -113,7 +113,7 @@ def read_results(path: Path) -> Results:
     for name, result in checked["results"].items():
         _check_shapes(result.setdefault("details", {}), f"report: {path}: results.{name}.details")
     fields = ("model", "versions", "devices", "suite", "results")
-    return Results(path, training=checked.get("training") or [], **{field: checked[field] for field in fields})
+    return ReadResults(path, training=checked.get("training") or [], **{field: checked[field] for field in fields})
 
 
 def _check(value: Any, schema: Any, where: str) -> Any:

@@ -28,7 +28,7 @@ class Plot(NamedTuple):
     alt: str
 
 
-class Block(NamedTuple):
+class Panel(NamedTuple):
     """A part of a section: what the template's macro `kind` draws."""
 
     kind: str
@@ -42,7 +42,7 @@ class Section(NamedTuple):
 
     kind: str
     title: str
-    blocks: list[Block]
+    blocks: list[Panel]
 
 
 def sections(found: Found, labels: Sequence[str]) -> list[Section]:
@@ -52,7 +52,7 @@ def sections(found: Found, labels: Sequence[str]) -> list[Section]:
         found: the details of each model, with "classes", the N of "rank k of N", where that is known.
         labels: the names of all models.
     """
-    named: list[tuple[str, str, Callable[[Found, Sequence[str]], list[Block]]]] = [
+    named: list[tuple[str, str, Callable[[Found, Sequence[str]], list[Panel]]]] = [
         ("table", "Table", _each("table", _table)),
         ("curve", "Curve", _curves),
         ("search", "Search", _searches),
@@ -72,16 +72,16 @@ def sections(found: Found, labels: Sequence[str]) -> list[Section]:
     return made
 
 
-def _each(kind: str, make: Callable[[Details], Any]) -> Callable[[Found, Sequence[str]], list[Block]]:
+def _each(kind: str, make: Callable[[Details], Any]) -> Callable[[Found, Sequence[str]], list[Panel]]:
     """A block a model."""
-    return lambda found, labels: [Block(kind, i, make(details)) for i, details in found]
+    return lambda found, labels: [Panel(kind, i, make(details)) for i, details in found]
 
 
 def _table(details: Details) -> Table:
     return generic_table(details["table"]["columns"], details["table"]["rows"])
 
 
-def _curves(found: Found, labels: Sequence[str]) -> list[Block]:
+def _curves(found: Found, labels: Sequence[str]) -> list[Panel]:
     """Models whose curves have the same axes share a plot."""
     blocks = []
     for x_name, y_name in dict.fromkeys((d["curve"]["x_name"], d["curve"]["y_name"]) for _, d in found):
@@ -101,7 +101,7 @@ def _curves(found: Found, labels: Sequence[str]) -> list[Block]:
         table = Table([x_name, *(labels[i] for i, _ in curves)], rows)
         alt = f"{y_name} against {x_name}, mean and deviation; the table beside it has the numbers"
         blocks.append(
-            Block(
+            Panel(
                 "curve",
                 None,
                 {
@@ -115,7 +115,7 @@ def _curves(found: Found, labels: Sequence[str]) -> list[Block]:
     return blocks
 
 
-def _searches(found: Found, labels: Sequence[str]) -> list[Block]:
+def _searches(found: Found, labels: Sequence[str]) -> list[Panel]:
     blocks = []
     for x_name in dict.fromkeys(d["search"]["x_name"] for _, d in found):
         searches = [(i, d["search"]) for i, d in found if d["search"]["x_name"] == x_name]
@@ -135,7 +135,7 @@ def _searches(found: Found, labels: Sequence[str]) -> list[Block]:
         )
         caption = "The best is circled."
         blocks.append(
-            Block(
+            Panel(
                 "curve",
                 None,
                 {"plot": Plot(url, alt), "table": table, "caption": caption, "models": [i for i, _ in searches], "more": tried},
@@ -144,7 +144,7 @@ def _searches(found: Found, labels: Sequence[str]) -> list[Block]:
     return blocks
 
 
-def _per_class(found: Found, labels: Sequence[str]) -> list[Block]:
+def _per_class(found: Found, labels: Sequence[str]) -> list[Panel]:
     """One table for all models, the worst class on average first."""
     classes: dict[tuple[str, int], dict[int, tuple[int, float]]] = {}
     for i, details in found:
@@ -162,7 +162,7 @@ def _per_class(found: Found, labels: Sequence[str]) -> list[Block]:
         rows.append((mean, name + (f" ({again})" if again > 1 else ""), examples, recalls))
     rows.sort(key=lambda row: (row[0], row[1]))
     data = {"models": [i for i, _ in found], "rows": [row[1:] for row in rows]}
-    return [Block("per_class", None, {**data, "shown": CLASSES_SHOWN if len(rows) > CLASSES_SHOWN + 5 else len(rows)})]
+    return [Panel("per_class", None, {**data, "shown": CLASSES_SHOWN if len(rows) > CLASSES_SHOWN + 5 else len(rows)})]
 
 
 def _confusion(details: Details) -> dict[str, Any]:
@@ -206,19 +206,19 @@ def _heat_map(details: Details) -> dict[str, Any]:
     return {"images": images, "rows": rows, "low": low, "high": high, "numbers": len(images) <= NUMBERS_UP_TO}
 
 
-def _grids(found: Found, labels: Sequence[str]) -> list[Block]:
+def _grids(found: Found, labels: Sequence[str]) -> list[Panel]:
     blocks = []
     for direction in ("text_to_image", "image_to_text"):
         for i, details in found:
             if details["grids"].get(direction):
-                blocks.append(Block(direction, i, {"all": details["grids"][direction], "shown": QUERIES_SHOWN}))
+                blocks.append(Panel(direction, i, {"all": details["grids"][direction], "shown": QUERIES_SHOWN}))
     return blocks
 
 
-def _other(found: Found, labels: Sequence[str]) -> list[Block]:
+def _other(found: Found, labels: Sequence[str]) -> list[Panel]:
     known = {"classes", "table", "curve", "search", "per_class", "confusion", "mistakes", "heat_map", "grids"}
     return [
-        Block("other", i, json.dumps({k: d[k] for k in sorted(d.keys() - known)}, indent=1, ensure_ascii=False)) for i, d in found
+        Panel("other", i, json.dumps({k: d[k] for k in sorted(d.keys() - known)}, indent=1, ensure_ascii=False)) for i, d in found
     ]
 
 

@@ -20,7 +20,7 @@ from jclip.weights.files import Lazy
 from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
-from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Kind, check_options, one_of, optional
+from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Values, check_options, one_of, optional
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
 from jclip.weights.tokenizers import read_hugging_face
@@ -237,7 +237,7 @@ def _text_tower(kind: str, options: Mapping[str, Any], tokenizer: Tokenizer) -> 
 
 
 def _section(
-    at: str, config: Mapping[str, Any], name: str, read: Mapping[str, Kind], defaults: Mapping[str, Any]
+    at: str, config: Mapping[str, Any], name: str, read: Mapping[str, Values], defaults: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """The options of a section, which the first files have twice: `text_config_dict` beside `text_config`.
 

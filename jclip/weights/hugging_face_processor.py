@@ -7,7 +7,7 @@ from typing import Any, cast
 from jclip.config import Preprocess, VisionTower
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
-from jclip.weights.options import COLOUR, FLAG, Kind, check_options, one_of, optional
+from jclip.weights.options import COLOUR, FLAG, Values, check_options, one_of, optional
 
 FILES = NESTED, FILE = "processor_config.json", "preprocessor_config.json"
 
@@ -37,7 +37,7 @@ between versions of transformers."""
 CLASS_OF = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
 """The processor of a type of model, where a file names none."""
 
-SIZE = Kind(
+SIZE = Values(
     "a whole number, a list of two, or an object of them",
     lambda size: all(
         type(n) is int for n in (size.values() if isinstance(size, Mapping) else size if isinstance(size, list) else [size])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jclip.weights.errors import WeightsError
 
 
-class Kind(NamedTuple):
+class Values(NamedTuple):
     """Values that an option may have.
 
     Attributes:
@@ -26,35 +26,37 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-COUNT = Kind("a whole number from 1", _whole)
-ID = Kind("a whole number from 0", lambda value: _whole(value, 0))
-NUMBER = Kind("a number", _number)
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-SECTION = Kind("an object", lambda value: isinstance(value, Mapping))
-SQUARE = Kind(
+COUNT = Values("a whole number from 1", _whole)
+ID = Values("a whole number from 0", lambda value: _whole(value, 0))
+NUMBER = Values("a number", _number)
+TEXT = Values("a text", lambda value: isinstance(value, str))
+FLAG = Values("true or false", lambda value: isinstance(value, bool))
+SECTION = Values("an object", lambda value: isinstance(value, Mapping))
+SQUARE = Values(
     "a whole number from 1, or a list of two equal ones",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 2 and _whole(value[0]) and value[0] == value[1]),
 )
-SIDES = Kind(
+SIDES = Values(
     "a whole number from 1, or a list of two: height and width",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 2 and all(map(_whole, value))),
 )
-LAYERS = Kind(
+LAYERS = Values(
     "a whole number from 1, or a list of four",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 4 and all(map(_whole, value))),
 )
-COLOUR = Kind("a list of three numbers", lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)))
+COLOUR = Values("a list of three numbers", lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)))
 
 
-def one_of(values: Collection[Any]) -> Kind:
+def one_of(values: Collection[Any]) -> Values:
     """One of some values."""
-    return Kind(f"one of {', '.join(map(str, values))}", lambda value: any(type(value) is type(v) and value == v for v in values))
+    return Values(
+        f"one of {', '.join(map(str, values))}", lambda value: any(type(value) is type(v) and value == v for v in values)
+    )
 
 
-def optional(kind: Kind) -> Kind:
+def optional(kind: Values) -> Values:
     """The kind of value, or null, which stands for the default."""
-    return Kind(f"{kind.words}, or null", lambda value: value is None or kind.holds(value))
+    return Values(f"{kind.words}, or null", lambda value: value is None or kind.holds(value))
 
 
 def side(square: Any) -> int:
@@ -65,7 +67,7 @@ def side(square: Any) -> int:
 def check_options(
     at: str,
     given: Mapping[str, Any],
-    read: Mapping[str, Kind],
+    read: Mapping[str, Values],
     neutral: Mapping[str, Collection[Any]],
     inert: Container[str] = (),
 ) -> None:

@@ -19,13 +19,13 @@ from tiny import tiny_config
 from jclip import train
 from jclip.checkpoint import Checkpoints
 from jclip.config import Config, ConfigError, Data, Portion, Stage, check, make_plans, stage_configs
-from jclip.data import BadExample, Mixture, Phase, SourceError, make_loader, open_data, open_source, planned
+from jclip.data import BadExample, Mixture, Shares, SourceError, make_loader, open_data, open_source, planned
 from jclip.data.mixture import in_numbers
 from jclip.data.survey import shortcomings
 
 SIZES = {"a": 1000, "b": 300, "c": 70}
 WEIGHTS = (0.7, 0.2, 0.1)
-LATER = (Phase(0, WEIGHTS), Phase(5000, (1.0, 1.0, 0.0), 16), Phase(7400, (0.0, 1.0, 2.0)))
+LATER = (Shares(0, WEIGHTS), Shares(5000, (1.0, 1.0, 0.0), 16), Shares(7400, (0.0, 1.0, 2.0)))
 
 
 class Letters:
@@ -49,7 +49,7 @@ class Letters:
         return f"{ord(self.name):016x}{self.size:016x}"
 
 
-def letters(phases: tuple[Phase, ...] = (), **more: Any) -> Mixture:
+def letters(phases: tuple[Shares, ...] = (), **more: Any) -> Mixture:
     return Mixture({name: Letters(name, size) for name, size in SIZES.items()}, phases, **more)
 
 
@@ -58,7 +58,7 @@ def code(value: str, rng: Any = None) -> np.ndarray[Any, Any]:
 
 
 def test_shares_are_those_of_the_weights_at_every_place() -> None:
-    order = letters((Phase(0, WEIGHTS),)).order(0)
+    order = letters((Shares(0, WEIGHTS),)).order(0)
     seen = Counter[str]()
     for place in range(6000):
         assert order.counts(place) == {name: seen[name] for name in SIZES}
@@ -99,8 +99,8 @@ def test_a_source_more_changes_no_order_of_another() -> None:
         order = mixture.order(3)
         return [index for name, index in (order[place] for place in range(2000)) if name == "a"][:300]
 
-    two = Mixture({name: Letters(name, SIZES[name]) for name in "ac"}, (Phase(0, (1.0, 1.0)),))
-    assert drawn(letters((Phase(0, WEIGHTS),))) == drawn(two)
+    two = Mixture({name: Letters(name, SIZES[name]) for name in "ac"}, (Shares(0, (1.0, 1.0)),))
+    assert drawn(letters((Shares(0, WEIGHTS),))) == drawn(two)
 
     twins = Mixture({name: Letters(name, 500) for name in "ab"}).order(3)
     orders = [[index for name, index in map(twins.__getitem__, range(600)) if name == which] for which in "ab"]
@@ -108,7 +108,7 @@ def test_a_source_more_changes_no_order_of_another() -> None:
 
 
 def test_each_block_has_an_order_of_its_own() -> None:
-    order = letters((Phase(0, (0.5, 0.25, 0.25)),)).order(0)
+    order = letters((Shares(0, (0.5, 0.25, 0.25)),)).order(0)
     blocks = ["".join(order[place][0] for place in range(first, first + 1024)) for first in (0, 1024)]
     assert blocks[0] != blocks[1]
 
@@ -139,7 +139,7 @@ def test_batches_do_not_depend_on_hosts_workers_or_where_one_begins(workers: int
 
 def test_an_example_of_the_same_source_takes_the_place_of_a_broken_one() -> None:
     sources = {"a": Letters("a", 1000), "b": Letters("b", 300, frozenset(range(150)))}
-    mixture = Mixture(sources, (Phase(0, (1.0, 1.0)),), {"b": {"text": "other"}})
+    mixture = Mixture(sources, (Shares(0, (1.0, 1.0)),), {"b": {"text": "other"}})
     with make_loader(mixture, {"text": code}, batch_size=64) as loader:
         batch = next(loader)
     texts = [bytes(row).decode().strip() for row in batch.arrays["text"]]
@@ -172,10 +172,10 @@ def test_phases_are_those_of_the_recipe_and_its_stages() -> None:
     assert isinstance(source, Mixture)
     found = planned(source, zip(parts, make_plans(config, len(source)), strict=True)).phases
     assert found == (
-        Phase(0, (0.0, 1.0, 0.25), 32),
-        Phase(128, (0.5, 0.25, 0.25), 16),
-        Phase(128 + 6 * 16, (0.0, 0.25, 0.25), 16),
-        Phase(128 + 9 * 16, (1.0, 0.25, 0.25), 16),
+        Shares(0, (0.0, 1.0, 0.25), 32),
+        Shares(128, (0.5, 0.25, 0.25), 16),
+        Shares(128 + 6 * 16, (0.0, 0.25, 0.25), 16),
+        Shares(128 + 9 * 16, (1.0, 0.25, 0.25), 16),
     )
 
 
@@ -212,9 +212,9 @@ def test_contradictions_are_refused(data: Data, said: str) -> None:
 
 def test_weights_that_leave_nothing_or_hardly_anything_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"a, b, c all have the weight 0 at once"):
-        letters((Phase(0, (0.0, 0.0, 0.0)),))
+        letters((Shares(0, (0.0, 0.0, 0.0)),))
     with pytest.raises(ConfigError, match=r"data.sources.c has 1e-07 of the examples, less than 1e-06"):
-        letters((Phase(0, (1.0, 1.0, 2e-7)),))
+        letters((Shares(0, (1.0, 1.0, 2e-7)),))
     with pytest.raises(SourceError, match="b has no examples"):
         Mixture({"a": Letters("a", 3), "b": Letters("b", 0)})
     with pytest.raises(SourceError, match=r"data.sources.x: source 'nowhere': there is no such folder"):

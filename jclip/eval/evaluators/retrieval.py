@@ -14,7 +14,7 @@ from jclip.eval.result import Evaluator, Result
 from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
 
 
-class Side(NamedTuple):
+class Gallery(NamedTuple):
     """Embeddings of the examples by one tower: as many rows as they have inputs for it."""
 
     z: np.ndarray
@@ -26,12 +26,12 @@ class Side(NamedTuple):
     texts: list[str] | None
     """Text of each row; None where the tower is none of texts."""
 
-    def of(self, kept: np.ndarray) -> "Side":
+    def of(self, kept: np.ndarray) -> "Gallery":
         """The rows of some examples, which are counted anew."""
         rows = np.flatnonzero(kept[self.owner])
         place = np.cumsum(kept) - 1
         texts = None if self.texts is None else [self.texts[i] for i in rows]
-        return Side(self.z[rows], place[self.owner[rows]], kept[kept], texts)
+        return Gallery(self.z[rows], place[self.owner[rows]], kept[kept], texts)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class RetrievalEvaluator(Evaluator):
         )
         return Result(metrics, counts, shown)
 
-    def _side(self, params: Any, tower: str) -> Side:
+    def _side(self, params: Any, tower: str) -> Gallery:
         if not isinstance(self.bench.model.towers[tower], TextTower):
             embedded = self.bench.embed(params, "source", tower)
-            return Side(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
+            return Gallery(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
         source = self.bench.sources["source"]
         values = list(read_field(source, self.bench.fields.get(tower) or text_field(source, tower)))
         read = np.array([isinstance(value, (str, list, tuple)) and value not in ((), []) for value in values], bool)
@@ -85,10 +85,10 @@ class RetrievalEvaluator(Evaluator):
         z, known = self.bench.embed_texts(params, texts, tower)
         owners = np.array(owner, np.int64)
         read[owners[~known]] = False
-        return Side(z, owners, read, texts)
+        return Gallery(z, owners, read, texts)
 
 
-def groups(a: Side, b: Side, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def groups(a: Gallery, b: Gallery, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The groups of the rows of either side, as `retrieval_metrics` takes them.
 
     Texts that are equal are a group, and whatever else belongs to an example has the groups of all its texts. Of two sides of
