@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -186,17 +187,25 @@ def _checked(at: str, path: str, separator: str, header: tuple[str, ...], option
         raise SourceError(f"{at}: there is no row in it")
     source = Rows(path, separator, header, columns, index)
     if columns.key:
-        unique(at, columns.key, _keys(source, columns.key))
+        unique(at, columns.key, _keys(path, separator, header, columns.key))
     return source
 
 
-def _keys(source: Rows, column: str) -> Iterator[Any]:
-    """The values of a column; a row that is broken as a whole has none, and is told when it is read."""
-    for index in range(len(source)):
-        try:
-            yield source._row(index).get(column)
-        except BadExample:
-            continue
+def _keys(path: str, separator: str, header: tuple[str, ...], column: str) -> Iterator[Any]:
+    """The values of a column, in one pass; a row that is broken as a whole has none, and is told when it is read."""
+    lines = iter(_Lines(path))
+    if not separator:
+        for line in lines:
+            with suppress(BadExample):
+                if line.strip():
+                    yield _parse_json(line).get(column)
+        return
+    place = header.index(column)
+    rows = filter(None, csv.reader(lines, delimiter=separator, strict=True))
+    next(rows)
+    for cells in rows:
+        if len(cells) == len(header):
+            yield cells[place]
 
 
 def _file(at: str, name: str) -> str:
