@@ -81,6 +81,11 @@ class Parquet:
         """See Source: the names that Hugging Face's metadata give the label."""
         return self._columns.classes
 
+    @property
+    def shards(self) -> dict[str, int]:
+        """Bytes of each file, by name."""
+        return {name: file.state[0] for name, file in zip(self._shown, self._files, strict=True)}
+
     def __len__(self) -> int:
         return self._ends[-1]
 

@@ -68,7 +68,7 @@ def read_index(path: str, separator: str, scan: Callable[[str], Iterator[int]]) 
         OSError: it cannot be read.
     """
     place = _place(path, separator)
-    kept = _load(place, state_of(os.stat(path)), separator)
+    kept = _load(place, state_of(os.stat(path)))
     if kept is not None:
         return RowIndex(kept)
     since = time.time_ns() - os.stat(path).st_ctime_ns
@@ -87,15 +87,15 @@ def read_index(path: str, separator: str, scan: Callable[[str], Iterator[int]]) 
     return RowIndex(data)
 
 
-def _load(place: Path, state: State, separator: str) -> NDArray[np.int64] | None:
+def _load(place: Path, state: State) -> NDArray[np.int64] | None:
     """The array in a file, mapped; None where it is none of this table."""
     try:
-        data = np.load(place, mmap_mode="r", allow_pickle=False)
+        data = np.lib.format.open_memmap(place, mode="r")
     except (OSError, ValueError, EOFError):
         return None
     if data.dtype != np.int64 or data.ndim != 1 or len(data) <= HEADER or int(data[0]) != VERSION:
         return None
-    if tuple(data[1:5].tolist()) != state or int(data[5]) != _mark(separator):
+    if tuple(data[1:5].tolist()) != state:
         return None
     if not np.array_equal(data[DIGEST], _digest(data)):
         log.warning("index %s is damaged, and is built again", place)

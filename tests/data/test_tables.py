@@ -8,7 +8,9 @@ import shutil
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,8 @@ def test_cells_become_arrays_mappings_and_tuples(tmp_path: Path) -> None:
     hugging_face(tmp_path / "hf", [range(COUNT)])
     source = open_source(f"parquet:{tmp_path}/hf")
     assert source.classes == ("even", "odd")
+    name = "train-00000-of-00001.parquet"
+    assert source.shards == {name: (tmp_path / "hf" / name).stat().st_size}
     example = source[7]
     embedding = lookup(example, "embedding")
     assert embedding.dtype == np.float32
@@ -184,11 +188,33 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path, monkeypatc
     hugging_face(tmp_path / "hf", [range(COUNT)])
     source = open_source(f"parquet:{tmp_path}/hf")
     asked = []
-    read = parquet._OpenFile.read
-    monkeypatch.setattr(parquet._OpenFile, "read", lambda *args: asked.append(args[1:]) or read(*args))
+    read = pq.ParquetFile.read_row_group
+
+    def spied(file: Any, group: int, columns: Any = None, **options: Any) -> Any:
+        asked.append((group, columns))
+        return read(file, group, columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spied)
     for i in (9, 10, 8):
         assert source[i]["text"] == TEXTS[i]
-    assert asked == [(2, "text")]
+    assert asked == [(2, ["text"])]
+
+
+def test_threads_that_need_the_same_row_group_decode_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hugging_face(tmp_path / "hf", [range(COUNT)])
+    source = open_source(f"parquet:{tmp_path}/hf")
+    asked = []
+    read = parquet._OpenFile.read
+
+    def slow(file: Any, group: int, column: str) -> Any:
+        asked.append(group)
+        time.sleep(0.05)
+        return read(file, group, column)
+
+    monkeypatch.setattr(parquet._OpenFile, "read", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda i: source[i]["text"], range(4))) == TEXTS[:4]
+    assert asked == [0]
 
 
 def test_what_is_decoded_and_open_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +230,7 @@ def test_what_is_decoded_and_open_is_bounded(tmp_path: Path, monkeypatch: pytest
         assert source._bytes == sum(values.nbytes for values in source._decoded.values())
         assert source._bytes <= 600 or len(source._decoded) == 1
     assert len(os.listdir("/proc/self/fd")) <= before + 3
+    assert len(pickle.dumps(source)) == len(pickle.dumps(open_source(f"parquet:{tmp_path}/hf")))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
@@ -348,6 +375,27 @@ def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(SourceError, match=r'pip install "jclip\[tables\]"'):
         open_source("parquet:x.parquet")
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_a_table(bom: bytes, tmp_path: Path) -> None:
+    for kind, content in (("csv", b'text,n\n\n"a\rb",1\n'), ("jsonl", b'{"text": "a\\rb", "n": "1"}')):
+        (tmp_path / f"a.{kind}").write_bytes(bom + content)
+        for option in ("", "?key=n"):
+            source = open_source(f"{kind}:{tmp_path}/a.{kind}{option}")
+            assert list(source[0]) == ["key", "text", "n"]
+            assert (source[0]["text"], source[0]["key"]) == ("a\rb", "1" if option else f"a.{kind}:0")
+
+
+def test_a_key_that_comes_twice_or_is_none_is_refused(tmp_path: Path) -> None:
+    for kind, content in (("csv", "text,id\na,1\nb\nc,{}\n"), ("jsonl", '{{"id": 1}}\n7\n{{"id": "{}"}}\n')):
+        path = tmp_path / f"a.{kind}"
+        for second, message in (("1", "the key '1' comes twice in column id"), ("", "key is no text or whole number")):
+            path.write_text(content.format(second))
+            with pytest.raises(SourceError, match=message):
+                open_source(f"{kind}:{path}?key=id")
+        path.write_text(content.format("2"))
+        assert open_source(f"{kind}:{path}?key=id")[2]["key"] == "2"
 
 
 def test_rows_of_other_lengths_and_lines_that_are_no_json_are_bad_examples(tmp_path: Path) -> None:
