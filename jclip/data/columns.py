@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
@@ -185,6 +186,19 @@ def unique(at: str, column: str, keys: Iterable[Any]) -> None:
         if key in seen:
             raise SourceError(f"{at}: the key {key!r} comes twice in column {column}; leave out key=")
         seen.add(key)
+
+
+def as_f32(values: ArrayLike) -> NDArray[np.float32]:
+    """Numbers as f32. Raises BadExample where one is too large."""
+    try:
+        exact = np.asarray(values, np.float64)
+    except OverflowError:
+        raise BadExample("one of its numbers is too large for f32") from None
+    with np.errstate(over="ignore"):
+        found = exact.astype(np.float32)
+    if np.any(np.isinf(found) & ~np.isinf(exact)):
+        raise BadExample("one of its numbers is too large for f32")
+    return found
 
 
 def _present(read: Read, name: str) -> Any:

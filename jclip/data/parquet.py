@@ -13,8 +13,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from jclip.data.cells import is_bytes, is_image, is_list, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
 from jclip.data.patterns import expand, short_names
 from jclip.data.source import BadExample, LazyExample, SourceError
@@ -112,7 +111,7 @@ class Parquet:
                     continue
                 for row in range(file.ends[group - 1] if group else 0, end):
                     try:
-                        value = _path(self._scalar(number, row, column))
+                        value = path_of(self._scalar(number, row, column))
                         if value:
                             yield self._columns.locate(value)
                     except (BadExample, UnicodeDecodeError):
@@ -127,7 +126,7 @@ class Parquet:
     def _cell(self, number: int, row: int, column: str) -> Any:
         try:
             return plain(self._scalar(number, row, column), self._columns)
-        except BadExample as problem:
+        except (BadExample, UnicodeDecodeError) as problem:
             raise BadExample(f"column {column}: {problem}") from None
 
     def _scalar(self, number: int, row: int, column: str) -> Any:
@@ -189,7 +188,8 @@ class _OpenFile:
 
         self.lock = threading.Lock()
         self._path = file.path
-        self._errors = (pa.ArrowException, OSError)
+        self._ends = file.ends
+        self._errors = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: names in a damaged footer
         try:
             if state_of(os.stat(file.path)) != file.state:
                 raise BadExample(f"its file {file.path} was changed since it was opened")
@@ -202,93 +202,24 @@ class _OpenFile:
         kind = self._reader.schema_arrow.field(column).type
         facts = self._reader.metadata.row_group(group)
         chunks = map(facts.column, range(facts.num_columns))
-        chunk = next((chunk for chunk in chunks if chunk.path_in_schema == f"{column}.bytes"), None)
-        if chunk is None or not _is_image(kind):
-            return _is_bytes(kind)
+        try:
+            chunk = next((chunk for chunk in chunks if chunk.path_in_schema == f"{column}.bytes"), None)
+        except UnicodeDecodeError:
+            return False
+        if chunk is None or not is_image(kind):
+            return is_bytes(kind)
         return chunk.statistics is not None and chunk.statistics.has_null_count and chunk.statistics.null_count == 0
 
     def read(self, group: int, column: str) -> Any:
         """A column of a row group: a ChunkedArray."""
         try:
-            return self._reader.read_row_group(group, columns=[column], use_threads=False).column(column)
-        except self._errors as error:
+            values = self._reader.read_row_group(group, columns=[column], use_threads=False).column(column)
+        except (*self._errors, KeyError) as error:
             raise BadExample(f"row group {group} of {self._path} cannot be read: {_first(error)}") from None
-
-
-def plain(scalar: Any, columns: Columns) -> Any:
-    """A cell (pyarrow.Scalar) as jclip has it, see Parquet; None where it is null.
-
-    Raises:
-        BadExample: it is no UTF-8, or has nulls or rows of several lengths among its numbers; an image's file cannot be read.
-    """
-    import pyarrow as pa
-
-    if not scalar.is_valid:
-        return None
-    if isinstance(scalar, (pa.DictionaryScalar, pa.ExtensionScalar)):
-        return plain(scalar.value, columns)
-    if pa.types.is_struct(scalar.type):
-        if _is_image(scalar.type):
-            inside = scalar["bytes"]
-            return inside.as_py() if inside.is_valid else columns.read_image(_path(scalar) or "")
-        values = {field.name: plain(scalar[field.name], columns) for field in scalar.type}
-        return {name: value for name, value in values.items() if value is not None}
-    if _is_list(scalar.type):
-        return _list(scalar.values, columns)
-    try:
-        return dict(scalar.as_py()) if pa.types.is_map(scalar.type) else scalar.as_py()
-    except (UnicodeDecodeError, ValueError, OverflowError) as error:
-        raise BadExample(f"the cell cannot be decoded: {error}") from None
-
-
-def _list(values: Any, columns: Columns) -> Any:
-    """A list's values (pyarrow.Array): an array of numbers, or a tuple of anything else."""
-    import pyarrow as pa
-
-    leaf = values.type
-    while _is_list(leaf):
-        leaf = leaf.value_type
-    if not (pa.types.is_floating(leaf) or pa.types.is_integer(leaf) or pa.types.is_boolean(leaf)):
-        return tuple(plain(value, columns) for value in values)
-    if values.null_count:
-        raise BadExample(f"{values.null_count} of its {len(values)} numbers are null")
-    if not _is_list(values.type):
-        array = values.to_numpy(zero_copy_only=False)
-        return array.astype(np.float32) if pa.types.is_floating(leaf) else array.copy()
-    rows = [_list(row.values, columns) for row in values]
-    if len({row.shape for row in rows}) != 1:
-        raise BadExample("its lists of numbers have several lengths, or none")
-    return np.stack(rows)
-
-
-def _path(scalar: Any) -> str | None:
-    """The path of an image's cell: a text, or the path of a struct without bytes."""
-    import pyarrow as pa
-
-    if not scalar.is_valid:
-        return None
-    if _is_image(scalar.type):
-        return None if scalar["bytes"].is_valid or not scalar["path"].is_valid else str(scalar["path"].as_py())
-    value = scalar.as_py() if not pa.types.is_nested(scalar.type) and not _is_bytes(scalar.type) else None
-    return value if isinstance(value, str) else None
-
-
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
-
-
-def _is_image(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_struct(kind)) and {field.name for field in kind} == {"bytes", "path"}
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+        rows = self._ends[group] - (self._ends[group - 1] if group else 0)
+        if len(values) != rows:
+            raise BadExample(f"row group {group} of {self._path} is damaged: it has {len(values)} rows of {rows}")
+        return values
 
 
 def _first(error: BaseException) -> str:
@@ -328,7 +259,7 @@ def open_parquet(spec: str) -> Parquet:
     if not columns.label and len(names := [name for name in first.names if _class_names(first, name)]) == 1:
         columns = replace(columns, label=names[0])
     columns = replace(columns, classes=_class_names(first, columns.label))
-    several = bool(columns.text) and _is_list(first.field(columns.text).type)
+    several = bool(columns.text) and is_list(first.field(columns.text).type)
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
@@ -383,8 +314,13 @@ def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
         with pq.ParquetFile(path) as reader:
             groups = [reader.metadata.row_group(i) for i in range(reader.metadata.num_row_groups)]
             ends = tuple(accumulate(group.num_rows for group in groups))
-            return File(path, state, ends), reader.schema_arrow, [group.total_byte_size for group in groups]
-    except (pa.ArrowException, OSError) as error:
+            schema = reader.schema_arrow
+            _ = (
+                schema.names,
+                str(schema),
+            )  # pyarrow decodes names where they are asked for, and those of a damaged footer are no UTF-8
+            return File(path, state, ends), schema, [group.total_byte_size for group in groups]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"{path} is no whole Parquet file: {_first(error)}"
         raise SourceError(f"{at}: {reason}; get it again, or take it out of the source") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
 from jclip.data.files import MAX_BYTES
 from jclip.data.row_index import RowIndex, read_index
 from jclip.data.source import BadExample, LazyExample, SourceError, decode_text
@@ -66,9 +66,9 @@ class Rows:
             raise IndexError(f"{self._path} has no row {index}; it has {len(self)}")
         row = self._row(index)
         key = as_key(row.get(self._columns.key)) if self._columns.key else f"{os.path.basename(self._path)}:{index}"
-        several = isinstance(row.get(self._columns.text), tuple)
+        several = isinstance(row.get(self._columns.text), list)
         names = [name for name in row if self._separator or row[name] is not None]
-        return LazyExample(key, self._columns.readers(names, row.get, several))
+        return LazyExample(key, self._columns.readers(names, partial(_value, row), several))
 
     def fingerprint(self) -> str:
         """See Source: over the file's bytes, the columns that are read, and the images that rows name."""
@@ -306,10 +306,14 @@ def _parse_json(text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
         if isinstance(row, dict):
-            return {name: _plain(value) for name, value in row.items()}
+            return row
     except (ValueError, RecursionError) as error:
         raise BadExample(f"its line is no JSON: {error}") from None
     raise BadExample(f"its line is no object of JSON, but a {type(row).__name__}")
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
+    return _plain(row.get(column))
 
 
 def _plain(value: Any) -> Any:
@@ -320,5 +324,5 @@ def _plain(value: Any) -> Any:
         return value
     if value and all(type(inner) in (int, float) for inner in value):
         whole = all(type(inner) is int and abs(inner) < 1 << 63 for inner in value)
-        return np.array(value, np.int64 if whole else np.float32)
+        return np.array(value, np.int64) if whole else as_f32(value)
     return tuple(map(_plain, value))

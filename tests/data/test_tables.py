@@ -370,6 +370,43 @@ def test_damaged_pages_and_changed_files_are_bad_examples(tmp_path: Path) -> Non
         fresh[1500]["text"]
 
 
+def test_random_damage_is_a_source_error_or_a_bad_example(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "hf", [range(6)])
+    whole = next((tmp_path / "hf").iterdir()).read_bytes()
+    path = tmp_path / "a.parquet"
+    refused, bad = 0, 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        content = bytearray(whole)
+        for place in rng.integers(len(whole) - 2500 if seed % 2 else 4, len(whole), 1 + seed % 3).tolist():
+            content[place] = int(rng.integers(256))
+        path.write_bytes(content)
+        try:
+            source = open_source(f"parquet:{path}")
+            source.fingerprint()
+        except SourceError:
+            refused += 1
+            continue
+        for row in range(min(len(source), 6)):
+            for field in source[row]:
+                try:
+                    source[row][field]
+                except BadExample:
+                    bad += 1
+    assert refused > 10
+    assert bad > 10
+
+
+def test_numbers_beyond_f32_are_bad_examples(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"e": [[1e300], [np.inf, 1.0]]})
+    (tmp_path / "a.jsonl").write_text('{"e": [1e300, 1]}\n{"e": [Infinity, 1]}')
+    for kind in ("parquet", "jsonl"):
+        source = open_source(f"{kind}:{tmp_path}/a.{kind}")
+        with pytest.raises(BadExample, match="too large for f32"):
+            source[0]["e"]
+        assert source[1]["e"].tolist() == [np.inf, 1]
+
+
 def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
