@@ -313,7 +313,10 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _value(row: dict[str, Any], column: str) -> Any:
-    return _plain(row.get(column))
+    try:
+        return _plain(row.get(column))
+    except RecursionError:  # json reads what is nested deeper than Python may call
+        raise BadExample(f"column {column} is nested too deeply") from None
 
 
 def _plain(value: Any) -> Any:
@@ -325,4 +328,6 @@ def _plain(value: Any) -> Any:
     if value and all(type(inner) in (int, float) for inner in value):
         whole = all(type(inner) is int and abs(inner) < 1 << 63 for inner in value)
         return np.array(value, np.int64) if whole else as_f32(value)
+    if None in value and all(inner is None or type(inner) in (int, float) for inner in value):
+        raise BadExample(f"{value.count(None)} of its {len(value)} numbers are null")
     return tuple(map(_plain, value))

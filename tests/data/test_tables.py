@@ -407,6 +407,17 @@ def test_numbers_beyond_f32_are_bad_examples(tmp_path: Path) -> None:
         assert source[1]["e"].tolist() == [np.inf, 1]
 
 
+def test_values_of_json_that_cannot_be_used_spoil_no_other(tmp_path: Path) -> None:
+    deep = f"{'[' * 3000}{']' * 3000}"
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "holes": [1.5, null]}}\n{{"deep": {deep}}}')
+    source = open_source(f"jsonl:{tmp_path}/a.jsonl")
+    assert source[0]["text"] == "a"
+    with pytest.raises(BadExample, match="1 of its 2 numbers are null"):
+        source[0]["holes"]
+    with pytest.raises(BadExample, match=r"nested too deeply|its line is no JSON"):  # as deep as this Python's parser goes
+        source[1]["deep"]
+
+
 def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
