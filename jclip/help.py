@@ -13,6 +13,8 @@ The data (--data.source) is one of
   webdataset:/data/{00000..00099}.tar   tar shards of KEY.jpg and KEY.txt, read at random through an index
   tfds:NAME[/CONFIG]:SPLIT              a prepared TensorFlow Dataset (extra: tfds)
   folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
+  parquet:/data/train-*.parquet         tables, whose columns are fields; images are bytes in them, or paths (extra: tables)
+  csv:/data/train.csv, jsonl:FILE       the same of text; also ?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR
 
 A tower sees the field of its name, or one that --data.fields TOWER FIELD says
   json.title                            a field of a field

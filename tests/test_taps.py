@@ -149,7 +149,7 @@ def test_what_load_returns_is_tapped_with_sharded_parameters() -> None:
 
 
 def test_a_token_that_only_a_gpu_wants_is_not_shown() -> None:
-    """For cuDNN the 17 tokens of the image are 18; heads of 4 numbers then take the plain form, which runs here too."""
+    """The 17 tokens of the image are 18 for cuDNN; heads of 4 numbers then take the plain form, which runs here too."""
     model = Model({"image": dataclasses.replace(IMAGE, width=12)}, embed_dim=8, dtype="bfloat16")
     params = jax.jit(jclip.create_model(model).init)(jax.random.key(0))
 

@@ -32,6 +32,9 @@ SCHEMES: dict[str, Scheme] = {
     "webdataset": Scheme(_later("webdataset", "open_webdataset"), "webdataset:/data/train-{00000..00099}.tar"),
     "tfds": Scheme(_later("tfds", "open_tfds"), "tfds:cifar10:test"),
     "folder": Scheme(_later("folder", "open_folder"), "folder:/data/photos"),
+    "parquet": Scheme(_later("parquet", "open_parquet"), "parquet:/data/train-*.parquet"),
+    "csv": Scheme(_later("rows", "open_csv"), "csv:/data/train.csv?image=filepath&images=/data/photos"),
+    "jsonl": Scheme(_later("rows", "open_jsonl"), "jsonl:/data/metadata.jsonl"),
     "sugarcrepe": Scheme(_later("selection", "open_sugarcrepe"), "sugarcrepe:/data/swap_obj.json?images=/data/val2017"),
     "winoground": Scheme(_later("selection", "open_winoground"), "winoground:/data/examples.jsonl?images=/data/images"),
 }
@@ -49,6 +52,8 @@ def open_source(spec: str) -> Source:
     - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
     - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.
     - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
+    - `parquet:PATTERN`, `csv:FILE`, `jsonl:FILE`: rows of tables, whose columns are fields, and images bytes or paths:
+      `?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines`, see jclip.data.parquet and jclip.data.rows.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.
 
@@ -70,6 +75,9 @@ def _hint(spec: str) -> str:
         return "only files are read, at random; mount the bucket, or fetch the data"
     if spec.partition("?")[0].endswith((".tar", "}", "*")):
         return f"a pattern of shards has its scheme before it, 'webdataset:{spec}', in quotes: a shell would expand it"
+    for ending, kind in ((".parquet", "parquet"), (".csv", "csv"), (".tsv", "csv"), (".jsonl", "jsonl")):
+        if spec.partition("?")[0].endswith(ending):
+            return f"a table has its scheme before it, '{kind}:{spec}'"
     if os.path.isdir(os.path.expanduser(spec)):
         return f"a folder has its scheme before it, 'folder:{spec}'"
     scheme, colon, _ = spec.partition(":")

@@ -12,18 +12,19 @@ MOST = 1_000_000
 """Files that braces may name."""
 
 
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
     """The sorted paths that a pattern names.
 
     Args:
         pattern: a path with globs (*, ?, [ab]) and braces ({00000..00099}, zero-padded as its first number is, or {a,b}); ~ is
             the home folder. Folders at its beginning that exist as they are written are taken so, whatever is in their names.
             A path that braces name must exist.
+        scheme: the source whose pattern it is, as errors name it.
 
     Raises:
         SourceError: there is no such file, braces name too many, or it is an address and no path.
     """
-    at = f"source 'webdataset:{pattern}'"
+    at = f"source '{scheme}:{pattern}'"
     _refuse_addresses(at, pattern)
     prefix, rest = _split(os.path.expanduser(pattern))
     paths: set[str] = set()
@@ -37,13 +38,22 @@ def expand(pattern: str) -> list[str]:
             raise SourceError(f"{at}: there is no file {path!r}; folder: {os.path.dirname(path) or '.'!r}")
     folders = [path for path in paths if os.path.isdir(path)]
     if folders:
-        raise SourceError(
-            f"{at}: {folders[0]!r} is a folder; name its files, as in {folders[0].rstrip('/')}/*.tar "
-            "(a folder of CLIP_benchmark's layout has nshards.txt in it)"
-        )
+        tars = scheme == "webdataset"
+        hint = " (a folder of CLIP_benchmark's layout has nshards.txt in it)" if tars else ""
+        suffix = "tar" if tars else scheme
+        raise SourceError(f"{at}: {folders[0]!r} is a folder; name its files, as in {folders[0].rstrip('/')}/*.{suffix}{hint}")
     if not paths:
         raise SourceError(f"{at}: no file matches; check the path, globs and ranges such as {{00..09}}")
     return sorted(paths)
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """The files' names; with as much of the folders as tells them apart, where names are equal."""
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([os.path.abspath(path) for path in paths])
+    return [os.path.relpath(os.path.abspath(path), common) for path in paths]
 
 
 def _refuse_addresses(at: str, pattern: str) -> None:

@@ -70,7 +70,7 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
         lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
     paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
     if "text" in paths and (several := _several_lines(source)):
-        lines.append(f"{several}, and each text is one caption; with ?captions=lines at the end of the source each line is one")
+        lines.append(f"{several}, and each text is one caption; with the option captions=lines of the source each line is one")
     return lines
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from jclip.data.files import MAX_BYTES
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.patterns import expand
+from jclip.data.patterns import expand, short_names
 from jclip.data.samples import FIELDS, RARE_IMAGES
 from jclip.data.shards import Loaded, load_shards
 from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
@@ -56,7 +56,7 @@ class WebDataset:
         self.shard_count = len(loaded.shards)
         """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]
-        self._names = _short_names(self._paths)
+        self._names = short_names(self._paths)
         self._ends = list(accumulate(shard.samples for shard in loaded.shards))
         self._start()
 
@@ -210,12 +210,3 @@ def open_shards(paths: list[str], pattern: str, lines: bool = False) -> WebDatas
     if source.left_out:
         log.warning("left out of the shards: %s", "; ".join(f"{count} {what}" for what, count in source.left_out.items()))
     return source
-
-
-def _short_names(paths: list[str]) -> list[str]:
-    """The files' names; with as much of the folders as tells them apart, where names are equal."""
-    names = [os.path.basename(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    common = os.path.commonpath([os.path.abspath(path) for path in paths])
-    return [os.path.relpath(os.path.abspath(path), common) for path in paths]

@@ -10,9 +10,9 @@ from foreign import MODELS
 from peers import peer
 from PIL import Image
 
-from jclip import cli
 from jclip.config import Preprocess, TextTower, VisionTower
 from jclip.data import eval_transform
+from jclip.help import CONVERT
 from jclip.weights import WeightsError
 from jclip.weights.hugging_face import read_model
 from jclip.weights.hugging_face_processor import FILE, NESTED, preprocess, read_processor
@@ -213,7 +213,7 @@ def test_transformers_takes_the_same_settings(tmp_path: Path) -> None:
 
 
 def test_the_help_and_the_page_name_where_pixels_are_not_those_of_transformers() -> None:
-    for said in (cli.CONVERT, (Path(__file__).parents[2] / "docs/tutorials/weights.md").read_text()):
+    for said in (CONVERT, (Path(__file__).parents[2] / "docs/tutorials/weights.md").read_text()):
         assert "same pixels and token ids" in said
         assert "where the margin is 3, 7, 11, ... pixels" in said.replace("\n", " ")
 

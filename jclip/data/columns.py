@@ -1,0 +1,208 @@
+"""Columns of a table as fields of examples: which are image, text, label and key, and images that tables name by paths."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jclip.data.files import read_file
+from jclip.data.fingerprint import combine, file_digests
+from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
+
+OPTIONS = ("image", "text", "label", "key", "images", "captions")
+"""Options of every table: see `Columns`."""
+
+IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "image_path", "path", "file_name")
+"""Columns that are the image where none is named: those of Hugging Face's sets, of img2dataset and of open_clip."""
+
+TEXTS = ("text", "caption", "title")
+"""Columns that are the text where none is named."""
+
+Read = Callable[[str], Any]
+"""A column's name to the value of a row, None where it is null. Raises BadExample."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read from which column; "" where no column is that."""
+
+    image: str = ""
+    """Bytes of an encoded image, u8[H,W,3], or a path below `images`."""
+    text: str = ""
+    """A text or a list of texts."""
+    label: str = ""
+    """A whole number or a name."""
+    key: str = ""
+    """A column that is unique; "": keys are FILE:ROW."""
+    images: str = "."
+    """The folder that paths are relative to, and that holds them all."""
+    lines: bool = False
+    """True: each line of a text is a caption."""
+    classes: tuple[str, ...] = ()
+    """Names of labels that are numbers."""
+
+    def readers(self, names: Iterable[str], read: Read, several: bool = False) -> dict[str, Callable[[], Any]]:
+        """The readers of a row's fields: each column by its name, and "image", "text", "label" (and "captions").
+
+        Args:
+            names: the row's columns.
+            read: their values.
+            several: whether the text is a list, so that the row has "captions".
+        """
+        found: dict[str, Callable[[], Any]] = {name: partial(_present, read, name) for name in names if name not in ("", "key")}
+        if self.image:
+            found["image"] = partial(self._image, read)
+        if self.text:
+            found["text"] = partial(self._text, read)
+            if several or self.lines:
+                found["captions"] = found["text"]
+        if self.label:
+            found["label"] = partial(self._label, read)
+        return found
+
+    def fingerprint(self, kind: str, tables: Sequence[str], places: Sequence[str]) -> str:
+        """The fingerprint of tables, over their bytes, these columns, and the images at `places`, in order.
+
+        The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
+        """
+        found = [place for place in places if os.path.isfile(place)]
+        digests = file_digests([*tables, *found])
+        images = dict(zip(found, digests[len(tables) :], strict=True))
+        roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)
+        return combine(kind, *roles, *digests[: len(tables)], "", *(images.get(place, "missing") for place in places))
+
+    def locate(self, path: str) -> str:
+        """The place of an image that a table names by its path.
+
+        Tables are not trusted: a path that leads out of `images`, as it is written, is refused. Links that lie in there are
+        followed, as the source `folder` does.
+
+        Raises:
+            BadExample: it lies outside, or is an address.
+        """
+        if "://" in path:
+            raise BadExample(f"image {path[:200]!r} is an address; only files are read")
+        root = os.path.abspath(self.images)
+        place = os.path.normpath(os.path.join(root, path))
+        if not place.startswith(root.rstrip(os.sep) + os.sep):
+            raise BadExample(f"image {path[:200]!r} lies outside {root}; images= must be a folder that holds them all")
+        return place
+
+    def read_image(self, path: str) -> bytes:
+        """The bytes of an image that a table names by its path. Raises BadExample."""
+        place = self.locate(path)
+        try:
+            return read_file(place)
+        except BadExample as problem:
+            raise BadExample(f"image {path[:200]!r}: {problem}") from None
+
+    def _image(self, read: Read) -> Any:
+        value = _present(read, self.image)
+        if isinstance(value, str):
+            return self.read_image(value)
+        if not isinstance(value, (bytes, np.ndarray)):
+            raise BadExample(f"image is neither bytes nor a path: column {self.image} is a {type(value).__name__}")
+        return value
+
+    def _text(self, read: Read) -> Any:
+        value = _present(read, self.text)
+        if isinstance(value, bytes):
+            value = decode_text(value)
+        if isinstance(value, str):
+            return caption_lines(value) if self.lines else value
+        if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+            raise BadExample(f"text is no text: column {self.text} is a {type(value).__name__}")
+        if not value:
+            raise BadExample("it has no caption")
+        return value
+
+    def _label(self, read: Read) -> Any:
+        value = _present(read, self.label)
+        if isinstance(value, (str, np.ndarray)):
+            return value
+        if not isinstance(value, int):
+            raise BadExample(f"label is not a whole number: column {self.label} is {str(value)[:40]!r}")
+        if self.classes and not 0 <= value < len(self.classes):
+            raise BadExample(f"label is {value}, but there are {len(self.classes)} classes")
+        return int(value)
+
+
+def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) -> Columns:
+    """The columns that `options` name, or else those of IMAGES, TEXTS and "label" that are there.
+
+    Args:
+        at: what an error begins with.
+        names: the table's columns.
+        options: those of OPTIONS that are given.
+        folder: the table's, which paths of images are relative to where `images` is not given.
+
+    Raises:
+        SourceError: no such column or folder; a column comes twice.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SourceError(f"{at}: there are several columns {twice[0]!r}; rename all but one")
+    for role in ("image", "text", "label", "key"):
+        if role in options and options[role] not in names:
+            raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
+    if options.get("captions", "lines") != "lines":
+        raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines, or leave it out")
+    images = os.path.expanduser(options.get("images", folder or "."))
+    if not os.path.isdir(images):
+        raise SourceError(f"{at}: there is no folder {images!r}; images= is the folder of the images")
+    image = options.get("image") or next((name for name in IMAGES if name in names), "")
+    text = options.get("text") or next((name for name in TEXTS if name in names), "")
+    label = options.get("label") or ("label" if "label" in names else "")
+    return Columns(image, text, label, options.get("key", ""), os.path.abspath(images), "captions" in options)
+
+
+def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:
+    """Splits "FILE?image=a&..." into the path and its options; a path that exists as it is written has none.
+
+    Raises:
+        SourceError: an option is neither in OPTIONS nor in `more`.
+    """
+    return (spec, {}) if os.path.exists(os.path.expanduser(spec)) else split_options(spec, (*OPTIONS, *more))
+
+
+def as_key(value: Any) -> str:
+    """A cell as the key of its example. Raises BadExample for what cannot be one."""
+    if isinstance(value, (str, int)) and str(value).strip():
+        return str(value)
+    raise BadExample(f"key is no text or whole number: {str(value)[:40]!r}")
+
+
+def unique(at: str, column: str, keys: Iterable[Any]) -> None:
+    """Raises SourceError where the values of a column are no keys, or one comes twice."""
+    seen = set[str]()
+    for row, value in enumerate(keys):
+        try:
+            key = as_key(value)
+        except BadExample as problem:
+            raise SourceError(f"{at}: row {row}, column {column}: {problem}; leave out key=") from None
+        if key in seen:
+            raise SourceError(f"{at}: the key {key!r} comes twice in column {column}; leave out key=")
+        seen.add(key)
+
+
+def as_f32(values: ArrayLike) -> NDArray[np.float32]:
+    """Numbers as f32. Raises BadExample where one is too large."""
+    try:
+        exact = np.asarray(values, np.float64)
+    except OverflowError:
+        raise BadExample("one of its numbers is too large for f32") from None
+    with np.errstate(over="ignore"):
+        found = exact.astype(np.float32)
+    if np.any(np.isinf(found) & ~np.isinf(exact)):
+        raise BadExample("one of its numbers is too large for f32")
+    return found
+
+
+def _present(read: Read, name: str) -> Any:
+    value = read(name)
+    if value is None:
+        raise BadExample(f"no {name}: its cell is empty")
+    return value

@@ -1,0 +1,354 @@
+"""The source `parquet`: rows of Parquet files, read at random by row group."""
+
+import json
+import logging
+import os
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from jclip.data.cells import is_bytes, is_image, is_list, path_of, plain
+from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.patterns import expand, short_names
+from jclip.data.source import BadExample, LazyExample, SourceError
+from jclip.data.tar_index import State, state_of
+
+log = logging.getLogger("jclip.data")
+
+CACHE_BYTES = 256 << 20
+"""Decoded columns of row groups that a process keeps of a source, in bytes; one that is larger is kept alone."""
+
+LARGE_GROUP = 8 << 20
+"""Bytes of a row group from which on random access to a set that is larger than CACHE_BYTES is slow enough to be told."""
+
+OPEN_FILES = 16
+"""Files that a process holds open at a time, each with its footer."""
+
+
+class File(NamedTuple):
+    """Facts of a file's footer."""
+
+    path: str
+    state: State
+    ends: tuple[int, ...]
+    """Number of rows up to the end of each row group."""
+
+
+class Parquet:
+    """The rows of files, in the order of the files' names; keys are FILE:ROW, or those of a column.
+
+    Fields are the columns: bytes; str; int, float and bool; lists of numbers as arrays, floats as f32; other lists as tuples;
+    structs as mappings, without what is null in them; Hugging Face's images (structs of bytes and path) as bytes. Only columns
+    that are asked for are read, a row group at a time: CACHE_BYTES of what is decoded are kept, so that order at random
+    is fast where a set, or its row groups, are small.
+    """
+
+    templates: tuple[str, ...] = ()
+
+    def __init__(self, files: Sequence[File], names: Sequence[str], columns: Columns, several: bool) -> None:
+        self._files = tuple(files)
+        self._names = tuple(names)
+        self._columns = columns
+        self._several = several
+        self._shown = short_names([file.path for file in files])
+        self._ends = list(accumulate(file.ends[-1] if file.ends else 0 for file in files))
+        self._start()
+
+    def _start(self) -> None:
+        """Open files and decoded columns, which every process has of its own."""
+        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files and what is decoded stay in this process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_decoded", "_lock", "_bytes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See Source: the names that Hugging Face's metadata give the label."""
+        return self._columns.classes
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """Bytes of each file, by name."""
+        return {name: file.state[0] for name, file in zip(self._shown, self._files, strict=True)}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> LazyExample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"parquet has no example {index}; it has {len(self)}")
+        number = bisect_right(self._ends, index)
+        row = index - (self._ends[number - 1] if number else 0)
+        read = partial(self._cell, number, row)
+        key = as_key(read(self._columns.key)) if self._columns.key else f"{self._shown[number]}:{row}"
+        return LazyExample(key, self._columns.readers(self._names, read, self._several))
+
+    def fingerprint(self) -> str:
+        """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
+        places = list(self._places()) if self._columns.image else []
+        return self._columns.fingerprint("parquet", [file.path for file in self._files], places)
+
+    def _places(self) -> Iterator[str]:
+        """The files of images that rows name by a path, in order; row groups that have all bytes in them are not read."""
+        column = self._columns.image
+        for number, file in enumerate(self._files):
+            for group, end in enumerate(file.ends):
+                if self._file(number).has_images(group, column):
+                    continue
+                for row in range(file.ends[group - 1] if group else 0, end):
+                    try:
+                        value = path_of(self._scalar(number, row, column))
+                        if value:
+                            yield self._columns.locate(value)
+                    except (BadExample, UnicodeDecodeError):
+                        continue
+
+    def _keys(self) -> Iterator[Any]:
+        """The values of the column that is the key, in order."""
+        for number, file in enumerate(self._files):
+            for row in range(file.ends[-1] if file.ends else 0):
+                yield self._cell(number, row, self._columns.key)
+
+    def _cell(self, number: int, row: int, column: str) -> Any:
+        try:
+            return plain(self._scalar(number, row, column), self._columns)
+        except (BadExample, UnicodeDecodeError) as problem:
+            raise BadExample(f"column {column}: {problem}") from None
+
+    def _scalar(self, number: int, row: int, column: str) -> Any:
+        ends = self._files[number].ends
+        group = bisect_right(ends, row)
+        return self._column(number, group, column)[row - (ends[group - 1] if group else 0)]
+
+    def _column(self, number: int, group: int, column: str) -> Any:
+        """A column of a row group, decoded."""
+        place = (number, group, column)
+        found = self._kept(place)
+        if found is not None:
+            return found
+        file = self._file(number)
+        with file.lock:  # a reader of a file is no two threads'; what one has decoded, the next one finds
+            found = self._kept(place)
+            if found is None:
+                found = file.read(group, column)
+                self._keep(place, found)
+        return found
+
+    def _kept(self, place: tuple[int, int, str]) -> Any:
+        with self._lock:
+            found = self._decoded.get(place)
+            if found is not None:
+                self._decoded.move_to_end(place)
+            return found
+
+    def _keep(self, place: tuple[int, int, str], values: Any) -> None:
+        with self._lock:
+            if place in self._decoded:  # by a reader of the file that was closed meanwhile
+                return
+            self._decoded[place] = values
+            self._bytes += values.nbytes
+            while self._bytes > CACHE_BYTES and len(self._decoded) > 1:
+                _, oldest = self._decoded.popitem(last=False)
+                self._bytes -= oldest.nbytes
+
+    def _file(self, number: int) -> "_OpenFile":
+        """File `number`, open. One that is closed here lives on until its last reader lets go of it."""
+        with self._lock:
+            file = self._open.get(number)
+        if file is None:
+            file = _OpenFile(self._files[number])
+        with self._lock:
+            file = self._open.setdefault(number, file)
+            self._open.move_to_end(number)
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        return file
+
+
+class _OpenFile:
+    """A file and its footer. Raises BadExample where it is not what it was when the source was opened."""
+
+    def __init__(self, file: File) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.lock = threading.Lock()
+        self._path = file.path
+        self._ends = file.ends
+        self._errors = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: names in a damaged footer
+        try:
+            if state_of(os.stat(file.path)) != file.state:
+                raise BadExample(f"its file {file.path} was changed since it was opened")
+            self._reader = pq.ParquetFile(file.path)
+        except self._errors as error:
+            raise BadExample(f"its file {file.path} cannot be read: {_first(error)}") from None
+
+    def has_images(self, group: int, column: str) -> bool:
+        """True where the footer says that each image of a row group is bytes, so that none is a path."""
+        kind = self._reader.schema_arrow.field(column).type
+        facts = self._reader.metadata.row_group(group)
+        chunks = map(facts.column, range(facts.num_columns))
+        try:
+            chunk = next((chunk for chunk in chunks if chunk.path_in_schema == f"{column}.bytes"), None)
+        except UnicodeDecodeError:
+            return False
+        if chunk is None or not is_image(kind):
+            return is_bytes(kind)
+        return chunk.statistics is not None and chunk.statistics.has_null_count and chunk.statistics.null_count == 0
+
+    def read(self, group: int, column: str) -> Any:
+        """A column of a row group: a ChunkedArray."""
+        try:
+            values = self._reader.read_row_group(group, columns=[column], use_threads=False).column(column)
+        except (*self._errors, KeyError) as error:
+            raise BadExample(f"row group {group} of {self._path} cannot be read: {_first(error)}") from None
+        rows = self._ends[group] - (self._ends[group - 1] if group else 0)
+        if len(values) != rows:
+            raise BadExample(f"row group {group} of {self._path} is damaged: it has {len(values)} rows of {rows}")
+        return values
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def open_parquet(spec: str) -> Parquet:
+    """Opens "PATTERN[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines&split=SPLIT]".
+
+    PATTERN is as in jclip.data.patterns, or a folder of files such as train-00000-of-00002.parquet, also in its folder "data", of
+    which `split` chooses. Without options the image is the first column there is of IMAGES, the text of TEXTS
+    (jclip.data.columns), the label is "label", or the only column that Hugging Face's metadata give names of classes.
+
+    Raises:
+        SourceError: pyarrow is missing; no such file, column, folder or option; a file is damaged, or has other columns than the
+            first; keys that are not unique; no row.
+    """
+    at = f"source 'parquet:{spec}'"
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise SourceError(f'{at}: pyarrow cannot be imported ({error}); pip install "jclip[tables]"') from None
+    pattern, options = split_table(spec, ("split",))
+    paths = _find(at, pattern, options.pop("split", ""))
+    first = None
+    files: list[File] = []
+    sizes: list[int] = []
+    for path in paths:
+        file, schema, groups = _footer(at, path)
+        files.append(file)
+        sizes += groups
+        if first is None:
+            first = schema
+            columns = choose(at, schema.names, options, os.path.dirname(path))
+        _check(at, path, schema, first, columns)
+    assert first is not None, "`expand` names one file at least"
+    if not columns.label and len(names := [name for name in first.names if _class_names(first, name)]) == 1:
+        columns = replace(columns, label=names[0])
+    columns = replace(columns, classes=_class_names(first, columns.label))
+    several = bool(columns.text) and is_list(first.field(columns.text).type)
+    source = Parquet(files, first.names, columns, several)
+    if not len(source):
+        raise SourceError(f"{at}: there is no row in {len(paths)} files")
+    if columns.key:
+        unique(at, columns.key, source._keys())
+    if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
+        log.warning(
+            "%s: its row groups have up to %d MiB, and an example drawn at random decodes the columns it needs of a whole one; "
+            "write it again with smaller row groups (row_group_size=100 or less), or as tar shards",
+            at,
+            max(sizes) >> 20,
+        )
+    return source
+
+
+def _find(at: str, pattern: str, split: str) -> list[str]:
+    """The files of a pattern, or of one split of a folder."""
+    folder = os.path.expanduser(pattern)
+    if not os.path.isdir(folder):
+        if split:
+            raise SourceError(f"{at}: split= chooses among the files of a folder, and this is none; name the files")
+        return expand(pattern, "parquet")
+    place, names = folder, _tables(folder)
+    if not names:
+        place = os.path.join(folder, "data")
+        names = _tables(place)
+    splits: dict[str, list[str]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.+?)(-\d+-of-\d+)?(-[0-9a-f]{16})?\.parquet", name)
+        splits.setdefault(match[1] if match and match[2] else "", []).append(os.path.join(place, name))
+    if not splits:
+        raise SourceError(f"{at}: there is no .parquet file in it, nor in its folder data")
+    if split and split not in splits:
+        raise SourceError(f"{at}: there is no split {split!r}; splits: {', '.join(splits)}")
+    if not split and len(splits) > 1:
+        raise SourceError(f"{at}: it has several splits; add ?split= one of {', '.join(filter(None, splits))}")
+    return splits[split] if split else next(iter(splits.values()))
+
+
+def _tables(folder: str) -> list[str]:
+    """The names of the Parquet files right below a folder, sorted; none where there is no such folder."""
+    return sorted(name for name in os.listdir(folder) if name.endswith(".parquet")) if os.path.isdir(folder) else []
+
+
+def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
+    """The facts of a file, its schema (pyarrow.Schema), and the bytes of each row group before compression."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        state = state_of(os.stat(path))
+        with pq.ParquetFile(path) as reader:
+            groups = [reader.metadata.row_group(i) for i in range(reader.metadata.num_row_groups)]
+            ends = tuple(accumulate(group.num_rows for group in groups))
+            schema = reader.schema_arrow
+            _ = (
+                schema.names,
+                str(schema),
+            )  # pyarrow decodes names where they are asked for, and those of a damaged footer are no UTF-8
+            return File(path, state, ends), schema, [group.total_byte_size for group in groups]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = f"{path} is no whole Parquet file: {_first(error)}"
+        raise SourceError(f"{at}: {reason}; get it again, or take it out of the source") from None
+
+
+def _check(at: str, path: str, schema: Any, first: Any, columns: Columns) -> None:
+    """Raises SourceError where a file has other columns, types or classes than the first one, or an image that cannot be one."""
+    if set(schema.names) != set(first.names):
+        others = ", ".join(sorted(set(schema.names) ^ set(first.names)))
+        raise SourceError(f"{at}: {path} has other columns than the first file: {others}; name files of one table")
+    if columns.image:
+        kind = schema.field(columns.image).type
+        import pyarrow as pa
+
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+            raise SourceError(
+                f"{at}: {path}: column {columns.image} is {kind}; an image is bytes, a struct of bytes and path, or a path: name "
+                "its column with image="
+            )
+    for name in first.names:
+        if _class_names(schema, name) != _class_names(first, name):
+            raise SourceError(f"{at}: {path} has other classes of {name} than the first file; name files of one table")
+
+
+def _class_names(schema: Any, column: str) -> tuple[str, ...]:
+    """The names of a ClassLabel in Hugging Face's metadata; () where there are none."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else ()
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
