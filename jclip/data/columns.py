@@ -28,7 +28,7 @@ Read = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read from which column; "" where no column is that."""
+    """The columns that fields are read from; "" where no column is one."""
 
     image: str = ""
     """Bytes of an encoded image, u8[H,W,3], or a path below `images`."""
