@@ -24,15 +24,15 @@ TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metric
 
 
 def make_train_step(
-    whole: Config, part: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
+    whole: Config, phase: Config, tx: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh, total_steps: int
 ) -> TrainStep:
-    """The train step of a part of the run; see `config_phases`."""
-    loss_and_grads, objective = make_loss_and_grads(part, mesh), make_objective(part, mesh)
-    waiting = whole.objectives.keys() - part.objectives.keys()
-    for tower in whole.trained_towers() - part.trained_towers():
+    """The train step of a phase of the run, until the next objective begins; see `config_phases`."""
+    loss_and_grads, objective = make_loss_and_grads(phase, mesh), make_objective(phase, mesh)
+    waiting = whole.objectives.keys() - phase.objectives.keys()
+    for tower in whole.trained_towers() - phase.trained_towers():
         waiting |= {tower, f"{tower}_projection"}
-    first = max(begin_step(how, total_steps) for how in part.objectives.values())
-    beginning = [name for name, how in part.objectives.items() if 0 < begin_step(how, total_steps) == first]
+    first = max(begin_step(how, total_steps) for how in phase.objectives.values())  # with which this phase begins
+    beginning = [name for name, how in phase.objectives.items() if 0 < begin_step(how, total_steps) == first]
 
     def begun(state: TrainState) -> Params:
         """The state of objectives, of those that begin with this step as at the start of a run from these parameters."""
@@ -88,24 +88,27 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
 
     In parts: the rows of all parts are made, nothing of a tower kept; the loss of all rows gives their gradients; each part is
     made again, with the same dropout, to take its gradients back to the parameters (Gao et al. 2021, GradCache). No negative is
-    lost, for one more forward pass.
+    lost, for one more forward pass. A part is an equal share of the rows of every device, so that no row moves.
     """
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     towers, parts = make_towers(config, gather, Backend.of(mesh, config.model.attention), buckets), config.accumulate
     objective = make_objective(config, mesh)
-    inputs, teachers = config.inputs(), config.teachers()
-    seen_views = [view for view in config.encoded_views() if view in inputs]
-    taught = [view for view in seen_views if inputs[view].tower in teachers]
+    views, teachers = config.inputs(), config.teachers()
+    seen_views = [view for view in config.encoded_views() if view in views]
+    of_teachers = [view for view in seen_views if views[view].tower in teachers]
 
     def see(params: Params, extra: Params, batch: Mapping[str, Array], index: Array, key: Array) -> tuple[Any, Any]:
-        """Some rows -> ((what the batch needs of them, their losses by themselves), sums for the metrics)."""
+        """Some rows -> ((what the loss of the batch needs of each [b, ...], the losses of single rows, summed and already
+        divided by B), sums for the metrics)."""
 
         def encode(params: Params, views: Sequence[str]) -> Mapping[str, Encoded]:
             encoded: Mapping[str, Encoded] = towers.apply({"params": params}, {view: batch[view] for view in views})
             return encoded
 
-        seen = {view: batch[view] for view in seen_views if view not in taught} | objective.views(params, batch, index, key)
-        encoded = towers.apply({"params": params}, seen, rows=index, rngs={"dropout": key}) | encode(params, taught)
+        seen = {view: batch[view] for view in seen_views if view not in of_teachers} | objective.views(params, batch, index, key)
+        # Dropout depends on the step's key and on a row's index in the global batch alone: all passes draw the same. Teachers
+        # have none.
+        encoded = towers.apply({"params": params}, seen, rows=index, rngs={"dropout": key}) | encode(params, of_teachers)
         rows, sums = objective.rows(params, extra, Part(batch, encoded, encode, index, key))
         return (rows, objective.local_loss(sums)), sums
 
@@ -127,9 +130,9 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
         #     replay        towers again, part after part, each with its slopes pulled back through it
         #
         # The chain rule makes the sum over parts of (slopes of the part) x (Jacobian of the part) the whole gradient.
-        inputs = split_rows(batch, parts, mesh), split_rows(index, parts, mesh)
+        all_parts = split_rows(batch, parts, mesh), split_rows(index, parts, mesh)
         params = merge(trained, frozen)
-        rows = join_rows(jax.lax.map(lambda part: see(params, extra, part[0], part[1], key)[0][0], inputs), mesh)
+        rows = join_rows(jax.lax.map(lambda part: see(params, extra, part[0], part[1], key)[0][0], all_parts), mesh)
 
         def loss_fn(trained: Params, rows: Any) -> tuple[Array, Metrics]:
             return objective.batch(merge(trained, frozen), extra, rows, batch)
@@ -137,15 +140,16 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
         (loss, metrics), (grads, slopes) = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(trained, rows)
 
         def replay(grads: Params, part: Any) -> tuple[Params, Any]:
-            inputs, slopes = part
+            (batch, index), slopes = part
 
             def again(trained: Params) -> Any:
-                return see(merge(trained, frozen), extra, inputs[0], inputs[1], key)
+                return see(merge(trained, frozen), extra, batch, index, key)
 
+            # The losses of single rows add up to their share of the loss, in which their slope is 1.
             (_, local), back, sums = jax.vjp(again, trained, has_aux=True)
             return jax.tree.map(jnp.add, grads, *back((slopes, jnp.ones(())))), (local, sums)
 
-        grads, found = jax.lax.scan(replay, grads, (inputs, split_rows(slopes, parts, mesh)))
+        grads, found = jax.lax.scan(replay, grads, (all_parts, split_rows(slopes, parts, mesh)))
         local, sums = jax.tree.map(lambda of_parts: of_parts.sum(axis=0), found)
         return loss + local, metrics, sums, rows, grads
 
@@ -155,7 +159,7 @@ def _make_loss_and_grads(config: Config, mesh: Mesh, buckets: Mapping[str, Group
         trained, frozen = split(config.optim, params)
         how = at_once if parts == 1 else in_parts
         loss, metrics, sums, rows, grads = how(trained, frozen, extra or {}, batch, jnp.arange(config.batch_size), key)
-        for name, mean in objective.local_metrics(sums).items():
+        for name, mean in objective.local_metrics(sums).items():  # an objective may have losses of both kinds: they are summed
             metrics[name] = metrics.get(name, 0) + mean
         return loss, metrics, grads, rows
 

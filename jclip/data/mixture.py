@@ -25,7 +25,8 @@ from jclip.data.open import open_source
 from jclip.data.source import Example, Source, SourceError
 
 BLOCK = 1024
-"""Places of the order, or batches of one source, over which shares are exact; more where a source is rarer than one of them."""
+"""Places of the order, or batches of one source, after which the number of each source is within one of its share; more where a
+source is rarer than one of them."""
 
 
 class Shares(NamedTuple):
@@ -36,7 +37,7 @@ class Shares(NamedTuple):
     weights: tuple[float, ...]
     """Share of each source, relative to the others."""
     together: int = 1
-    """Places in a row that have the same source."""
+    """Places of a unit, which all have the same source: 1, or a batch."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class _Block(NamedTuple):
 
 
 def _block_size(weights: tuple[float, ...]) -> int:
-    """Places of a block: each source that has a weight is in it."""
+    """Units of a block: enough that the share of each source with a weight is one or more, which keeps counts from falling."""
     return max(BLOCK, -int(-sum(weights) // min(weight for weight in weights if weight > 0)))
 
 
@@ -267,7 +268,7 @@ def _block(seed: int, phase: int, weights: tuple[float, ...], index: int) -> _Bl
     before, after = _totals(weights, index * size), _totals(weights, (index + 1) * size)
     ordered = np.repeat(np.arange(len(weights), dtype=np.int32), np.subtract(after, before))
     sources = np.random.default_rng([seed, phase, index]).permutation(ordered)
-    places = np.argsort(sources, kind="stable")  # source by source, each in the order of its places
+    places = np.argsort(sources, kind="stable")  # source by source, each in the order of its places; then their ranks in it
     starts = np.searchsorted(ordered, np.arange(len(weights)))
     positions = np.empty(size, np.int64)
     positions[places] = np.arange(size) - starts[ordered] + np.asarray(before)[ordered]

@@ -41,8 +41,9 @@ def contrastive(
         sigmoid   1/B sum_ij log(1 + exp(-y_ij s_ij)), y_ij = 1 where i = j, else -1          (SigLIP, algorithm 1)
 
     Value and gradients are those of the global batch, whatever the mesh, the method and the block. `gather` holds one whole side
-    and its gradient, 2 B E numbers, on every device; `ring` passes both around the devices and holds 2 B E / devices, and as much
-    in transit. Beside that there is one tile of B / devices x `block` logits; the backward pass computes the tiles again.
+    and in the backward pass its gradient, f32, on every device: 2 B E numbers; `ring` passes both around the devices and holds
+    2 B E / devices, and as much in transit. Beside that there is one tile of B / devices x `block` logits; the backward pass
+    computes the tiles again.
 
     Args:
         za: [B, E] unit vectors, f32 or bf16, sharded on B over `axes` of `mesh`.
@@ -57,9 +58,10 @@ def contrastive(
         label_smoothing: e in [0, 1). softmax: each target is 1 - e on the positive plus e spread evenly over all candidates
             (Szegedy et al. 2016, section 7); sigmoid: targets are 1 - e/2 and e/2 for 1 and 0.
         decoupled: whether a softmax leaves the right answers out of its sums over j (Yeh et al. 2022, DCL). The loss then falls
-            without bound as the scale grows, so keep the scale bounded. A row without any negative gives scale - s_ii.
+            without bound as the scale grows, so keep the scale bounded. A row without any negative gives scale - s_ii: its pull
+            alone, with logits counted from the scale (see tiles.py).
         ids: i32 [B]; rows of equal id show the same thing, and are not each other's negatives. None: every row its own thing.
-        ids_b: i32 [B], the ids of the rows of zb, where they are not those of za.
+        ids_b: i32 [B], the ids of the rows of zb, where they are not those of za and pairs of equal id are left out.
         equal: what rows of equal id are to each other: "ignore" leaves the pair out, "positive" makes it as right an answer as
             the row's own partner (softmax: the mean over all right answers, SupCon's L_out, Khosla et al. 2020, equation 2).
         valid: [B], weight of each row as a question, in both directions; a row of weight 0 (or below, or NaN) is no candidate
@@ -99,7 +101,7 @@ def _times(factor: float, rows: Rows) -> Rows:
 def _targets(
     kind: Kind, batch: int, smoothing: float, ids: Array | None, others: Array | None, equal: Equal, valid: Array | None
 ) -> Rows:
-    """The rows of one side of the global batch; weights are divided by 2W, so that the loss is a plain sum.
+    """The rows of one side of the global batch. Weights come out divided by 2W, of which tiles.py then knows nothing.
 
     `ids` are those of this side, `others` those of the other one, or None both.
     """
@@ -115,6 +117,7 @@ def _targets(
     others = thing if others is None else jnp.asarray(others)
     same = jnp.ones(batch) if ids is None else _count_equal(thing, others, present)
     positives = same if equal == "positive" else jnp.ones(batch)
+    # Of the rows present those of equal id are no candidates, but right answers are: all of these, or the row's own partner.
     candidates = present.sum() - same + (same if equal == "positive" else thing == others)
     own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
     return Rows(label, thing, present, weight, own, spread)
@@ -162,6 +165,8 @@ def _check(
         raise ValueError("contrastive: the pairs of a sigmoid have no direction; leave direction 'both'")
     if ids_b is not None and ids is None:
         raise ValueError("contrastive: ids_b are the ids of the other side; give ids too")
+    if ids_b is not None and equal == "positive":  # a row's own partner would have another id, and perhaps no row its own
+        raise ValueError('contrastive: with equal="positive" both sides have the same ids; leave ids_b out')
     if block < 1:
         raise ValueError(f"contrastive: block {block} must be at least 1")
     if not 0 <= label_smoothing < 1:

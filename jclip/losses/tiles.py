@@ -4,10 +4,12 @@ A tile is a block of columns beside all the rows of a device; its logits serve b
 4 B^2 E multiply-adds in all. `meet` brings rows and columns together, by gathering the columns or by passing them around a ring.
 With logits s, weights w, and `pull` the targets (see `Rows`),
 
-    loss = 1/(2W) [ repulsion - sum_ij pull_ij s_ij ],    W = sum_i w_i,
+    loss = repulsion - sum_ij pull_ij s_ij
 
     softmax:  repulsion = sum_i w_i log sum_j exp s_ij + sum_j w_j log sum_i exp s_ij
     sigmoid:  repulsion = sum_ij (w_i + w_j) log(1 + exp s_ij)
+
+The weights of each side, and the pulls with them, are already divided by twice their sum where they come from.
 """
 
 from collections.abc import Callable
@@ -34,7 +36,7 @@ class TilePlan(NamedTuple):
     axes: tuple[str, ...]
     block: int
     masked: bool
-    """True: some pairs are left out."""
+    """True: pairs may be left out, and candidates are told from the others."""
     smooth: bool
     """True: every pair pulls, and not the positives alone."""
     decoupled: bool
@@ -56,11 +58,17 @@ class Rows(NamedTuple):
     """
 
     label: Array
+    """i32: a row of the other side with the same one is a right answer."""
     thing: Array
+    """i32: a row of the other side with the same one, which is no right answer, is left out."""
     present: Array
+    """bool: where it is False the row takes no part on either side."""
     weight: Array
+    """f32: share of the row's question in the loss; those of a side sum to 1/2."""
     own: Array
+    """f32: pull towards each right answer."""
     spread: Array
+    """f32: pull towards each candidate, of label smoothing."""
 
 
 class TileSide(NamedTuple):
@@ -132,7 +140,7 @@ def _forward(
     chunk = partial(_each_tile, plan, visit, mine=TileSide(za, rows), scale=scale, bias=bias)
     join = partial(join_log_sum_exps, plan.axes)
     (total, lse_a), lse_b = meet(plan.axes, plan.method, chunk, found, join, jnp.logaddexp, TileSide(zb, columns))
-    if plan.decoupled:  # a row without rivals has an empty sum: a log-sum-exp of 0 takes no part, in the gradient either
+    if plan.decoupled:  # a row without rivals has an empty sum: 0 in the loss, and its rivals are NEGLIGIBLE in the gradient
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
     if plan.kind == "softmax":
         total = total + rows.weight * lse_a + columns.weight * lse_b
@@ -203,9 +211,9 @@ def meet(
     Args:
         axes: those of the mesh that rows and columns are sharded over; none: there is one device.
         method: "gather" or "ring".
-        chunk: (found, columns=) -> found, of the rows of this device and some columns, where found is a pair: what is known of
-            the rows, and of the columns.
-        found: what is known at first, of the rows and of as many columns as this device has: nothing.
+        chunk: (found, columns=) -> found: adds what the rows of this device and some columns make together; found is a pair, of
+            what was added up for the rows, and for the columns.
+        found: both before any pair is seen, such as zeros, for the rows and for as many columns as this device has.
         join: from what every device has found of all columns to what is known of this device's own, for "gather".
         merge: of what two devices have found of the same columns, for "ring".
         other: the columns of this device, a tree of arrays [b, ...].
@@ -228,7 +236,8 @@ def meet(
     #     hop 2      2  3  0  1
     #     hop 3      1  2  3  0     what was found of columns c is on device c - 1: one more move brings it home
     #
-    # So no device ever holds more than two parts of the columns, and all pairs are met once.
+    # So a device holds two sets of b columns, those in work and those that arrive, and three of what was found of columns; what
+    # was found is one hop behind its columns, for it is sent on while the tiles are computed. All pairs are met once.
     def pass_on(tree: Any) -> Any:
         ring = [(device, (device + 1) % devices) for device in range(devices)]
         return jax.tree.map(lambda x: lax.ppermute(x, axes, ring), tree)
@@ -280,7 +289,8 @@ def _each_tile(
 def _tile(
     plan: TilePlan, start: Array, mine: TileSide, columns: TileSide, fresh: Array | None, scale: Array, bias: Array
 ) -> Tile:
-    # A softmax is the same less `scale`, and more exact: the cosine of a match is near 1, and f32 is finest near 0.
+    # A constant that is taken from all logits leaves a softmax's loss as it is, for the pulls of a row add up to its weight. It
+    # is the scale, which makes those of a match nearly 0, where f32 is finest.
     cosines = dot(mine.z, columns.z, (1, 1))
     cosines = cosines - 1 if plan.kind == "softmax" else cosines
     logits = scale * cosines if plan.kind == "softmax" else scale * cosines + bias
