@@ -16,7 +16,7 @@ import optax
 
 from jclip import __version__
 from jclip.config import Config, Plan, TextTower, differences, from_json, to_saved
-from jclip.data import BadExample, Source
+from jclip.data import BadExample, Mixture, Source
 from jclip.files import read_whole
 
 FORMAT = 2
@@ -48,6 +48,8 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
         "plan": {
             "total": plan.total,
             "first": plan.first,
+            "skipped": plan.skipped,
+            "shares": [[shares.first, *shares.weights] for shares in source.phases] if isinstance(source, Mixture) else [],
             "warmup": plan.warmup,
             "cooldown": plan.cooldown,
             "checkpoint_every": plan.checkpoint_every,
@@ -153,7 +155,8 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
     elif before != after:
         what = "names or sizes of shards" if before.get("sizes") != after.get("sizes") else "examples"
         lines.append(f"the data is other than it was ({what}), in the same number of examples")
-    then, today = (_shares(record["config"]) for record in (saved, now))
+    seen, place = (_seen(record, step) for record in (saved, now))
+    then, today = (_shares(record, seen) for record in (saved, now))
     if then and today and then != today:
         lines.append(
             "weights of sources are others: the order goes on where they would have led from the start, so that some examples "
@@ -161,28 +164,31 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
         )
     if before.get("shards") != after.get("shards"):
         lines.append(f"the data has {after.get('shards')} shards instead of {before.get('shards')}")
-    if sizes[0] != sizes[1]:
-        seen = step * sizes[0] / before["examples"]
-        place = step * sizes[1] / after["examples"]
+    if seen != place:
+        what = f"batches of {sizes[1]} instead of {sizes[0]}" if sizes[0] != sizes[1] else "other batches in the stages before"
+        epochs = seen / before["examples"], place / after["examples"]
         lines.append(
-            f"batches of {sizes[1]} instead of {sizes[0]}: {seen:.2f} epochs were seen, and the order goes on at {place:.2f}: "
-            + ("what lies between is seen again" if place < seen else "what lies between is left out")
+            f"{what}: {epochs[0]:.2f} epochs were seen, and the order goes on at {epochs[1]:.2f}: "
+            + ("what lies between is seen again" if epochs[1] < epochs[0] else "what lies between is left out")
         )
     return lines
 
 
-def _shares(config: Mapping[str, Any]) -> list[Any]:
-    """The fields of a saved configuration that say how often each source is seen."""
-    sources = config["data"].get("sources") or {}
-    stages = (config.get("stages") or {}).values()
-    return [
-        *((name, one["weight"], one["repeat"], one["changes"]) for name, one in sources.items()),
-        *(stage.get("weights") for stage in stages if sources),
-    ]
+def _seen(record: Mapping[str, Any], step: int) -> int:
+    """Examples of the endless order before a step, by the plan of a record."""
+    plan = record["plan"]
+    return int(plan.get("skipped", 0) + (step - plan.get("first", 0)) * record["config"]["batch_size"])
+
+
+def _shares(record: Mapping[str, Any], seen: int) -> list[Any]:
+    """The weights of a mixture's sources up to a place of the order."""
+    return [shares for shares in record["plan"].get("shares", []) if shares[0] < seen]
 
 
 def _sample(source: Source) -> str:
     """The digest of a few examples' keys and fields, in hexadecimal: other data or another order most likely shows."""
+    if isinstance(source, Mixture):  # of a small source among large ones no example might be one of those that are read
+        return _hash(f"{name} {_sample(one)}\n" for name, one in source.sources.items())
     n = len(source)
     places = sorted({i * (n - 1) // max(1, SAMPLES - 1) for i in range(SAMPLES)}) if n else []
     return _hash(text for place in places for text in _example_text(source, place))

@@ -43,16 +43,21 @@ class Benchmark:
     root: Path
     kind: str
     """One of TYPES."""
-    shards: WebDataset
+    samples: WebDataset
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     """Prompts, with {} for the name of a class."""
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return len(self.samples)
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """Bytes of each shard, by name."""
+        return self.samples.shards
 
     def __getitem__(self, index: int) -> LazyExample:
-        example = self.shards[index]
+        example = self.samples[index]
         readers: dict[str, Callable[[], Any]] = {name: partial(example.__getitem__, name) for name in example if name != "key"}
         match self.kind:
             case "classification" if "label" in example:
@@ -66,7 +71,7 @@ class Benchmark:
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, the type and the names of the classes."""
-        return combine("benchmark", self.shards.fingerprint(), self.kind, *self.classes)
+        return combine("benchmark", self.samples.fingerprint(), self.kind, *self.classes)
 
     def _index(self, example: LazyExample) -> int:
         label: int = example["label"]

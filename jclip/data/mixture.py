@@ -7,6 +7,7 @@ hosts and with other workers, with the very examples that would have come.
 
 import dataclasses
 import hashlib
+import math
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,8 +62,12 @@ class Mixture:
         if not self.sources or not all(len(source) for source in self.sources.values()):
             empty = ", ".join(name for name, source in self.sources.items() if not len(source))
             raise SourceError(f"mixture: {f'{empty} has no examples' if empty else 'there is no source'}")
+        if self.phases and (self.phases[0].first != 0 or any(b.first <= a.first for a, b in pairwise(self.phases))):
+            raise ConfigError(f"mixture: phases begin at {[phase.first for phase in self.phases]}; use 0, and rising places")
         for phase in self.phases:
             _require_weights(phase.weights, tuple(self.sources))
+            if phase.together < 1:
+                raise ConfigError(f"mixture: together {phase.together} must be at least 1")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,8 +113,10 @@ class Mixture:
         return combine(*(part for name, source in self.sources.items() for part in (name, source.fingerprint())))
 
     def order(self, seed: int) -> "Order":
-        """The order of training."""
+        """The order of training. Raises ConfigError where a source is too small beside the others, and there are no phases."""
         sizes = tuple(map(len, self.sources.values()))
+        if not self.phases:
+            _require_weights(sizes, tuple(self.sources))
         return Order(seed, tuple(self.sources), sizes, self.phases or (Shares(0, tuple(map(float, sizes))),))
 
 
@@ -190,12 +197,16 @@ def planned(mixture: Mixture, parts: Iterable[tuple[Config, Plan]]) -> Mixture:
     phases: dict[int, Shares] = {}
     for config, plan in parts:
         data, per_step = config.data, config.batch_size
-        steps = {
-            to_steps(when, steps_per_epoch=sum(sizes.values()) / per_step, total=plan.length)
-            for portion in data.sources.values()
-            for when, _ in portion.changes
-        }
-        for step in sorted({0, *(step for step in steps if step < plan.length)}):
+        steps = {0}
+        for name, portion in data.sources.items():
+            whens = [to_steps(w, steps_per_epoch=sum(sizes.values()) / per_step, total=plan.length) for w, _ in portion.changes]
+            if any(b <= a for a, b in pairwise(whens)) or any(when >= plan.length for when in whens):
+                raise ConfigError(
+                    f"config: data.sources.{name}.changes are at steps {', '.join(map(str, whens))}; write them in their order, "
+                    f"and before the end of these {plan.length:,} steps"
+                )
+            steps |= {*whens}
+        for step in sorted(steps):
             weights = tuple(_weight_at(data, name, sizes, step, plan, per_step) for name in data.sources)
             _require_weights(weights, tuple(data.sources))
             first = plan.skipped + step * per_step
@@ -218,7 +229,7 @@ def _weight_at(data: Data, name: str, sizes: Mapping[str, int], step: int, plan:
     if portion.weight is None:
         return portion.repeat * sizes[name]
     weight = portion.weight
-    for when, then in portion.changes:  # in the order in which they are written
+    for when, then in portion.changes:
         if to_steps(when, steps_per_epoch=sum(sizes.values()) / per_step, total=plan.length) <= step:
             weight = then
     return weight
@@ -226,6 +237,8 @@ def _weight_at(data: Data, name: str, sizes: Mapping[str, int], step: int, plan:
 
 def _require_weights(weights: Sequence[float], names: Sequence[str]) -> None:
     total = sum(weights)
+    if len(weights) != len(names) or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ConfigError(f"mixture: weights {tuple(weights)} of {', '.join(names)}; give each source one of 0 or more")
     if total <= 0:
         raise ConfigError(f"config: data.sources: {', '.join(names)} all have the weight 0 at once; nothing is left to train on")
     for name, weight in zip(names, weights, strict=True):
@@ -262,7 +275,7 @@ def _totals(weights: tuple[float, ...], units: int) -> list[int]:
     return [b - a for a, b in pairwise(edges)]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)  # the order is read from its beginning to its end, and blocks of rare sources are large
 def _block(seed: int, phase: int, weights: tuple[float, ...], index: int) -> _Block:
     size = _block_size(weights)
     before, after = _totals(weights, index * size), _totals(weights, (index + 1) * size)

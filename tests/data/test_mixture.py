@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from jclip import train
+from jclip import facts, train
 from jclip.checkpoint import Checkpoints
 from jclip.config import Config, ConfigError, Data, Portion, Stage, check, make_plans, stage_configs
 from jclip.data import BadExample, Mixture, Shares, SourceError, make_loader, open_data, open_source, planned
 from jclip.data.mixture import in_numbers
 from jclip.data.survey import shortcomings
+from jclip.parts import prepare
 
 SIZES = {"a": 1000, "b": 300, "c": 70}
 WEIGHTS = (0.7, 0.2, 0.1)
@@ -259,3 +260,42 @@ def test_a_run_of_a_mixture_says_what_it_sees_and_goes_on_bit_equal(tmp_path: Pa
     sources = {**config.data.sources, "test": dataclasses.replace(config.data.sources["test"], weight=0.5)}
     train.main(dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources)), parts)
     assert "weights of sources are others" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [
+        ((Shares(100, WEIGHTS),), r"phases begin at \[100\]; use 0, and rising places"),
+        ((Shares(0, WEIGHTS), Shares(0, WEIGHTS)), r"phases begin at \[0, 0\]"),
+        ((Shares(0, (2.0, -1.0, 1.0)),), r"weights \(2.0, -1.0, 1.0\) of a, b, c; give each source one of 0 or more"),
+        ((Shares(0, (math.nan, 1.0, 1.0)),), "give each source one of 0 or more"),
+        ((Shares(0, (1.0,)),), "give each source one of 0 or more"),
+        ((Shares(0, WEIGHTS, 0),), "together 0 must be at least 1"),
+    ],
+)
+def test_a_mixture_of_ones_own_is_checked(phases: tuple[Shares, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        letters(phases)
+
+
+@pytest.mark.parametrize("changes", [(("80%", 0.1), ("50%", 0.5)), (("5000", 0.9),), (("50%", 0.1), ("50%", 0.2))])
+def test_changes_that_are_not_in_order_or_never_come_are_refused(changes: Any) -> None:
+    sources = {"a": Portion("shapes:val?length=50", 0.5, changes=changes), "b": Portion("shapes:test?length=20", 0.5)}
+    config = dataclasses.replace(Config(), data=Data(sources=sources), batch_size=10, duration="100")
+    source = open_data(config)
+    assert isinstance(source, Mixture)
+    with pytest.raises(ConfigError, match=r"a.changes are at steps .*; write them in their order, and before the end"):
+        planned(source, [(config, make_plans(config, len(source))[0])])
+
+
+def test_a_change_of_weights_is_told_where_it_moves_what_was_seen_already() -> None:
+    def record(duration: str, changes: Any) -> dict[str, Any]:
+        sources = {"a": Portion("shapes:val?length=50", 0.7, changes=changes), "b": Portion("shapes:test?length=20", 0.3)}
+        config = dataclasses.replace(Config(), data=Data(sources=sources), batch_size=10, duration=duration)
+        return prepare(config, devices=1)[1][-1].record
+
+    before = record("100", (("80%", 0.1),))
+    for duration, changes, at, told in (("200", (("80%", 0.1),), 90, True), ("200", (("80%", 0.1),), 70, False),
+                                        ("100", (("90%", 0.2),), 70, False), ("100", (("60%", 0.2),), 70, True)):  # fmt: skip
+        lines = facts.changes(before, record(duration, changes), at, (0.0, 0.0))
+        assert any("weights of sources are others" in line for line in lines) == told, (duration, changes, at)
