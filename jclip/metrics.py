@@ -175,8 +175,8 @@ class Terminal:
         self._progress.start()
 
     def say(self, message: str) -> None:
-        """A line above the bar."""
-        self._print(message, soft_wrap=True, markup=False)
+        """A line above the bar. Letters that no terminal has, such as half of a surrogate pair from data, are escaped."""
+        self._print(message.encode("utf-8", "backslashreplace").decode(), soft_wrap=True, markup=False)
 
     def _print(self, *what: Any, **options: Any) -> None:
         """Prints, unless the other end of the pipe has gone or the disk of the log is full: that must not stop a run."""

@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,19 +20,36 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jclip.config import ConfigError
-from jclip.data import BadExample, Source, open_source
+from jclip.data import BadExample, Source, SourceError, open_source
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.fingerprint import sample_fingerprint
 from jclip.data.reader import reading_threads
+from jclip.data.source import decode_text
 from jclip.files import read_whole
 
 MANIFEST = "manifest.json"
+SHARD = {"first", "examples", "several", "broken", "reasons", "problems", "bytes", "sha256"}
 FORMAT = "jclip pack 1"
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}
+ORIENTATION = 0x0112
+"""Tag of EXIF data."""
+
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "AVIF": "avif",
+}
 OWN = ("key", "image", "text", "captions", "label", "json")
-"""Fields with members of their own; further ones are members if they are bytes, and otherwise stand in the JSON."""
+"""Fields with members of their own; further ones are members if they are bytes or arrays, and otherwise stand in the JSON."""
+
+NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
+"""Names of further fields that can be those of members: none leads to another folder, or to another sample."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,8 @@ class Packed(NamedTuple):
 
     members: list[tuple[str, bytes]]
     problem: str = ""
+    several: bool = False
+    """True: it has several captions, a line each."""
 
 
 def main(source: str, out: str | Path, options: Options | None = None, *, split: str = "train") -> str:
@@ -79,7 +99,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
 
     Raises:
         ConfigError: `out` holds shards of another source, or of another form; an option is out of range.
-        SourceError: the source cannot be opened.
+        SourceError: the source cannot be opened, or nothing of it can be used.
         SystemExit: status 130, after Ctrl-C; shards that are whole are kept.
     """
     options, console = options or Options(), Console(stderr=True, highlight=False, markup=False)
@@ -107,9 +127,13 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     if examples.classes:
         (folder / "nshards.txt").write_text(f"{count}\n")
     _say_what_is_there(manifest, folder, console)
+    if not any(shard["examples"] for shard in manifest["shards"].values()):
+        raise SourceError(f"pack: nothing of {source} can be used; {folder / MANIFEST} says why")
     if examples.classes:
         return f"webdataset:{folder}"
-    return f"webdataset:{folder}/{names[0]}" if count == 1 else f"webdataset:{folder}/{{{names[0][:-4]}..{names[-1][:-4]}}}.tar"
+    lines = "?captions=lines" if any(shard["several"] for shard in manifest["shards"].values()) else ""
+    number = names[0][:-4] if count == 1 else f"{{{names[0][:-4]}..{names[-1][:-4]}}}"
+    return f"webdataset:{folder}/{number}.tar{lines}"
 
 
 def pack_example(source: Source, index: int, options: Options) -> Packed:
@@ -125,27 +149,51 @@ def pack_example(source: Source, index: int, options: Options) -> Packed:
         if image is not None:
             members.append(_image(image, options))
         if "captions" in example or "text" in example:
-            text = example["captions" if "captions" in example else "text"]
-            members.append(("txt", ("\n".join(text) if isinstance(text, tuple) else text).encode()))
+            members.append(("txt", _text(example["captions" if "captions" in example else "text"])))
         if "label" in example:
-            members.append(_label(example["label"], source.classes))
+            label = example["label"]
+            if isinstance(label, str) and not source.classes:
+                more["label"] = label
+            else:
+                members.append(_label(label, source.classes))
         if "json" in example:
             value = example["json"]
             more = {**value, **more} if isinstance(value, dict) else {"json": value, **more}
         for name in fields:
             value = example[name]
-            if isinstance(value, bytes) and re.fullmatch(r"[a-z0-9_.]+", name):
-                if value != image and name not in dict(members):  # what a field was made of may be one, too
+            if isinstance(value, bytes | np.ndarray) and not NAME.fullmatch(name):
+                raise BadExample(f"its field {name!r} cannot be the name of a member; use letters a to z, digits, _ and dots")
+            if isinstance(value, bytes):
+                is_image = isinstance(image, bytes) and value == image
+                if not is_image and name not in dict(members):  # what a field was made of may be one, too
                     members.append((name, value))
             elif isinstance(value, np.ndarray):
                 members.append((f"{name}.npy", _npy(value)))
             else:
                 more[name] = value
-        written = json.dumps(more, ensure_ascii=False, default=str, sort_keys=True)
-        members.append(("json", written.encode("utf-8", "backslashreplace")))
+        members.append(("json", _json(more)))
     except BadExample as problem:
         return Packed([], f"{more.get('source_key', f'example {index}')}: {problem}")
-    return Packed([(f"{key}.{extension}", data) for extension, data in members])
+    several = isinstance(example.get("text"), tuple | list) or "captions" in example
+    return Packed([(f"{key}.{extension}", data) for extension, data in members], several=several)
+
+
+def _text(value: Any) -> bytes:
+    """A text, or a line for each of several."""
+    texts = value if isinstance(value, tuple | list) else (value,)
+    if not texts or not all(isinstance(text, str | bytes) for text in texts):
+        raise BadExample(f"its text is a {type(value).__name__}, not a text or several")
+    lines = [decode_text(text) if isinstance(text, bytes) else text for text in texts]
+    if isinstance(value, tuple | list):
+        lines = [" ".join(line.split("\n")) for line in lines]  # a line feed would make two of one caption
+    return "\n".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, sort_keys=True).encode("utf-8", "backslashreplace")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadExample(f"its further fields cannot be written as JSON: {error}") from None
 
 
 def _image(value: Any, options: Options) -> tuple[str, bytes]:
@@ -156,7 +204,7 @@ def _image(value: Any, options: Options) -> tuple[str, bytes]:
         if small is None or min(opened.size) <= small:
             decode.load(opened)  # a broken one is not packed
             return EXTENSIONS[str(opened.format)], value
-        return _encode(_resized(decode.load(opened), small), options)
+        return _encode(_resized(decode.load(opened), small), options, _orientation(opened))
     image = decode(value)
     if small is None or min(image.size) <= small:
         return _encode(image, Options(format="png"))
@@ -171,16 +219,30 @@ def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
     return image.convert(mode).resize(size, Image.Resampling.BICUBIC)
 
 
-def _encode(image: Image.Image, options: Options) -> tuple[str, bytes]:
-    written = io.BytesIO()
+def _encode(image: Image.Image, options: Options, exif: bytes = b"") -> tuple[str, bytes]:
+    written, more = io.BytesIO(), {"exif": exif} if exif else {}
     if options.format == "jpeg":
-        image.convert("L" if image.mode == "L" else "RGB").save(written, "JPEG", quality=options.quality, subsampling=0)
+        rgb = image.convert("L" if image.mode == "L" else "RGB")
+        rgb.save(written, "JPEG", quality=options.quality, subsampling=0, **more)
         return "jpg", written.getvalue()
     if options.format == "webp":
-        image.save(written, "WEBP", quality=options.quality)
+        image.save(written, "WEBP", quality=options.quality, **more)
         return "webp", written.getvalue()
-    image.save(written, "PNG")
+    image.save(written, "PNG", **more)
     return "png", written.getvalue()
+
+
+def _orientation(image: Image.Image) -> bytes:
+    """EXIF data that say how a picture is held, and nothing else: who reads it upright sees it as before; empty: as it stands."""
+    try:
+        turned = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data raise nearly anything, and the pixels are sound
+        return b""
+    if turned == 1:
+        return b""
+    exif = Image.Exif()
+    exif[ORIENTATION] = turned
+    return exif.tobytes()
 
 
 def _label(label: Any, classes: tuple[str, ...]) -> tuple[str, bytes]:
@@ -191,6 +253,8 @@ def _label(label: Any, classes: tuple[str, ...]) -> tuple[str, bytes]:
         if label not in classes:
             raise BadExample(f"its label {label!r} is no class of the source")
         label = classes.index(label)
+    if classes and not 0 <= int(label) < len(classes):
+        raise BadExample(f"its label is {label}, and the source names {len(classes)} classes")
     return "cls", str(int(label)).encode()
 
 
@@ -202,7 +266,7 @@ def _npy(array: Any) -> bytes:
 
 def _write_shard(path: Path, source: Source, places: range, options: Options, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """Writes one shard in one step; what the manifest says of it."""
-    found: dict[str, Any] = {"first": places.start, "examples": 0, "broken": 0, "reasons": {}, "problems": []}
+    found: dict[str, Any] = {"first": places.start, "examples": 0, "several": 0, "broken": 0, "reasons": {}, "problems": []}
     reasons = Counter[str]()
 
     def write(part: Path) -> None:
@@ -214,6 +278,7 @@ def _write_shard(path: Path, source: Source, places: range, options: Options, po
                     found["problems"] += [packed.problem] if len(found["problems"]) < 5 else []
                     continue
                 found["examples"] += 1
+                found["several"] += packed.several
                 for name, data in packed.members:
                     info = tarfile.TarInfo(name)  # no times and no owners: the same source gives the same bytes
                     info.size, info.mode = len(data), 0o644
@@ -246,8 +311,8 @@ def _read_manifest(folder: Path, spec: str, source: Source, options: Options) ->
     try:
         known: dict[str, Any] = json.loads(read_whole(path))
         there = {name: known[name] for name in facts}
-        if not all(isinstance(shard, dict) for shard in known["shards"].values()):
-            raise ValueError("its shards are no objects")
+        if not all(shard.keys() >= SHARD for shard in known["shards"].values()):
+            raise ValueError("its shards lack entries")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"pack: {path} is damaged ({error}); give another folder, or empty it") from None
     for name, value in facts.items():
@@ -264,9 +329,8 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _write_classes(root: Path, source: Source) -> None:
     """The names of the classes and the templates, as CLIP_benchmark's layout has them; other splits have the same."""
-    label = next((source[i]["label"] for i in range(len(source)) if "label" in source[i]), 0)
     files = {
-        "dataset_type.txt": ["multilabel" if isinstance(label, np.ndarray) else "classification"],
+        "dataset_type.txt": ["multilabel" if isinstance(_first_label(source), np.ndarray) else "classification"],
         "classnames.txt": list(source.classes),
         "zeroshot_classification_templates.txt": [template.replace("{}", "{c}") for template in source.templates],
     }
@@ -281,8 +345,18 @@ def _write_classes(root: Path, source: Source) -> None:
             write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
+def _first_label(source: Source) -> Any:
+    """The first label that can be read; None where there is none."""
+    for i in range(len(source)):
+        with suppress(BadExample, KeyError):
+            return source[i]["label"]
+    return None
+
+
 def _is_whole(path: Path, shard: dict[str, Any] | None) -> bool:
-    return shard is not None and path.exists() and path.stat().st_size == shard.get("bytes")
+    if shard is None or not path.exists() or path.stat().st_size != shard["bytes"]:
+        return False
+    return bool(_sha256(path) == shard["sha256"])
 
 
 def _sha256(path: Path) -> str:

@@ -218,3 +218,10 @@ def test_the_last_step_is_written_whatever_the_interval() -> None:
             log.step(step, {"loss": 6.0 - step, "lr": 1.0, "grad_norm": 1.0}, [], [])
         log.flush()
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["2/3", "3/3"]
+
+
+def test_letters_that_no_terminal_has_do_not_stop_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(1)
+    terminal.say("replaced a broken example: \ud83d bad")
+    terminal.close()
+    assert "replaced a broken example: \\ud83d bad" in capsys.readouterr().out

@@ -10,11 +10,13 @@ import pytest
 from archives import write_benchmark, write_tar
 from PIL import Image
 from test_cli import exit_status
+from tiny import tiny_config
 
 from jclip import pack
 from jclip.config import ConfigError
 from jclip.data import SourceError, open_source
 from jclip.data.decoding import Decode
+from jclip.parts import prepare
 
 
 def photo(width: int, height: int, seed: int, form: str = "JPEG") -> bytes:
@@ -153,3 +155,74 @@ def test_a_labelled_source_keeps_its_layout(kind: str | None, labels: list[objec
     write_benchmark(tmp_path / "other", images, labels, kind=kind, classes=("a", "b"))
     with pytest.raises(ConfigError, match=r"classnames.txt has other names than the source"):
         pack.main(f"webdataset:{tmp_path}/other/test", tmp_path / "out", options, split="train")
+
+
+def table(folder: Path, rows: list[dict[str, object]], name: str = "t.jsonl") -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "a.jpg").write_bytes(photo(20, 20, 0))
+    (folder / name).write_text("".join(json.dumps({"image": "a.jpg", **row}) + "\n" for row in rows))
+    return f"jsonl:{folder / name}"
+
+
+def test_several_captions_stay_several(tmp_path: Path) -> None:
+    source = table(tmp_path / "in", [{"text": ["a cat", "two\ncats"]}, {"text": ["one"]}])
+    name = pack.main(source, tmp_path / "out")
+    assert name.endswith("/00000.tar?captions=lines")
+    assert [example["captions"] for example in map(open_source(name).__getitem__, range(2))] == [("a cat", "two cats"), ("one",)]
+
+
+def test_texts_labels_and_fields_of_any_kind_are_packed_or_told(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": "half \ud83d of a letter", "label": "cat", "emb": [1.5, 2.0], "n": 3},
+        {"text": "a dog", "label": "dog", "../../evil": [1.0, 2.0]},
+        {"text": "a cow", "label": "cow", "emb/clip": [1.0]},
+        {"text": 7},
+    ]
+    packed = open_source(pack.main(table(tmp_path / "in", rows), tmp_path / "out"))
+    assert [example["text"] for example in map(packed.__getitem__, range(len(packed)))] == ["half \\ud83d of a letter"]
+    assert packed[0]["json"]["label"] == "cat"  # without names of classes it is no number
+    np.testing.assert_array_equal(np.load(io.BytesIO(packed[0]["emb.npy"])), np.float32([1.5, 2.0]))
+    (shard,) = json.loads((tmp_path / "out/manifest.json").read_text())["shards"].values()
+    assert (shard["examples"], shard["broken"]) == (1, 3)
+    assert sorted(shard["reasons"]) == [
+        "its field '../../evil' cannot be the name of a member; use letters a to z, digits, _ and dots",
+        "its field 'emb/clip' cannot be the name of a member; use letters a to z, digits, _ and dots",
+        "text is no text: column text is a int",
+    ]
+    with pytest.raises(SourceError, match=r"nothing of .* can be used; .*manifest.json says why"):
+        pack.main(table(tmp_path / "bad", [{"text": 7}]), tmp_path / "none")
+
+
+def test_a_smaller_picture_is_held_as_the_large_one(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    written = io.BytesIO()
+    Image.open(io.BytesIO(photo(80, 40, 0))).save(written, "JPEG", exif=exif)
+    (tmp_path / "in/turned.jpg").write_bytes(written.getvalue())
+    packed = open_source(pack.main(str(tmp_path / "in"), tmp_path / "out", pack.Options(shorter_side=20)))
+    assert Decode(upright=True)(packed[0]["image"]).size == (20, 40)
+    assert Decode()(packed[0]["image"]).size == (40, 20)
+
+
+def test_pictures_of_cameras_with_several_in_a_file_are_packed(tmp_path: Path) -> None:
+    first, second = (Image.open(io.BytesIO(photo(40, 30, i))) for i in (0, 1))
+    (tmp_path / "in").mkdir()
+    first.save(tmp_path / "in/two.jpg", "MPO", save_all=True, append_images=[second])
+    packed = open_source(pack.main(str(tmp_path / "in"), tmp_path / "out"))
+    assert packed[0]["image"] == (tmp_path / "in/two.jpg").read_bytes()
+
+
+def test_a_labelled_set_that_was_packed_can_be_trained_on(tmp_path: Path) -> None:
+    name = pack.main("shapes:val?size=16&length=5", tmp_path / "out")
+    source, (part,) = prepare(tiny_config(**{"data.source": name, "batch_size": 8, "evals": {}, "checkpoint.best": None}))
+    assert (len(source), part.record["data"]["shards"]) == (5, 1)
+
+
+def test_a_shard_whose_bytes_are_others_is_written_again(shards: str, tmp_path: Path) -> None:
+    pack.main(shards, tmp_path / "out")
+    path = tmp_path / "out/00000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(b"\0" * 2000 + whole[2000:])
+    pack.main(shards, tmp_path / "out")
+    assert path.read_bytes() == whole

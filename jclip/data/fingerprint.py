@@ -39,10 +39,17 @@ def combine(*parts: bytes | str) -> str:
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     for part in parts:
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        data = _bytes(part) if isinstance(part, str) else part
         digest.update(b"%c%d:" % (b"t"[0] if isinstance(part, str) else b"b"[0], len(data)))
         digest.update(data)
     return digest.hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")  # names of files may be any bytes
+    except UnicodeEncodeError:  # half of a surrogate pair, from JSON
+        return text.encode("utf-8", "surrogatepass")
 
 
 def sample_fingerprint(source: Source, most: int = 64) -> str:
