@@ -91,6 +91,10 @@ class Checkpoints:
         """The last step saved."""
         return max(self.steps, default=None)
 
+    def look_again(self) -> None:
+        """Reads anew which steps are on disk."""
+        self.steps = self._listed()
+
     def _listed(self) -> list[int]:
         """The steps on disk, read once: each process knows what it saves, and shared storage may show it later to some."""
         if not self.directory.is_dir():

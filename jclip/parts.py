@@ -15,6 +15,8 @@ class RunPart(NamedTuple):
     """A stage of a run, or all of one that has none."""
 
     name: str
+    run: Config
+    """The whole run."""
     config: Config
     plan: Plan
     record: Record
@@ -38,7 +40,9 @@ def prepare(config: Config, source: Source | None = None, *, devices: int | None
     if own and isinstance(source, Mixture):
         source = planned(source, zip(configs, plans, strict=True))
     rows = zip(stage_names(config), configs, plans, strict=True)
-    return source, [RunPart(name, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows]
+    return source, [
+        RunPart(name, config, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows
+    ]
 
 
 def compare_hosts(record: Record, source: Source) -> None:

@@ -1,6 +1,7 @@
 """The start of a run: from the last checkpoint of its workdir, from config.init_from, or from random parameters."""
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +23,9 @@ from jclip.state import TrainState, new_extra, param_shapes
 from jclip.step import begin_step
 from jclip.tree import flatten
 from jclip.weights import local_path
+
+LOOKS = 5
+"""Times that processes look for the last checkpoint, a second apart, before they agree not to agree."""
 
 FREE_MODEL = ("dtype", "reduce_dtype", "scan", "remat", "attention")
 FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
@@ -72,12 +76,7 @@ def find_start(
         ConfigError, WeightsError: as `start_from`.
         Refused: hosts see other weights to start from.
     """
-    latest = checkpoints.latest
-    if not same_everywhere(-1 if latest is None else latest):
-        raise CheckpointError(
-            f"process {jax.process_index()} sees {latest} as the last checkpoint in {checkpoints.directory}, and another one "
-            "does not; give a --workdir that all hosts share"
-        )
+    require_same_latest(checkpoints)
     step = together(lambda: choose(checkpoints, resume_from))
     if step is not None and step == plan.first:
         return _cross(config, program, checkpoints, mesh, step)
@@ -92,9 +91,25 @@ def find_start(
         return _restore(config, plan, program, checkpoints, step)
     except DamagedCheckpoint as damage:
         # The one that is asked for, where a later one came from it and is damaged: the advice of before still holds.
-        if resume_from is not None and resume_from < step and resume_from in checkpoints.steps:
+        if resume_from is not None and plan.first <= resume_from < step and resume_from in checkpoints.steps:
+            if resume_from == plan.first > 0:
+                return _cross(config, program, checkpoints, mesh, resume_from)
             return _restore(config, plan, program, checkpoints, resume_from)
-        raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved())}") from None
+        raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved(), plan)}") from None
+
+
+def require_same_latest(checkpoints: Checkpoints) -> None:
+    """Raises CheckpointError where processes see other last checkpoints; storage that they share has some seconds to show it."""
+    for _ in range(LOOKS):
+        latest = checkpoints.latest
+        if same_everywhere(-1 if latest is None else latest):
+            return
+        time.sleep(1)
+        checkpoints.look_again()
+    raise CheckpointError(
+        f"process {jax.process_index()} sees {checkpoints.latest} as the last checkpoint in {checkpoints.directory}, and another "
+        "one does not; give a --workdir that all hosts share"
+    )
 
 
 def _cross(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, step: int) -> Start:
@@ -122,8 +137,8 @@ def _require_same_weights(path: str) -> None:
 def _restore(config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, step: int) -> Start:
     """The state of a checkpoint, if it is of this model."""
     record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
-    together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
     together(lambda: _check_stage(record, plan))
+    together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
     together(lambda: _check_begun(saved, record, program, step - plan.first))
     state = program.restored(step - plan.first, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
@@ -186,8 +201,10 @@ def lineage(start: Start, resume_from: int | None) -> Record:
     return {} if now is None else {"resumed_from": now}
 
 
-def _way_on(checkpoints: Checkpoints, step: int, parts: Mapping[str, Any]) -> str:
+def _way_on(checkpoints: Checkpoints, step: int, parts: Mapping[str, Any], plan: Plan) -> str:
     whole = checkpoints.last_whole(step, parts)
+    if whole is None and plan.first in checkpoints.steps:  # of other shapes, and read when the stage begins again
+        return f"--resume-from {plan.first} goes on from the end of the stage before"
     if whole is None:
         return f"no earlier one is whole; start anew in another --workdir, or remove {checkpoints.directory}"
     return (

@@ -32,7 +32,7 @@ from jclip.processes import (
     together,
 )
 from jclip.program import Phase, Program, make_program
-from jclip.resume import Start, choose, find_start, lineage, said_changes
+from jclip.resume import Start, choose, find_start, lineage, require_same_latest, said_changes
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
@@ -86,13 +86,13 @@ def _first_part(workdir: Path, parts: Sequence[RunPart], resume_from: int | None
     if len(parts) == 1:
         return 0
 
-    def last_step() -> tuple[int, Collection[str]]:
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            checkpoints.read_scores()
-            step = choose(checkpoints, resume_from)
-            return (-1, ()) if step is None else (step, checkpoints.scores.get(step, ()))
-
-    step, have = together(last_step)
+    with together(lambda: Checkpoints(workdir, read_only=True)) as checkpoints:
+        require_same_latest(checkpoints)
+        checkpoints.read_scores()
+        step = together(lambda: choose(checkpoints, resume_from))
+        have: Collection[str] = checkpoints.scores.get(step, ()) if step is not None else ()
+    if step is None:
+        return 0
     for i, part in enumerate(parts[:-1]):
         if step < part.plan.total or (step == part.plan.total and _owed(part.plan, step, have)):
             return i
@@ -131,7 +131,7 @@ def _run_part(
             terminal.say(f"jclip: {line}")
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}
-        tidy(workdir, config, checkpoints, start, terminal)
+        tidy(workdir, part.run, checkpoints, start, terminal)
         with (
             _make_log(part, source, mesh, terminal, start, checkpoints) as log,
             _make_loader(config, source, plan, start.step) as loader,

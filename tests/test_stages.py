@@ -89,6 +89,14 @@ def cut(workdir: Path, step: int, to: Path) -> Path:
     return to
 
 
+def damage(folder: Path) -> None:
+    """Flips bits in the middle of the largest file."""
+    largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 255
+    largest.write_bytes(content)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of stages that nothing has interrupted."""
@@ -144,14 +152,17 @@ def test_the_best_of_an_earlier_stage_is_kept(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_damage_to_the_end_of_a_stage_is_told_with_a_way_on(whole: Path, tmp_path: Path) -> None:
     parts = cut(whole, 4, tmp_path / "parts")
-    largest = max((parts / "checkpoints/4/params").rglob("*"), key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 255
-    largest.write_bytes(content)
+    damage(parts / "checkpoints/4/params")
     with pytest.raises(CheckpointError, match=r"checkpoints/4 is damaged: .*; --resume-from 2 goes on from the one before"):
         train.main(staged(), parts)
     train.main(staged(), parts, resume_from=2)
     assert arrays(parts) == arrays(whole)
+
+    later = cut(whole, 6, tmp_path / "later")
+    damage(later / "checkpoints/6/params")
+    with pytest.raises(CheckpointError, match=r"checkpoints/6 is damaged: .*; --resume-from 4 goes on from the end of the stage"):
+        train.main(staged(), later)
+    assert "small" in json.loads((later / "config.json").read_text())["stages"]
 
 
 @pytest.mark.slow
