@@ -146,6 +146,8 @@ class CLIP:
         if not depth:
             kind = type(self.config.towers[tower]).__name__
             raise ConfigError(f"taps: {kind} {tower!r} has no transformer blocks; `apply` gives its tokens")
+        if isinstance(blocks, int):
+            raise ConfigError(f"taps: blocks {blocks} is one index; give several, such as ({blocks},)")
         asked = [operator.index(block) for block in blocks]
         if beyond := [block for block in asked if not -depth <= block < depth]:
             raise ConfigError(f"taps: tower {tower!r} has no block {beyond[0]}; use 0 to {depth - 1}, or -{depth} to -1")

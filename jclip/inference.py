@@ -143,7 +143,7 @@ class Encoder(CLIP):
     An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
     """
 
-    params: Params
+    params: Params = field(repr=False)
     """Parameters, f32."""
     mesh: DeviceMesh
     """The devices that compute."""

@@ -275,3 +275,8 @@ def test_classify_refuses_at_once_what_is_no_file_of_an_image(
     ):  # fmt: skip
         assert cli.main(["classify", str(tmp_path / name), "--model", str(workdir), "--labels", "a", "b"]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "jclip", "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("jclip ")

@@ -111,3 +111,7 @@ def test_pixels_that_are_not_bytes_are_refused_unless_they_are_said_to_be_normal
     if dtype == "float32":
         z = jax.jit(partial(apply, normalised=True))({"params": model.params}, batch)["image"].z
         assert np.isfinite(z).all()
+
+
+def test_a_model_with_parameters_is_shown_without_them() -> None:
+    assert len(repr(jclip.load("ViT-tiny-test"))) < 6000

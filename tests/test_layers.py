@@ -54,6 +54,7 @@ LAYERS = (
         "report",
     },
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SAME_STOREY = {
