@@ -315,10 +315,9 @@ def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
             groups = [reader.metadata.row_group(i) for i in range(reader.metadata.num_row_groups)]
             ends = tuple(accumulate(group.num_rows for group in groups))
             schema = reader.schema_arrow
-            _ = (
-                schema.names,
-                str(schema),
-            )  # pyarrow decodes names where they are asked for, and those of a damaged footer are no UTF-8
+            # Names are decoded where they are asked for, and those of a damaged footer are no UTF-8.
+            list(schema.names)
+            str(schema)
             return File(path, state, ends), schema, [group.total_byte_size for group in groups]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"{path} is no whole Parquet file: {_first(error)}"
@@ -326,7 +325,7 @@ def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
 
 
 def _check(at: str, path: str, schema: Any, first: Any, columns: Columns) -> None:
-    """Raises SourceError where a file has other columns, types or classes than the first one, or an image that cannot be one."""
+    """Raises SourceError where a file has other columns or classes than the first one, or an image that cannot be one."""
     if set(schema.names) != set(first.names):
         others = ", ".join(sorted(set(schema.names) ^ set(first.names)))
         raise SourceError(f"{at}: {path} has other columns than the first file: {others}; name files of one table")

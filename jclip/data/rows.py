@@ -22,6 +22,10 @@ SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";"}
 
 BOM = b"\xef\xbb\xbf"
 
+csv.field_size_limit(
+    MAX_BYTES
+)  # of the whole process; 131,072 letters, Python's own limit, are fewer than embeddings in a cell have
+
 
 class Rows:
     """The rows of one file; keys are FILE:ROW, counted from 0 without the header, or those of a column.

@@ -541,3 +541,9 @@ def test_the_fingerprint_of_images_in_parquet_does_not_decode_them(tmp_path: Pat
     source = open_source(f"parquet:{tmp_path}/hf")
     monkeypatch.setattr(parquet._OpenFile, "read", lambda *args: pytest.fail("it was read"))
     assert len(source.fingerprint()) == 32
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    text = "word " * 30_000
+    (tmp_path / "long.csv").write_text(f'image,text\na.jpg,"{text}"\n')
+    assert open_source(f"csv:{tmp_path}/long.csv")[0]["text"] == text
