@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_part_of_the_gpu_suite_runs_on_a_cpu_in_small(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", str(ROOT / "tools/gpu/run_all.sh"), str(tmp_path), "rehearsal"]

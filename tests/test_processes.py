@@ -75,6 +75,7 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path: Path) -> None:
     command = ("train", str(HERE / "recipe_families.py"), "--duration", "4", "--checkpoint.every", "2", "--optim.warmup", "1")
 
