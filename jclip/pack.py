@@ -129,11 +129,12 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     _say_what_is_there(manifest, folder, console)
     if not any(shard["examples"] for shard in manifest["shards"].values()):
         raise SourceError(f"pack: nothing of {source} can be used; {folder / MANIFEST} says why")
-    if examples.classes:
-        return f"webdataset:{folder}"
-    lines = "?captions=lines" if any(shard["several"] for shard in manifest["shards"].values()) else ""
+    several = any(shard["several"] for shard in manifest["shards"].values())
     number = names[0][:-4] if count == 1 else f"{{{names[0][:-4]}..{names[-1][:-4]}}}"
-    return f"webdataset:{folder}/{number}.tar{lines}"
+    shards = f"webdataset:{folder}/{number}.tar" + ("?captions=lines" if several else "")
+    if examples.classes and several:
+        console.print(f"its texts are several captions each, which {shards} reads, without the names of classes", soft_wrap=True)
+    return f"webdataset:{folder}" if examples.classes else shards
 
 
 def pack_example(source: Source, index: int, options: Options) -> Packed:
@@ -169,6 +170,8 @@ def pack_example(source: Source, index: int, options: Options) -> Packed:
                     members.append((name, value))
             elif isinstance(value, np.ndarray):
                 members.append((f"{name}.npy", _npy(value)))
+            elif name in more:
+                raise BadExample(f"its field {name!r} is in its JSON as well")
             else:
                 more[name] = value
         members.append(("json", _json(more)))
@@ -253,6 +256,8 @@ def _label(label: Any, classes: tuple[str, ...]) -> tuple[str, bytes]:
         if label not in classes:
             raise BadExample(f"its label {label!r} is no class of the source")
         label = classes.index(label)
+    if not isinstance(label, int | np.integer):
+        raise BadExample(f"its label is a {type(label).__name__}, not a class or a row of a number for each")
     if classes and not 0 <= int(label) < len(classes):
         raise BadExample(f"its label is {label}, and the source names {len(classes)} classes")
     return "cls", str(int(label)).encode()
@@ -310,6 +315,8 @@ def _read_manifest(folder: Path, spec: str, source: Source, options: Options) ->
         return {"format": FORMAT, "source": spec, **facts, "shards": {}}
     try:
         known: dict[str, Any] = json.loads(read_whole(path))
+        if known["format"] != FORMAT:
+            raise ValueError(f"its format is {known['format']!r}, and this jclip reads {FORMAT!r}")
         there = {name: known[name] for name in facts}
         if not all(shard.keys() >= SHARD for shard in known["shards"].values()):
             raise ValueError("its shards lack entries")

@@ -364,6 +364,8 @@ def test_right_answers_of_equal_embeddings_give_the_loss_of_negatives() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 is a share"),
         ({"ids": np.zeros(7, np.int32)}, "ids has shape"),
         ({"ids": np.zeros(8, np.float32)}, "use integers"),
+        ({"ids_b": np.zeros(8, np.int32)}, "ids_b are the ids of the other side; give ids too"),
+        ({"ids": np.arange(8), "ids_b": np.arange(8), "equal": "positive"}, "both sides have the same ids; leave ids_b out"),
         ({"valid": np.zeros((8, 1), np.float32)}, "valid has shape"),
         ({"axes": ("model",)}, "no axis 'model'; axes: data, fsdp"),
         ({"zb": np.zeros((8, 5), np.float32)}, "must be equal"),

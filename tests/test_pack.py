@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,32 @@ def test_a_shard_whose_bytes_are_others_is_written_again(shards: str, tmp_path: 
     path.write_bytes(b"\0" * 2000 + whole[2000:])
     pack.main(shards, tmp_path / "out")
     assert path.read_bytes() == whole
+
+
+def test_several_captions_of_a_labelled_set_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.jpg").write_bytes(photo(20, 20, 0))
+        (tmp_path / "in" / name / "a.txt").write_text(f"one {name}\nanother {name}")
+    name = pack.main(f"folder:{tmp_path}/in?labels=folders&captions=lines", tmp_path / "out")
+    assert open_source(name).classes == ("cat", "dog")
+    said = re.search(r"several captions each, which (\S+) reads", capsys.readouterr().err)
+    assert said is not None
+    assert open_source(said[1])[0]["captions"] == ("one cat", "another cat")
+
+
+def test_odd_labels_and_names_that_occur_twice_are_told(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"label": 1}, {"label": [1, 2.5, "x"]}, {"label": 0, "json": {"n": 1}, "n": 2}]
+    packed = open_source(pack.main(table(tmp_path / "in", rows), tmp_path / "out"))
+    assert [packed[i]["label"] for i in range(len(packed))] == [1]
+    (shard,) = json.loads((tmp_path / "out/manifest.json").read_text())["shards"].values()
+    assert shard["broken"] == 2
+    assert "its field 'n' is in its JSON as well" in shard["reasons"]
+
+
+def test_a_manifest_of_another_format_is_refused(shards: str, tmp_path: Path) -> None:
+    pack.main(shards, tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    path.write_text(path.read_text().replace("jclip pack 1", "jclip pack 2"))
+    with pytest.raises(ConfigError, match=r"its format is 'jclip pack 2', and this jclip reads 'jclip pack 1'"):
+        pack.main(shards, tmp_path / "out")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from archives import write_benchmark, write_tar
+from batches import assert_equal, batches
 from PIL import Image
 from tiny import tiny_config
 
@@ -35,7 +36,6 @@ from jclip.config import (
 from jclip.config.fields import Alternative, Template, parse_field
 from jclip.data import (
     BadExample,
-    Batch,
     Mixture,
     SourceError,
     eval_transform,
@@ -87,33 +87,6 @@ class Captioned:
 
 def with_text(text: str, config: Config = CONFIG, **data: Any) -> Config:
     return replace(config, data=replace(config.data, fields={"text": text}, **data))
-
-
-def batches(config: Config, count: int, hosts: int = 1, source: Any = None, start: int = 0) -> list[Batch]:
-    """Global batches, put together from those of all hosts."""
-    loaders = [make_run_loader(config, source, host=host, hosts=hosts, start=start) for host in range(hosts)]
-    try:
-        parts = [[next(loader) for loader in loaders] for _ in range(count)]
-    finally:
-        for loader in loaders:
-            loader.close()
-    return [
-        Batch(
-            {name: np.concatenate([part.arrays[name] for part in row]) for name in row[0].arrays},
-            [key for part in row for key in part.keys],
-            [problem for part in row for problem in part.problems],
-        )
-        for row in parts
-    ]
-
-
-def assert_equal(some: list[Batch], others: list[Batch]) -> None:
-    assert len(some) == len(others)
-    for a, b in zip(some, others, strict=True):
-        assert (a.keys, a.problems) == (b.keys, b.problems)
-        assert a.arrays.keys() == b.arrays.keys()
-        for name in a.arrays:
-            np.testing.assert_array_equal(a.arrays[name], b.arrays[name])
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -351,7 +324,7 @@ def test_batches_with_alternatives_do_not_depend_on_hosts_and_begin_at_any_step(
     config, source = with_text(EITHER), Captioned()
     whole = batches(config, 12, source=source)
     for hosts in (2, 4):
-        assert_equal(batches(config, 6, hosts, source), whole[:6])
+        assert_equal(batches(config, 6, hosts=hosts, source=source), whole[:6])
     assert_equal(batches(config, 5, start=7, source=source), whole[7:])
     seen = {(key, tuple(row)) for batch in whole for key, row in zip(batch.keys, batch.arrays["text"].tolist(), strict=True)}
     possible = {key: [ids(f"caption {key}"), ids(f"synthetic {key}"), ids(f"a drawing of a {('hot_dog', 'cat')[int(key) % 2]}")]
@@ -368,7 +341,7 @@ def test_batches_with_alternatives_do_not_depend_on_workers() -> None:
     config = with_text(EITHER)
     whole = batches(config, 6, source=Captioned())
     for workers, hosts in ((1, 1), (3, 2)):
-        assert_equal(batches(with_text(EITHER, workers=workers), 6, hosts, Captioned()), whole)
+        assert_equal(batches(with_text(EITHER, workers=workers), 6, hosts=hosts, source=Captioned()), whole)
 
 
 def test_an_example_without_any_alternative_has_another_in_its_place() -> None:

@@ -66,6 +66,9 @@ def test_shares_are_those_of_the_weights_at_every_place() -> None:
         for name, weight in zip(SIZES, WEIGHTS, strict=True):
             assert abs(seen[name] - weight * place) <= 4 * math.sqrt(place * weight * (1 - weight)) + 1, (place, name)
         seen[order[place][0]] += 1
+    for block in (1, 2, 7, 10**6):  # after whole blocks within one place of the share
+        counts = order.counts(1024 * block)
+        assert all(abs(counts[name] - 1024 * block * weight) <= 1 for name, weight in zip(SIZES, WEIGHTS, strict=True))
     whole = order.counts(10**15)
     assert [whole[name] / 10**15 for name in SIZES] == pytest.approx(WEIGHTS, abs=1e-12)
     assert sum(whole.values()) == 10**15
