@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,22 @@ def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path
     for path, leaf in two.items():
         np.testing.assert_array_equal(on[path], leaf, err_msg=path)
         np.testing.assert_allclose(leaf, one[path], rtol=0, atol=1e-3 * max(1.0, np.abs(leaf).max()), err_msg=path)
+
+
+@pytest.mark.slow
+def test_two_processes_go_through_stages_and_on_at_a_border(tmp_path: Path) -> None:
+    command = ("train", str(HERE / "recipe_stages.py"), "--workdir", str(tmp_path))
+    runs = list[dict[int, Any]]()
+    for begun in (False, True):
+        for step in (6, 8) if begun else ():
+            shutil.rmtree(tmp_path / "checkpoints" / str(step))
+        out, _ = finish_all([start_command(*command, devices=1, **variables) for variables in two_processes()])[0]
+        assert ("stage small: steps 1 to 4" in out) != begun  # what is done is not begun again
+        assert "stage last: steps 5 to 8" in out
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            runs.append({step: checkpoints._digests(step)["arrays"] for step in checkpoints.steps})
+    assert list(runs[0]) == [2, 4, 6, 8]
+    assert runs[0] == runs[1]
 
 
 def arrays_of(workdir: Path) -> dict[str, np.ndarray]:
