@@ -1,8 +1,13 @@
 """Arguments of the command line that several commands take."""
 
 import argparse
+import math
 import os
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jclip.config import Subset
 
 OWNERS = ("jclip", "open_clip", "hugging_face")
 """Libraries whose folders of weights are read and written."""
@@ -34,6 +39,39 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--std", nargs=3, type=float, metavar="X", help="of a weight file: their standard deviation")
     model.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="of a weight file: filter of the resize")
     model.add_argument("--resize", choices=("shortest", "longest", "squash"), help="of a weight file: which side is resized")
+
+
+def add_subset_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which examples of a source are meant, the same in every command that takes one; see `Subset`."""
+    subset = parser.add_argument_group("a part of SOURCE, as data.subset: what all of these keep")
+    subset.add_argument("--keys", default="", metavar="FILE", help="keys of examples: .txt, .jsonl, .npy or .parquet")
+    subset.add_argument("--by", default="key", metavar="FIELD", help="what stands in FILE, such as json.uid (default: key)")
+    subset.add_argument("--where", default="", metavar="CONDITION", help="such as 'json.width >= 256 and score > 0.28'")
+    subset.add_argument("--table", default="", metavar="FILE", help=".parquet with a column key, and further fields of examples")
+    subset.add_argument(
+        "--best", nargs=2, metavar=("FIELD", "SHARE"), help="the share of SOURCE with the highest numbers, such as: score 0.3"
+    )
+
+
+def subset_options(options: argparse.Namespace) -> "Subset":
+    """The options of `add_subset_options`."""
+    from jclip.config import Subset
+
+    subset = Subset(options.keys, options.by, options.where, options.table)
+    if options.best is None:
+        return subset
+    field, share = options.best[0], _number(options.best[1])
+    if not 0 < share <= 1:
+        options.parser.error(f"--best {field} {options.best[1]}: the share must be above 0 and at most 1, such as 0.3")
+    return replace(subset, best=(field, share))
+
+
+def _number(text: str) -> float:
+    """The number that a text is; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def image_size(text: str) -> int | tuple[int, ...]:

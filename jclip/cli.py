@@ -12,7 +12,7 @@ from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jclip.arguments import model_options
+from jclip.arguments import model_options, subset_options
 from jclip.parser import make_parser
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         options.source,
         options.out,
         towers=options.towers,
+        subset=subset_options(options),
         fields=dict(options.fields),
         batch_size=options.batch_size,
         **model_options(options),
@@ -194,6 +195,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.rate:
         rate.main(
             options.source,
+            subset=subset_options(options),
             image=options.image,
             size=options.size,
             workers=options.workers,
@@ -203,6 +205,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     data.main(
         options.source,
+        subset=subset_options(options),
         html=options.html,
         as_json=options.json,
         context_length=options.context_length,
@@ -241,7 +244,7 @@ def _pack(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip import pack
 
     form = pack.Options(options.shorter_side, options.format, options.quality, options.per_shard, options.max_pixels)
-    print(pack.main(options.source, options.folder, form, split=options.split))
+    print(pack.main(options.source, options.folder, form, split=options.split, subset=subset_options(options)))
 
 
 def _expected_errors() -> tuple[type[BaseException], ...]:

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError, architecture_names
-from jclip.data import Source, open_source, read_once
+from jclip.config import ConfigError, Subset, architecture_names
+from jclip.data import Source, open_part, read_once
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fields import check_fields
@@ -29,6 +29,7 @@ def main(
     out: str | Path,
     *,
     towers: Sequence[str] = ("image",),
+    subset: Subset = Subset(),
     fields: Mapping[str, str] | None = None,
     batch_size: int = 64,
     step: int | None = None,
@@ -46,6 +47,7 @@ def main(
         source: a source such as webdataset:PATTERN, or a folder of images.
         out: folder to write to; made where it is missing.
         towers: which towers.
+        subset: the part of the source that is embedded.
         fields: fields of an example by tower, where they are not the tower's own name, as in data.fields; of alternatives, the
             first that an example has.
         batch_size: rows a batch.
@@ -65,7 +67,7 @@ def main(
     if unknown := fields.keys() - {*towers}:
         raise ConfigError(f"embed: --fields of {', '.join(sorted(unknown))}, of which no embedding is asked; see --towers")
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
-    examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
+    examples = open_part(source, subset, "embed")
     encoder = load(model, step=step, **how)
     if model in architecture_names() and not Path(model).exists():
         console.print(f"{model} is an architecture: its weights are random")

@@ -19,8 +19,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from jclip.config import ConfigError
-from jclip.data import BadExample, Source, SourceError, open_source
+from jclip.config import ConfigError, Subset
+from jclip.data import BadExample, Source, SourceError, open_part
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.fingerprint import sample_fingerprint
@@ -84,7 +84,7 @@ class Packed(NamedTuple):
     """True: it has several captions, a line each."""
 
 
-def main(source: str, out: str | Path, options: Options | None = None, *, split: str = "train") -> str:
+def main(source: str, out: str | Path, options: Options | None = None, *, split: str = "train", subset: Subset = Subset()) -> str:
     """Writes the shards that are missing, and out/manifest.json, which says what each holds; the name of the packed source.
 
     Shard s has examples s * per_shard and following of the source, in their order and without those that cannot be used; the same
@@ -95,6 +95,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         source: as `open_source`, or a folder of images.
         out: folder to write to; made where it is missing.
         options: the form of the examples; None: as they are.
+        subset: the part of the source that is written.
         split: name of the folder of shards, where the source is labelled.
 
     Raises:
@@ -103,7 +104,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         SystemExit: status 130, after Ctrl-C; shards that are whole are kept.
     """
     options, console = options or Options(), Console(stderr=True, highlight=False, markup=False)
-    examples = open_source(f"folder:{source}" if Path(source).is_dir() else source)
+    examples = open_part(source, subset, "pack")
     if examples.classes and not re.fullmatch(r"[\w-]+", split):
         raise ConfigError(f"pack: --split {split!r} is no name of a folder; use letters, digits, - and _")
     folder = Path(out, split) if examples.classes else Path(out)

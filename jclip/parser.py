@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from jclip import __version__
-from jclip.arguments import OWNERS, add_model_options, image_size, writable
+from jclip.arguments import OWNERS, add_model_options, add_subset_options, image_size, writable
 from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, PACK, REPORT, TRAIN
 
 
@@ -125,6 +125,7 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
         help="what a tower sees, as in data.fields (default: the field of its name)",
     )
     embed.add_argument("--batch-size", type=int, default=64, help="rows a batch (default: 64)")
+    add_subset_options(embed)
     add_model_options(embed)
     _add_max_pixels(embed)
 
@@ -139,6 +140,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
     data.add_argument("--image", default="image", metavar="FIELD", help="field of the image, as in data.fields (default: image)")
     data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption, as in data.fields (default: text)")
+    add_subset_options(data)
     rate = data.add_argument_group("for --rate")
     rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
     rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
@@ -154,6 +156,7 @@ def _add_pack(pack: argparse.ArgumentParser) -> None:
     pack.add_argument("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
     pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="examples a shard (default: 10,000)")
     pack.add_argument("--split", default="train", metavar="NAME", help="folder of shards, of a labelled source (default: train)")
+    add_subset_options(pack)
     _add_max_pixels(pack)
 
 

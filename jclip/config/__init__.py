@@ -55,6 +55,7 @@ from jclip.config.schema import (
     replace_each,
 )
 from jclip.config.stages import Stage, make_plans, stage_configs, stage_names
+from jclip.config.subset import Subset
 from jclip.config.towers import (
     ImageSize,
     ImageTower,
@@ -116,6 +117,7 @@ __all__ = [
     "SimReg",
     "SimSiam",
     "Stage",
+    "Subset",
     "Suite",
     "TextAugment",
     "TextTower",

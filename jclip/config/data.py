@@ -8,6 +8,7 @@ from jclip.config.augment import Augment, TextAugment
 from jclip.config.durations import Length
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
+from jclip.config.subset import Subset
 
 Weight = Annotated[float, Range(least=0, most=1e9)]
 """Share of the examples of training, relative to those of the other sources."""
@@ -30,6 +31,8 @@ class Portion:
     """(when, weight): the weight from there on, as (("80%", 0.1),); when: in the run, or in its last part where it has stages."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of its examples by tower, in place of those of data.fields."""
+    subset: Subset = Subset()
+    """The part of it that is used."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Data:
     `jclip train --help` explains each."""
     sources: Mapping[str, Portion] = field(default_factory=dict)
     """Several sources by name, in place of `source`; an epoch is as many examples as all have together."""
+    subset: Subset = Subset()
+    """The part of `source` that is used."""
     batches: Literal["mixed", "one_source"] = "mixed"
     """one_source: all examples of a batch are of one of the sources, so that none is told from those of another one."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +74,8 @@ class Data:
         yield from field_problems(".fields", self.fields)
         for name, portion in self.sources.items():
             yield from field_problems(f".sources.{name}.fields", portion.fields)
+        if self.sources and self.subset != Subset():
+            yield ".subset is of `source`, and there are sources; give each its own, sources.NAME.subset"
         if not self.sources:
             if self.batches != "mixed":
                 yield f".batches {self.batches!r}: there is only one source; leave it out, or give data.sources"

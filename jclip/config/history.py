@@ -35,6 +35,8 @@ ADDED: dict[str, Any] = {
     "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
     "Data.sources": {},
+    "Data.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
+    "Portion.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
     "InitFrom.text_positions": "resample",
     "InitFrom.towers": {},
     "Labels.match": "name",

@@ -6,6 +6,7 @@ from jclip.data.mixture import Mixture, Shares, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
+from jclip.data.subset import SelectedExamples, open_part, select
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
 from jclip.data.transforms import INPUTS, Reading, Transform, eval_transform, train_transform
 
@@ -20,6 +21,7 @@ __all__ = [
     "Mixture",
     "Reading",
     "Scheme",
+    "SelectedExamples",
     "Shares",
     "Source",
     "SourceError",
@@ -33,10 +35,12 @@ __all__ = [
     "make_loader",
     "make_run_loader",
     "open_data",
+    "open_part",
     "open_source",
     "planned",
     "read_field",
     "read_once",
+    "select",
     "text_ends",
     "train_transform",
 ]

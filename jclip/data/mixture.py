@@ -24,6 +24,7 @@ from jclip.config import LEAST_SHARE, Config, ConfigError, Data, Plan, to_steps
 from jclip.data.fingerprint import combine
 from jclip.data.open import open_source
 from jclip.data.source import Example, Source, SourceError
+from jclip.data.subset import select
 
 BLOCK = 1024
 """Places of the order, or batches of one source, after which the number of each source is within one of its share; more where a
@@ -175,13 +176,13 @@ def open_data(config: Config) -> Source:
         SourceError: one of them cannot be opened.
     """
     if not config.data.sources:
-        return open_source(config.data.source)
+        return select(open_source(config.data.source), config.data.subset, "data.subset")
     sources, fields = dict[str, Source](), dict[str, dict[str, str]]()
     for name, portion in config.data.sources.items():
         data = dataclasses.replace(config.data, fields={**config.data.fields, **portion.fields})
         fields[name] = {view: how.field for view, how in dataclasses.replace(config, data=data).inputs().items()}
         try:
-            sources[name] = open_source(portion.source)
+            sources[name] = select(open_source(portion.source), portion.subset)
         except SourceError as error:
             raise SourceError(f"data.sources.{name}: {error}") from None
     return Mixture(sources, fields=fields)

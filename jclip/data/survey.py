@@ -22,6 +22,7 @@ from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
 from jclip.data.source import BadExample, Source
+from jclip.data.subset import SelectedExamples
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
 
@@ -51,7 +52,7 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
     if isinstance(source, Mixture):
         found = {name: shortcomings(one, {**fields, **source.fields.get(name, {})}) for name, one in source.sources.items()}
         return [f"{name}: {line}" for name, lines in found.items() for line in lines]
-    total, lines = len(source), []
+    total, lines = len(source), list(source.notes) if isinstance(source, SelectedExamples) else []
     combinations: Mapping[str, int] = getattr(source, "fields", {})
     left_out: Mapping[str, int] = getattr(source, "left_out", {})
     why = "; left out of the source: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items()) if left_out else ""

@@ -6,8 +6,8 @@ import io
 import json
 from pathlib import Path
 
-from jclip.config import ConfigError
-from jclip.data import Source, find, open_source
+from jclip.config import ConfigError, Subset
+from jclip.data import Source, find, open_part
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import Decode
 from jclip.data.fields import check_fields
@@ -24,6 +24,7 @@ SIDE = 160
 def main(
     spec: str,
     *,
+    subset: Subset = Subset(),
     html: str | Path | None = None,
     as_json: bool = False,
     context_length: int = 77,
@@ -35,6 +36,7 @@ def main(
 
     Args:
         spec: a source, or a folder of images.
+        subset: the part of the source that is looked at.
         html: a page to write as well, with pictures.
         as_json: print one JSON object instead of text.
         context_length: tokens of a caption that count.
@@ -50,19 +52,13 @@ def main(
         raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
     fields = {"image": image, "text": text}
     check_fields(fields, "data")
-    source, _ = open_spec(spec)
+    source = open_part(spec, subset, "data")
     found, looks = survey(source, fields, context_length=context_length, most=most)
     lines = [as_text(found, context_length), *outline(source, fields)[1:]]
     print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
     if html is not None:
         page = _page(spec, "\n".join(lines), [_picture(source, look, image) for look in first_usable(looks, PICTURES)])
         write_atomically(Path(html), lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
-
-
-def open_spec(spec: str) -> tuple[Source, str]:
-    """The source that a spec, or the name of a folder of images, stands for, and its spec."""
-    spec = f"folder:{spec}" if Path(spec).is_dir() and not Path(spec, "nshards.txt").exists() else spec
-    return open_source(spec), spec
 
 
 def _picture(source: Source, look: Look, field: str) -> dict[str, str]:

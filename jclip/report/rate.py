@@ -7,14 +7,15 @@ import json
 from rich.console import Console
 from rich.progress import Progress
 
-from jclip.config import ConfigError
+from jclip.config import ConfigError, Subset
+from jclip.data import open_part
 from jclip.data.rate import as_text, measure
-from jclip.report.data import open_spec
 
 
 def main(
     spec: str,
     *,
+    subset: Subset = Subset(),
     image: str = "image",
     size: int | tuple[int, int] = 224,
     workers: int = 0,
@@ -25,6 +26,7 @@ def main(
 
     Args:
         spec: a source, or a folder of images.
+        subset: the part of the source that is measured.
         image: field of an example that holds its picture.
         size: of what a tower sees, a side or height and width.
         workers: as data.workers.
@@ -38,7 +40,7 @@ def main(
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1 or workers < 0 or not 0 < seconds < 3600:
         raise ConfigError(f"data: --size {size} and --seconds {seconds} must be above 0, --workers {workers} at least 0")
-    source, spec = open_spec(spec)
+    source = open_part(spec, subset, "data")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         tasks = {}
 

@@ -1,0 +1,358 @@
+"""A part of a source: the rows that keys, a condition or a score keep, found once when it is opened."""
+
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from jclip.config import ConfigError, Subset
+from jclip.config.conditions import CannotSay, parse_condition
+from jclip.data.fields import class_names
+from jclip.data.fingerprint import combine
+from jclip.data.open import open_source
+from jclip.data.reader import reading_threads
+from jclip.data.source import BadExample, Example, Source, SourceError, lookup, read_lines
+from jclip.files import read_whole
+
+AT_A_TIME = 2048
+"""Examples that a thread looks at before it hands over what it has found."""
+
+MOST_REASONS = 6
+"""Reasons why examples are left out that are told; the rarer ones are counted together."""
+
+Rows = NDArray[np.int64]
+
+
+class SelectedExamples:
+    """Some examples of a source, in its order."""
+
+    def __init__(self, source: Source, rows: Rows, notes: Sequence[str]) -> None:
+        self.source = source
+        self.rows = rows.astype(np.uint32) if len(source) < 2**32 else rows
+        """Index in the source of each example; u32 where these are enough, as every worker process has a copy."""
+        self.notes = tuple(notes)
+        """A line for people on what is kept, and on each reason why examples are left out."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return class_names(self.source)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "templates", ()))
+
+    @property
+    def shards(self) -> Mapping[str, int] | None:
+        """Bytes of each shard of the source, by name; None where it has none."""
+        return getattr(self.source, "shards", None)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"this part of a source has no example {index}; it has {len(self)}")
+        return self.source[int(self.rows[index])]
+
+    def fingerprint(self) -> str:
+        """See Source: over the source, and which of its examples these are."""
+        return combine("subset", self.source.fingerprint(), self.rows.astype("<i8").tobytes())
+
+
+def select(source: Source, subset: Subset, at: str = "subset") -> Source:
+    """The part of a source that `subset` says; the source itself where it says nothing.
+
+    Reads the key of every example once, and the fields that `by`, `where` and `best` name. Examples that cannot be read, or of
+    which the condition says nothing, are left out and counted.
+
+    Args:
+        source: the whole.
+        subset: what is kept.
+        at: what an error names.
+
+    Raises:
+        SourceError: a file of keys or the table cannot be read; or nothing is left.
+        ConfigError: the condition means nothing.
+    """
+    if subset == Subset():
+        return source
+    search = _Search.of(subset, at)
+    starts = range(0, len(source), AT_A_TIME)
+    parts = [range(start, min(start + AT_A_TIME, len(source))) for start in starts]
+    with ThreadPoolExecutor(reading_threads()) as pool:
+        looks = list(_progress(pool.map(partial(search.look, source), parts), len(parts)))
+    kept = np.concatenate([look.kept for look in looks]) if looks else np.zeros(0, bool)
+    why = Counter[str]()
+    first = dict[str, str]()
+    for look in looks:
+        why.update(look.why)
+        first = {**look.first, **first}
+    if subset.best is not None:
+        field, share = subset.best
+        best = highest(np.concatenate([look.scores for look in looks]), share)
+        why[f"not among the best {share:.3g} by {field}"] = int(np.sum(kept & ~best))
+        kept &= best
+    notes = [f"{kept.sum():,} of {len(source):,} examples are in the subset", *_reasons(why, first)]
+    if search.keys is not None:
+        unused = len(search.keys) - len(np.unique(np.concatenate([look.places for look in looks])))
+        if unused:
+            notes.append(f"{unused:,} of {len(search.keys):,} keys in {subset.keys} are no {subset.by} of an example")
+    if not kept.any():
+        raise SourceError(f"{at}: nothing is left of {len(source):,} examples: {'; '.join(notes[1:])}")
+    return SelectedExamples(source, np.flatnonzero(kept), notes)
+
+
+def open_part(name: str, subset: Subset, command: str) -> Source:
+    """The part of a source that the arguments of a command name; `name` is a source, or a folder of images.
+
+    Raises:
+        SourceError: the source cannot be opened, or nothing of it is left.
+        ConfigError: `subset` contradicts itself.
+    """
+    for problem in subset.problems():
+        raise ConfigError(f"{command}: --{problem[1:]}")
+    folder = Path(name).is_dir() and not Path(name, "nshards.txt").exists()
+    return select(open_source(f"folder:{name}" if folder else name), subset, command)
+
+
+def highest(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """True for the highest scores f64[n], NaN below all others: round(share * n) of them, of equal ones the first."""
+    ranks = np.argsort(-scores, kind="stable")  # NaN last
+    best = np.zeros(len(scores), bool)
+    best[ranks[: round(share * len(scores))]] = True
+    return best & ~np.isnan(scores)
+
+
+class _Look(NamedTuple):
+    """Findings of n examples."""
+
+    kept: NDArray[np.bool_]
+    """bool[n]: what keys and condition keep."""
+    scores: NDArray[np.float64]
+    """f64[n] of `best`; NaN where there is none."""
+    places: Rows
+    """Places in the file of keys that were found."""
+    why: Counter[str]
+    """Number of examples left out, by `_kind` of the reason."""
+    first: dict[str, str]
+    """The first reason of each kind."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Subset with its files read."""
+
+    subset: Subset
+    keys: "KeyIndex | None"
+    table: "Table | None"
+
+    @classmethod
+    def of(cls, subset: Subset, at: str) -> "_Search":
+        names = list(parse_condition(subset.where).paths) if subset.where else []
+        names += [subset.best[0]] if subset.best is not None else []
+        keys = KeyIndex(read_keys(subset.keys, subset.by, at)) if subset.keys else None
+        return cls(subset, keys, read_table(subset.table, names, at) if subset.table else None)
+
+    def look(self, source: Source, rows: range) -> _Look:
+        """Examples that keys and condition keep among these, and the score of each."""
+        kept, scores, places = np.zeros(len(rows), bool), np.full(len(rows), np.nan), list[int]()
+        why, first = Counter[str](), dict[str, str]()
+        for i, row in enumerate(rows):
+            try:
+                example = source[row]
+                if self.subset.best is not None:
+                    scores[i] = self._score(example)
+                if self.keys is not None:
+                    places.append(self._place(example))
+                if self.subset.where and not parse_condition(self.subset.where)(partial(self._value, example)):
+                    raise _LeftOut(f"not {self.subset.where}")
+                kept[i] = True
+            except (_LeftOut, BadExample, CannotSay) as reason:
+                why[_kind(str(reason))] += 1
+                first.setdefault(_kind(str(reason)), str(reason))
+        return _Look(kept, scores, np.array(places, np.int64), why, first)
+
+    def _place(self, example: Example) -> int:
+        assert self.keys is not None
+        place = self.keys.find(str(lookup(example, self.subset.by)))
+        if place < 0:
+            raise _LeftOut(f"not in {self.subset.keys}")
+        return place
+
+    def _score(self, example: Example) -> float:
+        assert self.subset.best is not None
+        try:
+            value = self._value(example, self.subset.best[0])
+        except (LookupError, BadExample) as problem:
+            raise _LeftOut(str(problem.args[0] if problem.args else problem)) from None
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise _LeftOut(f"{self.subset.best[0]} is no number")
+        if math.isnan(value):
+            raise _LeftOut(f"{self.subset.best[0]} is NaN")
+        return float(value)
+
+    def _value(self, example: Example, path: str) -> Any:
+        """A column of the table, or a field; LookupError where there is none."""
+        if self.table is not None and path in self.table.columns:
+            return self.table.value(str(example["key"]), path)
+        try:
+            return lookup(example, path)
+        except BadExample as problem:
+            raise LookupError(str(problem)) from None
+
+
+class _LeftOut(Exception):
+    """The reason why an example is left out."""
+
+
+class KeyIndex:
+    """The place of each key in a list, in 24 bytes a key: keys are known by a digest of 16 bytes, and are found by bisection."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        content = bytearray()  # no list of them: a billion keys would be 60 GB
+        for key in keys:
+            content += _digest(key)
+        digests = np.frombuffer(content, "<u8").reshape(-1, 2)
+        self._order = np.lexsort((digests[:, 1], digests[:, 0]))
+        self._high, self._low = digests[self._order].T.copy()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def find(self, key: str) -> int:
+        """The first place of a key; -1 where it is not there."""
+        high, low = np.frombuffer(_digest(key), "<u8")
+        first = int(np.searchsorted(self._high, high))
+        while first < len(self) and self._high[first] == high:
+            if self._low[first] == low:
+                return int(self._order[first])
+            first += 1
+        return -1
+
+    def repeated(self) -> bool:
+        """True where a key is there twice."""
+        return bool(np.any((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])))
+
+
+def _digest(key: str) -> bytes:
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a table, by the keys of examples."""
+
+    path: str
+    index: KeyIndex
+    columns: Mapping[str, Any]
+    """Arrow arrays by name."""
+
+    def value(self, key: str, column: str) -> Any:
+        """A cell; LookupError where the table has no such row."""
+        place = self.index.find(key)
+        if place < 0:
+            raise LookupError(f"{self.path} has no row of it")
+        return self.columns[column][place].as_py()
+
+
+def read_table(path: str, names: Sequence[str], at: str) -> Table:
+    """Columns of a Parquet file, those among `names`, by its column "key".
+
+    Raises:
+        SourceError: it cannot be read, has no column "key" of texts, none of the names, or a key twice.
+    """
+    columns = _read_columns(path, ("key", *names), at)
+    if "key" not in columns:
+        raise SourceError(f"{at}: {path} has no column key, by which a row is known")
+    if len(columns) == 1:
+        raise SourceError(f"{at}: {path} has none of the columns {', '.join(names)}")
+    index = KeyIndex(_texts(columns.pop("key").to_pylist(), path, at))
+    if index.repeated():
+        raise SourceError(f"{at}: {path} has a key twice; a row is known by its key")
+    return Table(path, index, columns)
+
+
+def _read_columns(path: str, names: Sequence[str], at: str) -> dict[str, Any]:
+    """Columns of a Parquet file, those among `names`: Arrow arrays."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise SourceError(f'{at}: pyarrow cannot be imported ({error}); pip install "jclip[tables]"') from None
+    try:
+        with pq.ParquetFile(pa.BufferReader(read_whole(Path(path).expanduser()))) as file:
+            table = file.read([name for name in file.schema_arrow.names if name in names])
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{at}: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    return {name: table.column(name).combine_chunks() for name in table.column_names}
+
+
+def read_keys(path: str, by: str, at: str) -> Iterator[str]:
+    """The keys in a file, see `Subset.keys`; DataComp's uids as 32 hexadecimal digits.
+
+    Raises:
+        SourceError: it cannot be read, or is none of the kinds; from `next`: it has a key that is no text.
+    """
+    place = Path(path).expanduser()
+    keys: Iterable[Any]
+    try:
+        match place.suffix:
+            case ".txt":
+                keys = read_lines(place)
+            case ".jsonl":
+                keys = [json.loads(line) for line in read_whole(place).decode().splitlines()]
+            case ".npy":
+                keys = _array_keys(np.load(io.BytesIO(read_whole(place)), allow_pickle=False))
+            case _:
+                if by not in (columns := _read_columns(path, (by,), at)):
+                    raise SourceError(f"{at}: {path} has no column {by}")
+                keys = columns[by].to_pylist()
+    except SourceError:
+        raise
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        raise SourceError(f"{at}: {path} cannot be read as keys: {error}") from None
+    return _texts(keys, path, at)
+
+
+def _texts(keys: Iterable[Any], path: str, at: str) -> Iterator[str]:
+    for key in keys:
+        if not isinstance(key, str):
+            raise SourceError(f"{at}: {path} has a key that is no text: {key!r}")
+        yield key
+
+
+def _array_keys(array: NDArray[Any]) -> Iterator[str]:
+    """The keys of an array of texts, or of uids: pairs of u64, of which the first has the first 16 of 32 digits."""
+    kinds = [array.dtype[name].str for name in array.dtype.names or ()]
+    if array.ndim != 1 or not (array.dtype.kind == "U" or kinds == ["<u8", "<u8"]):
+        raise ValueError(f"it is {array.dtype}{list(array.shape)}, neither texts nor uids (pairs of u64)")
+    return map(str, array) if not kinds else (f"{high:016x}{low:016x}" for high, low in map(tuple, array))
+
+
+def _kind(reason: str) -> str:
+    """A reason without what differs between examples: numbers, and what is quoted."""
+    return re.sub(r"(?<![\w.])\d[\d,.]*", "N", re.sub(r"'[^']*'", "'...'", reason))[:120]
+
+
+def _reasons(why: Counter[str], first: Mapping[str, str]) -> list[str]:
+    told = [f"{count:,} are left out: {first.get(kind, kind)[:200]}" for kind, count in why.most_common(MOST_REASONS) if count]
+    rest = sum(why.values()) - sum(count for _, count in why.most_common(MOST_REASONS))
+    return [*told, f"{rest:,} are left out for other reasons"] if rest else told
+
+
+def _progress(looks: Iterable[_Look], total: int) -> Iterable[_Look]:
+    """The same, beside a bar on a terminal."""
+    return track(looks, "select", total=total, console=Console(stderr=True), transient=True, disable=total < 8)
