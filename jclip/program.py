@@ -114,6 +114,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     opt_state = moment_shardings(jax.eval_shape(tx.init, split(config.optim, shapes)[0]), shapes, config.mesh, mesh)
     extra = extra_shardings(jax.eval_shape(partial(new_extra, config), shapes), shapes, config.mesh, mesh)
     shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
+    init = jax.jit(new_state, out_shardings=shardings)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     inputs = view_inputs(config, config.batch_size)
 
@@ -128,10 +129,10 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
     return Program(
         mesh=mesh,
-        state=abstract(jax.eval_shape(new_state), shardings),
+        state=abstract(init.eval_shape(), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
         embeddings=dict.fromkeys(inputs, z),
-        init=jax.jit(new_state, out_shardings=shardings),
+        init=init,
         phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
         begins={name: begin_step(how, total_steps) for name, how in config.objectives.items()},
     )

@@ -1,5 +1,6 @@
 """The state that training changes, and its beginning: parameters, and the state of optimizer and objectives."""
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -50,8 +51,20 @@ def new_params(config: Config, key: Array | None = None) -> Params:
 
 
 def param_shapes(config: Config) -> Params:
-    """The parameters' shapes and dtypes, without allocating any."""
-    return jax.eval_shape(lambda: new_params(config))
+    """The parameters' shapes and dtypes, without allocating any.
+
+    A run asks in several places, and tracing a large model takes seconds: the last few answers are remembered.
+    """
+    asked = (config.model, config.views, config.objectives)
+    shapes = next((shapes for known, shapes in _SHAPES if known == asked), None)
+    if shapes is None:
+        shapes = jax.eval_shape(lambda: new_params(config))
+        _SHAPES.append((asked, shapes))
+    return jax.tree.map(lambda leaf: leaf, shapes)  # a tree of the caller's own
+
+
+_SHAPES: deque[tuple[Any, Params]] = deque(maxlen=8)
+"""((model, views, objectives), shapes), which nothing else decides on."""
 
 
 def init_params(config: Config, shardings: Params) -> Params:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_processes import two_processes
 from test_train import HERE, start_jclip, write_shard
+from tiny import flags_for
 
 from jclip.facts import between_hosts
 
@@ -111,7 +112,7 @@ def start_in(folder: Path, command: list[str], workdir: Path, *overrides: str, *
     """`jclip train` by another way of starting it; the command takes the folder as its first argument where it wants it."""
 
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", **variables}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = flags_for(1)
     arguments = ["train", str(HERE / "recipe_tiny.py"), "--workdir", str(workdir), *overrides]
     at = [str(folder)] if "chdir" in command[-1] else []
     return subprocess.Popen(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import flags_for, tiny_config
 
 import jclip
 from jclip import convert, runs, train
@@ -57,7 +57,7 @@ def start_jclip(workdir: Path, *overrides: str, devices: int = 1, **variables: s
 def start_command(*arguments: str, devices: int, **variables: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": flags_for(devices),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
         **variables,
@@ -194,8 +194,7 @@ def test_the_workdir_tells_the_whole_run(uninterrupted: tuple[Path, int, str]) -
 def test_eval_gives_the_numbers_of_the_loop_on_any_number_of_devices(uninterrupted: tuple[Path, int, str], devices: int) -> None:
     workdir = uninterrupted[0]
     command = [sys.executable, "-m", "jclip.cli", "eval", str(workdir), "--json"]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": flags}
+    environment = {**os.environ, "XLA_FLAGS": flags_for(devices)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=HERE.parent)
     results = json.loads(done.stdout)
     last = {

@@ -1,6 +1,8 @@
-"""The configuration that the tests train: two tiny towers on drawn shapes, a few steps, with everything switched on."""
+"""The configuration that the tests train: two tiny towers on drawn shapes with everything on; and the flags of processes."""
 
 import dataclasses
+import os
+import re
 from typing import Any
 
 from jclip.config import Augment, Checkpoint, Config, Data, Optim, Retrieval, ZeroShot, architecture
@@ -29,3 +31,8 @@ def tiny_config(**changes: Any) -> Config:
     for path, value in changes.items():
         config = replace_path(config, path, value)
     return config
+
+
+def flags_for(devices: int) -> str:
+    """The tests' own XLA_FLAGS for so many devices: what they have compiled, a process that they start need not."""
+    return re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
