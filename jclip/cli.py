@@ -149,6 +149,8 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         probe=options.probe,
         truth=options.truth,
         top=options.top,
+        batch_size=options.batch_size,
+        out=options.output,
         as_json=options.json,
         max_pixels=options.max_pixels,
         **model_options(options),
