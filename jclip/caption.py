@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError, architecture_names
+from jclip.config import ConfigError
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.pictures import picture_files, read_pictures
 from jclip.inference import Encoder, load
@@ -58,8 +58,6 @@ def main(
     paths = picture_files(images)
     encoder, say = load(model, step=step, **how), Console(stderr=True, highlight=False, markup=False)
     encoder.captioner()  # or there is nothing to do
-    if model in architecture_names() and not Path(model).exists():
-        say.print(f"{model} is an architecture: its weights are random")
     answers: list[dict[str, str]] = []
     search: dict[str, Any] = {"beams": beams, "length": length, "length_penalty": length_penalty}
     remaining, batches = iter(paths), range(0, len(paths), batch_size)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import expit, softmax
 
-from jclip.config import ConfigError, architecture_names
+from jclip.config import ConfigError
 from jclip.config.same import changed_towers
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.pictures import picture_files, read_pictures
@@ -92,8 +92,6 @@ def main(
     if len(starts) == 1 and all("problem" in answer for answer in first.answers):
         raise ConfigError(f"classify: {_none(first.answers)}")
     encoder = load(model, step=step, **how)
-    if model in architecture_names() and not Path(model).exists():
-        say.print(f"{model} is an architecture: its weights are random")
     classifier = _by_probe(encoder, probe, max_pixels) if probe else _by_prompts(encoder, labels, templates, max_pixels)
     if truth is not None and truth not in classifier.names:
         known = ", ".join(classifier.names[:20])

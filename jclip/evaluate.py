@@ -14,7 +14,7 @@ from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
+from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
@@ -139,8 +139,6 @@ def main(
         CheckpointError: there is no such checkpoint.
         ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
-    if model in architecture_names() and not Path(model).exists():
-        Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
     together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
     suite = suite or subject.suite
