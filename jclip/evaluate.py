@@ -143,7 +143,9 @@ def main(
     subject = open_subject(model, step, **how)
     suite = suite or subject.suite
     if suite is None:
-        raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
+        raise ConfigError(
+            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as configs/suite_data.py"
+        )
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
     suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)

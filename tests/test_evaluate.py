@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -363,6 +364,20 @@ def test_a_model_of_two_objectives_has_no_probabilities() -> None:
     classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
     assert classifier.by == ""
     assert classifier.score([0.1]).probabilities.size == 0  # type: ignore[list-item]
+
+
+def test_scores_of_a_probe_of_several_labels_are_of_each_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = SimpleNamespace(towers={"image": None}, embed_dim=2)
+    z = np.array([[2.0, 1.0]])
+    monkeypatch.setattr(classify, "tower_digest", lambda *_: "")
+    encoder: Any = SimpleNamespace(config=towers, params={}, mesh=None, features=lambda *_, **__: SimpleNamespace(z=z))
+    probe = SimpleNamespace(weights=np.eye(2), protocol="logistic", scores=lambda features: features)
+    for labels, want in (("several", 1 / (1 + np.exp(-z))), ("one", np.exp(z) / np.exp(z).sum())):
+        facts = {"features": "z", "labels": labels}
+        monkeypatch.setattr(classify, "load_probe", lambda path, facts=facts: (probe, ("cat", "dog"), facts))
+        classifier = classify._by_probe(encoder, "probe.safetensors", 10)
+        assert classifier.unit == "probability"
+        np.testing.assert_allclose(classifier.score([b""]).scores, want, rtol=1e-6)
 
 
 def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:

@@ -549,11 +549,11 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
     assert open_source(f"csv:{tmp_path}/long.csv")[0]["text"] == text
 
 
-FIVE = [("a.png", "one"), ("b.png", "two"), ("a.png", "three"), ("", "lost"), ("b.png", " "), ("a.png", "five")]
+FIVE = [("a.png", "one"), ("b.png", "two"), ("a.png", "three"), ("", "lost"), ("b.png", " "), ("a.png", "five"), ("", "too")]
 
 
 def table_of_five(kind: str, folder: Path) -> str:
-    """Three texts of an image, one and a blank one of another, and a row without an image."""
+    """Three texts of an image, one and a blank one of another, and two rows without an image."""
     for i, name in enumerate("ab"):
         (folder / f"{name}.png").write_bytes(picture(i))
     path = folder / f"t.{kind}"
@@ -575,15 +575,15 @@ def test_rows_of_the_same_image_are_one_example_if_that_is_said(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = table_of_five(kind, tmp_path)
-    assert len(open_source(spec)) == 6
+    assert len(open_source(spec)) == 7
     assert f"source {spec!r}: 3 of its first 5 rows have the image of an earlier row" in caplog.text
     caplog.clear()
     source = open_source(f"{spec}?captions=rows")
     assert not caplog.text
     for copy in (source, pickle.loads(pickle.dumps(source))):
-        assert len(copy) == 3
-        assert [example["key"] for example in copy] == [f"t.{kind}:{row}" for row in (0, 1, 3)]
-        assert [copy[i]["captions"] for i in range(3)] == [("one", "three", "five"), ("two",), ("lost",)]
+        assert len(copy) == 4
+        assert [example["key"] for example in copy] == [f"t.{kind}:{row}" for row in (0, 1, 3, 6)]
+        assert [copy[i]["captions"] for i in range(4)] == [("one", "three", "five"), ("two",), ("lost",), ("too",)]
         assert copy[0]["text"] == copy[0]["captions"]
         assert [copy[i]["image"] for i in range(2)] == [picture(0), picture(1)]
         with pytest.raises(BadExample, match="its cell is empty"):
