@@ -38,7 +38,7 @@ EVAL = """Run evaluations: those of a run's own configuration on one of its chec
 
 MODEL is a --workdir, weights as in `jclip convert`, or hf://ORG/NAME. A suite is a Python file with get_suite() -> Suite; its
 arguments are options:   jclip eval MODEL --suite FILE.py --root /data     jclip eval MODEL --suite FILE.py --help-suite
-Data of your own:        jclip eval MODEL --suite configs/suite_data.py --labelled "folder:DIR?labels=folders" --captioned csv:FILE
+Data of your own:        jclip eval MODEL --suite configs/suite_data.py --labelled SOURCE --captioned SOURCE
 
 With --json OUT.json the results are written to that file after each evaluation, with protocol, settings, fingerprints of weights
 and data, counts and versions. The same command goes on where it stopped; what has changed is computed again. Features are kept

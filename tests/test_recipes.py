@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jclip import cli
-from jclip.config import Config, ConfigError, Retrieval, architecture, load, load_suite
+from jclip.config import Config, ConfigError, Retrieval, ZeroShot, architecture, load, load_suite
 
 
 @pytest.fixture
