@@ -1,9 +1,8 @@
 """`jclip caption`: what a model with a decoder writes of images, one line each."""
 
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError, architecture_names
-from jclip.data import BadExample
-from jclip.data.decoding import MAX_PIXELS, Decode
-from jclip.data.files import read_file
-from jclip.data.folder import open_folder
+from jclip.config import ConfigError
+from jclip.data.decoding import MAX_PIXELS
+from jclip.data.pictures import picture_files, read_pictures
 from jclip.inference import Encoder, load
 
 
@@ -38,7 +35,7 @@ def main(
 
     Args:
         model: as `jclip.load` takes it.
-        images: files, and folders whose images are taken in the order of their names; they are turned as their EXIF data say.
+        images: files, folders and globs, as `picture_files` takes them; they are turned as their EXIF data say.
         beams: as in `Encoder.caption`.
         length: likewise.
         length_penalty: likewise.
@@ -54,15 +51,13 @@ def main(
 
     Raises:
         ConfigError: the model has nothing that writes captions, a number is out of range, or there is no image that can be read.
-        SourceError: a folder has no images.
+        SourceError: a folder has no images, or a glob matches none.
     """
     if batch_size < 1:
         raise ConfigError(f"caption: --batch-size {batch_size} must be at least 1")
-    paths = list(_files(images))
+    paths = picture_files(images)
     encoder, say = load(model, step=step, **how), Console(stderr=True, highlight=False, markup=False)
     encoder.captioner()  # or there is nothing to do
-    if model in architecture_names() and not Path(model).exists():
-        say.print(f"{model} is an architecture: its weights are random")
     answers: list[dict[str, str]] = []
     search: dict[str, Any] = {"beams": beams, "length": length, "length_penalty": length_penalty}
     remaining, batches = iter(paths), range(0, len(paths), batch_size)
@@ -85,27 +80,11 @@ def main(
     return answers
 
 
-def _files(images: Sequence[str | Path]) -> Iterator[Path]:
-    for image in images:
-        path = Path(os.path.expanduser(image))
-        if path.is_dir():
-            yield from (path / name for name in open_folder(str(path)).names)
-        else:
-            yield path
-
-
 def _captions(
     encoder: Encoder, paths: list[Path], batch_size: int, max_pixels: int, search: dict[str, Any]
 ) -> list[dict[str, str]]:
     """The answers of a batch, in its order."""
-    contents, problems = dict[Path, bytes](), dict[Path, str]()
-    for path in paths:
-        try:
-            content = read_file(path)
-            Decode(max_pixels)(content)
-            contents[path] = content
-        except BadExample as problem:
-            problems[path] = str(problem)
+    contents, problems = read_pictures(paths, max_pixels)
     texts = encoder.caption(list(contents.values()), batch_size=batch_size, max_pixels=max_pixels, **search) if contents else []
     captions = dict(zip(contents, texts, strict=True))
     return [{"image": str(p), **({"caption": captions[p]} if p in captions else {"problem": problems[p]})} for p in paths]

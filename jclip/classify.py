@@ -1,22 +1,25 @@
 """`jclip classify`: the classes that images are nearest to, by prompts or by a linear probe, and whether any of them fits."""
 
+import csv
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from scipy.special import expit, softmax
 
-from jclip.config import ConfigError, architecture_names
+from jclip.config import ConfigError
 from jclip.config.same import changed_towers
-from jclip.data import BadExample
-from jclip.data.decoding import MAX_PIXELS, Decode
-from jclip.data.files import read_file
+from jclip.data.decoding import MAX_PIXELS
+from jclip.data.pictures import picture_files, read_pictures
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.inference import Encoder, load, tower_digest
@@ -25,6 +28,13 @@ log = logging.getLogger(__name__)
 
 GENERIC = ("a photo.", "a picture.", "an image.")
 """Texts that say nothing of what is in an image."""
+
+
+TABLES = 10
+"""Images of which each has a table of its own on the terminal; of more each has a line."""
+
+Answer = dict[str, Any]
+"""Classes of an image, or why it has none; see `main`."""
 
 
 def main(
@@ -36,67 +46,84 @@ def main(
     probe: str | Path | None = None,
     truth: str | None = None,
     top: int = 5,
-    step: int | None = None,
+    batch_size: int = 64,
+    out: str | Path | None = None,
     as_json: bool = False,
+    step: int | None = None,
     max_pixels: int = MAX_PIXELS,
     **how: Any,
-) -> list[dict[str, Any]]:
+) -> list[Answer]:
     """Prints the likeliest classes of each image.
 
     Args:
-        images: files, which are turned as their EXIF data say.
+        images: files, folders and globs, as `picture_files` takes them; they are turned as their EXIF data say.
         model: as `jclip.load` takes it.
         labels: the classes; "file:PATH" stands for the lines of a file.
         templates: prompts, as in the config of an evaluation.
         probe: a file of `save_probe`, whose classes are used instead.
         truth: the right class of all images; its rank is printed.
-        top: how many classes are printed.
-        step: which checkpoint of a workdir.
+        top: how many classes are told.
+        batch_size: images a batch.
+        out: file that gets a line an image, in place of the terminal: a table where its name ends in .csv or .tsv, else JSON.
         as_json: print a JSON object an image instead of tables.
+        step: which checkpoint of a workdir.
         max_pixels: a larger image is refused before it is decoded.
+        how: further arguments of `jclip.load`.
 
     Returns:
-        For each image {"image", "classes": [[name, score], ...] best first, "rank" and "of" where truth is given}. Scores are
-        cosines, or of a probe probabilities (of ridge, its scores). With prompts there are also "probabilities" in the same
-        order, "by", which says how they are made of the cosines ("softmax" or "sigmoid"), and "hint": "" or why perhaps none of
-        the classes fits; see `Scores`.
+        For each image {"image", "classes": [[name, score], ...] the `top` best first, "rank" and "of" where truth is given}.
+        Scores are cosines, or of a probe probabilities (of ridge, its scores). With prompts there are also "probabilities" in the
+        same order, "by", which says how they are made of the cosines ("softmax" or "sigmoid"), and "hint": "" or why perhaps none
+        of the classes fits; see `Scores`. Of one that cannot be read {"image", "problem"}: it is said, and the others go on.
 
     Raises:
-        ConfigError: there are no classes, truth is none of them, an image cannot be read, or the probe is of another model.
+        ConfigError: there are no classes, truth is none of them, a number is out of range, no image can be read, or the probe is
+            of another model.
+        SourceError: a folder has no images, or a glob matches none.
     """
     if bool(labels) == (probe is not None):
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
-    if top < 1:
-        raise ConfigError(f"classify: --top {top} must be at least 1")
-    contents = [_read(image, max_pixels) for image in images]
+    if min(top, batch_size) < 1:
+        raise ConfigError(f"classify: --top {top} and --batch-size {batch_size} must be at least 1")
+    paths, say = picture_files(images), Console(stderr=True, highlight=False, markup=False)
+    starts = range(0, len(paths), batch_size)
+    batches = (_read(paths[start : start + batch_size], max_pixels) for start in starts)
+    first = next(batches)  # before the model is loaded, which takes longer
+    if len(starts) == 1 and all("problem" in answer for answer in first.answers):
+        raise ConfigError(f"classify: {_none(first.answers)}")
     encoder = load(model, step=step, **how)
-    if model in architecture_names() and not Path(model).exists():
-        Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
-    if probe:
-        found = _by_probe(encoder, contents, probe, max_pixels)
-    else:
-        found = _by_prompts(encoder, contents, labels, templates, max_pixels)
-    names, scores = found.names, found.scores
-    if truth is not None and truth not in names:
-        raise ConfigError(f"classify: --truth {truth!r} is none of the {len(names)} classes: {', '.join(names[:20])}")
-    answers = []
-    for number, (image, row) in enumerate(zip(images, scores, strict=True)):
-        order = np.argsort(-row, kind="stable")
-        answer: dict[str, Any] = {"image": str(image), "classes": [[names[i], round(float(row[i]), 6)] for i in order]}
-        if found.by:
-            probabilities = [round(float(found.probabilities[number, i]), 6) for i in order]
-            answer |= {"probabilities": probabilities, "by": found.by, "hint": found.hints[number]}
-        if truth is not None:  # a tie counts as lost, as in every metric
-            answer |= {"rank": int(np.sum(row >= row[names.index(truth)] - TIE)), "of": len(names)}
-        answers.append(answer)
-        if as_json:
-            shown = {key: answer[key][:top] for key in ("classes", "probabilities") if key in answer}
-            print(json.dumps({**answer, **shown}))
-        else:
-            Console().print(_table(answer, truth, top, found.unit))
-            if hint := answer.get("hint"):
-                Console(highlight=False).print(f"  {hint}", markup=False)
+    classifier = _by_probe(encoder, probe, max_pixels) if probe else _by_prompts(encoder, labels, templates, max_pixels)
+    if truth is not None and truth not in classifier.names:
+        known = ", ".join(classifier.names[:20])
+        raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
+    answers: list[Answer] = []
+    with ExitStack() as stack:
+        sink = None if out is None else stack.enter_context(Path(out).open("w", encoding="utf-8", newline=""))
+        form = Form(classifier, top, truth)
+        show = form.printer(sink, as_json, Path(out or "").suffix.lower(), len(paths))
+        titled = track(chain([first], batches), f"{len(paths):,} images", len(starts), console=say, disable=len(starts) < 2)
+        for batch in titled:
+            for answer in form.answers(batch):
+                if "problem" in answer:
+                    say.print(f"{answer['image']}: {answer['problem']}", soft_wrap=True)
+                show(answer)
+                answers.append(answer)
+    broken = [answer for answer in answers if "problem" in answer]
+    if len(broken) == len(answers):
+        raise ConfigError(f"classify: {_none(broken)}")
+    if broken or out is not None:
+        where = "" if out is None else f", written to {out}"
+        say.print(f"{len(answers) - len(broken):,} of {len(answers):,} images classified{where}", soft_wrap=True)
     return answers
+
+
+class Batch(NamedTuple):
+    """Images, and what is known of them before they are classified."""
+
+    answers: list[Answer]
+    """An answer an image, in order: "image", and "problem" of one that cannot be read."""
+    contents: list[bytes]
+    """The bytes of those that can be read, in order."""
 
 
 class Scores(NamedTuple):
@@ -109,54 +136,156 @@ class Scores(NamedTuple):
     says nothing is as likely with any image. So where GENERIC fits better than every class, the image makes each less likely.
 
     Attributes:
-        names: the classes.
         scores: [n, C].
-        unit: name of a score.
         probabilities: [n, C], with prompts.
-        by: softmax or sigmoid: the model's objective; "" where there are no probabilities.
         hints: of each image, "" or why perhaps no class fits.
     """
 
-    names: tuple[str, ...]
     scores: np.ndarray
-    unit: str
     probabilities: np.ndarray = np.zeros((0, 0))
-    by: str = ""
     hints: tuple[str, ...] = ()
 
 
-def _read(image: str | Path, max_pixels: int) -> bytes:
-    """A file's bytes, which the model's preprocessing can read. Raises ConfigError where it cannot."""
-    try:
-        content = read_file(image)
-        Decode(max_pixels)(content)
-    except BadExample as problem:
-        raise ConfigError(f"classify: {image}: {problem}") from None
-    return content
+class Classifier(NamedTuple):
+    """Classes, and a function that scores images for them."""
+
+    names: tuple[str, ...]
+    """The classes."""
+    score: Callable[[list[bytes]], Scores]
+    """Contents of image files -> their scores."""
+    unit: str = "cosine"
+    """Name of a score."""
+    by: str = ""
+    """softmax or sigmoid: the model's objective; "" where there are no probabilities."""
 
 
-def _by_prompts(
-    encoder: Encoder, images: list[bytes], labels: Sequence[str], templates: Sequence[str], max_pixels: int
-) -> Scores:
+class Form(NamedTuple):
+    """Form of the answers."""
+
+    classifier: Classifier
+    top: int
+    """Classes that are told."""
+    truth: str | None
+    """The right class."""
+
+    def answers(self, batch: Batch) -> Iterator[Answer]:
+        """Whole answers of a batch, in order."""
+        if not batch.contents:
+            yield from batch.answers
+            return
+        names, by = self.classifier.names, self.classifier.by
+        found = self.classifier.score(batch.contents)
+        rows = iter(range(len(batch.contents)))
+        for answer in batch.answers:
+            if "problem" in answer:
+                yield answer
+                continue
+            number = next(rows)
+            row = found.scores[number]
+            order = np.argsort(-row, kind="stable")[: self.top]
+            answer |= {"classes": [[names[i], round(float(row[i]), 6)] for i in order]}
+            if by:
+                probabilities = [round(float(found.probabilities[number, i]), 6) for i in order]
+                answer |= {"probabilities": probabilities, "by": by, "hint": found.hints[number]}
+            if self.truth is not None:  # a tie counts as lost, as in every metric
+                answer |= {"rank": int(np.sum(row >= row[names.index(self.truth)] - TIE)), "of": len(names)}
+            yield answer
+
+    def printer(self, sink: IO[str] | None, as_json: bool, suffix: str, count: int) -> Callable[[Answer], None]:
+        """Function that shows an answer: as a line of the file `sink`, or on the terminal.
+
+        Args:
+            sink: where lines go, or None.
+            as_json: whether the terminal gets JSON.
+            suffix: of the file.
+            count: of all images.
+        """
+        if sink is not None and suffix in (".csv", ".tsv"):
+            table = csv.DictWriter(sink, self._columns(), restval="", dialect="excel-tab" if suffix == ".tsv" else "excel")
+            table.writeheader()
+            return lambda answer: table.writerow(self._cells(answer))
+        if sink is not None or as_json:
+            return lambda answer: print(json.dumps(answer), file=sink, flush=sink is None)
+        return self._print_table if count <= TABLES else self._print_line
+
+    def _columns(self) -> list[str]:
+        """Columns of a table: of the image, then of each class that is told."""
+        own = ["image", "problem", *["hint"] * bool(self.classifier.by), *["rank"] * (self.truth is not None)]
+        told = ["class", self.classifier.unit, *["probability"] * bool(self.classifier.by)]
+        places = range(1, 1 + min(self.top, len(self.classifier.names)))
+        return own + [f"{name}_{place}" for place in places for name in told]
+
+    def _cells(self, answer: Answer) -> dict[str, Any]:
+        cells: dict[str, Any] = {name: answer[name] for name in ("image", "problem", "hint", "rank") if name in answer}
+        for place, (name, score) in enumerate(answer.get("classes", ()), 1):
+            cells |= {f"class_{place}": name, f"{self.classifier.unit}_{place}": score}
+        for place, probability in enumerate(answer.get("probabilities", ()), 1):
+            cells[f"probability_{place}"] = probability
+        return cells
+
+    def _print_line(self, answer: Answer) -> None:
+        if "problem" in answer:
+            return
+        (name, score), *_ = answer["classes"]
+        words = [f"{name}, {self.classifier.unit} {score:.4f}"]
+        words += [f"probability {answer['probabilities'][0]:.4f}"] if "by" in answer else []
+        words += [f"{self.truth}: rank {answer['rank']} of {answer['of']}"] if self.truth is not None else []
+        words += [answer["hint"]] if answer.get("hint") else []
+        print(f"{answer['image']}: {', '.join(words)}")
+
+    def _print_table(self, answer: Answer) -> None:
+        if "problem" in answer:
+            return
+        rank = "" if self.truth is None else f"   {self.truth}: rank {answer['rank']} of {answer['of']}"
+        columns = ["class", self.classifier.unit, *([f"probability ({answer['by']})"] if "by" in answer else [])]
+        table = Table(*columns, title=Text(f"{answer['image']}{rank}"), title_justify="left", box=None, padding=(0, 2))
+        probabilities = [answer["probabilities"]] if "by" in answer else []
+        for (name, score), *more in zip(answer["classes"], *probabilities, strict=True):
+            table.add_row(Text(name), f"{score:.4f}", *(f"{probability:.4f}" for probability in more))
+        Console().print(table)
+        if hint := answer.get("hint"):
+            Console(highlight=False).print(f"  {hint}", markup=False)
+
+
+def _read(paths: Sequence[Path], max_pixels: int) -> Batch:
+    contents, problems = read_pictures(paths, max_pixels)
+    answers: list[Answer] = [{"image": str(p), **({"problem": problems[p]} if p in problems else {})} for p in paths]
+    return Batch(answers, [contents[p] for p in paths if p in contents])
+
+
+def _none(answers: Sequence[Answer]) -> str:
+    """Problem of images of which none can be read."""
+    if len(answers) == 1:
+        return f"{answers[0]['image']}: {answers[0]['problem']}"
+    return f"none of {len(answers):,} images can be read, such as {answers[0]['image']}: {answers[0]['problem']}"
+
+
+def _by_prompts(encoder: Encoder, labels: Sequence[str], templates: Sequence[str], max_pixels: int) -> Classifier:
     names = read_entries(labels, "--labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
     prompts = read_templates(tuple(templates))
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))
-    z = encoder.embed_image(images, max_pixels=max_pixels)
-    cosines = z @ classes.T
     objective = _objective(encoder.params)
-    if objective is None:
-        return Scores(names, cosines, "cosine")
-    logits = np.exp(float(objective["logit_scale"])) * cosines
-    if "logit_bias" in objective:
-        found = expit(logits + float(objective["logit_bias"]))
-        hints = tuple(_strangers(row.max()) if row.max() < 0.5 else "" for row in found)
-        return Scores(names, cosines, "cosine", found, "sigmoid", hints)
-    generic = z @ class_embeddings(encoder.embed_text(GENERIC)[None])[0]
-    hints = tuple(_says_nothing(a, b) if a < b else "" for a, b in zip(cosines.max(axis=1), generic, strict=True))
-    return Scores(names, cosines, "cosine", softmax(logits, axis=1), "softmax", hints)
+    scale = 0.0 if objective is None else np.exp(float(objective["logit_scale"]))
+    sigmoid = objective is not None and "logit_bias" in objective
+    bias = float(objective["logit_bias"]) if objective is not None and sigmoid else 0.0
+    generic = class_embeddings(encoder.embed_text(GENERIC)[None])[0]
+
+    def score(images: list[bytes]) -> Scores:
+        z = encoder.embed_image(images, max_pixels=max_pixels)
+        cosines = z @ classes.T
+        if objective is None:
+            return Scores(cosines)
+        if sigmoid:
+            found = expit(scale * cosines + bias)
+            return Scores(cosines, found, tuple(_strangers(row.max()) if row.max() < 0.5 else "" for row in found))
+        pairs = zip(cosines.max(axis=1), z @ generic, strict=True)
+        hints = tuple(_says_nothing(highest, nothing) if highest < nothing else "" for highest, nothing in pairs)
+        return Scores(cosines, softmax(scale * cosines, axis=1), hints)
+
+    return Classifier(names, score, by="" if objective is None else "sigmoid" if sigmoid else "softmax")
 
 
 def _objective(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -173,7 +302,7 @@ def _says_nothing(highest: float, generic: float) -> str:
     return f'perhaps none fits: the highest cosine is {highest:.4f}, and "{GENERIC[0]}" and the like have {generic:.4f}'
 
 
-def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixels: int) -> Scores:
+def _by_probe(encoder: Encoder, path: str | Path, max_pixels: int) -> Classifier:
     probe, names, facts = load_probe(path)
     tower = facts.get("tower", "image")
     if tower not in encoder.config.towers:
@@ -186,13 +315,18 @@ def _by_probe(encoder: Encoder, images: list[bytes], path: str | Path, max_pixel
         )
     elif changes := changed_towers({tower: _parsed(path, facts["configuration"])}, {tower: encoder.config.towers[tower]}):
         raise ConfigError(f"classify: {path} was fitted to features of another configuration: {'; '.join(changes)}; fit it again")
-    features = getattr(encoder.features(tower, images, max_pixels=max_pixels), facts.get("features", "pooled"))
-    if features.shape[1] != len(probe.weights):
-        raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {features.shape[1]}")
-    scores = probe.scores(features)
-    if probe.protocol == "ridge":
-        return Scores(names, scores, "score")
-    return Scores(names, expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1), "probability")
+    kind = facts.get("features", "pooled")
+    width = encoder.config.towers[tower].pooled_width if kind == "pooled" else encoder.config.embed_dim
+    if width != len(probe.weights):
+        raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {width}")
+
+    def score(images: list[bytes]) -> Scores:
+        scores = probe.scores(getattr(encoder.features(tower, images, max_pixels=max_pixels), kind))
+        if probe.protocol == "ridge":
+            return Scores(scores)
+        return Scores(expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1))
+
+    return Classifier(names, score, unit="score" if probe.protocol == "ridge" else "probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:
@@ -200,14 +334,3 @@ def _parsed(path: str | Path, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"classify: {path}: the configuration of its features is damaged: {error}") from None
-
-
-def _table(answer: dict[str, Any], truth: str | None, top: int, unit: str) -> Table:
-    rank = "" if truth is None else f"   {truth}: rank {answer['rank']} of {answer['of']}"
-    columns = ["class", unit, *([f"probability ({answer['by']})"] if "by" in answer else [])]
-    table = Table(*columns, title=Text(f"{answer['image']}{rank}"), title_justify="left", box=None, padding=(0, 2))
-    for (name, score), *more in zip(
-        answer["classes"][:top], *([answer["probabilities"]] if "by" in answer else []), strict=False
-    ):
-        table.add_row(Text(name), f"{score:.4f}", *(f"{probability:.4f}" for probability in more))
-    return table

@@ -6,9 +6,11 @@ Nothing heavy is imported before it is needed.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("train", "inspect", "compile", "eval"):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides)}")
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides, options.parser.format_usage())}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return int(COMMANDS[options.command](options, overrides) or 0)
@@ -34,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _hint(unknown: Sequence[str]) -> str:
-    """Cause of arguments too many that are files: a shell has expanded a pattern."""
-    files = any(name.endswith(".tar") or os.path.exists(name) for name in unknown)
-    return "; a pattern of files is one argument: put it in quotes, or the shell expands it" if files else ""
+def _hint(unknown: Sequence[str], usage: str) -> str:
+    """Cause of arguments too many: a shell has expanded a pattern, or an option of the `usage` is misspelt."""
+    if any(name.endswith(".tar") or os.path.exists(name) for name in unknown if not name.startswith("-")):
+        return "; a pattern of files is one argument: put it in quotes, or the shell expands it"
+    known = dict.fromkeys(re.findall(r"--[a-z-]+", usage))
+    near = [match for name in unknown if name.startswith("--") for match in get_close_matches(name.partition("=")[0], known, 1)]
+    return f"; perhaps {', '.join(near)}" if near else ""
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -144,6 +149,8 @@ def _classify(options: argparse.Namespace, overrides: list[str]) -> None:
         probe=options.probe,
         truth=options.truth,
         top=options.top,
+        batch_size=options.batch_size,
+        out=options.output,
         as_json=options.json,
         max_pixels=options.max_pixels,
         **model_options(options),

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError, Subset, architecture_names
+from jclip.config import ConfigError, Subset
 from jclip.data import Source, open_part, read_once
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS
@@ -69,8 +69,6 @@ def main(
     console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
     examples = open_part(source, subset, "embed")
     encoder = load(model, step=step, **how)
-    if model in architecture_names() and not Path(model).exists():
-        console.print(f"{model} is an architecture: its weights are random")
     for tower in towers:
         if tower not in encoder.config.towers:
             raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.config.towers)}")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh as DeviceMesh
 from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, architecture_names, check_suite, to_json
+from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, check_suite, to_json
 from jclip.data import SourceError
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
@@ -139,13 +139,13 @@ def main(
         CheckpointError: there is no such checkpoint.
         ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
-    if model in architecture_names() and not Path(model).exists():
-        Console(stderr=True, highlight=False).print(f"{model} is an architecture: its weights are random")
     together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
     suite = suite or subject.suite
     if suite is None:
-        raise ConfigError(f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py")
+        raise ConfigError(
+            f"{model} is no workdir, which has evaluations; give a suite: --suite FILE.py, such as configs/suite_data.py"
+        )
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
     suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)

@@ -15,6 +15,7 @@ The data (--data.source) is one of
   folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
   parquet:/data/train-*.parquet         tables, whose columns are fields; images are bytes in them, or paths (extra: tables)
   csv:/data/train.csv, jsonl:FILE       the same of text; also ?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR
+                                        ?captions=rows: the rows of an image are one example with several captions
 
 A tower sees the field of its name, or one that --data.fields TOWER FIELD says
   json.title                            a field of a field
@@ -37,6 +38,7 @@ EVAL = """Run evaluations: those of a run's own configuration on one of its chec
 
 MODEL is a --workdir, weights as in `jclip convert`, or hf://ORG/NAME. A suite is a Python file with get_suite() -> Suite; its
 arguments are options:   jclip eval MODEL --suite FILE.py --root /data     jclip eval MODEL --suite FILE.py --help-suite
+Data of your own:        jclip eval MODEL --suite configs/suite_data.py --labelled SOURCE --captioned SOURCE
 
 With --json OUT.json the results are written to that file after each evaluation, with protocol, settings, fingerprints of weights
 and data, counts and versions. The same command goes on where it stopped; what has changed is computed again. Features are kept
@@ -56,6 +58,11 @@ model "a photo." and the like, which say nothing, fit better.
   jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
   jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
   jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+  jclip classify photos '/data/*/[ab]*.jpg' --model runs/clipart --labels cat dog --top 1 --output classes.csv
+
+IMAGES are files, folders with all images in and below them, and patterns. An image that cannot be read is said, and the others go
+on; where none can be read the exit status is 1. --output gets a line an image, also of one that cannot be read: columns image,
+problem, class_1, cosine_1, ..., or objects of JSON.
 """
 
 CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.
@@ -64,9 +71,9 @@ CAPTION = """Write what is in images: a line for each, by a model that was train
   jclip caption runs/coca photos --beams 5 --output captions.jsonl
   jclip caption open_clip_pytorch_model.bin photos --architecture coca_ViT-L-14
 
-IMAGES are files, and folders with all images in and below them. One beam takes the likeliest word each time; more follow so many
-captions at a time and take the likeliest whole, which is slower by as much. An image that cannot be read is said, and the others
-go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
+IMAGES are files, folders with all images in and below them, and patterns. One beam takes the likeliest word each time; more
+follow so many captions at a time and take the likeliest whole, which is slower by as much. An image that cannot be read is said,
+and the others go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
 """
 
 INSPECT = """Show what a recipe will do before it is trained: a page that needs no network and runs no script (extra: report).

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
 from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
+from jclip.config.instead import near_names, tag_instead
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
@@ -29,9 +31,12 @@ if TYPE_CHECKING:
     from jclip.captioning import Captioner
     from jclip.weights import Weights
 
+log = logging.getLogger(__name__)
+
 
 def load(
     path_or_name: str | Path,
+    pretrained: str | None = None,
     *,
     step: int | None = None,
     architecture_name: str | None = None,
@@ -48,7 +53,8 @@ def load(
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
             file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; or the name of an architecture (random
-            weights).
+            weights, which is logged).
+        pretrained: a tag of open_clip's, which is refused: its weights are a repository here, hf://ORG/NAME.
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
         image_size: side of the images to embed, or (height, width), where it is not the model's own: its positions are resampled.
@@ -67,11 +73,14 @@ def load(
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
     name = str(path_or_name)
+    if pretrained is not None:
+        raise ConfigError(f"load: {tag_instead(name, pretrained)}")
     if name in architecture_names() and not Path(name).exists():
         if step is not None or architecture_name is not None or kind is not None:
             given = ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None)
             raise ConfigError(f"{name} is an architecture itself; leave out {given}")
         clip = create_model(name, tokenizer=tokenizer, image_size=image_size, context_length=context_length)
+        log.warning("%s is an architecture: its weights are random", name)
         return _random(clip, preprocess or {}, jax.random.key(seed), Mesh(fsdp=fsdp))
     # What reads checkpoints and the weights of all libraries is imported where there are some.
     from jclip.weights import local_path, read_weights
@@ -84,8 +93,7 @@ def load(
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if not path.exists():
-        known = ", ".join(architecture_names())
-        raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {known}")
+        raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {near_names(name)}")
     weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
     return _load_weights(weights.resized(image_size, context_length), Mesh(fsdp=fsdp))
 

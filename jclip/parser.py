@@ -81,22 +81,24 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 
 def _add_classify(classify: argparse.ArgumentParser) -> None:
-    classify.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    classify.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders of them, and patterns in quotes")
     classify.add_argument("--model", required=True, metavar="MODEL", help="as in `jclip eval`")
     classify.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="classes; file:PATH: the lines of a file")
     prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}.")'
     classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
     classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
     classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
-    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes printed (default: 5)")
+    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes told of each (default: 5)")
+    classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
     add_model_options(classify)
+    classify.add_argument("--output", type=writable, metavar="FILE", help="write a line an image: .csv, .tsv, or JSON lines")
     classify.add_argument("--json", action="store_true", help="print one JSON object an image")
     _add_max_pixels(classify)
 
 
 def _add_caption(caption: argparse.ArgumentParser) -> None:
     caption.add_argument("model", metavar="MODEL", help="a --workdir, or weights as in `jclip convert`")
-    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
+    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders of them, and patterns in quotes")
     caption.add_argument("--beams", type=int, default=1, metavar="N", help="captions followed at a time (default: 1, greedy)")
     caption.add_argument("--length", type=int, metavar="N", help="tokens at most, start and end among them (default: all)")
     caption.add_argument(

@@ -55,6 +55,11 @@ MAKERS = {path: command for command in reversed(SHOWN) for path in made_by(comma
 """The command that makes each file or folder: the first that says so."""
 
 
+def files(text: str) -> dict[str, str]:
+    """Python files that a page shows, by their names, which stand in a comment in their first lines."""
+    return {match[1]: code for code in blocks(text, "python") if (match := re.match(r"# (\w+\.py)\n", code))}
+
+
 class Reader:
     """Somebody with the recipes, shards and photos who runs each command once, after those that make what it reads."""
 
@@ -68,6 +73,8 @@ class Reader:
             write_shard(home / f"data/clipart/clipart-{name}.tar", broken=())
         for i in range(10):
             write_shard(home / f"data/mine/{i:05}.tar", broken=(3,))
+        for name, code in (item for text in PAGES.values() for item in files(text).items()):
+            (home / name).write_text(code)
         pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(home / "photos/one.jpg")
 

@@ -520,7 +520,8 @@ def test_every_field_of_the_schema_is_documented():
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path) -> None:
-    suite = load_suite(path)
+    sources = ["--labelled", "shapes:test", "--train", "shapes:train", "--captioned", "shapes:val"]
+    suite = load_suite(path, sources if path.stem == "suite_data" else [])
     check_suite(suite, architecture("ViT-tiny-test"))
     assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())
 

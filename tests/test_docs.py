@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import topologies
-from pages import MAKERS, PAGES, ROOT, SHOWN, Reader, blocks, commands
+from pages import MAKERS, PAGES, ROOT, SHOWN, Reader, blocks, commands, files
 from test_cli import exit_status
 from test_compile import jclip_compile
 from tiny import tiny_config
 
 from jclip import objectives
 from jclip.cli import COMMANDS
-from jclip.config import Mesh, check
+from jclip.config import Mesh, check, load
 from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
@@ -63,6 +63,14 @@ def test_the_commands_and_the_python_of_a_page_run(page: str, at_home: Reader) -
 def test_a_cooldown_takes_up_the_step_that_the_page_names(at_home: Reader) -> None:
     at_home.make("runs/cooled")
     assert Path("runs/cooled/checkpoints/4").is_dir()
+
+
+def test_the_recipe_of_the_page_is_sound_and_short(at_home: Reader) -> None:
+    code = files(PAGES["docs/tutorials/own_data.md"])["my_recipe.py"]
+    assert len(code.splitlines()) < 20
+    config = load("my_recipe.py", ["--root", "elsewhere", "--optim.lr", "1e-3"])
+    check(config, devices=8)
+    assert (config.data.source, config.optim.lr) == ("webdataset:elsewhere/{00000..00008}.tar", 1e-3)
 
 
 def test_every_command_of_jclip_is_shown() -> None:

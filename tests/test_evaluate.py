@@ -1,10 +1,12 @@
 """`jclip eval` with a suite, its file of results, `jclip report` of it, and `jclip classify`."""
 
+import csv
 import json
 import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -248,6 +250,48 @@ def test_classify_names_the_nearest_class_and_the_rank_of_the_truth(
     assert "dog: rank" in capsys.readouterr().out
 
 
+def test_classify_takes_folders_and_patterns_in_batches_and_writes_a_line_an_image(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    for i in range(11):
+        pixels = np.random.default_rng(i).integers(0, 256, (9, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / ("more" if i % 2 else "") / f"{i:02d}.png")
+    (photos / "00.txt").write_text("a caption")
+    (photos / "05.png").write_bytes(b"none")
+    asked = ["--model", str(weights), "--labels", "cat", "dog", "owl", "--batch-size", "4"]
+    lines = {}
+    for suffix in ("jsonl", "csv"):
+        command = ["classify", str(photos), *asked, "--top", "2", "--output", str(tmp_path / f"out.{suffix}")]
+        assert cli.main(command) == 0
+        said = capsys.readouterr()
+        assert "11 of 12 images classified, written to" in said.err
+        assert "05.png: image cannot be decoded" in said.err
+        assert said.out == ""
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    model, good = jclip.load(weights), [line["image"] for line in lines if "problem" not in line]
+    assert len(good) == len(lines) - 1 == 11
+    cosines = model.embed_image(good) @ model.embed_text([f"a photo of a {name}." for name in ("cat", "dog", "owl")]).T
+    best = [line["classes"] for line in lines if "problem" not in line]
+    np.testing.assert_allclose([[score for _, score in two] for two in best], -np.sort(-cosines)[:, :2], atol=2e-6)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = ["class_1", "cosine_1", "probability_1", "class_2", "cosine_2", "probability_2"]
+    assert list(rows[0]) == ["image", "problem", "hint", *told]
+    assert [(row["image"], row["problem"] != "", row["class_1"]) for row in rows] == [
+        (line["image"], "problem" in line, line["classes"][0][0] if "classes" in line else "") for line in lines
+    ]
+    assert cli.main(["classify", f"{photos}/**/*", *asked]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert cli.main(["classify", f"{photos}/0[05].*", *asked, "--json"]) == 0
+    assert [json.loads(line).get("problem") is None for line in capsys.readouterr().out.splitlines()] == [True, False]
+    assert cli.main(["classify", f"{photos}/05.png", f"{photos}/no.png", *asked]) == 1
+    assert "none of 2 images can be read, such as" in capsys.readouterr().err
+    assert cli.main(["classify", f"{photos}/*.txt", *asked]) == 1
+    assert "no image matches; 1 files or folders do; images end in .jpg" in capsys.readouterr().err
+
+
 SUBJECT = {"format": "jclip results 1", "model": {"weights": "", "name": "a", "step": 1}}
 
 
@@ -292,8 +336,9 @@ class Unit:
 
 def test_probabilities_of_a_softmax_model_are_among_the_classes_and_a_hint_says_where_what_says_nothing_fits_better() -> None:
     encoder = Unit({"logit_scale": math.log(5.0)}, cat=0.0, dog=0.4)  # "a photo." and the like: 1.0
-    found = classify._by_prompts(encoder, [0.1, 0.9], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
-    assert found.by == "softmax"
+    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    found = classifier.score([0.1, 0.9])  # type: ignore[list-item]
+    assert classifier.by == "softmax"
     for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
         a, b = math.exp(5 * math.cos(angle)), math.exp(5 * math.cos(angle - 0.4))
         assert row == pytest.approx([a / (a + b), b / (a + b)], rel=1e-6)
@@ -304,8 +349,9 @@ def test_probabilities_of_a_softmax_model_are_among_the_classes_and_a_hint_says_
 
 def test_probabilities_of_a_sigmoid_model_are_of_each_class_alone_and_a_hint_says_where_all_are_below_one_half() -> None:
     encoder = Unit({"logit_scale": math.log(20.0), "logit_bias": -18.0}, cat=0.0, dog=0.2)
-    found = classify._by_prompts(encoder, [0.1, 0.9], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
-    assert found.by == "sigmoid"
+    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    found = classifier.score([0.1, 0.9])  # type: ignore[list-item]
+    assert classifier.by == "sigmoid"
     for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
         assert row == pytest.approx([1 / (1 + math.exp(18 - 20 * math.cos(angle - other))) for other in (0.0, 0.2)], rel=1e-6)
     assert found.hints[0] == ""
@@ -315,8 +361,23 @@ def test_probabilities_of_a_sigmoid_model_are_of_each_class_alone_and_a_hint_say
 def test_a_model_of_two_objectives_has_no_probabilities() -> None:
     encoder = Unit({"logit_scale": 0.0})
     encoder.params["image_other"] = {"logit_scale": 0.0}
-    found = classify._by_prompts(encoder, [0.1], ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type, list-item]
-    assert found.by == ""
+    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    assert classifier.by == ""
+    assert classifier.score([0.1]).probabilities.size == 0  # type: ignore[list-item]
+
+
+def test_scores_of_a_probe_of_several_labels_are_of_each_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = SimpleNamespace(towers={"image": None}, embed_dim=2)
+    z = np.array([[2.0, 1.0]])
+    monkeypatch.setattr(classify, "tower_digest", lambda *_: "")
+    encoder: Any = SimpleNamespace(config=towers, params={}, mesh=None, features=lambda *_, **__: SimpleNamespace(z=z))
+    probe = SimpleNamespace(weights=np.eye(2), protocol="logistic", scores=lambda features: features)
+    for labels, want in (("several", 1 / (1 + np.exp(-z))), ("one", np.exp(z) / np.exp(z).sum())):
+        facts = {"features": "z", "labels": labels}
+        monkeypatch.setattr(classify, "load_probe", lambda path, facts=facts: (probe, ("cat", "dog"), facts))
+        classifier = classify._by_probe(encoder, "probe.safetensors", 10)
+        assert classifier.unit == "probability"
+        np.testing.assert_allclose(classifier.score([b""]).scores, want, rtol=1e-6)
 
 
 def test_classify_with_a_saved_probe(tmp_path: Path, weights: Path) -> None:

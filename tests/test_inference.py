@@ -1,5 +1,6 @@
 """`jclip.load` and what it returns."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -65,6 +66,40 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
         jclip.load("ViT-B-31")
     with pytest.raises(WeightsError, match="no folder of weights"):
         jclip.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf-hub:laion/CLIP-ViT-B-32", "the address of a repository is hf://laion/CLIP-ViT-B-32"),
+        ("https://huggingface.co/openai/clip-vit-base-patch32/tree/main", "is hf://openai/clip-vit-base-patch32"),
+        ("openai/clip-vit-base-patch32", "no such folder; .* is hf://openai/clip-vit-base-patch32"),
+        ("s3://bucket/weights", "only hf:// is fetched; mount the bucket or copy the files"),
+        ("local-dir:weights", "a folder has no scheme: weights"),
+        ("ViT-B/32", "the architecture is ViT-B-32, which has random weights"),
+        ("nowhere/a.bin", "there is no such file; there is no folder nowhere"),
+        ("a.pt", r"there is no such file; weight files in \.: b\.safetensors$"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_those_here(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("b.safetensors", "readme.md"):
+        (tmp_path / file).touch()
+    for function in (jclip.load, jclip.find_model):
+        with pytest.raises(WeightsError, match=f"^{re.escape(name)}: .*{message}"):
+            function(name)
+
+
+def test_a_tag_is_no_weights_and_a_misspelt_architecture_has_its_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    for arguments, options in ((("ViT-B-32", "laion2b_s34b_b79k"), {}), (("ViT-B-32",), {"pretrained": "laion2b_s34b_b79k"})):
+        with pytest.raises(jclip.ConfigError, match="a tag of open_clip; here its weights are a repository"):
+            jclip.load(*arguments, **options)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"architectures: ViT-B-32, .*list_models"):
+        jclip.load("vit_b_32")
+    jclip.load("ViT-tiny-test")
+    assert "ViT-tiny-test is an architecture: its weights are random" in caplog.text
 
 
 def test_an_image_that_is_none_is_an_error(model: Encoder) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jclip import cli
-from jclip.config import Config, ConfigError, Retrieval, architecture, load, load_suite
+from jclip.config import Config, ConfigError, Retrieval, ZeroShot, architecture, load, load_suite
 
 
 @pytest.fixture
@@ -125,6 +125,19 @@ def test_a_wrong_suite_is_one_line_with_its_place(lines: str, message: str, tmp_
     path.write_text(HEAD + lines)
     with pytest.raises(ConfigError, match=r"^config: .*wrong\.py" + message):
         load_suite(path)
+
+
+def test_a_suite_of_sources_named_by_options_has_the_evaluations_that_they_allow() -> None:
+    path = Path(__file__).parents[1] / "configs" / "suite_data.py"
+    assert load_suite(path, ["--captioned", "a"]).evals == {"retrieval": Retrieval("a")}
+    labelled = ["--labelled", "a", "--templates", "{}", "a {}"]
+    assert load_suite(path, labelled).evals == {"zero_shot": ZeroShot("a", templates=("{}", "a {}"))}
+    assert list(load_suite(path, [*labelled, "--train", "b", "--captioned", "c"]).evals) == [
+        "zero_shot", "probe", "neighbours", "retrieval",
+    ]  # fmt: skip
+    for options in ([], ["--train", "b"]):
+        with pytest.raises(ConfigError, match="give --labelled SOURCE, perhaps with --train SOURCE, or --captioned SOURCE"):
+            load_suite(path, options)
 
 
 def test_evaluations_of_a_recipe_are_chosen_on_the_command_line(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
+from jclip.config.open_clip_options import refuse_open_clip
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 
@@ -25,7 +26,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     `--evals NAME ...` keeps these evaluations alone, `--evals none` no evaluation.
 
     Raises:
-        ConfigError: there is no such file, it has no `get_config`, it fails, or it returns something else.
+        ConfigError: there is no such file, it has no `get_config`, it fails, or it returns something else; an override is an
+            option of open_clip.
         SystemExit: an override is unknown or malformed; the message has been printed, as for `--help`.
     """
     import tyro  # here, because reading a saved configuration needs no command line
@@ -40,6 +42,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     arguments: Mapping[str, Any] = {p.name: p.name.upper() for p in _parameters(get_config) if p.default is p.empty}
     if not {"-h", "--help"} & set(overrides):  # the help of which must not depend on what is given or missing
         arguments, overrides = _arguments(path, get_config, overrides)
+        refuse_open_clip(overrides)
     config = _made(path, get_config, arguments, Config)
     if names is not None:
         config = dataclasses.replace(config, evals=_only(config.evals, names))

@@ -73,6 +73,14 @@ def is_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
+def is_text(kind: Any) -> bool:
+    """True for a type of texts."""
+    import pyarrow as pa
+
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+
+
 def is_image(kind: Any) -> bool:
     """True for the type of Hugging Face's images."""
     import pyarrow as pa

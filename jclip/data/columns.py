@@ -141,22 +141,24 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
         folder: the table's, which paths of images are relative to where `images` is not given.
 
     Raises:
-        SourceError: no such column or folder; a column comes twice.
+        SourceError: no such column or folder; a column comes twice; captions=rows without images or texts.
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SourceError(f"{at}: there are several columns {twice[0]!r}; rename all but one")
     for role in ("image", "text", "label", "key"):
         if role in options and options[role] not in names:
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
-    if options.get("captions", "lines") != "lines":
-        raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines, or leave it out")
+    if options.get("captions", "lines") not in ("lines", "rows"):
+        raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines or captions=rows")
     images = os.path.expanduser(options.get("images", folder or "."))
     if not os.path.isdir(images):
         raise SourceError(f"{at}: there is no folder {images!r}; images= is the folder of the images")
     image = options.get("image") or next((name for name in IMAGES if name in names), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
     label = options.get("label") or ("label" if "label" in names else "")
-    return Columns(image, text, label, options.get("key", ""), os.path.abspath(images), "captions" in options)
+    if options.get("captions") == "rows" and not (text and (image or options.get("key"))):
+        raise SourceError(f"{at}: captions=rows needs a column of texts and one of images; name them with text= and image=")
+    return Columns(image, text, label, options.get("key", ""), os.path.abspath(images), options.get("captions") == "lines")
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:

@@ -54,6 +54,7 @@ def open_source(spec: str) -> Source:
     - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
     - `parquet:PATTERN`, `csv:FILE`, `jsonl:FILE`: rows of tables, whose columns are fields, and images bytes or paths:
       `?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines`, see jclip.data.parquet and jclip.data.rows.
+      With `captions=rows` the rows of an image are one example, see jclip.data.grouped.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.
 

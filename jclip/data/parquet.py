@@ -13,8 +13,9 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from jclip.data.cells import is_bytes, is_image, is_list, path_of, plain
+from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand, short_names
 from jclip.data.source import BadExample, LazyExample, SourceError
 from jclip.data.tar_index import State, state_of
@@ -97,6 +98,25 @@ class Parquet:
         key = as_key(read(self._columns.key)) if self._columns.key else f"{self._shown[number]}:{row}"
         return LazyExample(key, self._columns.readers(self._names, read, self._several))
 
+    def of_rows(self, at: str, paths_only: bool, joined: bool) -> "Parquet | Grouped":
+        """The source as options want it: keys are looked at, rows of an image told, or `joined` into one example.
+
+        Args:
+            at: what an error begins with.
+            paths_only: whether the column of images holds paths.
+            joined: whether captions=rows is given.
+        """
+        columns = self._columns
+        if joined:
+            if not columns.key and not paths_only:
+                raise SourceError(f"{at}: column {columns.image} holds the images; name a column that tells them with key=")
+            return group_rows(self, known_by(self.values(columns.key or columns.image)))
+        if columns.key:
+            unique(at, columns.key, (value for value in self.values(columns.key) if not isinstance(value, BadExample)))
+        if paths_only and columns.text:
+            tell_repeated(at, self.values(columns.image))
+        return self
+
     def fingerprint(self) -> str:
         """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
         places = list(self._places()) if self._columns.image else []
@@ -117,11 +137,14 @@ class Parquet:
                     except (BadExample, UnicodeDecodeError):
                         continue
 
-    def _keys(self) -> Iterator[Any]:
-        """The values of the column that is the key, in order."""
+    def values(self, column: str) -> Iterator[Any]:
+        """The values of a column, in order; of a cell that cannot be read the BadExample that says so when its row is read."""
         for number, file in enumerate(self._files):
             for row in range(file.ends[-1] if file.ends else 0):
-                yield self._cell(number, row, self._columns.key)
+                try:
+                    yield self._cell(number, row, column)
+                except BadExample as problem:
+                    yield problem
 
     def _cell(self, number: int, row: int, column: str) -> Any:
         try:
@@ -226,12 +249,13 @@ def _first(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def open_parquet(spec: str) -> Parquet:
-    """Opens "PATTERN[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines&split=SPLIT]".
+def open_parquet(spec: str) -> Parquet | Grouped:
+    """Opens "PATTERN[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines|rows&split=SPLIT]".
 
     PATTERN is as in jclip.data.patterns, or a folder of files such as train-00000-of-00002.parquet, also in its folder "data", of
     which `split` chooses. Without options the image is the first column there is of IMAGES, the text of TEXTS
     (jclip.data.columns), the label is "label", or the only column that Hugging Face's metadata give names of classes.
+    captions=rows makes one example of the rows with the same image, or with key= with the same key.
 
     Raises:
         SourceError: pyarrow is missing; no such file, column, folder or option; a file is damaged, or has other columns than the
@@ -263,8 +287,6 @@ def open_parquet(spec: str) -> Parquet:
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
-    if columns.key:
-        unique(at, columns.key, source._keys())
     if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
         log.warning(
             "%s: its row groups have up to %d MiB, and an example drawn at random decodes the columns it needs of a whole one; "
@@ -272,7 +294,8 @@ def open_parquet(spec: str) -> Parquet:
             at,
             max(sizes) >> 20,
         )
-    return source
+    paths_only = bool(columns.image) and is_text(first.field(columns.image).type)
+    return source.of_rows(at, paths_only, options.get("captions") == "rows")
 
 
 def _find(at: str, pattern: str, split: str) -> list[str]:

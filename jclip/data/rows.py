@@ -14,6 +14,7 @@ import numpy as np
 
 from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
 from jclip.data.files import MAX_BYTES
+from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.row_index import RowIndex, read_index
 from jclip.data.source import BadExample, LazyExample, SourceError, decode_text
 from jclip.data.tar_index import state_of
@@ -132,13 +133,14 @@ class _OpenFile:
             os.close(self._descriptor)
 
 
-def open_csv(spec: str) -> Rows:
-    """Opens "FILE[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines&separator=comma|tab|semicolon]".
+def open_csv(spec: str) -> Rows | Grouped:
+    """Opens "FILE[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines|rows&separator=...]".
 
     The first row names the columns. Fields that have the separator, a quote or a line break in them are quoted, quotes in them
     doubled (RFC 4180); blank lines are no rows; a row that has more or fewer cells than the header is a BadExample. The separator
-    is a tab where the file's name ends in .tsv, else a comma. The columns that are image and text are found as those of
-    `open_parquet` are; paths are relative to `images`, or else to the folder of FILE.
+    (comma, tab or semicolon) is a tab where the file's name ends in .tsv, else a comma. The columns that are image and text are
+    found as those of `open_parquet` are; paths are relative to `images`, or else to the folder of FILE. captions=rows makes one
+    example of the rows with the same image, or with key= with the same key.
 
     Raises:
         SourceError: no such file, column, folder or option; it is compressed, no UTF-8, has a quote that does not end, or no row.
@@ -161,8 +163,8 @@ def open_csv(spec: str) -> Rows:
     return _checked(at, path, separator, header, options, index)
 
 
-def open_jsonl(spec: str) -> Rows:
-    """Opens "FILE[?image=FIELD&text=FIELD&label=FIELD&key=FIELD&images=DIR&captions=lines]": an object of JSON a line.
+def open_jsonl(spec: str) -> Rows | Grouped:
+    """Opens "FILE[?image=FIELD&text=FIELD&label=FIELD&key=FIELD&images=DIR&captions=lines|rows]": an object of JSON a line.
 
     The fields of the first line are the columns that options name, and that image and text are found among.
 
@@ -185,31 +187,40 @@ def open_jsonl(spec: str) -> Rows:
     return _checked(at, path, "", tuple(first), options, index)
 
 
-def _checked(at: str, path: str, separator: str, header: tuple[str, ...], options: dict[str, str], index: RowIndex) -> Rows:
+def _checked(
+    at: str, path: str, separator: str, header: tuple[str, ...], options: dict[str, str], index: RowIndex
+) -> Rows | Grouped:
     columns = choose(at, header, options, os.path.dirname(path))
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
     source = Rows(path, separator, header, columns, index)
+    if options.get("captions") == "rows":
+        return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image)))
     if columns.key:
-        unique(at, columns.key, _keys(path, separator, header, columns.key))
+        values = _column(path, separator, header, columns.key)
+        unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
+    if columns.image and columns.text:
+        with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
+            tell_repeated(at, _column(path, separator, header, columns.image))
     return source
 
 
-def _keys(path: str, separator: str, header: tuple[str, ...], column: str) -> Iterator[Any]:
-    """The values of a column, in one pass; a row that is broken as a whole has none, and is told when it is read."""
+def _column(path: str, separator: str, header: tuple[str, ...], column: str) -> Iterator[Any]:
+    """The values of a column, in one pass; of a row that is broken as a whole the BadExample that says so when it is read."""
     lines = iter(_Lines(path))
     if not separator:
         for line in lines:
-            with suppress(BadExample):
-                if line.strip():
+            if line.strip(" \t\n\r\v\f"):
+                try:
                     yield _parse_json(line).get(column)
+                except BadExample as problem:
+                    yield problem
         return
     place = header.index(column)
     rows = filter(None, csv.reader(lines, delimiter=separator, strict=True))
     next(rows)
     for cells in rows:
-        if len(cells) == len(header):
-            yield cells[place]
+        yield cells[place] if len(cells) == len(header) else BadExample(f"its row has {len(cells)} cells")
 
 
 def _file(at: str, name: str) -> str:

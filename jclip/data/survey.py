@@ -18,10 +18,11 @@ from jclip.config import TextTower, Tokenizer
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
+from jclip.data.folder import Folder
 from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
-from jclip.data.source import BadExample, Source
+from jclip.data.source import BadExample, Example, Source
 from jclip.data.subset import SelectedExamples
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
@@ -67,12 +68,40 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
             lines.append(f"{missing:,} of {total:,} examples have {what} for the tower {tower}, and others take their place{why}")
         if some := [f"{count:,} have no {path}" for path, count in lacking.items() if count > missing]:
             lines.append(f"of {total:,} examples {', '.join(some)} for the tower {tower}, and one of the others is drawn")
+    if not combinations:
+        lines += _without_texts(source, fields)
     if batch_size is not None and total < batch_size:
         lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
     paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
     if "text" in paths and (several := _several_lines(source)):
         lines.append(f"{several}, and each text is one caption; with the option captions=lines of the source each line is one")
     return lines
+
+
+def _without_texts(source: Source, fields: Mapping[str, str]) -> list[str]:
+    """A line for the tower of texts where none of the examples that are looked at has its field: what they are good for."""
+    path = fields.get("text", "")
+    if not path or not parse_field(path).is_path:
+        return []
+    labelled = True
+    for index in spread(len(source), LOOKED_AT):
+        try:
+            example = source[index]
+        except BadExample:
+            continue
+        if path in example or path.split(".")[0] in example:
+            return []
+        labelled = labelled and "label" in example
+    if labelled:
+        return [
+            f"examples have labels and no {path}: evaluations of labels (ZeroShot, LinearProbe, ...) can use them as they are, "
+            'and training with the option --data.fields text "a photo of a {label}"'
+        ]
+    what = "; the option labels=folders makes labels of folders, and NAME.txt beside NAME.jpg is its text"
+    return [
+        f"examples have no {path} and no labels: they can be embedded and classified, and learned from by images alone"
+        + what * isinstance(source, Folder)
+    ]
 
 
 def spread(total: int, most: int) -> list[int]:
@@ -139,6 +168,12 @@ class Survey:
     looked_at: int
     usable: int
     """Examples, of those looked at, with an image and a text that can be read."""
+    images: int = 0
+    """Examples, of those looked at, with an image that can be read."""
+    classes: int = 0
+    """Classes that the source names."""
+    labels: Counts = field(default_factory=dict)
+    """Number of examples looked at by the class of their label; of several labels, by each."""
     unusable: Counts = field(default_factory=dict)
     """Number of examples looked at, by reason."""
     fields: Counts = field(default_factory=dict)
@@ -173,6 +208,7 @@ class Look:
     format: str = ""
     size: tuple[int, int] = (0, 0)
     text: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 77, most: int = 2000) -> tuple[Survey, list[Look]]:
@@ -200,6 +236,9 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         shards=getattr(source, "shard_count", None),
         looked_at=len(looks),
         usable=sum(not look.problems for look in looks),
+        images=len(images),
+        classes=len(class_names(source)),
+        labels=dict(Counter(label for look in looks for label in look.labels).most_common()),
         unusable=dict(reasons.most_common()),
         fields=dict(getattr(source, "fields", {})),
         left_out=dict(getattr(source, "left_out", {})),
@@ -260,7 +299,19 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))
-    return Look(index, key, tuple(problems), kind, size, text)
+    return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)))
+
+
+def _labels(example: Example, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of an example's classes; numbers where the source names none."""
+    try:
+        value = example.get("label", ())
+    except BadExample:
+        return ()
+    if isinstance(value, np.ndarray):
+        value = np.flatnonzero(value).tolist() if value.ndim == 1 else ()
+    several = value if isinstance(value, list | tuple) else (value,)
+    return tuple(classes[one] if isinstance(one, int) and 0 <= one < len(classes) else str(one) for one in several)
 
 
 def _format(data: bytes) -> str:
@@ -273,8 +324,14 @@ def as_text(found: Survey, context_length: int) -> str:
     lines = [f"{found.examples:,} examples" + (f" in {found.shards:,} shards" if found.shards else "")]
     lines += [f"  {count:,} with {has}" for has, count in found.fields.items()]
     lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
-    lines.append(f"looked at {found.looked_at:,}: {found.usable:,} usable ({found.usable / texts:.1%})")
+    pairs = f"{found.usable:,} usable as pairs of image and text ({found.usable / texts:.1%})"
+    lines.append(f"looked at {found.looked_at:,}: {found.images:,} images that can be read, {pairs}")
     lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
+    if found.labels:
+        counts, names = list(found.labels.values()), ", ".join(list(found.labels)[:3])
+        of = f" of {found.classes:,}" if found.classes > len(counts) else ""
+        each = f"{min(counts):,} to {max(counts):,} of each"
+        lines.append(f"labels: {sum(counts):,}, of {len(counts):,}{of} classes, such as {names}; {each}")
     lines += [f"{name}, one of: {shares}" for name, shares in found.alternatives.items()]
     for name, values in (
         ("width", found.widths), ("height", found.heights), ("characters", found.characters), ("tokens", found.tokens),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, architecture_names, check_model
+from jclip.config.instead import instead_of
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, hub, hugging_face, open_clip, openai, own
@@ -99,13 +100,14 @@ def local_path(path: str | Path, kind: str | None = None) -> str | Path:
         kind: whose weights of a repository are fetched, as in `read_weights`.
 
     Raises:
-        WeightsError: the repository is neither cached nor within reach, huggingface_hub is not installed, or it is an address
-            of another kind.
+        WeightsError: the repository is neither cached nor within reach, huggingface_hub is not installed, or there is nothing at
+            the path and it is a name that other libraries would take, or the name of a file.
     """
     if not hub.is_address(path):
-        if "://" in str(path):
-            raise WeightsError(f"{path}: only {hub.PREFIX} is fetched; mount the bucket or copy the files, and give their path")
-        return os.path.expanduser(path)
+        place = os.path.expanduser(path)
+        if not os.path.exists(place) and (instead := instead_of(str(place))):
+            raise WeightsError(f"{path}: {instead}")
+        return place
     files = {module.CONFIG: module.FILES for key, module in FORMATS.items() if kind in (None, key)}
     return hub.fetch(str(path), files, own.vocabularies, _model_folder)
 

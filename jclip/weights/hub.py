@@ -38,7 +38,7 @@ def fetch(
     Raises:
         WeightsError: the address is none, huggingface_hub is not installed, or the repository is neither cached nor within reach.
     """
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)((?:/[\w.-]*[\w-][\w.-]*)*)(?:@([\w./-]+))?", address)
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)((?:/[\w.-]*[\w-][\w.-]*)*)/?(?:@([\w./-]+))?", address)
     if match is None:
         raise WeightsError(f"{address}: no address on the hub; use hf://ORG/NAME, or hf://ORG/NAME@REVISION")
     inside = match[2].lstrip("/")

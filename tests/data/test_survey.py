@@ -81,7 +81,7 @@ def test_the_outline_says_why_names_with_dots_and_links_have_no_image(tmp_path: 
 def test_the_command_prints_text_json_and_a_page(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", spec, "--html", str(tmp_path / "page.html")]) == 0
     text = capsys.readouterr().out
-    assert "looked at 10: 7 usable (70.0%)" in text
+    assert "looked at 10: 8 images that can be read, 7 usable as pairs of image and text (70.0%)" in text
     assert "captions cut at 77 tokens: 6; equal to an earlier one: 2" in text
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 8
@@ -91,6 +91,27 @@ def test_the_command_prints_text_json_and_a_page(spec: str, tmp_path: Path, caps
     assert cli.main(["data", spec, "--most", "0"]) == 1
     assert "--most 0" in capsys.readouterr().err
     assert survey(open_source(spec), FIELDS, most=1)[0].looked_at == 1
+
+
+def test_a_source_of_labels_says_what_it_is_good_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, name in enumerate(("cat", "cat", "dog", "owl")):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name / f"{i}.png").write_bytes(picture(8, 9, "PNG") if name != "owl" else b"none")
+    folder = f"folder:{tmp_path}/photos"
+    assert cli.main(["data", f"{folder}?labels=folders"]) == 0
+    text = capsys.readouterr().out
+    assert "looked at 4: 3 images that can be read, 0 usable as pairs of image and text" in text
+    assert "labels: 4, of 3 classes, such as cat, dog, owl; 1 to 2 of each" in text
+    assert text.splitlines()[-1].startswith("examples have labels and no text: evaluations of labels (ZeroShot, ")
+    assert 'training with the option --data.fields text "a photo of a {label}"' in text
+    assert cli.main(["data", folder]) == 0
+    assert "have no text and no labels" in (text := capsys.readouterr().out)
+    assert "labels=folders makes labels of folders" in text
+    assert cli.main(["data", f"{folder}?labels=folders", "--text", "a photo of a {label}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["usable"], found["images"], found["classes"], found["labels"]) == (3, 3, 3, {"cat": 2, "dog": 1, "owl": 1})
+    (tmp_path / "photos" / "cat" / "0.txt").write_text("a cat")  # a text that is not everywhere is told elsewhere
+    assert outline(open_source(folder), FIELDS) == ["4 examples"]
 
 
 def test_the_rate_is_that_of_both_ways_of_decoding(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

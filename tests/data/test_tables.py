@@ -547,3 +547,65 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
     text = "word " * 30_000
     (tmp_path / "long.csv").write_text(f'image,text\na.jpg,"{text}"\n')
     assert open_source(f"csv:{tmp_path}/long.csv")[0]["text"] == text
+
+
+FIVE = [("a.png", "one"), ("b.png", "two"), ("a.png", "three"), ("", "lost"), ("b.png", " "), ("a.png", "five"), ("", "too")]
+
+
+def table_of_five(kind: str, folder: Path) -> str:
+    """Three texts of an image, one and a blank one of another, and two rows without an image."""
+    for i, name in enumerate("ab"):
+        (folder / f"{name}.png").write_bytes(picture(i))
+    path = folder / f"t.{kind}"
+    if kind == "parquet":
+        images, texts = zip(*FIVE, strict=True)
+        number = [int(name.startswith("b")) if name else None for name in images]
+        table = pa.table({"filepath": [name or None for name in images], "text": texts, "number": number})
+        pq.write_table(table, path, row_group_size=2)
+    elif kind == "csv":
+        path.write_text("filepath,text,number\n" + "".join(f"{a},{b},{a[:1] and int(a[0] == 'b')}\n" for a, b in FIVE))
+    else:
+        lines = [{"filepath": a or None, "text": b, "number": int(a[0] == "b") if a else None} for a, b in FIVE]
+        path.write_text("\n\n".join(map(json.dumps, lines)))
+    return f"{kind}:{path}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_rows_of_the_same_image_are_one_example_if_that_is_said(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = table_of_five(kind, tmp_path)
+    assert len(open_source(spec)) == 7
+    assert f"source {spec!r}: 3 of its first 5 rows have the image of an earlier row" in caplog.text
+    caplog.clear()
+    source = open_source(f"{spec}?captions=rows")
+    assert not caplog.text
+    for copy in (source, pickle.loads(pickle.dumps(source))):
+        assert len(copy) == 4
+        assert [example["key"] for example in copy] == [f"t.{kind}:{row}" for row in (0, 1, 3, 6)]
+        assert [copy[i]["captions"] for i in range(4)] == [("one", "three", "five"), ("two",), ("lost",), ("too",)]
+        assert copy[0]["text"] == copy[0]["captions"]
+        assert [copy[i]["image"] for i in range(2)] == [picture(0), picture(1)]
+        with pytest.raises(BadExample, match="its cell is empty"):
+            copy[2]["image"]
+    by_key = open_source(f"{spec}?captions=rows&key=number")
+    assert [by_key[i]["key"] for i in range(2)] == ["0", "1"]
+    assert [by_key[i]["captions"] for i in range(2)] == [("one", "three", "five"), ("two",)]
+    prints = [open_source(f"{spec}{options}").fingerprint() for options in ("", "?captions=rows", "?captions=rows")]
+    assert prints[0] != prints[1] == prints[2]
+
+
+def test_rows_cannot_be_joined_by_what_is_not_there(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "a.csv").write_text("title\na\n")
+    with pytest.raises(SourceError, match="captions=rows needs a column of texts and one of images"):
+        open_source(f"csv:{tmp_path}/a.csv?captions=rows")
+    pq.write_table(pa.table({"image": [b"1", b"2"], "text": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="column image holds the images; name a column that tells them with key="):
+        open_source(f"parquet:{tmp_path}/a.parquet?captions=rows")
+
+
+def test_a_few_images_that_come_again_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows_ = [f"{max(i, 1)}.png,{i}" for i in range(200)]
+    (tmp_path / "a.csv").write_text("\n".join(["image,text", *rows_]))
+    open_source(f"csv:{tmp_path}/a.csv")
+    assert not caplog.text

@@ -172,6 +172,20 @@ def test_retrieval_with_several_captions_an_image(sources, hosts, batch_size):
     assert metrics["name/image_to_text/recall@1"] >= 2 / 3
 
 
+def test_images_that_come_again_are_counted_and_told_because_their_recall_is_too_low(sources, caplog):
+    captions = {f"scene {i}": tuple(f"scene {i}{letter}" for letter in "abcde") for i in range(4)}
+    sources["joined"] = Listed(tuple({"image": image, "captions": texts} for image, texts in captions.items()))
+    joined = run(Retrieval("joined"), 1, 4)
+    assert joined["name/text_to_image/recall@1"] == joined["name/image_to_text/recall@1"] == 1
+    assert "name/repeated_images" not in joined
+    assert not caplog.text
+    sources["rows"] = Listed(tuple({"image": image, "text": text} for image, texts in captions.items() for text in texts))
+    rows = run(Retrieval("rows"), 1, 4)
+    assert rows["name/repeated_images"] == 16
+    assert rows["name/text_to_image/recall@1"] == 0
+    assert "16 of 20 images of 'rows' are the same to the model as an earlier one" in caplog.text
+
+
 def test_equal_texts_of_other_images_are_wrong_if_that_is_said(sources):
     sources["s"] = Listed(tuple({"image": p, "text": t} for p, t in (("a", "a"), ("b", "b"), ("zz", "b"))))
     either, strict = (run(Retrieval("s", equal=equal), 1, 4) for equal in ("right", "wrong"))

@@ -54,7 +54,7 @@ def test_what_is_cached_is_loaded_converted_and_described_without_a_network(cach
         (folder / "refs").mkdir(exist_ok=True)
         (folder / "refs" / name).write_text(COMMIT)
     expected = jclip.load(snapshot).embed_text(TEXTS)
-    for revision in ("", "@v1", f"@{COMMIT}"):
+    for revision in ("", "/", "@v1", f"@{COMMIT}"):
         np.testing.assert_array_equal(jclip.load(f"hf://org/tiny{revision}").embed_text(TEXTS), expected)
     assert exit_status(["convert", "hf://org/tiny", str(tmp_path / "ours")]) == 0
     np.testing.assert_array_equal(jclip.load(tmp_path / "ours").embed_text(TEXTS), expected)

@@ -1,5 +1,6 @@
 """The evaluator of retrieval, with any number of texts an example."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,16 @@ from jclip.eval.evaluators.details import Pictures, Texts, retrieval
 from jclip.eval.ranks import pad_groups
 from jclip.eval.result import Evaluator, Result
 from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
+
+log = logging.getLogger(__name__)
+
+REPEATED = 0.01
+"""Share of images that equal an earlier one, from which on it is told."""
+
+REPEATED_IMAGES = (
+    "evaluation: %s of %s images of %r are the same to the model as an earlier one. Each is a wrong answer to the captions of "
+    "the others, so recall is lower than that of images with several captions; captions=rows makes these of a table's rows"
+)
 
 
 class Gallery(NamedTuple):
@@ -53,6 +64,10 @@ class RetrievalEvaluator(Evaluator):
         counts = {"examples": len(a.read), **retrieval_counts(a_groups, b_groups, a=config.a, b=config.b)}
         if broken := int(np.sum(~read)):
             counts["broken"] = broken
+        if repeated := repeated_images(a, b):
+            counts["repeated_images"] = repeated
+            if repeated > REPEATED * len(a.read):
+                log.warning(REPEATED_IMAGES, f"{repeated:,}", f"{len(a.read):,}", config.source)
         metrics = retrieval_metrics(a.z, b.z, a_groups, b_groups, a=config.a, b=config.b)
         if not details or (a.texts is None) == (b.texts is None):
             return Result(metrics, counts)
@@ -86,6 +101,14 @@ class RetrievalEvaluator(Evaluator):
         owners = np.array(owner, np.int64)
         read[owners[~known]] = False
         return Gallery(z, owners, read, texts)
+
+
+def repeated_images(a: Gallery, b: Gallery) -> int:
+    """Number of images whose embedding is that of an earlier one, bit by bit; 0 where neither side, or each, has texts."""
+    if (a.texts is None) == (b.texts is None):
+        return 0
+    z = a.z if a.texts is None else b.z
+    return len(z) - len({row.tobytes() for row in z})
 
 
 def groups(a: Gallery, b: Gallery, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:

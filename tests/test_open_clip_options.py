@@ -1,0 +1,76 @@
+"""Options of open_clip: `jclip train` says what they are called here, and so does the page."""
+
+import argparse
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from pages import PAGES
+from peers import peer
+from recipe_tiny import get_config
+from test_cli import RECIPE, exit_status
+
+from jclip.config import ConfigError, load
+from jclip.config.open_clip_options import OPTIONS
+from jclip.parser import make_parser
+
+SHOWN = re.findall(r"--[\w.-]+", " ".join(OPTIONS.values()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers"),
+    [
+        (["--lr", "3e-4"], ["--lr is an option of open_clip, here: --optim.lr"]),
+        (["--train_data={0..9}.tar"], ['--train-data is an option of open_clip, here: --data.source "webdataset:PATTERN"']),
+        (["--seed", "1", "--siglip", "--local-loss"], ["here: --objectives.image-text.loss sigmoid", "here: nothing: one loss"]),
+    ],
+)
+def test_an_option_of_open_clip_is_answered_with_its_name_here(
+    arguments: list[str], answers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(["train", RECIPE, "--workdir", "never", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert all(answer in error for answer in answers)
+
+
+def test_a_recipe_may_have_an_argument_of_that_name(tmp_path: Any) -> None:
+    (tmp_path / "own.py").write_text(
+        "from jclip.config import Config\ndef get_config(epochs: int = 1) -> Config:\n    return Config(duration=f'{epochs}ep')\n"
+    )
+    assert load(tmp_path / "own.py", ["--epochs", "7"]).duration == "7ep"
+    with pytest.raises(ConfigError, match=r"here: --optim\.lr"):
+        load(tmp_path / "own.py", ["--epochs", "7", "--lr", "1"])
+
+
+def test_the_page_has_the_table() -> None:
+    training = PAGES["docs/tutorials/from_open_clip.md"].partition("## Training")[2]
+    page = {}
+    for row in re.findall(r"^\| (`--.*?) \| (.*?) \| .*\|$", training.replace("\\|", "\0"), re.MULTILINE):
+        page |= dict.fromkeys(re.findall(r"(?<=`)--[\w-]+", row[0]), row[1].replace("`", "").replace("\0", "|"))
+    assert page == OPTIONS
+
+
+def test_what_the_table_answers_is_an_option_here() -> None:
+    train = make_parser().parse_known_args(["train"])[0].parser.format_help()
+    for option in SHOWN:
+        path = option.removeprefix("--").replace("-", "_").replace("evals.NAME", "evals.pairs")
+        value: Any = get_config()
+        if option in train:
+            continue
+        for name in path.replace("objectives.NAME", "objectives.image_text").replace(".FIELD", "").split("."):
+            names = value if isinstance(value, dict) else {field.name for field in dataclasses.fields(value)}
+            assert name in names, option
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        assert option not in OPTIONS
+
+
+@pytest.mark.parity
+def test_they_are_options_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse_args = peer("open_clip_train.params").parse_args
+    names = set[str]()
+    add = argparse.ArgumentParser.add_argument
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", lambda self, *a, **k: [names.update(a), add(self, *a, **k)][1])
+    parse_args([])
+    assert OPTIONS.keys() <= names
