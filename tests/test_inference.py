@@ -73,7 +73,8 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     [
         ("hf-hub:laion/CLIP-ViT-B-32", "the address of a repository is hf://laion/CLIP-ViT-B-32"),
         ("https://huggingface.co/openai/clip-vit-base-patch32/tree/main", "is hf://openai/clip-vit-base-patch32"),
-        ("openai/clip-vit-base-patch32", "no such folder; .* is hf://openai/clip-vit-base-patch32"),
+        ("openai/clip-vit-base-patch32", "there is no folder openai; .* is hf://openai/clip-vit-base-patch32"),
+        ("runs/quikstart", "there is no such file or folder; runs has quickstart$"),
         ("s3://bucket/weights", "only hf:// is fetched; mount the bucket or copy the files"),
         ("local-dir:weights", "a folder has no scheme: weights"),
         ("ViT-B/32", "the architecture is ViT-B-32, which has random weights"),
@@ -87,6 +88,7 @@ def test_names_of_other_libraries_are_answered_with_those_here(
     monkeypatch.chdir(tmp_path)
     for file in ("b.safetensors", "readme.md"):
         (tmp_path / file).touch()
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     for function in (jclip.load, jclip.find_model):
         with pytest.raises(WeightsError, match=f"^{re.escape(name)}: .*{message}"):
             function(name)

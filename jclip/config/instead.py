@@ -29,8 +29,11 @@ def instead_of(name: str) -> str:
         others = sorted(file for file in os.listdir(folder) if file.endswith(FILES)) if os.path.isdir(folder) else None
         there = f"there is no folder {folder}" if others is None else f"weight files in {folder}: {', '.join(others) or 'none'}"
         return f"there is no such file; {there}"
+    folder = os.path.dirname(name)
+    if folder and os.path.isdir(folder):
+        return f"there is no such file or folder; {folder} has {', '.join(sorted(os.listdir(folder))[:10]) or 'nothing in it'}"
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
-        return f"there is no such folder; the address of a repository on the Hugging Face hub is hf://{name}"
+        return f"there is no folder {folder}; the address of a repository on the Hugging Face hub is hf://{name}"
     return ""
 
 
