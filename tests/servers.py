@@ -1,16 +1,17 @@
 """Servers of files on this machine, which have every fault that servers of files have."""
 
 import hashlib
+import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 @dataclass
@@ -33,6 +34,28 @@ class FileServer:
         """Bytes of the ranges that were asked for."""
         ends = [re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) for _, wanted in self.gets()]
         return sum(int(match[2]) - int(match[1]) + 1 for match in ends if match)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *args: Any) -> None:
+        pass  # clients hang up on what they refuse
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The url of a server in a thread."""
+    http = _Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}"
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
 
 
 @contextmanager
@@ -107,20 +130,56 @@ def file_server(folder: Path) -> Iterator[FileServer]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *args: Any) -> None:
-            pass  # clients hang up on what they refuse
-
-    http = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    try:
+    with _serving(Handler) as server.url:
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+
+
+@contextmanager
+def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Objects by their names in the way of Google Cloud Storage, each of generation 1 and more; the url of the server.
+
+    A change of `files` is another generation; requests for the one before are answered as if it were gone.
+    """
+    generations: dict[str, list[bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            query = dict(parse_qsl(url.query))
+            for name, data in files.items():
+                if not generations.setdefault(name, []) or generations[name][-1] != data:
+                    generations[name].append(data)
+            bucket, _, name = url.path.partition("/b/")[2].partition("/o")
+            name = unquote(name).lstrip("/")
+            if not name:
+                prefix = query.get("prefix", "")
+                return self.say({"items": [self.facts(bucket, one) for one in sorted(files) if one.startswith(prefix)]})
+            if name not in files or query.get("generation", str(len(generations[name]))) != str(len(generations[name])):
+                return self.say({"error": {"code": 404, "message": "No such object"}}, 404)
+            if query.get("alt") != "media":
+                return self.say(self.facts(bucket, name))
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            data = files[name][int(match[1]) : int(match[2]) + 1] if match else files[name]
+            self.send(data, 206 if match else 200)
+
+        def facts(self, bucket: str, name: str) -> dict[str, str]:
+            size, generation = str(len(files[name])), str(len(generations[name]))
+            return {"kind": "storage#object", "bucket": bucket, "name": name, "size": size, "generation": generation}
+
+        def say(self, content: Any, status: int = 200) -> None:
+            self.send(json.dumps(content).encode(), status, "application/json")
+
+        def send(self, data: bytes, status: int, kind: str = "application/octet-stream") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with _serving(Handler) as url:
+        yield url

@@ -220,6 +220,7 @@ def find(at: str, patterns: Sequence[str]) -> list[Address]:
             package of the extra is missing; a setting in the environment is wrong.
     """
     try:
+        store_of(patterns[0]).forget()
         with ThreadPoolExecutor(THREADS) as pool:
             names = [name for found in pool.map(_names, patterns) for name in found]
             addresses = list(pool.map(look, sorted(set(names))))

@@ -73,6 +73,10 @@ class Store(Protocol):
     attempts: int
     """Times that a request is made here, at most; fewer where the library below makes it again by itself."""
 
+    def forget(self) -> None:
+        """Lists of files that were asked for before are not believed any more."""
+        ...
+
     def look(self, address: str) -> Facts:
         """What is there."""
         ...
@@ -112,6 +116,9 @@ class _Asynchronous:
 
     attempts = ATTEMPTS
     fs: Any
+
+    def forget(self) -> None:
+        self.fs.invalidate_cache()
 
     def ask(self, function: Callable[..., Any], *arguments: Any, seconds: float = 0.0, **options: Any) -> Any:
         """The result of a coroutine. Raises Transient or Refused."""
@@ -273,6 +280,9 @@ class Hub:
 
         self.fs = HfFileSystem(skip_instance_cache=True)
 
+    def forget(self) -> None:
+        self.fs.invalidate_cache()
+
     def ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The result of a call. Raises Transient or Refused."""
         try:
@@ -355,7 +365,9 @@ def _judged(error: Exception) -> OSError:
         return _of_status(status, "")
     if isinstance(error, FileNotFoundError) or type(error).__name__ == "NoSuchBucket":
         return Refused("there is no such file")
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+    if isinstance(error, FileExistsError):  # gcsfs, of a precondition that fails
+        return Changed()
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__ or text.startswith("Forbidden"):
         return Refused(f"access is denied: {text}")
     if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, ImportError)):
         return Refused(f"{type(error).__name__}: {text}")
@@ -367,7 +379,9 @@ def _status(error: BaseException | None) -> int:
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    for holder, name in ((answer, "status_code"), (error, "status"), (error, "code")):
+    # aiohttp says "code 400" of a body that was cut, which is no word of the server; gcsfs says "code" for a status.
+    code = "code" if type(error).__name__ == "HttpError" else "status"
+    for holder, name in ((answer, "status_code"), (error, code)):
         value = getattr(holder, name, None)
         if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
             return int(value)
