@@ -11,7 +11,7 @@ from batches import assert_equal
 from servers import bucket_server
 
 from jclip.config import TextTower
-from jclip.data import BadExample, SourceError, eval_transform, make_loader, open_source
+from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 
@@ -72,13 +72,13 @@ def s3(shards: Path) -> Iterator[None]:
     moto.stop()
 
 
+def loaded(name: str, workers: int = 0) -> list[Batch]:
+    with make_loader(open_source(name), TRANSFORMS, batch_size=6, workers=workers) as loader:
+        return list(islice(loader, 5))
+
+
 def assert_same_as_local(address: str, shards: Path, workers: int = 0) -> None:
-    found, expected = (
-        list(islice(loader, 5))
-        for name in (f"webdataset:{address}", f"webdataset:{shards}/s{{0..2}}.tar")
-        for loader in [make_loader(open_source(name), TRANSFORMS, batch_size=6, workers=workers)]
-    )
-    assert_equal(found, expected)
+    assert_equal(loaded(f"webdataset:{address}", workers), loaded(f"webdataset:{shards}/s{{0..2}}.tar"))
 
 
 @pytest.mark.parametrize("way", ["ranges", "whole"])
