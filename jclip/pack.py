@@ -113,7 +113,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     if examples.classes:
         _write_classes(Path(out), examples)
     try:
-        with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads()) as pool:
+        with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads(examples)) as pool:
             task = progress.add_task("pack", total=len(examples))
             for i, name in enumerate(names):
                 places = range(i * options.per_shard, min((i + 1) * options.per_shard, len(examples)))

@@ -22,6 +22,8 @@ class FileServer:
     url: str = ""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path, range) of each request."""
+    most: int = 0
+    """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
     """Fault to what says whether this request has it: error503, forbidden, short, stalled, no_ranges, other_range, no_length,
     other_total, no_head, slow (seconds)."""
@@ -62,7 +64,7 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 def file_server(folder: Path) -> Iterator[FileServer]:
     """A server of a folder, for as long as the context lasts."""
     server = FileServer(folder)
-    lock = threading.Lock()
+    lock, busy = threading.Lock(), list[Any]()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -84,7 +86,11 @@ def file_server(folder: Path) -> Iterator[FileServer]:
             with lock:
                 self.number = len(server.requests)
                 server.requests.append((self.command, self.name, wanted))
+                busy.append(self)
+                server.most = max(server.most, len(busy))
             time.sleep(self.has("slow") or 0)
+            with lock:
+                busy.remove(self)
             if self.has("error503"):
                 return self.refuse(503)
             if self.has("forbidden") or (self.command == "HEAD" and self.has("no_head")):
@@ -175,6 +181,46 @@ def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with _serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
+    """The data set org/name of files by their paths, in the way of the Hugging Face hub; the url of the server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if path == "/api/datasets/org/name":
+                return self.say({"id": "org/name", "sha": "a" * 40, "siblings": []})
+            if re.match("/api/datasets/org/name/tree/main", path):
+                folders = [{"type": "directory", "path": name, "oid": "b" * 40} for name in {n.partition("/")[0] for n in files}]
+                return self.say([*folders, *map(self.facts, files)])
+            wanted = re.fullmatch("/datasets/org/name/resolve/[^/]+/(.*)", path)
+            if wanted and wanted[1] in files:
+                data = files[wanted[1]]
+                match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                return self.send(data[int(match[1]) : int(match[2]) + 1] if match else data, 206 if match else 200)
+            return self.say({"error": "Repository not found"}, 404)
+
+        def facts(self, name: str) -> dict[str, Any]:
+            return {"type": "file", "path": name, "size": len(files[name]), "oid": hashlib.sha1(files[name]).hexdigest()}
+
+        def say(self, content: Any, status: int = 200) -> None:
+            self.send(json.dumps(content).encode(), status)
+
+        def send(self, data: bytes, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 

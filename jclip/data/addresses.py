@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 """Stores that are read; see `jclip.data.stores`."""
@@ -50,6 +51,11 @@ class Address(str):
 def is_address(text: str) -> bool:
     """True for what begins with the scheme of one of the stores."""
     return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def by_ranges(paths: Iterable[str]) -> bool:
+    """True where some of the files are remote and read by requests of ranges."""
+    return any(isinstance(path, Address) and not path.whole for path in paths)
 
 
 def shown(text: str) -> str:

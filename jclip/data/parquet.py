@@ -13,7 +13,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from jclip.data.addresses import State, public, shown
+from jclip.data.addresses import State, by_ranges, is_address, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
 from jclip.data.patterns import expand, short_names
@@ -57,6 +57,8 @@ class Parquet:
         self._names = tuple(names)
         self._columns = columns
         self._several = several
+        self.waits = by_ranges([file.path for file in files]) or is_address(columns.images)
+        """True: each example, or its row group, is a request to a store."""
         self._shown = short_names([file.path for file in files])
         self._ends = list(accumulate(file.ends[-1] if file.ends else 0 for file in files))
         self._start()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jclip.data.addresses import is_address, public, shown
+from jclip.data.addresses import by_ranges, is_address, public, shown
 from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
 from jclip.data.files import MAX_BYTES
 from jclip.data.patterns import expand
@@ -47,6 +47,8 @@ class Rows:
         self._columns = columns
         self._index: RowIndex | None = index
         self._length = len(index)
+        self.waits = by_ranges([path]) or is_address(columns.images)
+        """True: each example is a request to a store."""
         self._state = index.state
         self._start()
 
@@ -261,8 +263,7 @@ def _csv_starts(path: str, separator: str) -> Iterator[int]:
     The csv module finds where rows end, by asking for as many lines as a row has: quoted fields may have line breaks.
     """
     lines = _Lines(path)
-    with open_stream(path) as file:
-        before = len(BOM) if file.read(3) == BOM else 0
+    before = len(BOM) if open_file(path).read(0, 3) == BOM else 0
     rows = csv.reader(iter(lines), delimiter=separator, strict=True)
     try:
         for row in rows:

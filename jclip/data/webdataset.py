@@ -13,7 +13,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from jclip.data.addresses import is_address, shown
+from jclip.data.addresses import by_ranges, is_address, shown
 from jclip.data.files import MAX_BYTES
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand, short_names
@@ -59,6 +59,8 @@ class WebDataset:
         """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]
         self._sizes = [shard.size for shard in loaded.shards]
+        self.waits = by_ranges(self._paths)
+        """True: each example is a request to a store."""
         self._names = short_names(self._paths)
         self._ends = list(accumulate(shard.samples for shard in loaded.shards))
         self._start()

@@ -1,6 +1,8 @@
 """Data in buckets: S3's interface by moto's server, Google's and the Hugging Face hub's by small servers of their requests."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from archives import write_tar
 from batches import assert_equal
-from servers import bucket_server
+from servers import bucket_server, hub_server
 
 from jclip.config import TextTower
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
@@ -145,3 +147,32 @@ def test_a_bucket_without_credentials_is_refused_at_the_start(monkeypatch: pytes
     with pytest.raises(SourceError, match="access is denied: Unable to locate credentials"):
         open_source("webdataset:s3://bucket/set/s0.tar")
     assert "hidden" not in os.environ.values()
+
+
+HUB = """
+import os
+from jclip.data import SourceError, open_source
+
+for way in ("ranges", "whole"):
+    os.environ["JCLIP_REMOTE"] = way
+    for pattern in ("s{0..2}.tar", "*.tar"):
+        source = open_source(f"webdataset:hf://datasets/org/name/data/{pattern}")
+        assert [source[i]["text"] for i in range(24)] == [f"text {i // 8} {i % 8}" for i in range(24)]
+for place in ("name/data", "none"):
+    try:
+        open_source(f"webdataset:hf://datasets/org/{place}/x.tar")
+    except SourceError as error:
+        print(error)
+"""
+
+
+def test_a_data_set_of_the_hub_gives_what_a_disk_does(shards: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra remote is not installed")
+    with hub_server({f"data/{path.name}": path.read_bytes() for path in shards.glob("s?.tar")}) as url:
+        # The library reads its environment where it is imported.
+        environment = {**os.environ, "HF_ENDPOINT": url}
+        command = [sys.executable, "-c", HUB]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "hf://datasets/org/name/data/x.tar: there is no such file" in done.stdout
+    assert "hf://datasets/org/none/x.tar: there is no such file" in done.stdout

@@ -185,6 +185,16 @@ def test_an_example_is_one_request_and_what_is_large_in_a_tar_is_left_out_of_its
         assert len(server.gets()) == 1
 
 
+def test_examples_of_a_batch_are_asked_for_together(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("webdataset", server.url))
+    server.most, server.faults = 0, {"slow": lambda *_: 0.05}
+    with make_loader(source, TRANSFORMS, batch_size=24, workers=0) as loader:
+        keys = next(loader).keys
+    assert sorted(keys) == sorted(source[i]["key"] for i in range(COUNT))
+    assert server.most >= 12
+
+
 def test_only_the_row_groups_that_are_needed_are_read(data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JCLIP_REMOTE", "ranges")
     source = open_source(spec("parquet", server.url))
