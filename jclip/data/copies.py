@@ -33,7 +33,7 @@ _chosen: dict[str, int] = {}
 
 
 def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
-    """Whether the files of a source are read from copies of them as a whole, and a line that says so, and why.
+    """True where the files of a source are read from copies of them as a whole; and a line that says so, and why.
 
     The rule: copies, if all the files together, with those of the sources that were opened before, are within the limit. Examples
     are drawn from all files alike: of files that do not all find room, nearly every example would fetch one anew.

@@ -187,7 +187,8 @@ class _Window(_Part):
         with self.lock:
             if self._data is None:
                 self._data = self.file.read(self._start, self._end - self._start)
-        return self._data[offset - self._start : offset - self._start + size]
+        place = offset - self._start
+        return self._data[place : place + size]
 
 
 class _Ahead(_Part):

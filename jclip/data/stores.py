@@ -78,7 +78,7 @@ class Store(Protocol):
         ...
 
     def look(self, address: str) -> Facts:
-        """What is there."""
+        """Facts of a file."""
         ...
 
     def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
@@ -356,7 +356,7 @@ def _of_status(status: int, reason: str, wait: float = 0.0) -> OSError:
 
 
 def _judged(error: Exception) -> OSError:
-    """What an exception of fsspec, or of a library below it, means."""
+    """Meaning of an exception of fsspec, or of a library below it."""
     if isinstance(error, (Transient, Refused)):
         return error
     text = shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
