@@ -59,12 +59,9 @@ def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
         again = f"; they are more than {LIMIT}={_gb(limit)}, and are fetched again and again" if together > limit else ""
         why = f", because of {WAY}=whole{again}"
     elif together > limit:
-        return (
-            False,
-            f"{by_ranges}, because{more} they are more than {_gb(limit)} GB; {LIMIT} and {WAY} change that",
-        )
+        return False, f"{by_ranges}, because{more} they are more than {_gb(limit)} GB; set {LIMIT} or {WAY} to change that"
     else:
-        why = f", because{more} they are within its {_gb(limit)} GB; {LIMIT} and {WAY} change that"
+        why = f", because{more} they are within {_gb(limit)} GB; set {LIMIT} or {WAY} to change that"
     _chosen.update({public(address): address.size for address in addresses})
     return True, copied + why
 
@@ -92,7 +89,10 @@ def open_copy(address: Address) -> LocalFile:
             os.unlink(place)
         with _held(part) as descriptor:
             # Who waited for the lock of a part finds that it has become the whole, or was deleted to make room.
-            if descriptor is None or place.exists():
+            if descriptor is None:
+                continue
+            if place.exists():  # a part was begun between the fetcher's last two steps
+                part.unlink(missing_ok=True)
                 continue
             os.fchmod(descriptor, WAITING)
             _make_room(folder, part, address.size, descriptor)
@@ -201,13 +201,10 @@ def _limit(at: str) -> float:
     """Bytes of all copies together. Raises SourceError where the environment has none."""
     given = os.environ.get(LIMIT, "")
     if not given:
-        folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = 0
-        for entry in os.scandir(folder):
-            with suppress(FileNotFoundError):
-                kept += entry.stat().st_size
-        return min(USUAL_LIMIT, (disk_usage(folder).free + kept) / 2)
+        try:
+            return min(USUAL_LIMIT, (_kept(_folder()) + disk_usage(_folder()).free) / 2)
+        except OSError:  # nothing can be written there
+            return 0.0
     try:
         limit = float(given) * 1e9
     except ValueError:
@@ -215,6 +212,16 @@ def _limit(at: str) -> float:
     if not 0 < limit < float("inf"):
         raise SourceError(f"{at}: {LIMIT}={given} is no number of gigabytes above 0")
     return limit
+
+
+def _kept(folder: Path) -> int:
+    """Bytes of the files in the folder of copies, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    total = 0
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            total += entry.stat().st_size
+    return total
 
 
 def _gb(size: float) -> str:

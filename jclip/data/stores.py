@@ -108,7 +108,16 @@ def store_of(address: str) -> Store:
 
 _stores: dict[tuple[int, str], Store] = {}
 _lock = threading.Lock()
-os.register_at_fork(after_in_child=_stores.clear)
+
+
+def _forget_parent() -> None:
+    """A forked process has the parent's connections, which it must not use, and perhaps its lock, which nobody would open."""
+    global _lock
+    _stores.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
 
 
 class _Asynchronous:
