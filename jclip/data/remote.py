@@ -67,7 +67,7 @@ class _Retries:
 
 
 retries = _Retries()
-"""Those of this process."""
+"""The count of this process."""
 
 _lost: dict[str, float] = {}
 

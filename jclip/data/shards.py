@@ -130,7 +130,7 @@ class _Folder:
         return rows if whole else {}
 
     def has(self, path: str) -> bool:
-        """Whether the counts of a remote shard are known."""
+        """True where the counts of a remote shard are known."""
         return isinstance(path, Address) and self.find(path, path.state) is not None
 
     def find(self, path: str, state: State) -> Shard | None:
