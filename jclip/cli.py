@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and options.command not in ("train", "inspect", "compile", "eval"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides, options.parser.format_usage())}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("jclip.data.remote").setLevel(logging.INFO)  # says how remote data are read, in a line for each source
     try:
         return int(COMMANDS[options.command](options, overrides) or 0)
     except _expected_errors() as error:

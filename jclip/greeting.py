@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jclip.data.addresses import shown
 from jclip.facts import Record
 from jclip.optim import split
 from jclip.parts import RunPart
@@ -26,7 +27,7 @@ def greeting(part: RunPart, mesh: Mesh, train_step: jax.stages.Compiled, program
         origin,
         f"a device holds {_mib(memory.argument_size_in_bytes)} of state and batch, "
         f"and {_mib(memory.temp_size_in_bytes)} more in a step",
-        f"{config.data.title}: {_data(part.record['data'], config.batch_size)}",
+        f"{shown(config.data.title)}: {_data(part.record['data'], config.batch_size)}",
         f"{steps} of {config.batch_size} examples; all goes to {workdir}",
     ]
     if jax.process_count() > 1:

@@ -16,6 +16,7 @@ The data (--data.source) is one of
   parquet:/data/train-*.parquet         tables, whose columns are fields; images are bytes in them, or paths (extra: tables)
   csv:/data/train.csv, jsonl:FILE       the same of text; also ?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR
                                         ?captions=rows: the rows of an image are one example with several captions
+In place of paths webdataset, parquet, csv and jsonl take addresses, s3://, gs://, hf://datasets/, https:// (extra: remote)
 
 A tower sees the field of its name, or one that --data.fields TOWER FIELD says
   json.title                            a field of a field

@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from jclip.config import ConfigError, Subset
 from jclip.data import BadExample, Source, SourceError, open_part
+from jclip.data.addresses import shown
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.fingerprint import sample_fingerprint
@@ -110,11 +111,11 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     folder = Path(out, split) if examples.classes else Path(out)
     count = -(-len(examples) // options.per_shard)
     names = [f"{i}.tar" for i in range(count)] if examples.classes else [f"{i:05}.tar" for i in range(count)]
-    manifest = _read_manifest(folder, source, examples, options)
+    manifest = _read_manifest(folder, shown(source), examples, options)
     if examples.classes:
         _write_classes(Path(out), examples)
     try:
-        with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads()) as pool:
+        with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads(examples)) as pool:
             task = progress.add_task("pack", total=len(examples))
             for i, name in enumerate(names):
                 places = range(i * options.per_shard, min((i + 1) * options.per_shard, len(examples)))
@@ -129,7 +130,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         (folder / "nshards.txt").write_text(f"{count}\n")
     _say_what_is_there(manifest, folder, console)
     if not any(shard["examples"] for shard in manifest["shards"].values()):
-        raise SourceError(f"pack: nothing of {source} can be used; {folder / MANIFEST} says why")
+        raise SourceError(f"pack: nothing of {shown(source)} can be used; {folder / MANIFEST} says why")
     several = any(shard["several"] for shard in manifest["shards"].values())
     number = names[0][:-4] if count == 1 else f"{{{names[0][:-4]}..{names[-1][:-4]}}}"
     shards = f"webdataset:{folder}/{number}.tar" + ("?captions=lines" if several else "")

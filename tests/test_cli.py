@@ -126,7 +126,7 @@ def test_eval_refuses_what_is_not_there(workdir: Path, capsys: pytest.CaptureFix
         (["info", "gs://b/model"], "gs://b/model: only hf:// is fetched; mount the bucket"),
         (["embed", "gs://b/model", "PHOTOS", "--out", "OUT"], "gs://b/model: only hf:// is fetched"),
         (["data", "a.tar::b.tar"], "'::' joins nothing"),
-        (["data", "gs://b/a.tar"], "mount the bucket"),
+        (["data", "gs://b/a.tar"], "an address has its scheme before it, 'webdataset:gs://b/a.tar'"),
         (["data", "webdataset:a.tar", "webdataset:b.tar"], "put it in quotes, or the shell expands it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,6 +1,7 @@
 """Columns of a table as fields of examples: which are image, text, label and key, and images that tables name by paths."""
 
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
+from jclip.data.storage import find_file
 
 OPTIONS = ("image", "text", "label", "key", "images", "captions")
 """Options of every table: see `Columns`."""
@@ -39,7 +42,7 @@ class Columns:
     key: str = ""
     """A column that is unique; "": keys are FILE:ROW."""
     images: str = "."
-    """The folder that paths are relative to, and that holds them all."""
+    """The folder, or address of one, that paths are relative to, and that holds them all."""
     lines: bool = False
     """True: each line of a text is a caption."""
     classes: tuple[str, ...] = ()
@@ -69,7 +72,7 @@ class Columns:
 
         The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
         """
-        found = [place for place in places if os.path.isfile(place)]
+        found = [file for file in map(find_file, places) if file]
         digests = file_digests([*tables, *found])
         images = dict(zip(found, digests[len(tables) :], strict=True))
         roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)
@@ -85,12 +88,22 @@ class Columns:
             BadExample: it lies outside, or is an address.
         """
         if "://" in path:
-            raise BadExample(f"image {path[:200]!r} is an address; only files are read")
+            raise BadExample(f"image {shown(path[:200])!r} is an address; paths below images= are read")
+        if is_address(self.images):
+            return self._address(path)
         root = os.path.abspath(self.images)
         place = os.path.normpath(os.path.join(root, path))
         if not place.startswith(root.rstrip(os.sep) + os.sep):
             raise BadExample(f"image {path[:200]!r} lies outside {root}; images= must be a folder that holds them all")
         return place
+
+    def _address(self, path: str) -> str:
+        """The address of an image below an address."""
+        root, _, query = self.images.partition("?") if self.images.startswith("http") else (self.images, "", "")
+        inside = posixpath.normpath(path)
+        if inside.startswith(("/", "..")) or inside == ".":
+            raise BadExample(f"image {path[:200]!r} lies outside {shown(root)}; images= must be a folder that holds them all")
+        return Address(f"{root.rstrip('/')}/{inside}" + (f"?{query}" if query else ""))
 
     def read_image(self, path: str) -> bytes:
         """The bytes of an image that a table names by its path. Raises BadExample."""
@@ -150,15 +163,17 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
     if options.get("captions", "lines") not in ("lines", "rows"):
         raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines or captions=rows")
-    images = os.path.expanduser(options.get("images", folder or "."))
-    if not os.path.isdir(images):
-        raise SourceError(f"{at}: there is no folder {images!r}; images= is the folder of the images")
+    images = options.get("images", folder or ".")
+    if not is_address(images):
+        images = os.path.abspath(os.path.expanduser(images))
+        if not os.path.isdir(images):
+            raise SourceError(f"{at}: there is no folder {images!r}; images= is the folder of the images")
     image = options.get("image") or next((name for name in IMAGES if name in names), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
     label = options.get("label") or ("label" if "label" in names else "")
     if options.get("captions") == "rows" and not (text and (image or options.get("key"))):
         raise SourceError(f"{at}: captions=rows needs a column of texts and one of images; name them with text= and image=")
-    return Columns(image, text, label, options.get("key", ""), os.path.abspath(images), options.get("captions") == "lines")
+    return Columns(image, text, label, options.get("key", ""), images, options.get("captions") == "lines")
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:

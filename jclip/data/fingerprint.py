@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jclip.data.addresses import Address, public
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.source import BadExample, Source, SourceError
+from jclip.data.storage import open_file, state_at
 from jclip.files import read_whole
 
 log = logging.getLogger("jclip.data")
@@ -86,14 +88,15 @@ def file_digests(paths: Sequence[str | Path]) -> list[bytes]:
     Raises:
         SourceError: a file cannot be read, or changes while it is.
     """
-    places = [os.path.split(os.path.abspath(path)) for path in paths]
+    files = [path if isinstance(path, Address) else os.path.abspath(path) for path in paths]
+    places = [os.path.split(public(file)) for file in files]
     known = {folder: _Memo(folder) for folder in dict.fromkeys(folder for folder, _ in places)}
-    found = [known[folder].find(name) for folder, name in places]
-    missing = [place for place, digest in zip(places, found, strict=True) if digest is None]
+    found = [known[folder].find(name, file) for (folder, name), file in zip(places, files, strict=True)]
+    missing = {place: file for place, file, digest in zip(places, files, found, strict=True) if digest is None}
     try:
-        with _bar(missing) as advance:
-            for folder, name in dict.fromkeys(missing):
-                known[folder].read(name, advance)
+        with _bar(missing.values()) as advance:
+            for (folder, name), file in missing.items():
+                known[folder].read(name, file, advance)
     finally:  # what an interrupt has cut short need not begin again
         for memo in known.values():
             memo.save()
@@ -118,10 +121,10 @@ class _Memo:
         rows = content.get("files") if isinstance(content, dict) and content.get("folder") == self.folder else None
         return rows if isinstance(rows, dict) else {}
 
-    def find(self, name: str) -> bytes | None:
+    def find(self, name: str, path: str) -> bytes | None:
         """The digest of a file that has not changed since."""
         row = self.rows.get(name)
-        if not isinstance(row, list) or len(row) != 5 or row[:4] != _state(os.path.join(self.folder, name)):
+        if not isinstance(row, list) or len(row) != 5 or row[:4] != _state(path):
             return None
         try:
             digest = bytes.fromhex(row[4])
@@ -129,8 +132,7 @@ class _Memo:
             return None
         return digest if len(digest) == DIGEST_SIZE else None
 
-    def read(self, name: str, advance: Advance) -> None:
-        path = os.path.join(self.folder, name)
+    def read(self, name: str, path: str, advance: Advance) -> None:
         before, now = _state(path), time.time_ns()
         digest = _digest(path, advance)
         if _state(path) != before:
@@ -153,19 +155,19 @@ class _Memo:
 def _state(path: str) -> list[int]:
     """Facts of a file that change when its bytes do: size, mtime, ctime (which nobody can set back) and inode."""
     try:
-        status = os.stat(path)
+        return list(state_at(path))
     except OSError as error:
         raise _unreadable(path, error) from None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _digest(path: str, advance: Advance) -> bytes:
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     try:
-        with open(path, "rb", buffering=0) as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-                advance(len(block))
+        file, place = open_file(path).onward(), 0
+        while block := file.read(place, 1 << 22):
+            digest.update(block)
+            place += len(block)
+            advance(len(block))
     except OSError as error:
         raise _unreadable(path, error) from None
     return digest.digest()
@@ -176,9 +178,9 @@ def _unreadable(path: str, error: OSError) -> SourceError:
 
 
 @contextmanager
-def _bar(places: Iterable[tuple[str, str]]) -> Iterator[Advance]:
+def _bar(paths: Iterable[str]) -> Iterator[Advance]:
     """A bar of the bytes read, on a terminal and where there are many; else nothing is shown."""
-    total = sum(_state(os.path.join(*place))[0] for place in places)
+    total = sum(_state(path)[0] for path in paths)
     if total < SHOWN_BYTES or not sys.stderr.isatty():
         yield lambda count: None
         return

@@ -46,6 +46,11 @@ class Grouped:
         """Bytes of each file, by name; None where the table is one file."""
         return getattr(self._rows, "shards", None)
 
+    @property
+    def waits(self) -> bool:
+        """True where reading an example is mostly waiting for a store."""
+        return bool(getattr(self._rows, "waits", False))
+
     def __len__(self) -> int:
         return len(self._ends)
 

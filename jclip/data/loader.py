@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from jclip.data.allocator import keep_freed_memory
 from jclip.data.fields import check_fields, class_names
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
-from jclip.data.reader import Arrays, make_arrays, reading_threads
+from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
 from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.stored import stored_embeddings
 from jclip.data.transforms import Transform, train_transform
@@ -142,7 +143,11 @@ def make_loader(
         order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     examples = order.random_map(prepare)
     examples = examples[skipped:] if skipped else examples
-    batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)[host::hosts][start:]
+    if waits(source):
+        batches = grain.MapDataset.source(_Together(examples, batch_size // hosts))
+    else:
+        batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)
+    batches = batches[host::hosts][start:]
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
@@ -214,6 +219,36 @@ class _Prepare:
             index = int(rng.integers(size))
         first = "\n  ".join(problems[:5])
         raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
+
+
+class _Together:
+    """The batches of a source whose examples are requests to a store: those of a batch are asked for together.
+
+    Grain makes the examples of a batch one after the other. Each is a function of its place alone, so that the order in which
+    they are made changes nothing.
+    """
+
+    def __init__(self, examples: Any, rows: int) -> None:
+        self.examples, self.rows = examples, rows
+        self._start()
+
+    def _start(self) -> None:
+        """Threads, which every process has of its own; they end when the last batch is let go of."""
+        self._pool = ThreadPoolExecutor(WAITING)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"examples": self.examples, "rows": self.rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
+
+    def __len__(self) -> int:
+        return len(self.examples) // self.rows
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        places = range(number * self.rows, (number + 1) * self.rows)
+        return _collate(list(self._pool.map(self.examples.__getitem__, places)))
 
 
 class _Notes:

@@ -90,6 +90,11 @@ class Mixture:
         return named or None
 
     @property
+    def waits(self) -> bool:
+        """True where reading one of the sources is mostly waiting for a store."""
+        return any(getattr(source, "waits", False) for source in self.sources.values())
+
+    @property
     def left_out(self) -> dict[str, int]:
         """Number of files that are in no example, by source and reason."""
         found = {name: getattr(source, "left_out", {}) for name, source in self.sources.items()}

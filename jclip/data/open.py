@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jclip.data.addresses import SCHEMES as STORES
+from jclip.data.addresses import is_address, shown
 from jclip.data.source import Source, SourceError
 
 
@@ -55,6 +57,8 @@ def open_source(spec: str) -> Source:
     - `parquet:PATTERN`, `csv:FILE`, `jsonl:FILE`: rows of tables, whose columns are fields, and images bytes or paths:
       `?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines`, see jclip.data.parquet and jclip.data.rows.
       With `captions=rows` the rows of an image are one example, see jclip.data.grouped.
+    - PATTERN and FILE of webdataset, parquet, csv and jsonl may be addresses, and `images` one of a folder: `https://`, `s3://`,
+      `gs://`, `hf://datasets/ORG/NAME/`; see jclip.data.remote.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.
 
@@ -64,22 +68,37 @@ def open_source(spec: str) -> Source:
     scheme, colon, rest = spec.partition(":")
     if scheme not in SCHEMES or not colon:
         examples = "; ".join(scheme.example for scheme in SCHEMES.values())
-        raise SourceError(f"source {spec!r}: {_hint(spec)}; use one of, for example: {examples}")
+        raise SourceError(f"source {shown(spec)!r}: {_hint(spec)}; use one of, for example: {examples}")
     return SCHEMES[scheme].open(rest)
+
+
+TABLES = ((".parquet", "parquet"), (".csv", "csv"), (".tsv", "csv"), (".jsonl", "jsonl"))
+"""Endings of names of tables, and the scheme of each."""
 
 
 def _hint(spec: str) -> str:
     """Problem of a source's name that has no scheme, or one that is none."""
     if "::" in spec:
         return "'::' joins nothing; name several patterns of shards in braces, as in 'webdataset:{a,b}.tar'"
-    if spec.startswith("pipe:") or "://" in spec:
-        return "only files are read, at random; mount the bucket, or fetch the data"
+    if spec.startswith("pipe:") or "://" in spec.partition("?")[0]:
+        return _hint_at_address(spec)
     if spec.partition("?")[0].endswith((".tar", "}", "*")):
         return f"a pattern of shards has its scheme before it, 'webdataset:{spec}', in quotes: a shell would expand it"
-    for ending, kind in ((".parquet", "parquet"), (".csv", "csv"), (".tsv", "csv"), (".jsonl", "jsonl")):
+    for ending, kind in TABLES:
         if spec.partition("?")[0].endswith(ending):
             return f"a table has its scheme before it, '{kind}:{spec}'"
     if os.path.isdir(os.path.expanduser(spec)):
         return f"a folder has its scheme before it, 'folder:{spec}'"
     scheme, colon, _ = spec.partition(":")
     return f"the scheme {scheme!r} is unknown" if colon else "there is no such folder, and no scheme"
+
+
+def _hint_at_address(spec: str) -> str:
+    """Problem of an address, or a command, that has no scheme of a source before it."""
+    at = spec.removeprefix("pipe:")
+    if not is_address(at):
+        stores = ", ".join(f"{name}://" for name in STORES)
+        what = "commands are not run" if at != spec else "no such store is read"
+        return f"{what}; webdataset, parquet, csv and jsonl read addresses of {stores}"
+    kind = next((kind for ending, kind in TABLES if at.partition("?")[0].endswith(ending)), "webdataset")
+    return f"an address has its scheme before it, '{kind}:{shown(at)}'"

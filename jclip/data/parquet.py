@@ -13,12 +13,13 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from jclip.data.addresses import State, by_ranges, is_address, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand, short_names
 from jclip.data.source import BadExample, LazyExample, SourceError
-from jclip.data.tar_index import State, state_of
+from jclip.data.storage import open_for_arrow, state_at
 
 log = logging.getLogger("jclip.data")
 
@@ -57,6 +58,8 @@ class Parquet:
         self._names = tuple(names)
         self._columns = columns
         self._several = several
+        self.waits = by_ranges([file.path for file in files]) or is_address(columns.images)
+        """True: each example, or its row group, is a request to a store."""
         self._shown = short_names([file.path for file in files])
         self._ends = list(accumulate(file.ends[-1] if file.ends else 0 for file in files))
         self._start()
@@ -214,9 +217,9 @@ class _OpenFile:
         self._ends = file.ends
         self._errors = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: names in a damaged footer
         try:
-            if state_of(os.stat(file.path)) != file.state:
+            if state_at(file.path) != file.state:
                 raise BadExample(f"its file {file.path} was changed since it was opened")
-            self._reader = pq.ParquetFile(file.path)
+            self._reader = pq.ParquetFile(open_for_arrow(file.path))
         except self._errors as error:
             raise BadExample(f"its file {file.path} cannot be read: {_first(error)}") from None
 
@@ -261,7 +264,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
         SourceError: pyarrow is missing; no such file, column, folder or option; a file is damaged, or has other columns than the
             first; keys that are not unique; no row.
     """
-    at = f"source 'parquet:{spec}'"
+    at = f"source 'parquet:{shown(spec)}'"
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -277,7 +280,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
         sizes += groups
         if first is None:
             first = schema
-            columns = choose(at, schema.names, options, os.path.dirname(path))
+            columns = choose(at, schema.names, options, os.path.dirname(public(path)))
         _check(at, path, schema, first, columns)
     assert first is not None, "`expand` names one file at least"
     if not columns.label and len(names := [name for name in first.names if _class_names(first, name)]) == 1:
@@ -333,8 +336,8 @@ def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
     import pyarrow.parquet as pq
 
     try:
-        state = state_of(os.stat(path))
-        with pq.ParquetFile(path) as reader:
+        state = state_at(path)
+        with pq.ParquetFile(open_for_arrow(path)) as reader:
             groups = [reader.metadata.row_group(i) for i in range(reader.metadata.num_row_groups)]
             ends = tuple(accumulate(group.num_rows for group in groups))
             schema = reader.schema_arrow

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
+from jclip.data.addresses import SCHEMES, is_address, public, shown
 from jclip.data.source import SourceError
 
 MOST = 1_000_000
@@ -13,19 +14,24 @@ MOST = 1_000_000
 
 
 def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
-    """The sorted paths that a pattern names.
+    """The sorted paths, or addresses, that a pattern names.
 
     Args:
         pattern: a path with globs (*, ?, [ab]) and braces ({00000..00099}, zero-padded as its first number is, or {a,b}); ~ is
             the home folder. Folders at its beginning that exist as they are written are taken so, whatever is in their names.
             A path that braces name must exist.
+            Addresses have braces, and globs where their store has lists of files: s3, gs and hf.
         scheme: the source whose pattern it is, as errors name it.
 
     Raises:
-        SourceError: there is no such file, braces name too many, or it is an address and no path.
+        SourceError: there is no such file, braces name too many, it is an address that cannot be read, or a command.
     """
-    at = f"source '{scheme}:{pattern}'"
-    _refuse_addresses(at, pattern)
+    at = f"source '{scheme}:{shown(pattern)}'"
+    _refuse_others(at, pattern)
+    if is_address(pattern):
+        from jclip.data.remote import find
+
+        return list[str](find(at, list(_braces(at, pattern))))
     prefix, rest = _split(os.path.expanduser(pattern))
     paths: set[str] = set()
     for part in _braces(at, rest):
@@ -49,6 +55,7 @@ def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
 
 def short_names(paths: list[str]) -> list[str]:
     """The files' names; with as much of the folders as tells them apart, where names are equal."""
+    paths = [public(path) for path in paths]
     names = [os.path.basename(path) for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -56,12 +63,15 @@ def short_names(paths: list[str]) -> list[str]:
     return [os.path.relpath(os.path.abspath(path), common) for path in paths]
 
 
-def _refuse_addresses(at: str, pattern: str) -> None:
-    """Says what to do with what other loaders read: commands, buckets, lists of patterns."""
+def _refuse_others(at: str, pattern: str) -> None:
+    """Says what to do with what other loaders read: commands, other stores, lists of patterns."""
     if pattern.startswith("pipe:"):
-        raise SourceError(f"{at}: commands are not run; fetch the shards to files, which are read at random, and name these")
-    if scheme := re.match(r"([a-z0-9]+)://", pattern):
-        raise SourceError(f"{at}: {scheme[0]} is an address; mount the bucket or fetch the shards to files, and name these")
+        raise SourceError(f"{at}: commands are not run; name the addresses of the shards, as in https://, s3://, gs:// and hf://")
+    if is_address(pattern):
+        return
+    if scheme := re.match(r"([A-Za-z0-9+.-]+)://", pattern):
+        others = ", ".join(f"{name}://" for name in SCHEMES)
+        raise SourceError(f"{at}: {scheme[0]} is not read, but {others}; mount it or fetch the shards to files, and name these")
     if "::" in pattern and not os.path.exists(pattern):
         raise SourceError(f"{at}: '::' joins nothing; name several patterns in braces: {{{','.join(pattern.split('::'))}}}")
 

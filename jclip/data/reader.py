@@ -87,7 +87,7 @@ def read_field(source: Source, field: str) -> Iterator[Any]:
         except BadExample as problem:
             return problem
 
-    with ThreadPoolExecutor(reading_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads(source)) as pool:
         for start in range(0, len(source), 1024):  # not all at once: nothing waits in memory
             yield from pool.map(read, range(start, min(start + 1024, len(source))))
 
@@ -136,8 +136,19 @@ def make_arrays(
     return arrays
 
 
-def reading_threads() -> int:
-    """Threads that read: one a core of this process, at most 8, for each holds a whole batch."""
+WAITING = 32
+"""Threads that read a source whose examples are requests to a store: nearly all of their time they wait."""
+
+
+def waits(source: Source) -> bool:
+    """True for a source of whose examples each is a request to a store, and for a mixture with one."""
+    return bool(getattr(source, "waits", False))
+
+
+def reading_threads(source: Source | None = None) -> int:
+    """Threads that read: one a core of this process, at most 8, for each may hold a whole batch; WAITING where they wait."""
+    if source is not None and waits(source):
+        return WAITING
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -147,7 +158,7 @@ def _stream(base: int, name: str) -> np.random.Generator:
 
 def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
     keep_freed_memory()
-    pool = ThreadPoolExecutor(reading_threads())
+    pool = ThreadPoolExecutor(reading_threads(read.source))
     try:
         waiting: deque[list[Future[_Row]]] = deque()
         empty: Arrays = {}

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jclip.data.addresses import Address, State, public
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.source import SourceError
-from jclip.data.tar_index import TICK_NS, State, state_of
+from jclip.data.storage import open_settled, state_at
 
 log = logging.getLogger("jclip.data")
 
@@ -68,15 +68,12 @@ def read_index(path: str, separator: str, scan: Callable[[str], Iterator[int]]) 
         OSError: it cannot be read.
     """
     place = _place(path, separator)
-    kept = _load(place, state_of(os.stat(path)))
+    kept = _load(place, state_at(path))
     if kept is not None:
         return RowIndex(kept)
-    since = time.time_ns() - os.stat(path).st_ctime_ns
-    if 0 <= since < TICK_NS:
-        time.sleep((TICK_NS - since) / 1e9)
-    state = state_of(os.stat(path))
+    state = open_settled(path).state
     rows = np.fromiter(scan(path), np.int64)
-    if state_of(os.stat(path)) != state:
+    if state_at(path) != state:
         raise SourceError(f"{path} was changed while it was read; wait until it is written, and try again")
     data = np.concatenate([np.array([VERSION, *state, _mark(separator), 0, 0], np.int64), rows])
     data[DIGEST] = _digest(data)
@@ -115,6 +112,6 @@ def _digest(data: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _place(path: str, separator: str) -> Path:
-    table = Path(path).resolve()
+    table = Path(public(path)) if isinstance(path, Address) else Path(path).resolve()
     name = hashlib.sha256(os.fsencode(table)).hexdigest()[:20]
     return cache_folder("rows") / f"{name}-{_mark(separator)}-{table.name[-60:]}.npy"

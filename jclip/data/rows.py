@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from jclip.data.addresses import by_ranges, is_address, public, shown
 from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
 from jclip.data.files import MAX_BYTES
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
+from jclip.data.patterns import expand
 from jclip.data.row_index import RowIndex, read_index
 from jclip.data.source import BadExample, LazyExample, SourceError, decode_text
-from jclip.data.tar_index import state_of
+from jclip.data.storage import open_file, open_stream
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";"}
 
@@ -46,6 +48,8 @@ class Rows:
         self._columns = columns
         self._index: RowIndex | None = index
         self._length = len(index)
+        self.waits = by_ranges([path]) or is_address(columns.images)
+        """True: each example is a request to a store."""
         self._state = index.state
         self._start()
 
@@ -70,7 +74,7 @@ class Rows:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._path} has no row {index}; it has {len(self)}")
         row = self._row(index)
-        key = as_key(row.get(self._columns.key)) if self._columns.key else f"{os.path.basename(self._path)}:{index}"
+        key = as_key(row.get(self._columns.key)) if self._columns.key else f"{os.path.basename(public(self._path))}:{index}"
         several = isinstance(row.get(self._columns.text), list)
         names = [name for name in row if self._separator or row[name] is not None]
         return LazyExample(key, self._columns.readers(names, partial(_value, row), several))
@@ -109,12 +113,12 @@ class Rows:
 
 
 class _OpenFile:
-    """The file's descriptor and index."""
+    """The file and its index."""
 
     def __init__(self, path: str, index: RowIndex) -> None:
         self._path = path
         self._index = index
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._file = open_file(path)
 
     def read(self, row: int) -> bytes:
         """The bytes of a row."""
@@ -122,15 +126,11 @@ class _OpenFile:
         if end - start > MAX_BYTES:
             raise BadExample(f"its row has {end - start} bytes, more than {MAX_BYTES}")
         try:
-            if state_of(os.fstat(self._descriptor)) != self._index.state:
+            if self._file.current() != self._index.state:
                 raise BadExample(f"its file {self._path} was changed since it was opened")
-            return os.pread(self._descriptor, end - start, start)
+            return self._file.read(start, end - start)
         except OSError as error:
             raise BadExample(f"its row cannot be read: {error.strerror}") from None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
 
 def open_csv(spec: str) -> Rows | Grouped:
@@ -145,18 +145,16 @@ def open_csv(spec: str) -> Rows | Grouped:
     Raises:
         SourceError: no such file, column, folder or option; it is compressed, no UTF-8, has a quote that does not end, or no row.
     """
-    at = f"source 'csv:{spec}'"
+    at = f"source 'csv:{shown(spec)}'"
     path, options = split_table(spec, ("separator",))
-    path = _file(at, path)
-    name = options.pop("separator", "tab" if path.lower().endswith((".tsv", ".tab")) else "comma")
+    path = _file(at, path, "csv")
+    name = options.pop("separator", "tab" if public(path).lower().endswith((".tsv", ".tab")) else "comma")
     if name not in SEPARATORS:
         raise SourceError(f"{at}: separator={name} is unknown; use {', '.join(SEPARATORS)}")
     separator = SEPARATORS[name]
     index = _read(at, path, separator)
     start, end = index.header
-    with open(path, "rb") as file:
-        file.seek(start)
-        header = tuple(_cells(file.read(end - start).decode(), separator))
+    header = tuple(_cells(open_file(path).read(start, end - start).decode(), separator))
     other = next((word for word, mark in SEPARATORS.items() if mark in header[0]), "") if len(header) == 1 else ""
     if other:
         raise SourceError(f"{at}: its header is one column, {header[0]!r}; add separator={other}")
@@ -171,26 +169,24 @@ def open_jsonl(spec: str) -> Rows | Grouped:
     Raises:
         SourceError: no such file, field, folder or option; it is compressed; its first line is no object of JSON.
     """
-    at = f"source 'jsonl:{spec}'"
+    at = f"source 'jsonl:{shown(spec)}'"
     path, options = split_table(spec)
-    path = _file(at, path)
+    path = _file(at, path, "jsonl")
     index = _read(at, path, "")
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
     start, end = index.span(0)
-    with open(path, "rb") as file:
-        file.seek(start)
-        try:
-            first = _parse_json(decode_text(file.read(end - start)))
-        except BadExample as problem:
-            raise SourceError(f"{at}: the first line: {problem}") from None
+    try:
+        first = _parse_json(decode_text(open_file(path).read(start, end - start)))
+    except BadExample as problem:
+        raise SourceError(f"{at}: the first line: {problem}") from None
     return _checked(at, path, "", tuple(first), options, index)
 
 
 def _checked(
     at: str, path: str, separator: str, header: tuple[str, ...], options: dict[str, str], index: RowIndex
 ) -> Rows | Grouped:
-    columns = choose(at, header, options, os.path.dirname(path))
+    columns = choose(at, header, options, os.path.dirname(public(path)))
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
     source = Rows(path, separator, header, columns, index)
@@ -223,11 +219,16 @@ def _column(path: str, separator: str, header: tuple[str, ...], column: str) -> 
         yield cells[place] if len(cells) == len(header) else BadExample(f"its row has {len(cells)} cells")
 
 
-def _file(at: str, name: str) -> str:
-    path = os.path.expanduser(name)
-    if not os.path.isfile(path):
-        raise SourceError(f"{at}: there is no file {name!r}")
-    if path.lower().endswith((".gz", ".zst", ".bz2", ".xz", ".zip")):
+def _file(at: str, name: str, scheme: str) -> str:
+    if is_address(name):
+        path, *more = expand(name, scheme)
+        if more:
+            raise SourceError(f"{at}: these are {1 + len(more)} files, and it reads one")
+    else:
+        path = os.path.expanduser(name)
+        if not os.path.isfile(path):
+            raise SourceError(f"{at}: there is no file {name!r}")
+    if public(path).lower().endswith((".gz", ".zst", ".bz2", ".xz", ".zip")):
         raise SourceError(f"{at}: a compressed file has no rows at random; unpack it, and name what comes of it")
     return path
 
@@ -254,7 +255,7 @@ class _Lines:
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        with open(self._path, "rb") as file:
+        with open_stream(self._path) as file:
             for line in file:
                 self.number += 1
                 skip = len(BOM) if self.number == 1 and line.startswith(BOM) else 0
@@ -273,8 +274,7 @@ def _csv_starts(path: str, separator: str) -> Iterator[int]:
     The csv module finds where rows end, by asking for as many lines as a row has: quoted fields may have line breaks.
     """
     lines = _Lines(path)
-    with open(path, "rb") as file:
-        before = len(BOM) if file.read(3) == BOM else 0
+    before = len(BOM) if open_file(path).read(0, 3) == BOM else 0
     rows = csv.reader(iter(lines), delimiter=separator, strict=True)
     try:
         for row in rows:
@@ -290,7 +290,7 @@ def _csv_starts(path: str, separator: str) -> Iterator[int]:
 def _json_starts(path: str) -> Iterator[int]:
     """The byte that each line begins at which is not blank, then the end of the file; lines are parsed when they are read."""
     place = 0
-    with open(path, "rb") as file:
+    with open_stream(path) as file:
         for line in file:
             skip = len(BOM) if not place and line.startswith(BOM) else 0
             if line[skip:].strip():

@@ -7,12 +7,16 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from jclip.data.addresses import Address, State, is_address, public
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.source import SourceError
+from jclip.data.storage import state_at
 from jclip.data.tar_headers import CompressedTar, NotTar
-from jclip.data.tar_index import Indexes, State, state_of
+from jclip.data.tar_index import Indexes
 from jclip.files import read_whole
 
 log = logging.getLogger("jclip.data")
@@ -23,11 +27,16 @@ VERSION = 2
 MANY = 64
 """Shards of a folder from which on their counts are kept in one file."""
 
+AT_A_TIME = 8
+"""Remote shards that are indexed at a time."""
+
 
 class Shard(NamedTuple):
     """Facts of a shard that are known without its index."""
 
     path: str
+    size: int
+    """Bytes."""
     samples: int
     cut: int
     """Byte at which it is cut short or corrupt; -1 if it is whole."""
@@ -58,16 +67,17 @@ def load_shards(paths: Sequence[str]) -> Loaded:
         SourceError: a file is a compressed tar, or cannot be read.
     """
     shards, skipped, indexes = list[Shard](), list[str](), Indexes()
-    sizes = Counter(map(os.path.dirname, paths))
+    sizes = Counter(map(_folder_of, paths))
     folders = {folder: _Folder(folder) for folder, size in sizes.items() if size >= MANY}
+    _index_remote([path for path in paths if not (found := folders.get(_folder_of(path))) or not found.has(path)], indexes)
     for path in _progress(paths):
-        folder = folders.get(os.path.dirname(path))
+        folder = folders.get(_folder_of(path))
         try:
-            status = os.stat(path)
-            shard = folder.find(path, state_of(status)) if folder else None
+            state = state_at(path)
+            shard = folder.find(path, state) if folder else None
             if shard is None:
-                index = indexes.read(path, status)
-                shard = Shard(path, len(index), index.cut, index.notes())
+                index = indexes.read(path, state)
+                shard = Shard(path, state[0], len(index), index.cut, index.notes())
                 if folder:
                     folder.add(shard, index.state)
         except CompressedTar as error:
@@ -88,11 +98,24 @@ def load_shards(paths: Sequence[str]) -> Loaded:
     return Loaded(shards, skipped)
 
 
+def _index_remote(paths: Sequence[str], indexes: Indexes) -> None:
+    """Builds the indexes of remote shards, several at a time because most of it is waiting; problems show when they are read."""
+
+    def build(path: str) -> None:
+        with suppress(NotTar, OSError):
+            indexes.read(path)
+
+    if remote := [path for path in paths if isinstance(path, Address)]:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            for _ in pool.map(build, _progress(remote)):
+                pass
+
+
 class _Folder:
     """The counts of the shards in one folder: file name to [state of the file, samples, cut, notes]."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = os.path.realpath(folder)
+        self.folder = folder if is_address(folder) else os.path.realpath(folder)
         self.place = cache_folder("shards") / f"{hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:20]}.json"
         self.rows = self._load()
         self.new: dict[str, Any] = {}
@@ -106,15 +129,19 @@ class _Folder:
         whole = content.get("folder") == self.folder and content.get("version") == VERSION and digest == _digest(rows)
         return rows if whole else {}
 
+    def has(self, path: str) -> bool:
+        """True where the counts of a remote shard are known."""
+        return isinstance(path, Address) and self.find(path, path.state) is not None
+
     def find(self, path: str, state: State) -> Shard | None:
         """The counts of a shard that has not changed since."""
-        row = self.rows.get(os.path.basename(path))
+        row = self.rows.get(os.path.basename(public(path)))
         if row is None or tuple(row[0]) != state:
             return None
-        return Shard(path, *row[1:])
+        return Shard(path, state[0], *row[1:])
 
     def add(self, shard: Shard, state: State) -> None:
-        self.new[os.path.basename(shard.path)] = [state, *shard[1:]]
+        self.new[os.path.basename(public(shard.path))] = [state, *shard[2:]]
 
     def save(self) -> None:
         """Adds the new rows to those that are there by now; where nothing can be written, nothing is kept."""
@@ -126,6 +153,10 @@ class _Folder:
             write_atomically(self.place, lambda part: part.write_text(content, encoding="ascii"))
         except OSError as error:
             log.info("counts of shards not saved: %s", error)
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(public(path))
 
 
 def _digest(rows: Any) -> str:

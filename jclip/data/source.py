@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from jclip.data.addresses import shown
 from jclip.files import read_whole
 
 Example = Mapping[str, Any]
@@ -142,20 +143,24 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 
 def split_options(spec: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """Splits "NAME?a=1&b=2" into its name and its options.
+    """Splits "NAME?a=1&b=2" into its name and its options. What is no option in the query of an address of http stays in it.
 
     Raises:
         SourceError: an option is not among `allowed`, is given twice or has no value.
     """
     name, _, query = spec.partition("?")
     options: dict[str, str] = {}
+    of_address = []
     for part in query.split("&") if query else []:
         option, equals, value = part.partition("=")
+        if option not in allowed and name.startswith(("http://", "https://")):
+            of_address.append(part)
+            continue
         if option not in allowed:
-            raise SourceError(f"source {spec!r}: the option {option!r} is unknown; use {', '.join(allowed)}")
+            raise SourceError(f"source {shown(spec)!r}: the option {option!r} is unknown; use {', '.join(allowed)}")
         if not equals or not value:
-            raise SourceError(f"source {spec!r}: the option {option} has no value; write {option}=VALUE")
+            raise SourceError(f"source {shown(spec)!r}: the option {option} has no value; write {option}=VALUE")
         if option in options:
-            raise SourceError(f"source {spec!r}: the option {option} is given twice; leave one out")
+            raise SourceError(f"source {shown(spec)!r}: the option {option} is given twice; leave one out")
         options[option] = unquote(value)
-    return name, options
+    return name + (f"?{'&'.join(of_address)}" if of_address else ""), options

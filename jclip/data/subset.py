@@ -23,7 +23,7 @@ from jclip.config.conditions import CannotSay, parse_condition
 from jclip.data.fields import class_names
 from jclip.data.fingerprint import combine
 from jclip.data.open import open_source
-from jclip.data.reader import reading_threads
+from jclip.data.reader import reading_threads, waits
 from jclip.data.source import BadExample, Example, Source, SourceError, lookup, read_lines
 from jclip.files import read_whole
 
@@ -59,6 +59,11 @@ class SelectedExamples:
         """Bytes of each shard of the source, by name; None where it has none."""
         return getattr(self.source, "shards", None)
 
+    @property
+    def waits(self) -> bool:
+        """True where reading an example is mostly waiting for a store."""
+        return waits(self.source)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -92,7 +97,7 @@ def select(source: Source, subset: Subset, at: str = "subset") -> Source:
     search = _Search.of(subset, at)
     starts = range(0, len(source), AT_A_TIME)
     parts = [range(start, min(start + AT_A_TIME, len(source))) for start in starts]
-    with ThreadPoolExecutor(reading_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads(source)) as pool:
         looks = list(_progress(pool.map(partial(search.look, source), parts), len(parts)))
     kept = np.concatenate([look.kept for look in looks]) if looks else np.zeros(0, bool)
     why = Counter[str]()

@@ -222,7 +222,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     """
     Tokenize()("loaded before the clock starts")
     began = time.perf_counter()
-    with ThreadPoolExecutor(reading_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads(source)) as pool:
         looks = list(pool.map(lambda index: _look(source, index, fields), spread(len(source), most)))
     seconds = max(time.perf_counter() - began, 1e-9)
     texts = [look.text for look in looks if look.text]
@@ -266,7 +266,7 @@ def shares(source: Source, field: str, most: int) -> Shares:
         except BadExample:
             return [False] * len(names), None
 
-    with ThreadPoolExecutor(reading_threads()) as pool:
+    with ThreadPoolExecutor(reading_threads(source)) as pool:
         looks = list(pool.map(look, spread(len(source), most)))
     return Shares(
         looked_at=len(looks),

@@ -1,8 +1,9 @@
 """One pass over the headers of a tar file (POSIX ustar and pax, GNU): name, offset and size of each file in it."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
+
+from jclip.data.storage import File, open_file
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20
@@ -57,7 +58,7 @@ class Listing:
     """Number of members that are no files, by what they are."""
 
 
-def list_members(path: str) -> Listing:
+def list_members(tar: str | File) -> Listing:
     """Reads the headers of a tar, in time linear in its length.
 
     A hard link to a file before it in the same tar is that file under another name. Symbolic links, devices and sparse files are
@@ -66,18 +67,16 @@ def list_members(path: str) -> Listing:
     Raises:
         NotTar: it does not begin with a tar header, nor with the zeros that end an empty tar.
         CompressedTar: it is compressed.
+        OSError: it cannot be read.
     """
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        return _Scan(file, os.fstat(file).st_size).run()
-    finally:
-        os.close(file)
+    file = open_file(tar) if isinstance(tar, str) else tar
+    return _Scan(file.onward(), file.state[0]).run()
 
 
 class _Scan:
     """The state of a pass: what the last extension headers said of the next member."""
 
-    def __init__(self, file: int, length: int) -> None:
+    def __init__(self, file: File, length: int) -> None:
         self.file = file
         self.length = length
         self.members: list[Member] = []
@@ -89,7 +88,7 @@ class _Scan:
     def run(self) -> Listing:
         offset = 0
         while True:
-            block = os.pread(self.file, BLOCK, offset)
+            block = self.file.read(offset, BLOCK)
             if len(block) == BLOCK and not any(block):
                 return self._listing()
             if len(block) < BLOCK or not _checksum_holds(block):
@@ -153,7 +152,7 @@ class _Scan:
         """Takes in an extension header: pax records (x for the next member, g for all), a GNU long name (L) or link (K)."""
         if size > MAX_EXTENSION:
             raise ValueError("longer than a header can be")
-        data = os.pread(self.file, size, place)
+        data = self.file.read(place, size)
         if len(data) < size:
             raise ValueError("cut within a header")
         if kind == b"L":
@@ -227,11 +226,11 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _sparse_extension(file: int, block: bytes, offset: int) -> int:
+def _sparse_extension(file: File, block: bytes, offset: int) -> int:
     """Bytes of the blocks that go on with the map of an old GNU sparse file."""
     size, more = 0, block[482:483] != b"\0"
     while more:
-        extension = os.pread(file, BLOCK, offset + size)
+        extension = file.read(offset + size, BLOCK)
         if len(extension) < BLOCK:
             raise ValueError("cut within a sparse map")
         size, more = size + BLOCK, extension[504:505] != b"\0"

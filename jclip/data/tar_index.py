@@ -6,7 +6,6 @@ import logging
 import mmap
 import os
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jclip.data.addresses import Address, State, public
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.samples import group
+from jclip.data.storage import open_settled, state_at, state_of
 from jclip.data.tar_headers import list_members
 
 log = logging.getLogger("jclip.data")
@@ -30,15 +31,8 @@ text, and of the notes at its end; where the shard is cut (-1: it is whole); and
 
 DIGEST = slice(10, 12)
 
-TICK_NS = 20_000_000
-"""A shard must have been left alone for so long before it is scanned: the clock that file systems write times by moves on every
-4 to 10 ms, and a second change within one of its ticks would not show."""
-
 SHOWN = 40
 """Combinations of fields that the notes count; the rarer ones are counted together."""
-
-State = tuple[int, int, int, int]
-"""Marks of a file that change when it does: its size, mtime and ctime (which nobody can set back) in ns, and inode."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +91,14 @@ class Indexes:
         self._checked: dict[Path, State] = {}
         self._unsaved: dict[str, ShardIndex] = {}
 
-    def read(self, path: str, status: os.stat_result | None = None) -> ShardIndex:
-        """The index of a shard, whose status is given where it is known.
+    def read(self, path: str, state: State | None = None) -> ShardIndex:
+        """The index of a shard, whose state is given where it is known.
 
         Raises:
             NotTar: the file is not a tar, or a compressed one.
             OSError: it cannot be read.
         """
-        state = state_of(status or os.stat(path))
+        state = state or state_at(path)
         places = self._places.get(path) or self._places.setdefault(path, list(_places(path)))
         for place in places:
             data = self._load(place, state)
@@ -145,22 +139,9 @@ class Indexes:
         return data
 
 
-def state_of(status: os.stat_result) -> State:
-    """See State."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, _signed(status.st_ino)
-
-
-def _signed(number: int) -> int:
-    """Inodes are 64 bits without a sign, and the index has a sign."""
-    return number - (1 << 64) if number >= 1 << 63 else number
-
-
 def _build(path: str) -> NDArray[np.int64]:
-    since = time.time_ns() - os.stat(path).st_ctime_ns
-    if 0 <= since < TICK_NS:
-        time.sleep((TICK_NS - since) / 1e9)
-    status = os.stat(path)
-    listing = list_members(path)
+    file = open_settled(path)
+    listing = list_members(file)
     samples = group(listing.members, listing.cut_name)
     extensions: dict[str, int] = {}
     rows = [
@@ -176,7 +157,7 @@ def _build(path: str) -> NDArray[np.int64]:
     notes = json.dumps({"fields": counts, "left_out": listing.left_out + samples.left_out}).encode()
     text = b"".join(names) + "\n".join(extensions).encode("utf-8", "surrogateescape") + notes
     tables: list[ArrayLike] = [
-        [VERSION, *state_of(status), len(names), len(rows), len(text), len(notes), listing.cut, 0, 0],
+        [VERSION, *file.state, len(names), len(rows), len(text), len(notes), listing.cut, 0, 0],
         np.cumsum([0, *map(len, samples.members.values())]),
         np.cumsum([0, *map(len, names)]),
         np.array(rows, np.int64).ravel(),
@@ -196,13 +177,20 @@ def _digest(data: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _places(path: str) -> Iterator[Path]:
     """Paths of a shard's index, best first: in $JCLIP_CACHE if that is set; else beside the shard, or in the user's cache."""
+    if isinstance(path, Address):
+        yield cache_folder("index") / _name(public(path))
+        return
     shard = Path(path).resolve()
-    name = f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:20]}-{shard.name[-60:]}.npy"
+    name = _name(os.fspath(shard))
     # The permission bits are asked as well, because a superuser may write even where the owner wanted nothing written.
     writable = shard.parent.stat().st_mode & stat.S_IWUSR and os.access(shard.parent, os.W_OK)
     if writable and not os.environ.get("JCLIP_CACHE"):
         yield shard.with_name(f".{shard.name}.jclip.npy")
     yield cache_folder("index") / name
+
+
+def _name(shard: str) -> str:
+    return f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:20]}-{os.path.basename(shard)[-60:]}.npy"
 
 
 def _save(place: Path, data: NDArray[np.int64]) -> bool:

@@ -13,12 +13,14 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
+from jclip.data.addresses import by_ranges, is_address, shown
 from jclip.data.files import MAX_BYTES
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand, short_names
 from jclip.data.samples import FIELDS, RARE_IMAGES
 from jclip.data.shards import Loaded, load_shards
-from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, text_readers
+from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, split_options, text_readers
+from jclip.data.storage import File, open_file
 from jclip.data.tar_headers import NotTar
 from jclip.data.tar_index import Indexes
 
@@ -56,6 +58,9 @@ class WebDataset:
         self.shard_count = len(loaded.shards)
         """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]
+        self._sizes = [shard.size for shard in loaded.shards]
+        self.waits = by_ranges(self._paths)
+        """True: each example is a request to a store."""
         self._names = short_names(self._paths)
         self._ends = list(accumulate(shard.samples for shard in loaded.shards))
         self._start()
@@ -77,7 +82,7 @@ class WebDataset:
     @property
     def shards(self) -> dict[str, int]:
         """Bytes of each shard, by name."""
-        return {name: os.path.getsize(path) for name, path in zip(self._names, self._paths, strict=True)}
+        return dict(zip(self._names, self._sizes, strict=True))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -88,11 +93,12 @@ class WebDataset:
         number = bisect_right(self._ends, index)
         shard = self._shard(number)
         name, members = shard.index.sample(index - (self._ends[number - 1] if number else 0))
+        file = shard.file.around([(offset, size) for _, offset, size in members])
         readers: dict[str, Callable[[], Any]] = {}
         for extension, offset, size in members:
             field = FIELDS.get(extension, extension)
             if field != "key":
-                readers.setdefault(field, partial(_read, shard, extension, offset, size))
+                readers.setdefault(field, partial(_read, file, extension, offset, size))
         if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
             readers["image"] = readers[rare]
         if self.lines and "text" in readers:
@@ -130,28 +136,24 @@ def _printable(name: str) -> str:
 
 
 class _OpenShard:
-    """A shard's file descriptor and index. Raises BadExample where it is not what it was when the source was opened."""
+    """A shard's file and index. Raises BadExample where it is not what it was when the source was opened."""
 
     def __init__(self, path: str, indexes: Indexes, samples: int) -> None:
         try:
-            self.file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            self.index = indexes.read(path, os.fstat(self.file))
+            self.file = open_file(path)
+            self.index = indexes.read(path, self.file.state)
         except (OSError, NotTar) as error:
             raise BadExample(f"its shard {path} cannot be read: {error}") from None
         if len(self.index) != samples:
             raise BadExample(f"its shard {path} was changed: it had {samples} samples, and has {len(self.index)}")
 
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            os.close(self.file)
 
-
-def _read(shard: _OpenShard, extension: str, offset: int, size: int) -> Any:
+def _read(file: File, extension: str, offset: int, size: int) -> Any:
     """The decoded value of one member."""
     if size > MAX_BYTES:
         raise BadExample(f"its .{extension} has {size} bytes, more than {MAX_BYTES}")
     try:
-        value = os.pread(shard.file, size, offset)
+        value = file.read(offset, size)
     except OSError as error:
         raise BadExample(f"its .{extension} cannot be read: {error}") from None
     if len(value) != size:
@@ -184,6 +186,11 @@ def open_webdataset(spec: str) -> Source:
         SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark; no such option.
     """
     pattern, lines = spec, False
+    if is_address(spec):
+        pattern, options = split_options(spec, ("captions",))
+        if options.get("captions", "lines") != "lines":
+            raise SourceError(f"source 'webdataset:{shown(spec)}': captions={options['captions']} is unknown; use captions=lines")
+        return open_shards(expand(pattern), pattern, bool(options))
     if match := re.fullmatch(r"(.*)\?([a-z]+)=(.*)", spec):  # a question mark alone is a glob
         if (match[2], match[3]) != ("captions", "lines"):
             raise SourceError(f"source 'webdataset:{spec}': the option {match[2]}={match[3]} is unknown; use captions=lines")
@@ -204,7 +211,7 @@ def open_shards(paths: list[str], pattern: str, lines: bool = False) -> WebDatas
     if not any(shard.samples for shard in loaded.shards):
         reasons = [*loaded.skipped[:3], *(f"{count} {what}" for what, count in loaded.total("left_out").items())]
         raise SourceError(
-            f"source 'webdataset:{pattern}': no sample in {len(paths)} files: {'; '.join(reasons) or 'all are empty'}"
+            f"source 'webdataset:{shown(pattern)}': no sample in {len(paths)} files: {'; '.join(reasons) or 'all are empty'}"
         )
     source = WebDataset(loaded, lines)
     if source.left_out:

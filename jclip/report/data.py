@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jclip.config import ConfigError, Subset
 from jclip.data import Source, find, open_part
+from jclip.data.addresses import shown
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import Decode
 from jclip.data.fields import check_fields
@@ -82,4 +83,4 @@ def _page(spec: str, text: str, pictures: list[dict[str, str]]) -> str:
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
     css = Markup((here / "page.css").read_text(encoding="utf-8"))  # ours, not a file's
-    return environment.get_template("data.html").render(spec=spec, text=text, pictures=pictures, css=css).lstrip() + "\n"
+    return environment.get_template("data.html").render(spec=shown(spec), text=text, pictures=pictures, css=css).lstrip() + "\n"

@@ -19,6 +19,7 @@ from rich.console import Console
 from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
+from jclip.data.addresses import shown
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.memory import share, size_text
@@ -144,7 +145,7 @@ def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> 
     seen = plan.skipped + plan.length * config.batch_size
     mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
     return [
-        ("data", "; ".join([f"{config.data.title}: {len(source):,} examples", *mixed])),
+        ("data", "; ".join([f"{shown(config.data.title)}: {len(source):,} examples", *mixed])),
         ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
         ("optimizer", f"{config.optim.method}, weight decay {config.optim.weight_decay:g}, schedule {config.optim.schedule}"),
         ("devices", f"{len(slice_.devices)} x {slice_.devices[0].device_kind}"),

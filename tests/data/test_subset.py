@@ -284,6 +284,10 @@ def test_batches_of_a_subset_are_the_same_on_several_hosts() -> None:
     assert isinstance(selected, SelectedExamples)
     assert pickle.loads(pickle.dumps(selected)).rows.tolist() == selected.rows.tolist()
     assert selected.classes == open_source(SHAPES).classes
+    assert not selected.waits
+    distant = Numbered()
+    distant.waits = True  # type: ignore[attr-defined]
+    assert select(distant, Subset(where="label == 1")).waits  # type: ignore[attr-defined]
 
     def keys(hosts: int) -> list[list[str]]:
         steps: list[list[str]] = [[], [], []]

@@ -534,7 +534,7 @@ def test_headers_of_any_size_are_read_in_linear_time_and_little_memory(tmp_path:
 
 
 def test_mutated_headers_neither_hang_nor_grow_nor_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jclip.data.tar_index.TICK_NS", 0)
+    monkeypatch.setattr("jclip.data.storage.TICK_NS", 0)
     rng = np.random.default_rng(0)
     long = "d" * 200
     whole = pax(b"17 comment=hello\n", kind=b"g") + b"".join(
@@ -580,9 +580,11 @@ def test_folders_with_brackets_and_braces_in_their_names_are_read_as_they_are_wr
     ("spec", "message"),
     [
         ("webdataset:pipe:cat x.tar", "commands are not run"),
-        ("webdataset:gs://bucket/{00..99}.tar", "gs:// is an address; mount the bucket or fetch the shards"),
-        ("s3://bucket/x.tar", "only files are read, at random; mount the bucket"),
-        ("pipe:aws s3 cp x -", "only files are read"),
+        ("webdataset:azure://bucket/{00..99}.tar", "azure:// is not read, but https://, http://, s3://, gs://, hf://; mount it"),
+        ("s3://bucket/x.tar", "an address has its scheme before it, 'webdataset:s3://bucket/x.tar'"),
+        ("https://host/x.csv?sig=word", r"an address has its scheme before it, 'csv:https://host/x.csv\?...'"),
+        ("ftp://host/x.tar", "no such store is read; webdataset, parquet, csv and jsonl read addresses of https://"),
+        ("pipe:aws s3 cp x -", "commands are not run"),
         ("webdataset:a.tar::b.tar", r"name several patterns in braces: \{a.tar,b.tar\}"),
         ("/data/{00..99}.tar", "'webdataset:/data/{00..99}.tar', in quotes"),
         ("webdataset:{0..99999999}.tar", "the braces name 100,000,000 files or more; at most 1,000,000"),

@@ -1,0 +1,69 @@
+"""Addresses of files in buckets and on servers, and how they are shown: without what may be secret in them."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+SCHEMES = ("https", "http", "s3", "gs", "hf")
+"""Stores that are read; see `jclip.data.stores`."""
+
+State = tuple[int, int, int, int]
+"""Marks of a file that change when it does: its size, mtime and ctime (which nobody can set back) in ns, and inode. Of a
+remote file -1 and two numbers of a digest of its version, one negative, stand for the last three: no local file has them."""
+
+
+class Address(str):
+    """The address of a file, with what was found out about it when its source was opened.
+
+    It is the whole address to whatever takes it as a str, and `str`, `repr` and f-strings show it without user, password and
+    query: no error or log can have them by mistake. Everything that is known goes along where it is pickled.
+    """
+
+    size: int = -1
+    """Bytes; -1: unknown."""
+    version: str = ""
+    """ETag, generation, or whatever the store has that changes with the bytes; "" where it has nothing."""
+    whole: bool = False
+    """True: it is read from a copy of the whole file in a cache; False: by requests of ranges."""
+
+    @property
+    def exact(self) -> str:
+        """The whole address, as a plain str."""
+        return str.__str__(self)
+
+    @property
+    def state(self) -> State:
+        """See State."""
+        digest = hashlib.blake2b(f"{self.size} {self.version}".encode(), digest_size=16).digest()
+        high, low = (int.from_bytes(half, "little") >> 1 for half in (digest[:8], digest[8:]))
+        return self.size, -1, -1 - high, low
+
+    def __str__(self) -> str:
+        return shown(self.exact)
+
+    def __repr__(self) -> str:
+        return repr(shown(self.exact))
+
+    def __format__(self, spec: str) -> str:
+        return format(shown(self.exact), spec)
+
+
+def is_address(text: str) -> bool:
+    """True for what begins with the scheme of one of the stores."""
+    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def by_ranges(paths: Iterable[str]) -> bool:
+    """True where some of the files are remote and read by requests of ranges."""
+    return any(isinstance(path, Address) and not path.whole for path in paths)
+
+
+def shown(text: str) -> str:
+    """A text whose addresses have neither user and password nor a query of http, which often is a signature."""
+    text = re.sub(r"(?i)\b((?:https?|s3|gs)://)[^/@\s?#]*@", r"\1", text)
+    return re.sub(r"(?i)\b(https?://[^?\s'\"]*)\?[^\s'\"]*", r"\1?...", text)
+
+
+def public(path: str) -> str:
+    """A path as it is, and an address without what `shown` leaves out: what files of caches and examples are named by."""
+    return shown(path.exact if isinstance(path, Address) else path).removesuffix("?...") if is_address(path) else path

@@ -1,0 +1,515 @@
+"""Remote data: the same batches as from a disk, from servers of this machine that fail, stall, lie and change."""
+
+import csv
+import io
+import json
+import logging
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from archives import write_tar
+from batches import assert_equal
+from PIL import Image
+from servers import FileServer, file_server
+
+from jclip.config import TextTower, VisionTower
+from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
+
+pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+pytest.importorskip("fsspec", reason="the extra remote is not installed")
+pa = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
+import pyarrow.parquet as pq  # noqa: E402
+
+from jclip.data import copies, remote, stores  # noqa: E402
+from jclip.data.addresses import Address, shown  # noqa: E402
+
+COUNT = 24
+TEXTS = [f"picture {i}, in two\nlines" if i % 3 else f"picture {i}" for i in range(COUNT)]
+TRANSFORMS = {"image": eval_transform(VisionTower(image_size=8)), "text": eval_transform(TextTower(context_length=8))}
+FORMATS = {
+    "webdataset": "webdataset:{}/s{{0..2}}.tar",
+    "parquet": "parquet:{}/{{a,b}}.parquet",
+    "csv": "csv:{}/photos.csv",
+    "jsonl": "jsonl:{}/photos.jsonl?images={}/photos",
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, the limit of a large disk, and pauses of a few milliseconds."""
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JCLIP_CACHE_GB", "1")
+    for name in ("FIRST_SECONDS", "MOST_SECONDS"):
+        monkeypatch.setattr(remote, name, 0.002)
+    monkeypatch.setattr(remote, "_lost", {})
+    monkeypatch.setattr(copies, "_chosen", {})
+    monkeypatch.setattr(remote, "retries", remote._Retries())
+
+
+def picture(i: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 8, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures and texts in every format."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "photos").mkdir()
+    names = [f"{i:03}.png" for i in range(COUNT)]
+    for i, name in enumerate(names):
+        (folder / "photos" / name).write_bytes(picture(i))
+    for shard in range(3):
+        indices = range(8 * shard, 8 * shard + 8)
+        write_tar(
+            folder / f"s{shard}.tar",
+            {f"{i:03}.{kind}": part for i in indices for kind, part in (("png", picture(i)), ("txt", TEXTS[i].encode()))},
+        )
+    images = [picture(i) for i in range(COUNT)]
+    for name, part in (("a", slice(0, 10)), ("b", slice(10, COUNT))):
+        pq.write_table(pa.table({"image": images[part], "text": TEXTS[part]}), folder / f"{name}.parquet", row_group_size=4)
+    with open(folder / "photos.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [("filepath", "title"), *((f"photos/{name}", text) for name, text in zip(names, TEXTS, strict=True))]
+        )
+    rows = [{"file_name": name, "text": text} for name, text in zip(names, TEXTS, strict=True)]
+    (folder / "photos.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[FileServer]:
+    with file_server(data) as found:
+        yield found
+
+
+def spec(kind: str, place: Path | str) -> str:
+    return FORMATS[kind].replace("{}", str(place)).replace("{{", "{").replace("}}", "}")
+
+
+def loaded(name: str, count: int = 6, start: int = 0, workers: int = 0) -> list[Batch]:
+    """Batches of more than an epoch."""
+    with make_loader(open_source(name), TRANSFORMS, batch_size=6, seed=3, start=start, workers=workers) as loader:
+        return list(islice(loader, count))
+
+
+@pytest.mark.parametrize("way", ["ranges", "whole"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_batches_from_a_server_are_those_from_a_disk(
+    kind: str, way: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", way)
+    expected = loaded(spec(kind, data))
+    assert not any(batch.problems for batch in expected)
+    assert_equal(loaded(spec(kind, server.url)), expected)
+    assert open_source(spec(kind, server.url)).fingerprint() == open_source(spec(kind, data)).fingerprint()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ranges", "whole"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_batches_from_a_server_do_not_depend_on_worker_processes(
+    kind: str, way: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", way)
+    assert_equal(loaded(spec(kind, server.url), workers=2), loaded(spec(kind, data)))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_of_one_request_in_twenty_that_fails_nothing_is_lost(
+    kind: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    server.faults = {
+        "error503": lambda method, path, number: number % 20 == 7,
+        "short": lambda method, path, number: number % 20 == 13,
+    }
+    assert_equal(loaded(spec(kind, server.url), 12), loaded(spec(kind, data), 12))
+    assert remote.retries.total >= 2
+    assert_equal(loaded(spec(kind, server.url), 4, start=5), loaded(spec(kind, data), 9)[5:])
+
+
+def test_a_resumed_order_goes_on_after_requests_that_fail_at_random(
+    data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "whole")
+    draws = random.Random(0)
+    server.faults = {fault: lambda *_: draws.random() < 0.1 for fault in ("error503", "short", "other_range")}
+    assert_equal(loaded(spec("webdataset", server.url), 4, start=7), loaded(spec("webdataset", data), 11)[7:])
+
+
+def test_a_second_start_reads_no_byte_of_a_file(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    for kind in ("webdataset", "jsonl"):
+        first = len(open_source(spec(kind, server.url)))
+        assert server.gets()
+        server.requests.clear()
+        code = f"from jclip.data import open_source; print(len(open_source({spec(kind, server.url)!r})))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+        assert done.stdout == f"{first}\n"
+        assert {method for method, _, _ in server.requests} == {"HEAD"} | ({"GET"} if kind == "jsonl" else set())
+        # The first line of JSON names the columns.
+        assert server.bytes_sent() < 100
+        server.requests.clear()
+
+
+def test_an_example_is_one_request_and_what_is_large_in_a_tar_is_left_out_of_its_index(tmp_path: Path) -> None:
+    members = {
+        f"{i}.{kind}": bytes([i]) * (12 << 20 if kind == "bin" else 50) for i in range(3) for kind in ("bin", "jpg", "txt")
+    }
+    write_tar(tmp_path / "large.tar", members)
+    with file_server(tmp_path) as server:
+        os.environ["JCLIP_REMOTE"] = "ranges"
+        try:
+            source = open_source(f"webdataset:{server.url}/large.tar")
+        finally:
+            del os.environ["JCLIP_REMOTE"]
+        assert server.bytes_sent() < 3 * (5 << 20)
+        server.requests.clear()
+        example = source[1]
+        assert (example["image"], example["text"], len(example["bin"])) == (b"\1" * 50, "\1" * 50, 12 << 20)
+        assert len(server.gets()) == 1
+
+
+def test_examples_of_a_batch_are_asked_for_together(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("webdataset", server.url))
+    server.most, server.faults = 0, {"slow": lambda *_: 0.05}
+    with make_loader(source, TRANSFORMS, batch_size=24, workers=0) as loader:
+        keys = next(loader).keys
+    assert sorted(keys) == sorted(source[i]["key"] for i in range(COUNT))
+    assert server.most >= 12
+
+
+def test_only_the_row_groups_that_are_needed_are_read(data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("parquet", server.url))
+    server.requests.clear()
+    assert source[22]["text"] == source[23]["text"].replace("23", "22")
+    whole = (data / "b.parquet").stat().st_size
+    assert {path for path, _ in server.gets()} == {"b.parquet"}
+    texts = [wanted for _, wanted in server.gets()]
+    assert len(texts) == 2, texts  # the footer, and a column of one row group
+    assert server.bytes_sent() < whole + 1000
+
+
+def opened(way: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("JCLIP_REMOTE", way)
+    return open_source(f"webdataset:{server.url}/s0.tar")
+
+
+LIES = {
+    "short": ({"short": lambda *_: True}, "bytes|payload"),
+    "other range": ({"other_range": lambda *_: True}, "another range was sent"),
+    "other total": ({"other_total": lambda *_: True}, "it was changed since it was opened"),
+    "forbidden": ({"forbidden": lambda *_: True}, r"access is denied \(HTTP 403\)"),
+    "down": ({"error503": lambda *_: True}, r"HTTP 503 Service Unavailable \(tried 8 times\)"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("way", ["ranges", "whole"])
+def test_what_a_server_sends_wrongly_is_a_broken_example_and_never_read(
+    lie: str, way: str, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(way, server, monkeypatch)
+    if way == "whole":
+        for file in (Path(os.environ["JCLIP_CACHE"]) / "files").iterdir():
+            file.unlink()
+        source = pickle.loads(pickle.dumps(source))
+    server.faults, message = LIES[lie]
+    with pytest.raises(BadExample, match=message):
+        source[0]["text"]
+    server.faults = {}
+    monkeypatch.setattr(remote, "_lost", {})
+    assert source[0]["text"] == TEXTS[0]
+
+
+@pytest.mark.parametrize("way", ["ranges", "whole"])
+def test_of_a_server_without_ranges_nothing_is_misread(
+    way: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", way)
+    server.faults = {"no_ranges": lambda *_: True}
+    for kind in FORMATS:
+        assert_equal(loaded(spec(kind, server.url), 2), loaded(spec(kind, data), 2))
+    monkeypatch.setattr(stores, "SLICED", 1000)
+    source = opened("ranges", server, monkeypatch)
+    with pytest.raises(BadExample, match="the server ignores ranges, and of larger files than"):
+        source[0]["text"]
+
+
+def test_lengths_that_the_server_does_not_tell_at_once_are_asked_for(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.faults = {"no_head": lambda *_: True}
+    assert opened("ranges", server, monkeypatch)[0]["text"] == TEXTS[0]
+    server.faults = {"no_length": lambda *_: True}
+    assert opened("ranges", server, monkeypatch)[1]["text"] == TEXTS[1]
+    server.faults = {"no_length": lambda *_: True, "no_ranges": lambda *_: True}
+    with pytest.raises(SourceError, match="does not say how long it is"):
+        opened("ranges", server, monkeypatch)
+
+
+def test_a_server_that_stalls_is_given_up_and_asked_again(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(stores, "_stores", {})
+    source = opened("ranges", server, monkeypatch)
+    after = len(server.requests)
+    server.faults = {"stalled": lambda method, path, number: number == after}
+    start = time.monotonic()
+    assert source[0]["text"] == TEXTS[0]
+    assert (len(server.requests) - after, remote.retries.total) == (2, 1)
+    assert time.monotonic() - start < 2.5
+
+
+@pytest.mark.parametrize("way", ["ranges", "whole"])
+def test_a_file_that_changes_in_a_run_is_broken_and_said(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / f"s{shard}.tar", {f"{i}.txt": f"text {shard} {i}".encode() for i in range(8)})
+    with file_server(tmp_path) as server:
+        monkeypatch.setenv("JCLIP_REMOTE", way)
+        source = open_source(f"webdataset:{server.url}/s{{0..2}}.tar")
+        assert source[0]["text"] == "text 0 0"
+        write_tar(tmp_path / "s1.tar", {f"{i}.txt": f"TEXT 1 {i}".encode() for i in range(8)})  # of the same size
+        if way == "whole":
+            for file in (tmp_path / "cache" / "files").glob("*-s1.tar"):
+                file.unlink()
+            source = pickle.loads(pickle.dumps(source))
+        with pytest.raises(BadExample, match="it was changed since it was opened"):
+            source[8]["text"]
+        assert source[16]["text"] == "text 2 0"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("s{0..3}.tar", r"/s3.tar: there is no such file \(HTTP 404\)"),
+        ("s*.tar", "a server has no list of files"),
+        ("nothing.csv", r"nothing.csv: there is no such file \(HTTP 404\)"),
+    ],
+)
+def test_what_is_not_there_is_refused_at_the_start_by_name(pattern: str, message: str, server: FileServer) -> None:
+    kind = "csv" if pattern.endswith("csv") else "webdataset"
+    with pytest.raises(SourceError, match=message):
+        open_source(f"{kind}:{server.url}/{pattern}")
+    assert remote.retries.total == 0
+
+
+def test_a_server_that_is_not_there_is_refused_at_the_start() -> None:
+    with pytest.raises(SourceError, match=r"http://127.0.0.1:9/a.tar: .*Cannot connect.*tried 5 times"):
+        open_source("webdataset:http://127.0.0.1:9/a.tar")
+
+
+def test_a_shard_that_is_gone_costs_its_examples_alone_and_stalls_the_run_once(
+    data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("webdataset", server.url))
+    server.faults = {"error503": lambda method, path, number: path == "s1.tar"}
+    server.requests.clear()
+    with make_loader(source, TRANSFORMS, batch_size=6, seed=3) as loader:
+        some = list(islice(loader, 8))
+    problems = [problem for batch in some for problem in batch.problems]
+    assert problems
+    assert all("its .png cannot be read: HTTP 503" in problem or "its .txt cannot" in problem for problem in problems)
+    assert not any("s1.tar" in key for batch in some for key in batch.keys)
+    assert len([path for _, path, _ in server.requests if path == "s1.tar"]) < 8 * 8 + len(problems)
+    server.faults = {"forbidden": lambda *_: True}
+    with (
+        make_loader(source, TRANSFORMS, batch_size=6, seed=3) as loader,
+        pytest.raises(SourceError, match="100 examples in a row"),
+    ):
+        next(loader)
+
+
+def test_requests_that_are_made_again_are_counted_and_said_in_one_line(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = opened("ranges", server, monkeypatch)
+    server.faults = {"error503": lambda method, path, number: number % 2 == 0}
+    assert [source[i]["text"] for i in range(8)] == TEXTS[:8]
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert "made again" in said[0]
+    assert remote.retries.total >= 4
+
+
+def test_signatures_and_passwords_are_in_no_error_log_or_name_of_a_file(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="jclip")
+    secret = server.url.replace("http://", "http://user:hidden@")
+    errors = []
+    for way in ("ranges", "whole"):
+        monkeypatch.setenv("JCLIP_REMOTE", way)
+        source = open_source(f"webdataset:{secret}/s{{0..1}}.tar?captions=lines&sig=hidden")
+        assert source[1]["captions"] == ("picture 1, in two", "lines")
+        assert open_source(f"jsonl:{secret}/photos.jsonl?images={secret}/photos&sig=hidden")[2]["image"] == picture(2)
+        server.faults = {"error503": lambda method, path, number: path == "s1.tar"}
+        copy = pickle.loads(pickle.dumps(source))
+        if way == "ranges":
+            with pytest.raises(BadExample) as broken:
+                copy[12]["text"]
+            errors.append(str(broken.value))
+        for kind, name in (("webdataset", "none.tar"), ("parquet", "none.parquet"), ("csv", "none.csv"), ("csv", "s0.tar")):
+            with pytest.raises(SourceError) as refused:
+                open_source(f"{kind}:{secret}/{name}?sig=hidden")
+            errors.append(str(refused.value))
+        server.faults = {}
+    assert len(errors) == 9
+    cached = [str(path) for path in (tmp_path / "cache").rglob("*")]
+    content = [path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert cached
+    assert caplog.messages
+    assert not [text for text in (*errors, *cached, *caplog.messages) if "hidden" in text]
+    assert not any(b"hidden" in text for text in content)
+
+
+def test_an_address_shows_nothing_secret_however_it_is_printed_and_is_whole_for_the_store() -> None:
+    address = Address("https://me:word@host/a.tar?X-Amz-Signature=0f")
+    address.size, address.version = 3, "tag"
+    again = pickle.loads(pickle.dumps(address))
+    assert (again.exact, again.state) == ("https://me:word@host/a.tar?X-Amz-Signature=0f", address.state)
+    assert f"{again}" == str(again) == "https://host/a.tar?..."
+    assert f"{again!r} {[again]}" == "'https://host/a.tar?...' ['https://host/a.tar?...']"
+    assert shown("s3://bucket/a?.tar and hf://datasets/a/b@main/x") == "s3://bucket/a?.tar and hf://datasets/a/b@main/x"
+    assert address.state[1] < 0
+    assert address.state[2] < 0
+
+
+def test_copies_stay_below_their_limit_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    for shard in range(6):
+        write_tar(tmp_path / "files" / f"s{shard}.tar", {f"{i}.txt": f"{shard} {i}".encode() * 500 for i in range(30)})
+    size = (tmp_path / "files" / "s0.tar").stat().st_size
+    monkeypatch.setenv("JCLIP_REMOTE", "whole")
+    monkeypatch.setenv("JCLIP_CACHE_GB", str(3.5 * size / 1e9))
+    folder, most = tmp_path / "cache" / "files", []
+    with file_server(tmp_path / "files") as server:
+        source = open_source(f"webdataset:{server.url}/s{{0..5}}.tar")
+        wanted = [open_source(f"webdataset:{tmp_path}/files/s{{0..5}}.tar")[i]["text"] for i in range(len(source))]
+
+        def read(index: int) -> None:
+            # Each as another process has it, which holds no file open.
+            assert pickle.loads(pickle.dumps(source))[index]["text"] == wanted[index]
+            most.append(sum(path.stat().st_size for path in folder.glob("*-s*.tar") if path.exists()))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, np.random.default_rng(0).integers(len(source), size=60).tolist()))
+        assert max(most) <= 3.5 * size
+        for index in (0, 30, 60):
+            read(index)
+        server.requests.clear()
+        for index in (0, 90, 0, 30):  # 90 takes the place of 30, which was opened longest ago
+            read(index)
+        assert [path for path, _ in server.gets()] == ["s3.tar", "s1.tar"]
+    monkeypatch.setenv("JCLIP_CACHE_GB", str(0.5 * size / 1e9))
+    with pytest.raises(BadExample, match="set JCLIP_CACHE_GB"):
+        pickle.loads(pickle.dumps(source))[150]["text"]
+
+
+def test_of_many_who_want_a_file_one_fetches_it(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened("whole", server, monkeypatch)
+    for file in Path(os.environ["JCLIP_CACHE"], "files").iterdir():
+        file.unlink()
+    server.requests.clear()
+    server.faults = {"slow": lambda *_: 2.0}
+    data = pickle.dumps(source)
+    (tmp_path / "source").write_bytes(data)
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))[0]['text'])"
+    command = [sys.executable, "-c", code, str(tmp_path / "source")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    with ThreadPoolExecutor(3) as pool:
+        texts = list(pool.map(lambda i: pickle.loads(data)[i]["text"], range(3)))
+    assert texts == TEXTS[:3]
+    assert [process.communicate(timeout=60)[0] for process in processes] == [f"{TEXTS[0]}\n"] * 2
+    assert len(server.gets()) == 1
+
+
+def test_a_download_that_was_cut_is_gone_on_with_and_never_taken_for_the_whole(
+    server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "BLOCK", 4096)
+    source = opened("whole", server, monkeypatch)
+    folder = Path(os.environ["JCLIP_CACHE"], "files")
+    (whole,) = folder.glob("*-s0.tar")
+    content = (data / "s0.tar").read_bytes()
+    assert whole.read_bytes() == content
+    whole.unlink()
+    server.requests.clear()
+    server.faults = {"forbidden": lambda method, path, number: number >= 2}
+    with pytest.raises(BadExample, match="HTTP 403"):
+        pickle.loads(pickle.dumps(source))[0]
+    assert [path.name for path in folder.iterdir() if path.name != "lock"] == [f"{whole.name[:20]}-{len(content)}.part"]
+    server.faults = {}
+    server.requests.clear()
+    assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
+    assert server.gets()[0] == ("s0.tar", "bytes=8192-12287")
+    assert whole.read_bytes() == content
+
+
+def test_the_rule_chooses_copies_within_the_limit_and_says_why(
+    data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="jclip.data.remote")
+    total = sum((data / f"s{i}.tar").stat().st_size for i in range(3))
+    name = spec("webdataset", server.url)
+    monkeypatch.delenv("JCLIP_REMOTE", raising=False)
+    for limit, way, said in (
+        (total + 1, "whole", "are copied to"),
+        (total - 1, "ranges", "by a request for each example or row group, because they are more than"),
+    ):
+        monkeypatch.setattr(copies, "_chosen", {})
+        monkeypatch.setenv("JCLIP_CACHE_GB", str(limit / 1e9))
+        caplog.clear()
+        source = open_source(name)
+        assert len(caplog.messages) == 1
+        assert said in caplog.messages[0]
+        assert all(path.whole == (way == "whole") for path in source._paths)
+    monkeypatch.setattr(copies, "_chosen", {"another": total})
+    monkeypatch.setenv("JCLIP_CACHE_GB", str(1.5 * total / 1e9))
+    assert not any(path.whole for path in open_source(name)._paths)
+
+
+@pytest.mark.parametrize("setting", ["JCLIP_REMOTE=copy", "JCLIP_CACHE_GB=0", "JCLIP_CACHE_GB=nan", "JCLIP_CACHE_GB=x"])
+def test_a_setting_that_is_none_is_refused(setting: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*setting.split("="))
+    with pytest.raises(SourceError, match=setting):
+        open_source(spec("webdataset", server.url))
+
+
+def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_stores", {})
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(SourceError, match=r"pip install 'jclip\[remote\]'"):
+        open_source("webdataset:https://host/a.tar")
+
+
+def test_local_paths_bring_nothing_of_it(data: Path) -> None:
+    code = (
+        "import sys; from jclip.data import open_source; [dict(open_source(name)[0]) for name in sys.argv[1:]]; "
+        "print(*{'fsspec', 'aiohttp', 's3fs', 'jclip.data.remote', 'jclip.data.stores'} & set(sys.modules))"
+    )
+    names = [spec(kind, data) for kind in FORMATS if kind != "parquet"]  # pyarrow imports fsspec where it is there
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.strip() == ""
+
+
+def test_images_of_a_remote_table_stay_below_its_folder(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"file_name": name, "text": "a"} for name in ("../s0.tar", "/s0.tar", f"{server.url}/s0.tar", "none.png")]
+    (data / "photos" / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(f"jsonl:{server.url}/photos/bad.jsonl")
+    for index, message in enumerate(("lies outside", "lies outside", "is an address", "there is no such file")):
+        with pytest.raises(BadExample, match=message):
+            source[index]["image"]

@@ -1,0 +1,231 @@
+"""Servers of files on this machine, which have every fault that servers of files have."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+
+@dataclass
+class FileServer:
+    """The files of a folder by HTTP, with ranges. Each fault is asked (method, path, number of the request) each time."""
+
+    folder: Path
+    url: str = ""
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """(method, path, range) of each request."""
+    most: int = 0
+    """Requests that were answered at a time, at most."""
+    faults: dict[str, Any] = field(default_factory=dict)
+    """Fault to what says whether this request has it: error503, forbidden, short, stalled, no_ranges, other_range, no_length,
+    other_total, no_head, slow (seconds)."""
+
+    def gets(self) -> list[tuple[str, str]]:
+        """(path, range) of each request for bytes."""
+        return [(path, wanted) for method, path, wanted in self.requests if method == "GET"]
+
+    def bytes_sent(self) -> int:
+        """Bytes of the ranges that were asked for."""
+        ends = [re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) for _, wanted in self.gets()]
+        return sum(int(match[2]) - int(match[1]) + 1 for match in ends if match)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *args: Any) -> None:
+        pass  # clients hang up on what they refuse
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The url of a server in a thread."""
+    http = _Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}"
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[FileServer]:
+    """A server of a folder, for as long as the context lasts."""
+    server = FileServer(folder)
+    lock, busy = threading.Lock(), list[Any]()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def has(self, fault: str) -> Any:
+            says = server.faults.get(fault)
+            return says(self.command, self.name, self.number) if says else False
+
+        def answer(self) -> None:
+            self.name = unquote(urlsplit(self.path).path).lstrip("/")
+            wanted = self.headers.get("Range", "")
+            with lock:
+                self.number = len(server.requests)
+                server.requests.append((self.command, self.name, wanted))
+                busy.append(self)
+                server.most = max(server.most, len(busy))
+            time.sleep(self.has("slow") or 0)
+            with lock:
+                busy.remove(self)
+            if self.has("error503"):
+                return self.refuse(503)
+            if self.has("forbidden") or (self.command == "HEAD" and self.has("no_head")):
+                return self.refuse(403)
+            place = server.folder / self.name
+            if not place.is_file():
+                return self.refuse(404)
+            self.send(place.read_bytes(), wanted)
+
+        def refuse(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def send(self, data: bytes, wanted: str) -> None:
+            total, tag = len(data), hashlib.md5(data).hexdigest()
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)
+            if match and not self.has("no_ranges"):
+                start, end = int(match[1]), min(int(match[2]) + 1, total)
+                if start >= total:
+                    return self.refuse(416)
+                self.send_response(206)
+                moved = 1 if self.has("other_range") else 0
+                claimed = total + 1 if self.has("other_total") else total
+                self.send_header("Content-Range", f"bytes {start + moved}-{end - 1 + moved}/{claimed}")
+                data = data[start:end]
+            else:
+                self.send_response(200)
+            if not self.has("no_length"):
+                self.send_header("Content-Length", str(len(data)))
+            else:
+                self.send_header("Connection", "close")
+            self.send_header("ETag", f'"{tag}"')
+            self.end_headers()
+            if self.command == "GET":
+                cut = bool(self.has("short") or self.has("stalled"))
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+                if self.has("stalled"):
+                    self.wfile.flush()
+                    time.sleep(3)
+                self.close_connection = cut or bool(self.has("no_length"))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with _serving(Handler) as server.url:
+        yield server
+
+
+@contextmanager
+def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Objects by their names in the way of Google Cloud Storage, each of generation 1 and more; the url of the server.
+
+    A change of `files` is another generation; requests for the one before are answered as if it were gone.
+    """
+    generations: dict[str, list[bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            query = dict(parse_qsl(url.query))
+            for name, data in files.items():
+                if not generations.setdefault(name, []) or generations[name][-1] != data:
+                    generations[name].append(data)
+            bucket, _, name = url.path.partition("/b/")[2].partition("/o")
+            name = unquote(name).lstrip("/")
+            if not name:
+                prefix = query.get("prefix", "")
+                return self.say({"items": [self.facts(bucket, one) for one in sorted(files) if one.startswith(prefix)]})
+            if name not in files or query.get("generation", str(len(generations[name]))) != str(len(generations[name])):
+                return self.say({"error": {"code": 404, "message": "No such object"}}, 404)
+            if query.get("alt") != "media":
+                return self.say(self.facts(bucket, name))
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            data = files[name][int(match[1]) : int(match[2]) + 1] if match else files[name]
+            self.send(data, 206 if match else 200)
+
+        def facts(self, bucket: str, name: str) -> dict[str, str]:
+            size, generation = str(len(files[name])), str(len(generations[name]))
+            return {"kind": "storage#object", "bucket": bucket, "name": name, "size": size, "generation": generation}
+
+        def say(self, content: Any, status: int = 200) -> None:
+            self.send(json.dumps(content).encode(), status, "application/json")
+
+        def send(self, data: bytes, status: int, kind: str = "application/octet-stream") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with _serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
+    """The data set org/name of files by their paths, in the way of the Hugging Face hub; the url of the server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if path == "/api/datasets/org/name":
+                return self.say({"id": "org/name", "sha": "a" * 40, "siblings": []})
+            if re.match("/api/datasets/org/name/tree/main", path):
+                folders = [{"type": "directory", "path": name, "oid": "b" * 40} for name in {n.partition("/")[0] for n in files}]
+                return self.say([*folders, *map(self.facts, files)])
+            wanted = re.fullmatch("/datasets/org/name/resolve/[^/]+/(.*)", path)
+            if wanted and wanted[1] in files:
+                data = files[wanted[1]]
+                match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                return self.send(data[int(match[1]) : int(match[2]) + 1] if match else data, 206 if match else 200)
+            return self.say({"error": "Repository not found"}, 404)
+
+        def facts(self, name: str) -> dict[str, Any]:
+            return {"type": "file", "path": name, "size": len(files[name]), "oid": hashlib.sha1(files[name]).hexdigest()}
+
+        def say(self, content: Any, status: int = 200) -> None:
+            self.send(json.dumps(content).encode(), status)
+
+        def send(self, data: bytes, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with _serving(Handler) as url:
+        yield url
