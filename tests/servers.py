@@ -25,7 +25,7 @@ class FileServer:
     most: int = 0
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
-    """Fault to what says whether this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
+    """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
     other_total, no_head, slow (seconds)."""
 
     def gets(self) -> list[tuple[str, str]]:
