@@ -25,7 +25,7 @@ class FileServer:
     most: int = 0
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
-    """Fault to what says whether this request has it: error503, forbidden, short, stalled, no_ranges, other_range, no_length,
+    """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
     other_total, no_head, slow (seconds)."""
 
     def gets(self) -> list[tuple[str, str]]:
@@ -116,7 +116,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 moved = 1 if self.has("other_range") else 0
                 claimed = total + 1 if self.has("other_total") else total
                 self.send_header("Content-Range", f"bytes {start + moved}-{end - 1 + moved}/{claimed}")
-                data = data[start:end]
+                data = data[start : end - 1] if self.has("fewer") else data[start:end]
             else:
                 self.send_response(200)
             if not self.has("no_length"):

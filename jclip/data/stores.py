@@ -316,8 +316,7 @@ class Hub:
     def _range(self, address: str, start: int, end: int) -> bytes:
         with self.fs.open(address, "rb", cache_type="none") as file:
             file.seek(start)
-            data: bytes = file.read(end - start)
-            return data
+            return bytes(file.read(end - start))
 
     def glob(self, pattern: str) -> list[str]:
         return [f"hf://{path}" for path in self.ask(self.fs.glob, pattern)]
