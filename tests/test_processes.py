@@ -98,7 +98,7 @@ def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path
         np.testing.assert_allclose(leaf, one[path], rtol=0, atol=1e-3 * max(1.0, np.abs(leaf).max()), err_msg=path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_go_through_stages_and_on_at_a_border(tmp_path: Path) -> None:
     command = ("train", str(HERE / "recipe_stages.py"), "--workdir", str(tmp_path))
     runs = list[dict[int, Any]]()
