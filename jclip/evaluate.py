@@ -144,7 +144,8 @@ def main(
     suite = suite or subject.suite
     if suite is None:
         raise ConfigError(
-            f"{model} is no workdir, which has evaluations; give a suite: --suite FILE.py, such as configs/suite_data.py"
+            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
+            "configs/suite_data.py"
         )
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
