@@ -23,6 +23,10 @@ class BadExample(Exception):
     """One example cannot be used; the text is the reason. It never stops a run: see jclip.data.loader."""
 
 
+class Unreachable(BadExample):
+    """What holds an example cannot be read: a disk or store that does not answer, or refuses; another time it may be there."""
+
+
 class Source(Protocol):
     """Examples with random access. A source is picklable, and safe to read from several threads."""
 
