@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 GENERIC = ("a photo.", "a picture.", "an image.")
 """Texts that say nothing of what is in an image."""
 
-
 TABLES = 10
 """Images of which each has a table of its own on the terminal; of more each has a line."""
 
@@ -98,7 +97,9 @@ def main(
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
     answers: list[Answer] = []
     with ExitStack() as stack:
-        sink = None if out is None else stack.enter_context(Path(out).open("w", encoding="utf-8", newline=""))
+        sink = None
+        if out is not None:  # names of files may be no UTF-8
+            sink = stack.enter_context(Path(out).open("w", encoding="utf-8", errors="backslashreplace", newline=""))
         form = Form(classifier, top, truth)
         show = form.printer(sink, as_json, Path(out or "").suffix.lower(), len(paths))
         titled = track(chain([first], batches), f"{len(paths):,} images", len(starts), console=say, disable=len(starts) < 2)
@@ -231,7 +232,7 @@ class Form(NamedTuple):
         words += [f"probability {answer['probabilities'][0]:.4f}"] if "by" in answer else []
         words += [f"{self.truth}: rank {answer['rank']} of {answer['of']}"] if self.truth is not None else []
         words += [answer["hint"]] if answer.get("hint") else []
-        print(f"{answer['image']}: {', '.join(words)}")
+        print(f"{answer['image']}: {', '.join(words)}".encode("utf-8", "backslashreplace").decode())
 
     def _print_table(self, answer: Answer) -> None:
         if "problem" in answer:

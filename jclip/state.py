@@ -56,7 +56,7 @@ def param_shapes(config: Config) -> Params:
     A run asks in several places, and tracing a large model takes seconds: the last few answers are remembered.
     """
     asked = (config.model, config.views, config.objectives)
-    shapes = next((shapes for known, shapes in _SHAPES if known == asked), None)
+    shapes = next((shapes for known, shapes in tuple(_SHAPES) if known == asked), None)
     if shapes is None:
         shapes = jax.eval_shape(lambda: new_params(config))
         _SHAPES.append((asked, shapes))

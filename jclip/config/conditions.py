@@ -6,6 +6,7 @@
     label in (3, 5) or "cat" in lower(text)
     has(json.title) and max(json.width, json.height) <= 3 * min(json.width, json.height)
     field("clip-score") > 0.3
+    number(width) >= 256                          of CSV files, in which all is text
 
 Names are dotted paths of fields, a field of a field; `field("...")` names one that is no word. The words and signs are Python's:
 and, or, not, in, < <= > >= == !=, + - * / // %, texts in quotes, numbers, True and False, lists in brackets; the functions are
@@ -14,6 +15,7 @@ can do anything but compare.
 """
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
     "abs": abs,
+    "number": lambda text: float(text),
 }
 """Functions of a condition, beside `has(path)`, which is whether a field is there, and `field("path")`."""
 
@@ -53,11 +56,12 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.In: lambda part, whole: part in whole,
-    ast.NotIn: lambda part, whole: part not in whole,
+    ast.Eq: lambda a, b: _alike(a, b) and a == b,
+    ast.NotEq: lambda a, b: _alike(a, b) and a != b,
+    ast.In: lambda part, whole: _is_in(part, whole),
+    ast.NotIn: lambda part, whole: not _is_in(part, whole),
 }
+"""Comparisons. A text is never compared with a number: "3" of a CSV file is neither 3 nor another number, see `number`."""
 
 ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -115,7 +119,7 @@ def parse_condition(text: str) -> Condition:
     except (ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"condition {_short(text)!r} cannot be read: {error}") from None
     if not paths:
-        raise ConfigError(f"condition {text!r} names no field; write such as 'json.width >= 256'")
+        raise ConfigError(f"condition {_short(text)!r} names no field; write such as 'json.width >= 256'")
     return Condition(text, paths, step)
 
 
@@ -193,7 +197,7 @@ def _arithmetic(text: str, function: Callable[[Any, Any], Any], *sides: ast.expr
 def _comparison(steps: Sequence[Step], signs: Sequence[Callable[[Any, Any], Any] | None], text: str) -> Step:
     known = [sign for sign in signs if sign is not None]
     if len(known) != len(signs):
-        raise ConfigError(f"condition {text!r}: `is` compares no values; write == or has(...)")
+        raise ConfigError(f"condition {_short(text)!r}: `is` compares no values; write == or has(...)")
 
     def compare(get: Get) -> bool:
         left = steps[0](get)
@@ -224,16 +228,37 @@ def _call(text: str, node: ast.Call, name: str, parts: Sequence[ast.expr]) -> St
 
 def _is_there(get: Get, path: str) -> bool:
     try:
-        return get(path) is not None
+        _scalar(get(path))
     except LookupError:
         return False
+    return True
 
 
 def _scalar(value: Any) -> Any:
-    """A value as Python has it; null is a field that is missing."""
-    if value is None:
-        raise LookupError("a field is null")
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    """A value as Python has it; null and NaN are a field that is missing."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise LookupError(f"a field is {'null' if value is None else 'NaN'}")
+    return value
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """True; raises TypeError for two values of which it means nothing that they differ."""
+    both_bool = isinstance(a, bool), isinstance(b, bool)
+    if all(both_bool) or (not any(both_bool) and any(isinstance(a, kind) and isinstance(b, kind) for kind in (str, int | float))):
+        return True
+    raise TypeError(f"{_shown(a)} is a {type(a).__name__}, and {_shown(b)} a {type(b).__name__}")
+
+
+def _is_in(part: Any, whole: Any) -> bool:
+    if isinstance(whole, str):
+        return part in whole
+    values = whole.tolist() if hasattr(whole, "tolist") else whole
+    return any(_alike(part, value) and part == value for value in values)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:40]
 
 
 def _truth(what: str, value: Any) -> bool:

@@ -13,6 +13,9 @@ FILES = (".safetensors", ".bin", ".pt", ".pth", ".npz")
 HUB = r"(?:hf[-_]hub:|https?://huggingface\.co/)([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/.*|/)?"
 """Repository of the Hugging Face hub as open_clip and timm, or browsers, name it."""
 
+SHOWN = 10
+"""Files of a folder that are named."""
+
 
 def instead_of(name: str) -> str:
     """Words that say what to write in place of a name of which there is no file or folder; "" where nothing is known of it."""
@@ -26,15 +29,24 @@ def instead_of(name: str) -> str:
         return f"the architecture is {base}, which has random weights; OpenAI's are hf://openai/clip-vit-base-patch32, for one"
     if Path(name).suffix in FILES:
         folder = os.path.dirname(name) or "."
-        others = sorted(file for file in os.listdir(folder) if file.endswith(FILES)) if os.path.isdir(folder) else None
-        there = f"there is no folder {folder}" if others is None else f"weight files in {folder}: {', '.join(others) or 'none'}"
-        return f"there is no such file; {there}"
+        if not os.path.isdir(folder):
+            return f"there is no such file; there is no folder {folder}"
+        return f"there is no such file; weight files in {folder}: {_some(folder, FILES) or 'none'}"
     folder = os.path.dirname(name)
     if folder and os.path.isdir(folder):
-        return f"there is no such file or folder; {folder} has {', '.join(sorted(os.listdir(folder))[:10]) or 'nothing in it'}"
+        return f"there is no such file or folder; {folder} has {_some(folder) or 'nothing in it'}"
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return f"there is no folder {folder}; the address of a repository on the Hugging Face hub is hf://{name}"
     return ""
+
+
+def _some(folder: str, endings: str | tuple[str, ...] = "") -> str:
+    """The names of the first files in a folder with these endings; "" where there are none, or they cannot be listed."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(endings))
+    except OSError:
+        return ""
+    return ", ".join([*names[:SHOWN], *["..."] * (len(names) > SHOWN)])
 
 
 def near_names(name: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from jclip.data.fields import is_blank
 from jclip.data.fingerprint import combine
+from jclip.data.reader import waits
 from jclip.data.source import BadExample, LazyExample, Source
 
 log = logging.getLogger("jclip.data")
@@ -49,7 +50,7 @@ class Grouped:
     @property
     def waits(self) -> bool:
         """True where reading an example is mostly waiting for a store."""
-        return bool(getattr(self._rows, "waits", False))
+        return waits(self._rows)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -70,7 +71,7 @@ class Grouped:
 
 def known_by(values: Iterable[Any]) -> Iterator[Any]:
     """Names or numbers as they are, None for anything else."""
-    return (value if isinstance(value, (str, int)) and value != "" else None for value in values)
+    return (value if type(value) in (str, int) and value != "" else None for value in values)  # true is no 1
 
 
 def group_rows(rows: Source, values: Iterable[Any]) -> Grouped:

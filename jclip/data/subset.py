@@ -4,12 +4,14 @@ import io
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +26,13 @@ from jclip.data.fields import class_names
 from jclip.data.fingerprint import combine
 from jclip.data.open import open_source
 from jclip.data.reader import reading_threads, waits
-from jclip.data.source import BadExample, Example, Source, SourceError, lookup, read_lines
+from jclip.data.source import BadExample, Example, Source, SourceError, Unreachable, lookup, read_lines
 from jclip.files import read_whole
 
 AT_A_TIME = 2048
-"""Examples that a thread looks at before it hands over what it has found."""
+"""Examples that a thread looks at before it hands over what it has found; where each is a request to a store, WAITING_EACH."""
+
+WAITING_EACH = 64
 
 MOST_REASONS = 6
 """Reasons why examples are left out that are told; the rarer ones are counted together."""
@@ -39,12 +43,14 @@ Rows = NDArray[np.int64]
 class SelectedExamples:
     """Some examples of a source, in its order."""
 
-    def __init__(self, source: Source, rows: Rows, notes: Sequence[str]) -> None:
+    def __init__(self, source: Source, rows: Rows, notes: Sequence[str], fields: Mapping[str, int] | None = None) -> None:
         self.source = source
         self.rows = rows.astype(np.uint32) if len(source) < 2**32 else rows
         """Index in the source of each example; u32 where these are enough, as every worker process has a copy."""
         self.notes = tuple(notes)
         """A line for people on what is kept, and on each reason why examples are left out."""
+        self.fields = dict(fields or {})
+        """Number of these examples by their fields, whose names are joined by a space, where the source knows them of its own."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,6 +64,11 @@ class SelectedExamples:
     def shards(self) -> Mapping[str, int] | None:
         """Bytes of each shard of the source, by name; None where it has none."""
         return getattr(self.source, "shards", None)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Number of things in the files of the source that are in no example, by the reason."""
+        return getattr(self.source, "left_out", {})
 
     @property
     def waits(self) -> bool:
@@ -95,10 +106,13 @@ def select(source: Source, subset: Subset, at: str = "subset") -> Source:
     if subset == Subset():
         return source
     search = _Search.of(subset, at)
-    starts = range(0, len(source), AT_A_TIME)
-    parts = [range(start, min(start + AT_A_TIME, len(source))) for start in starts]
-    with ThreadPoolExecutor(reading_threads(source)) as pool:
-        looks = list(_progress(pool.map(partial(search.look, source), parts), len(parts)))
+    size = WAITING_EACH if waits(source) else AT_A_TIME
+    parts = [range(start, min(start + size, len(source))) for start in range(0, len(source), size)]
+    try:
+        with ThreadPoolExecutor(reading_threads(source)) as pool:
+            looks = list(_progress(pool.map(partial(search.look, source), parts), len(parts)))
+    except Unreachable as problem:  # the subset would depend on the day
+        raise SourceError(f"{at}: not all examples can be read: {problem}; start again when they can") from None
     kept = np.concatenate([look.kept for look in looks]) if looks else np.zeros(0, bool)
     why = Counter[str]()
     first = dict[str, str]()
@@ -112,12 +126,14 @@ def select(source: Source, subset: Subset, at: str = "subset") -> Source:
         kept &= best
     notes = [f"{kept.sum():,} of {len(source):,} examples are in the subset", *_reasons(why, first)]
     if search.keys is not None:
-        unused = len(search.keys) - len(np.unique(np.concatenate([look.places for look in looks])))
+        unused = search.keys.distinct - len(np.unique(np.concatenate([look.places for look in looks])))
         if unused:
-            notes.append(f"{unused:,} of {len(search.keys):,} keys in {subset.keys} are no {subset.by} of an example")
+            notes.append(f"{unused:,} of {search.keys.distinct:,} keys in {subset.keys} are no {subset.by} of an example")
     if not kept.any():
         raise SourceError(f"{at}: nothing is left of {len(source):,} examples: {'; '.join(notes[1:])}")
-    return SelectedExamples(source, np.flatnonzero(kept), notes)
+    rows = np.flatnonzero(kept)
+    names = list(chain.from_iterable(look.fields for look in looks))
+    return SelectedExamples(source, rows, notes, Counter(names[row] for row in rows) if names else None)
 
 
 def open_part(name: str, subset: Subset, command: str) -> Source:
@@ -154,6 +170,8 @@ class _Look(NamedTuple):
     """Number of examples left out, by `_kind` of the reason."""
     first: dict[str, str]
     """The first reason of each kind."""
+    fields: list[str]
+    """Names of the fields of each; none where the source does not count them."""
 
 
 @dataclass(frozen=True)
@@ -174,40 +192,51 @@ class _Search:
     def look(self, source: Source, rows: range) -> _Look:
         """Examples that keys and condition keep among these, and the score of each."""
         kept, scores, places = np.zeros(len(rows), bool), np.full(len(rows), np.nan), list[int]()
-        why, first = Counter[str](), dict[str, str]()
+        why, first, fields = Counter[str](), dict[str, str](), list[str]()
+        counted = bool(getattr(source, "fields", None))
         for i, row in enumerate(rows):
             try:
                 example = source[row]
-                if self.subset.best is not None:
+                if counted:
+                    fields.append(sys.intern(" ".join(name for name in example if name != "key")))
+                place = self._place(example)
+                if place is not None and place >= 0:
+                    places.append(place)
+                if self.subset.best is not None:  # a share of the whole source, whatever else leaves an example out
                     scores[i] = self._score(example)
-                if self.keys is not None:
-                    places.append(self._place(example))
+                if place == -1:
+                    raise _LeftOut(f"not in {self.subset.keys}")
                 if self.subset.where and not parse_condition(self.subset.where)(partial(self._value, example)):
                     raise _LeftOut(f"not {self.subset.where}")
                 kept[i] = True
+            except Unreachable:
+                raise
             except (_LeftOut, BadExample, CannotSay) as reason:
                 why[_kind(str(reason))] += 1
                 first.setdefault(_kind(str(reason)), str(reason))
-        return _Look(kept, scores, np.array(places, np.int64), why, first)
+            if counted and len(fields) <= i:  # it cannot be read
+                fields.append("")
+        return _Look(kept, scores, np.array(places, np.int64), why, first, fields)
 
-    def _place(self, example: Example) -> int:
-        assert self.keys is not None
-        place = self.keys.find(str(lookup(example, self.subset.by)))
-        if place < 0:
-            raise _LeftOut(f"not in {self.subset.keys}")
-        return place
+    def _place(self, example: Example) -> int | None:
+        """The place of an example in the file of keys; -1 where it is not there, None where there is no file."""
+        return None if self.keys is None else self.keys.find(str(lookup(example, self.subset.by)))
 
     def _score(self, example: Example) -> float:
         assert self.subset.best is not None
         try:
             value = self._value(example, self.subset.best[0])
-        except (LookupError, BadExample) as problem:
+        except LookupError as problem:
             raise _LeftOut(str(problem.args[0] if problem.args else problem)) from None
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise _LeftOut(f"{self.subset.best[0]} is no number")
-        if math.isnan(value):
+        try:
+            score = float(value)
+        except OverflowError:
+            raise _LeftOut(f"{self.subset.best[0]} is beyond all numbers") from None
+        if math.isnan(score):
             raise _LeftOut(f"{self.subset.best[0]} is NaN")
-        return float(value)
+        return score
 
     def _value(self, example: Example, path: str) -> Any:
         """A column of the table, or a field; LookupError where there is none."""
@@ -215,6 +244,8 @@ class _Search:
             return self.table.value(str(example["key"]), path)
         try:
             return lookup(example, path)
+        except Unreachable:
+            raise
         except BadExample as problem:
             raise LookupError(str(problem)) from None
 
@@ -227,7 +258,7 @@ class KeyIndex:
     """The place of each key in a list, in 24 bytes a key: keys are known by a digest of 16 bytes, and are found by bisection."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        content = bytearray()  # no list of them: a billion keys would be 60 GB
+        content = bytearray()  # a list of digests would take four times the memory
         for key in keys:
             content += _digest(key)
         digests = np.frombuffer(content, "<u8").reshape(-1, 2)
@@ -247,9 +278,10 @@ class KeyIndex:
             first += 1
         return -1
 
-    def repeated(self) -> bool:
-        """True where a key is there twice."""
-        return bool(np.any((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])))
+    @property
+    def distinct(self) -> int:
+        """Number of different keys."""
+        return len(self) - int(np.sum((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])))
 
 
 def _digest(key: str) -> bytes:
@@ -285,7 +317,7 @@ def read_table(path: str, names: Sequence[str], at: str) -> Table:
     if len(columns) == 1:
         raise SourceError(f"{at}: {path} has none of the columns {', '.join(names)}")
     index = KeyIndex(_texts(columns.pop("key").to_pylist(), path, at))
-    if index.repeated():
+    if index.distinct < len(index):
         raise SourceError(f"{at}: {path} has a key twice; a row is known by its key")
     return Table(path, index, columns)
 
@@ -318,7 +350,7 @@ def read_keys(path: str, by: str, at: str) -> Iterator[str]:
             case ".txt":
                 keys = read_lines(place)
             case ".jsonl":
-                keys = [json.loads(line) for line in read_whole(place).decode().splitlines()]
+                keys = [json.loads(line) for line in read_whole(place).split(b"\n") if line.strip()]
             case ".npy":
                 keys = _array_keys(np.load(io.BytesIO(read_whole(place)), allow_pickle=False))
             case _:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from archives import write_tar
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config
@@ -20,6 +21,7 @@ from jclip import cli
 from jclip.config import Config, ConfigError, Data, Portion, Subset, check, from_json, to_saved
 from jclip.config.conditions import CannotSay, parse_condition
 from jclip.data import BadExample, SelectedExamples, SourceError, make_loader, open_source, select
+from jclip.data.source import Unreachable
 from jclip.data.subset import KeyIndex, highest
 from jclip.data.survey import shortcomings
 from jclip.parts import prepare
@@ -92,7 +94,7 @@ def test_uids_of_datacomp_are_pairs_of_u64(tmp_path: Path) -> None:
 def test_a_key_is_found_where_it_stands_first(keys: list[str], others: list[str]) -> None:
     index = KeyIndex(keys)
     assert [index.find(key) for key in keys + others] == [keys.index(key) if key in keys else -1 for key in keys + others]
-    assert index.repeated() == (len(set(keys)) < len(keys))
+    assert index.distinct == len(set(keys))
 
 
 def test_a_condition_keeps_what_it_holds_for_and_counts_the_rest() -> None:
@@ -185,6 +187,44 @@ def test_what_is_no_condition_is_refused_in_one_line(text: str) -> None:
 def test_a_condition_that_says_nothing_of_any_example_is_refused(text: str, why: str) -> None:
     with pytest.raises(SourceError, match=why):
         select(Numbered(), Subset(where=text))
+
+
+def test_a_text_is_never_compared_with_a_number_and_nan_is_missing() -> None:
+    values = {"text": "3", "nan": math.nan, "list": [1, 2], "flag": True}
+    for text in ("text != 3", "text == 3", "3 in (text, 4)", "list == 3", "flag == 1", "list != 1", "not nan < 3", "nan == nan"):
+        with pytest.raises(CannotSay):
+            parse_condition(text)(values.__getitem__)
+    assert parse_condition("number(text) == 3 and 2 in list and not has(nan)")(values.__getitem__)
+
+
+def test_what_cannot_be_read_for_now_decides_no_subset() -> None:
+    class Away(Numbered):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 70:
+                raise Unreachable("its shard does not answer")
+            return super().__getitem__(index)
+
+    for subset in (Subset(where="label == 1"), Subset(best=("score", 0.5))):
+        with pytest.raises(SourceError, match="not all examples can be read: its shard does not answer"):
+            select(Away(), subset)
+
+
+def test_a_score_beyond_all_numbers_is_none() -> None:
+    class Huge(Numbered):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {"key": str(index), "score": 10**400 if index == 2 else index}
+
+    assert kept(Subset(best=("score", 0.4)), Huge(5)) == [3, 4]
+
+
+def test_what_a_part_lacks_is_told_as_that_of_its_source(tmp_path: Path) -> None:
+    samples = {f"{i:03}": {"txt": b"a", **({"jpg": b"x"} if i % 2 else {})} for i in range(30)}
+    members = [(f"{key}.{ending}", content) for key, fields in samples.items() for ending, content in fields.items()]
+    write_tar(tmp_path / "a.tar", members)
+    selected = select(open_source(f"webdataset:{tmp_path}/a.tar"), Subset(where="text == 'a'"))
+    assert isinstance(selected, SelectedExamples)
+    assert selected.fields == {"text": 15, "text image": 15}
+    assert any("15 of 30 examples have no image" in line for line in shortcomings(selected, {"image": "image"}))
 
 
 def test_has_asks_whether_a_field_is_there_and_field_names_one_that_is_no_word() -> None:
