@@ -63,10 +63,10 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     if not record.done:
         try:
             found = _ask(out, spec, source, others, rules, encoder, console)
+            _write(out, spec, source, others, rules, found, console)
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
             raise SystemExit(130) from None
-        _write(out, spec, source, others, rules, found, console)
         record.finish(found)
     console.print("\n".join(record.lines()), soft_wrap=True)
     if not record.done["kept"]:

@@ -19,7 +19,7 @@ from tiny import tiny_config
 from jclip import filter
 from jclip.config import ConfigError, Filter, Subset, check_filter, load_filter
 from jclip.data import SourceError, open_source
-from jclip.data.findings import RULES
+from jclip.data.findings import RULES, read_findings
 from jclip.inference import load
 from jclip.parts import prepare
 
@@ -257,6 +257,32 @@ def test_nothing_that_is_left_is_an_error_after_all_is_written(data: str, tmp_pa
         filter.main(data, tmp_path / "out", Filter(Subset(where="len(text) > 999")))
 
 
+class Twice:
+    """Three examples, two of which have one key; the second has several captions, and the last none."""
+
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        text = (ENGLISH.format(0), (" ", GERMAN.format(1), ENGLISH.format(2)), 3)[index]
+        return {"key": ("a", "b", "a")[index], "text": text}
+
+    def fingerprint(self) -> str:
+        return "0" * 32
+
+
+def test_of_several_captions_the_first_counts_and_keys_that_are_there_twice_are_told() -> None:
+    found = read_findings(Twice(), Filter(languages=("en",)), None)
+    assert found.counts() == {"kept": 1, **dict.fromkeys(RULES, 0), "language": 1, "unreadable": 1}
+    assert found.language[1] is not None
+    assert found.language[1].code == "de"
+    assert dict(found.reasons) == {"its caption is a int, not a text": 1}
+    assert found.notes == ["1 examples have the key of another before them: a file of keys keeps both or none"]
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -266,7 +292,7 @@ def test_nothing_that_is_left_is_an_error_after_all_is_written(data: str, tmp_pa
         (Filter(model="x", score_best=0.3, score_least=0.2), r"score_least and \.score_best: give one of them"),
         (Filter(model="x", score_least=0.3, score_among="source"), r"score_among source: there is no score_best"),
         (Filter(language_least=0.3), r"language_least 0\.3: give languages"),
-        (Filter(languages=("english",)), r"languages: 'english' is no code of two letters"),
+        (Filter(languages=("english",)), r"languages: 'english' is no code of two or three letters"),
         (Filter(Subset(where="1 <")), r"subset\.where: condition"),
         (Filter(image="{"), r"image: "),
         (Filter(model="x", duplicates=1.5), r"duplicates 1\.5 must be"),

@@ -22,10 +22,11 @@ class Filter:
     text: str = "text"
     """Field of the caption, likewise; of alternatives the first that an example has."""
     languages: tuple[str, ...] = ()
-    """Languages that a caption may be in, by their codes of ISO 639-1, such as en; empty: any. The likeliest is taken, as langid
+    """Languages that a caption may be in, by their codes of ISO 639, such as en; empty: any. The likeliest is taken, as langid
     finds it (Lui and Baldwin 2012; extra: filter)."""
     language_least: Annotated[float, Range(least=0, most=1)] = 0.0
-    """Least probability of that language. Short captions say little: many English ones of three words have less than 0.5."""
+    """Least probability of that language. Short captions say little: "a photo of a dog" is English with 0.2, a whole sentence
+    with 0.9."""
     model: str = ""
     """Model of scores, duplicates and contamination: a workdir, weights or hf://ORG/NAME, as `jclip.load` takes them."""
     score_least: Cosine | None = None
@@ -86,8 +87,8 @@ class Filter:
         if self.language_least and not self.languages:
             yield f".language_least {self.language_least}: give languages, such as en"
         yield from (
-            f".languages: {code!r} is no code of two letters, such as en"
+            f".languages: {code!r} is no code of two or three letters, such as en"
             for code in self.languages
-            if not (len(code) == 2 and code.isascii() and code.isalpha() and code.islower())
+            if not (2 <= len(code) <= 3 and code.isascii() and code.isalpha() and code.islower())
         )
         yield from field_problems("", {"image": self.image, "text": self.text})

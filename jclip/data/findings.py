@@ -118,6 +118,9 @@ def read_findings(source: Source, rules: Filter, entries: Entries | None) -> Fin
                     found.reasons[_kind(read.problem)] += 1
                     found.dropped[row] = found.number("unreadable")
     found.drop(np.flatnonzero(~inside), "subset")
+    known = [key for key in found.keys if key is not None]
+    if repeated := len(known) - len(set(known)):
+        found.notes.append(f"{repeated:,} examples have the key of another before them: a file of keys keeps both or none")
     if rules.languages:
         found.drop(np.array([row for row in found.kept() if not _is_in(found.language[row], rules)], np.int64), "language")
     return found

@@ -15,7 +15,7 @@ class Language(NamedTuple):
     """The likeliest language of a text."""
 
     code: str
-    """ISO 639-1, such as en."""
+    """ISO 639, such as en."""
     probability: float
     """Probability among all languages of the model, 0 to 1."""
 
