@@ -77,3 +77,4 @@ def test_a_caption_is_kept_where_any_of_its_entries_keeps_it():
     keep = balanced(both, keys, ["a", "b"], 100, seed=0)
     expected = [draw(0, key, "a") < 0.2 or draw(0, key, "b") < 0.2 for key in keys]
     assert keep.tolist() == expected
+    assert abs(keep.sum() - 500 * 0.36) < 4 * np.sqrt(500 * 0.36 * 0.64)  # 1 - 0.8^2: the draws of two entries are independent
