@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("train", "inspect", "compile", "eval"):
+    if overrides and options.command not in ("train", "inspect", "compile", "eval", "filter"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides, options.parser.format_usage())}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("jclip.data.remote").setLevel(logging.INFO)  # says how remote data are read, in a line for each source
@@ -255,6 +256,26 @@ def _pack(options: argparse.Namespace, overrides: list[str]) -> None:
     print(pack.main(options.source, options.folder, form, split=options.split, subset=subset_options(options)))
 
 
+def _filter(options: argparse.Namespace, overrides: list[str]) -> int:
+    from jclip.config import load_filter
+
+    if options.help:
+        options.parser.print_help()
+        print()
+        load_filter(options.recipe, ["--help"])
+    rules = load_filter(options.recipe, overrides)
+    if options.source is None or options.folder is None:
+        options.parser.error("the following arguments are required: SOURCE, DIR")
+    _quiet()
+    from jclip import filter
+    from jclip.compiled import keep_compiled
+
+    keep_compiled()
+    kept = filter.main(options.source, options.folder, rules)
+    print(f"jclip train CONFIG.py --data.source {shlex.quote(options.source)} --data.subset.keys {shlex.quote(str(kept))}")
+    return 0
+
+
 def _expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose message says it all: no traceback. Those of modules that have not been imported cannot have been raised."""
     names = {
@@ -279,6 +300,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, list[str]], int | None]] = 
     "caption": _caption,
     "embed": _embed,
     "data": _data,
+    "filter": _filter,
     "pack": _pack,
     "convert": _convert,
     "info": _info,

@@ -129,6 +129,23 @@ in CLIP_benchmark's layout, DIR/SPLIT, with the names of its classes. The same s
 on where an earlier one was stopped, and a folder takes one source in one form.
 """
 
+FILTER = """Say which examples of a source are worth training on, by rules that are asked one after the other.
+
+  jclip filter SOURCE DIR --subset.where 'words(text) > 2' --languages en     metadata and captions, without a model
+  jclip filter SOURCE DIR --model runs/noisy --score-best 0.7                 the best 70% by cosine of image and caption
+  jclip filter SOURCE DIR --model MODEL --duplicates 0.97 --against tfds:cifar10:test
+  jclip filter SOURCE DIR --balance entries.txt --balance-most 20000          MetaCLIP's balancing
+  jclip filter SOURCE DIR --recipe configs/filter_basic.py                    DataComp's baselines, and your own
+
+SOURCE and DIR come first. Every rule is an option, below. The rules are asked in this order, and each example is counted by the
+first that drops it: subset, language, score, contaminated, duplicate, balance; unreadable is what a rule could not read.
+
+DIR/kept.jsonl has the keys of what is kept, for --data.subset.keys; DIR/table.parquet every example with score, language, nearest
+images and the rule that dropped it, for --data.subset.table (extra: tables); DIR/index.html shows some of each (extra: report);
+DIR/filter.json says of what all that is the result. The only line on the standard output is the command that trains on what is
+kept. The same command goes on where an earlier one was stopped; a folder takes the result of the same rules, model and data.
+"""
+
 DATA = """Say what a source of data holds, before anything is trained on it.
 
   jclip data 'webdataset:/data/{00000..00099}.tar'                 as text

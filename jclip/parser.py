@@ -5,7 +5,22 @@ from typing import Any
 
 from jclip import __version__
 from jclip.arguments import OWNERS, add_model_options, add_subset_options, image_size, writable
-from jclip.help import CAPTION, CLASSIFY, COMPILE, CONVERT, DATA, DESCRIPTION, EMBED, EVAL, INFO, INSPECT, PACK, REPORT, TRAIN
+from jclip.help import (
+    CAPTION,
+    CLASSIFY,
+    COMPILE,
+    CONVERT,
+    DATA,
+    DESCRIPTION,
+    EMBED,
+    EVAL,
+    FILTER,
+    INFO,
+    INSPECT,
+    PACK,
+    REPORT,
+    TRAIN,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_caption(command("caption", "write what is in images", CAPTION))
     _add_embed(command("embed", "write embeddings to .npy", EMBED))
     _add_data(command("data", "what a source holds", DATA))
+    _add_filter(command("filter", "which examples are worth training on", FILTER, add_help=False, allow_abbrev=False))
     _add_pack(command("pack", "a source as shards, with smaller pictures", PACK))
     _add_convert(command("convert", "weights in and out", CONVERT))
     _add_info(command("info", "what a model is", INFO))
@@ -147,6 +163,15 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     rate.add_argument("--size", type=image_size, default=224, metavar="N|HxW", help="pixels of what a tower sees (default: 224)")
     rate.add_argument("--workers", type=int, default=0, metavar="N", help="as data.workers (default: 0, threads)")
     rate.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each of four measurements (default: 5)")
+
+
+def _add_filter(rules: argparse.ArgumentParser) -> None:
+    rules.add_argument(
+        "source", nargs="?", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`; comes first"
+    )
+    rules.add_argument("folder", nargs="?", type=writable, metavar="DIR", help="folder to write to")
+    rules.add_argument("--recipe", metavar="FILE.py", help="a Python file that defines get_filter() (default: no rule)")
+    rules.add_argument("-h", "--help", action="store_true", help="this, and every rule")
 
 
 def _add_pack(pack: argparse.ArgumentParser) -> None:

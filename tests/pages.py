@@ -47,7 +47,7 @@ def made_by(command: list[str]) -> list[str]:
     """The files and folders that a command leaves."""
     options = ("--workdir", "--out", "--json", "--html")
     named = [value for option, value in pairwise(command) if option in options]
-    return [path for path in named + command[3:4] * (command[1] in ("convert", "pack")) if path.startswith("runs/")]
+    return [path for path in named + command[3:4] * (command[1] in ("convert", "pack", "filter")) if path.startswith("runs/")]
 
 
 SHOWN = [command for text in PAGES.values() for command in commands(text, "jclip")]

@@ -39,10 +39,12 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
+    check_filter,
     check_suite,
     differences,
     from_json,
     load,
+    load_filter,
     load_suite,
     make_plan,
     to_json,
@@ -51,7 +53,8 @@ from jclip.config import (
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SUITES = [path for path in CONFIGS if path.name.startswith("suite_")]
-RECIPES = [path for path in CONFIGS if path not in SUITES]
+FILTERS = [path for path in CONFIGS if path.name.startswith("filter_")]
+RECIPES = [path for path in CONFIGS if path not in SUITES + FILTERS]
 FULL = Config(
     model=architecture("ViT-tiny-test"),
     data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
@@ -503,7 +506,10 @@ def test_configs_are_frozen(instance):
 
 def test_every_field_of_the_schema_is_documented():
     folder = Path(room.__file__).parent
-    files = [*(folder / f"{name}.py" for name in ("schema", "augment", "evals", "towers")), *folder.glob("objectives/*.py")]
+    files = [
+        *(folder / f"{name}.py" for name in ("schema", "augment", "evals", "filter", "towers")),
+        *folder.glob("objectives/*.py"),
+    ]
     tree = ast.parse("\n".join(file.read_text() for file in files))
     fields = 0
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
@@ -524,6 +530,13 @@ def test_every_suite_fits_a_model_of_two_towers_and_says_its_command(path: Path)
     suite = load_suite(path, sources if path.stem == "suite_data" else [])
     check_suite(suite, architecture("ViT-tiny-test"))
     assert re.search(rf"jclip eval runs/\w+ --suite configs/{path.name}", path.read_text())
+
+
+@pytest.mark.parametrize("path", FILTERS, ids=lambda path: path.stem)
+def test_every_filter_is_sound_and_says_its_command_and_its_source(path: Path) -> None:
+    check_filter(load_filter(path))
+    assert f"--recipe configs/{path.name}" in path.read_text()
+    assert "arXiv:" in path.read_text()
 
 
 def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:

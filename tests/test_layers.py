@@ -53,6 +53,7 @@ LAYERS = (
         "sweep",
         "report",
     },
+    {"filter"},
     {"cli"},
     {"__main__"},
 )

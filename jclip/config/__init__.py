@@ -3,7 +3,7 @@
 from jclip.config.architectures import architecture, architecture_names, siglip_image
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Groups, groups_of
-from jclip.config.check import check, check_model, check_suite
+from jclip.config.check import check, check_filter, check_model, check_suite
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -20,6 +20,7 @@ from jclip.config.evals import (
     Suite,
     ZeroShot,
 )
+from jclip.config.filter import Filter
 from jclip.config.inputs import Preprocess, Tokenizer
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
@@ -44,7 +45,7 @@ from jclip.config.objectives import (
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
-from jclip.config.recipes import beside, load, load_suite
+from jclip.config.recipes import beside, load, load_filter, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
@@ -89,6 +90,7 @@ __all__ = [
     "Family",
     "FeatureDistillation",
     "FewShot",
+    "Filter",
     "Groups",
     "ImageSize",
     "ImageTower",
@@ -134,12 +136,14 @@ __all__ = [
     "as_image_size",
     "beside",
     "check",
+    "check_filter",
     "check_model",
     "check_suite",
     "differences",
     "from_json",
     "groups_of",
     "load",
+    "load_filter",
     "load_suite",
     "make_plan",
     "make_plans",

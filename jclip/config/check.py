@@ -7,6 +7,7 @@ from typing import Any
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
 from jclip.config.fields import field_problems
+from jclip.config.filter import Filter
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 from jclip.config.towers import Model
@@ -38,6 +39,12 @@ def check_suite(suite: Suite, model: Model) -> None:
     _require_none(value_problems(suite))
     _require_none(contradictions(suite))
     _require_none(_eval_problems(model, suite.evals))
+
+
+def check_filter(rules: Filter) -> None:
+    """Raises ConfigError on the first wrong value or contradiction of the rules of a filter."""
+    _require_none(value_problems(rules))
+    _require_none(contradictions(rules))
 
 
 def _require_none(problems: Iterator[str]) -> None:

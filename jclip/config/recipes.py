@@ -1,4 +1,4 @@
-"""Recipes and suites: Python files whose functions make a configuration, with overrides from the command line."""
+"""Recipes, suites and filters: Python files whose functions make a configuration, with overrides from the command line."""
 
 import dataclasses
 import inspect
@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
+from jclip.config.filter import Filter
 from jclip.config.open_clip_options import refuse_open_clip
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
@@ -74,6 +75,27 @@ def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     program = {"prog": f"jclip eval MODEL --suite {path}", "description": doc}
     arguments, _ = _arguments(path, get_suite, list(overrides), **program)
     return _made(path, get_suite, arguments, Suite)
+
+
+def load_filter(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Filter:
+    """The rules of a filter, with overrides such as ["--score-best", "0.3"].
+
+    Args:
+        path: a Python file with `get_filter() -> Filter`, whose arguments are options by their own names; None: no rules.
+        overrides: options, by the fields of `Filter`.
+
+    Raises:
+        ConfigError: there is no such file, it has no `get_filter`, it fails, or it returns something else.
+        SystemExit: an option is unknown or malformed; the message has been printed, as for `--help`.
+    """
+    import tyro
+
+    left, rules, doc = list(overrides), Filter(), Filter.__doc__ or ""
+    if path is not None:
+        get_filter, doc = _read(path, "get_filter", "Filter")
+        arguments, left = _arguments(path, get_filter, left)
+        rules = _made(path, get_filter, arguments, Filter)
+    return tyro.cli(Filter, default=rules, args=left, prog="jclip filter SOURCE DIR", description=doc)
 
 
 def _read(path: str | Path, function: str, returns: str) -> tuple[Callable[..., Any], str]:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from jclip.config import ConfigError, Subset
 from jclip.data import Source, find, open_part
@@ -63,15 +64,16 @@ def main(
 
 
 def _picture(source: Source, look: Look, field: str) -> dict[str, str]:
-    small = ToRgb()(Decode()(find(source[look.index], field).value))
+    return {"key": look.key, "text": look.text[:300], "src": thumbnail(find(source[look.index], field).value)}
+
+
+def thumbnail(image: Any) -> str:
+    """A data URL of an image, encoded or u8[H, W, 3], made small. Raises BadExample where it is none."""
+    small = ToRgb()(Decode()(image))
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)
-    return {
-        "key": look.key,
-        "text": look.text[:300],
-        "src": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
-    }
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _page(spec: str, text: str, pictures: list[dict[str, str]]) -> str:
