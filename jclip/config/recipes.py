@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
 from jclip.config.filter import Filter
-from jclip.config.open_clip_options import refuse_open_clip
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 
@@ -32,6 +31,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         SystemExit: an override is unknown or malformed; the message has been printed, as for `--help`.
     """
     import tyro  # here, because reading a saved configuration needs no command line
+
+    from jclip.config.open_clip_options import refuse_open_clip
 
     if old := next((option for option in overrides if option.startswith("--pairs.")), None):
         raise ConfigError(
