@@ -26,7 +26,7 @@ class FileServer:
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
     """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
-    other_total, no_head, slow (seconds)."""
+    other_total, no_head, missing, no_tag, slow (seconds)."""
 
     def gets(self) -> list[tuple[str, str]]:
         """(path, range) of each request for bytes."""
@@ -96,7 +96,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
             if self.has("forbidden") or (self.command == "HEAD" and self.has("no_head")):
                 return self.refuse(403)
             place = server.folder / self.name
-            if not place.is_file():
+            if self.has("missing") or not place.is_file():
                 return self.refuse(404)
             self.send(place.read_bytes(), wanted)
 
@@ -123,7 +123,8 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 self.send_header("Content-Length", str(len(data)))
             else:
                 self.send_header("Connection", "close")
-            self.send_header("ETag", f'"{tag}"')
+            if not self.has("no_tag"):
+                self.send_header("ETag", f'"{tag}"')
             self.end_headers()
             if self.command == "GET":
                 cut = bool(self.has("short") or self.has("stalled"))

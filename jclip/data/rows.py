@@ -14,7 +14,7 @@ import numpy as np
 
 from jclip.data.addresses import by_ranges, is_address, public, shown
 from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
-from jclip.data.files import MAX_BYTES
+from jclip.data.files import MAX_BYTES, unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand
 from jclip.data.row_index import RowIndex, read_index
@@ -106,8 +106,10 @@ class Rows:
                     if index.state != self._state:
                         raise BadExample(f"its file {self._path} was changed since it was opened")
                     self._file = _OpenFile(self._path, index)
-                except (OSError, SourceError) as error:
+                except SourceError as error:
                     raise BadExample(f"its file {self._path} cannot be read: {error}") from None
+                except OSError as error:
+                    raise unread(f"its file {self._path} cannot be read: {error}", error) from None
                 self._index = index
             return self._file
 
@@ -130,7 +132,7 @@ class _OpenFile:
                 raise BadExample(f"its file {self._path} was changed since it was opened")
             return self._file.read(start, end - start)
         except OSError as error:
-            raise BadExample(f"its row cannot be read: {error.strerror}") from None
+            raise unread(f"its row cannot be read: {error.strerror}", error) from None
 
 
 def open_csv(spec: str) -> Rows | Grouped:

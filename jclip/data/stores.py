@@ -52,15 +52,15 @@ class Transient(RemoteError):
 class Refused(RemoteError):
     """A request that will not succeed."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.EACCES, reason)
+    def __init__(self, reason: str, number: int = errno.EACCES) -> None:
+        super().__init__(number, reason)
 
 
 class Changed(Refused):
     """A file is another one than it was when its source was opened."""
 
     def __init__(self) -> None:
-        super().__init__("it was changed since it was opened")
+        super().__init__("it was changed since it was opened", errno.EBADMSG)
 
 
 class Missing(ImportError):
@@ -185,7 +185,7 @@ class Http(_Asynchronous):
                 raise Changed
             length = int(answer.headers.get("Content-Length", -1))
             if most is not None and length > most:
-                raise Refused(f"it has {length} bytes, more than {most}")
+                raise Refused(f"it has {length} bytes, more than {most}", errno.EFBIG)
             if size is None:
                 body = await answer.content.read() if most is None else await _read_most(answer.content, most)
                 return _exactly(body, length if length >= 0 else len(body))
@@ -225,7 +225,7 @@ class S3(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("ETag") or info.get("LastModified") or ""))
 
     def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
@@ -240,7 +240,7 @@ class S3(_Asynchronous):
                 raise Changed
             length = int(answer["ContentLength"])
             if most is not None and length > most:
-                raise Refused(f"it has {length} bytes, more than {most}")
+                raise Refused(f"it has {length} bytes, more than {most}", errno.EFBIG)
             return _exactly(await answer["Body"].read(), length if size is None else size)
         finally:
             answer["Body"].close()
@@ -262,13 +262,13 @@ class Google(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("generation") or info.get("etag") or ""))
 
     def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
         found = facts or self.look(address)
         if most is not None and found.size > most:
-            raise Refused(f"it has {found.size} bytes, more than {most}")
+            raise Refused(f"it has {found.size} bytes, more than {most}", errno.EFBIG)
         size = found.size if size is None else size
         # A generation is one state of an object for ever: of another one there is nothing to be had.
         pinned = {"generation": found.version} if found.version.isdigit() else {}
@@ -302,14 +302,14 @@ class Hub:
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs.info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         large = info.get("lfs") or {}
         return Facts(int(info["size"]), str(large.get("sha256") or info.get("blob_id") or ""))
 
     def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
         found = facts or self.look(address)
         if most is not None and found.size > most:
-            raise Refused(f"it has {found.size} bytes, more than {most}")
+            raise Refused(f"it has {found.size} bytes, more than {most}", errno.EFBIG)
         size = found.size if size is None else size
         return _exactly(self.ask(self._range, address, start, start + size), size)
 
@@ -339,7 +339,7 @@ async def _read_most(content: Any, most: int) -> bytes:
         blocks.append(block)
         total += len(block)
         if total > most:
-            raise Refused(f"it has more than {most} bytes")
+            raise Refused(f"it has more than {most} bytes", errno.EFBIG)
     return b"".join(blocks)
 
 
@@ -360,7 +360,8 @@ def _of_status(status: int, reason: str, wait: float = 0.0) -> OSError:
     if status in (412, 416):  # no range is asked for beyond the end of what was there
         return Changed()
     known = {401: "credentials are missing or wrong", 403: "access is denied", 404: "there is no such file", 410: "it is gone"}
-    return Refused(f"{known.get(status, reason or 'it is refused')} (HTTP {status})")
+    number = errno.ENOENT if status in (404, 410) else errno.EACCES
+    return Refused(f"{known.get(status, reason or 'it is refused')} (HTTP {status})", number)
 
 
 def _judged(error: Exception) -> OSError:
@@ -372,7 +373,7 @@ def _judged(error: Exception) -> OSError:
     if status >= 400:
         return _of_status(status, "")
     if isinstance(error, FileNotFoundError) or type(error).__name__ == "NoSuchBucket":
-        return Refused("there is no such file")
+        return Refused("there is no such file", errno.ENOENT)
     if isinstance(error, FileExistsError):  # gcsfs, of a precondition that fails
         return Changed()
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__ or text.startswith("Forbidden"):

@@ -23,7 +23,8 @@ from batches import assert_equal
 from PIL import Image
 from servers import FileServer, file_server
 
-from jclip.config import TextTower, VisionTower
+from jclip import cli
+from jclip.config import Config, Data, TextTower, VisionTower, to_json
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
 
 pytest.importorskip("aiohttp", reason="the extra remote is not installed")
@@ -32,7 +33,9 @@ pa = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
 import pyarrow.parquet as pq  # noqa: E402
 
 from jclip.data import copies, remote, stores  # noqa: E402
-from jclip.data.addresses import Address, shown  # noqa: E402
+from jclip.data.addresses import Address, public, shown  # noqa: E402
+from jclip.data.source import Unreachable  # noqa: E402
+from jclip.facts import between_hosts, changes  # noqa: E402
 
 COUNT = 24
 TEXTS = [f"picture {i}, in two\nlines" if i % 3 else f"picture {i}" for i in range(COUNT)]
@@ -231,11 +234,36 @@ def test_what_a_server_sends_wrongly_is_a_broken_example_and_never_read(
             file.unlink()
         source = pickle.loads(pickle.dumps(source))
     server.faults, message = LIES[lie]
-    with pytest.raises(BadExample, match=message):
+    with pytest.raises(BadExample, match=message) as broken:
         source[0]["text"]
+    assert isinstance(broken.value, Unreachable) == (lie != "other total")
     server.faults = {}
     monkeypatch.setattr(remote, "_lost", {})
     assert source[0]["text"] == TEXTS[0]
+
+
+@pytest.mark.parametrize("fault", ["error503", "forbidden"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_store_refuses_is_out_of_reach_and_what_is_not_there_is_broken(
+    kind: str, fault: str, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec(kind, server.url))
+    fresh = pickle.loads(pickle.dumps(source))
+    image = source[0]["image"]
+    for one, field in ((source, "image"), (fresh, "image"), (fresh, "text")):
+        server.faults = {fault: lambda *_: True}
+        # Of parquet the row group is kept, and of rows the small file may be.
+        if one is fresh or kind in ("csv", "jsonl", "webdataset"):
+            with pytest.raises(Unreachable, match=r"503|403"):
+                one[8][field]
+        server.faults = {}
+        assert source[0]["image"] == image
+    if kind in ("csv", "jsonl"):
+        server.faults = {"missing": lambda method, path, number: path.endswith(".png")}
+        with pytest.raises(BadExample, match="there is no such file") as broken:
+            source[8]["image"]
+        assert type(broken.value) is BadExample
 
 
 @pytest.mark.parametrize("way", ["ranges", "whole"])
@@ -389,6 +417,25 @@ def test_an_address_shows_nothing_secret_however_it_is_printed_and_is_whole_for_
     assert address.state[2] < 0
 
 
+def test_a_signature_is_not_shown_however_its_address_is_written_nor_where_it_was_renewed(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("ftp://u:SECRET@h/a", "https://me:p@SECRET@host/a.tar", "see 'https://host/a b.tar?sig=SECRET', please"):
+        assert "SECRET" not in shown(text)
+    for text in ("https://host/a 'b.tar?sig=it's a SECRET", "https://host/a.tar?sig=1?SECRET"):
+        assert "SECRET" not in f"{Address(text)} {public(text)}"
+    old, new = ({"config": to_json(Config(data=Data(source=f"csv:https://h/a.csv?sig={n}SECRET")))} for n in (1, 2))
+    lines = [*changes(old, new, 0, (0.0, 0.0)), *between_hosts(["a", "b"], [old, new])]
+    assert lines == ["data.source: 'csv:https://h/a.csv?...' -> 'csv:https://h/a.csv?...'", *lines[1:]]
+    assert len(lines) == 2
+    assert "SECRET" not in lines[1]
+    with caplog.at_level(logging.WARNING, logger="jclip"):
+        logging.getLogger("jclip").warning("at %s", "s3://u:SECRET@h/a")
+    assert cli._Formatter("%(message)s").format(caplog.records[-1]) == "at s3://h/a"
+    assert cli.main(["data", "ftp://u:SECRET@h"]) == 1
+    assert "SECRET" not in capsys.readouterr().err
+
+
 def test_copies_stay_below_their_limit_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "files").mkdir()
     for shard in range(6):
@@ -505,6 +552,21 @@ def test_local_paths_bring_nothing_of_it(data: Path) -> None:
     names = [spec(kind, data) for kind in FORMATS if kind != "parquet"]  # pyarrow imports fsspec where it is there
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.strip() == ""
+
+
+def test_a_path_of_a_remote_table_is_a_name_whatever_letters_it_has(tmp_path: Path) -> None:
+    names = ["a#b.png", "a?q.png", "100%.png", "..foo.png", "a b.png", "é.png"]
+    (tmp_path / "in").mkdir()
+    for name in (*(f"in/{name}" for name in names), "secret.png", "in/a"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [{"file_name": name, "text": "a"} for name in (*names, "%2e%2e/secret.png", "..", "x/../../secret.png")]
+    (tmp_path / "in" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with file_server(tmp_path) as server:
+        source = open_source(f"jsonl:{server.url}/in/rows.jsonl")
+        assert [source[i]["image"].decode() for i in range(len(names))] == [f"in/{name}" for name in names]
+        for index, message in enumerate(("there is no such file", "lies outside", "lies outside"), len(names)):
+            with pytest.raises(BadExample, match=message):
+                source[index]["image"]
 
 
 def test_images_of_a_remote_table_stay_below_its_folder(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
