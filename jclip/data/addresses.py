@@ -23,6 +23,8 @@ class Address(str):
     """Bytes; -1: unknown."""
     version: str = ""
     """ETag, generation, or whatever the store has that changes with the bytes; "" where it has nothing."""
+    pin: str = ""
+    """A name of this version, such as a commit, by which it can be read when the address has become that of another one."""
     whole: bool = False
     """True: it is read from a copy of the whole file in a cache; False: by requests of ranges."""
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from shutil import disk_usage
 
 from jclip.data.addresses import Address, public
+from jclip.data.answers import Refused
 from jclip.data.caches import cache_folder
 from jclip.data.remote import RemoteFile
 from jclip.data.source import SourceError
 from jclip.data.storage import LocalFile
-from jclip.data.stores import Refused
 
 WAY, LIMIT = "JCLIP_REMOTE", "JCLIP_CACHE_GB"
 """Variables of the environment: whole or ranges, in place of the rule; and the limit of the copies."""

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+from uuid import uuid4
 
 from jclip.data.addresses import Address, State, public
+from jclip.data.answers import Missing, Refused, RemoteError, Transient
 from jclip.data.source import SourceError
 from jclip.data.storage import File
-from jclip.data.stores import Facts, Missing, Refused, RemoteError, Store, Transient, store_of
+from jclip.data.stores import Facts, Store, store_of
 
 log = logging.getLogger("jclip.data.remote")
 
@@ -43,6 +45,9 @@ BEHIND_A_GAP = 256 << 10
 TOGETHER = 32 << 20
 """Bytes of the largest sample that is read with one request."""
 
+UNKNOWN = "unknown "
+"""Beginning of the version of a file that has none; the rest is another one each time that the file is looked at."""
+
 T = TypeVar("T")
 
 
@@ -70,6 +75,7 @@ retries = _Retries()
 """The count of this process."""
 
 _lost: dict[str, float] = {}
+"""Times until which files that could not be read are asked for once only, by address."""
 
 
 def _persistently(address: Address, request: Callable[[Store], T], most: int = 100) -> T:
@@ -95,6 +101,7 @@ def _persistently(address: Address, request: Callable[[Store], T], most: int = 1
         except Transient as problem:
             if attempt == attempts:
                 _lost[place] = time.monotonic() + LOST_SECONDS
+                _forget_lost()
                 failure = Transient(f"{problem.strerror} (tried {attempt} times)")
                 failure.filename = str(address)
                 raise failure from None
@@ -104,18 +111,27 @@ def _persistently(address: Address, request: Callable[[Store], T], most: int = 1
     raise AssertionError("unreachable")
 
 
+def _forget_lost() -> None:
+    """Drops what is over: a set of images may lose any number of them."""
+    now = time.monotonic()
+    for place, until in list(_lost.items()):
+        if until <= now:
+            _lost.pop(place, None)
+
+
 def look(path: str) -> Address:
     """An address with its size and version. Raises OSError."""
     address = Address(path.exact if isinstance(path, Address) else path)
     facts = _persistently(address, lambda store: store.look(address.exact), LOOKS)
-    address.size, address.version = facts.size, facts.version
+    # Where nothing says that a file is the one of before, nothing that is kept of that one is taken for it.
+    address.size, address.version, address.pin = facts.size, facts.version or f"{UNKNOWN}{uuid4().hex}", facts.pin
     return address
 
 
-def read_address(path: str, most: int | None = None) -> bytes:
+def read_address(path: str, most: int) -> bytes:
     """The bytes of a whole file, of which there may be `most`. Raises OSError."""
     address = path if isinstance(path, Address) else Address(path)
-    return _persistently(address, lambda store: store.get(address.exact, 0, None, None, most))
+    return _persistently(address, lambda store: store.whole(address.exact, most))
 
 
 def open_address(address: Address) -> File:
@@ -141,8 +157,9 @@ class RemoteFile:
         size = min(size, self.address.size - offset)
         if size <= 0:
             return b""
-        place, facts = self.address.exact, Facts(self.address.size, self.address.version)
-        return _persistently(self.address, lambda store: store.get(place, offset, size, facts, None))
+        version = "" if self.address.version.startswith(UNKNOWN) else self.address.version
+        place, facts = self.address.exact, Facts(self.address.size, version, self.address.pin)
+        return _persistently(self.address, lambda store: store.get(place, offset, size, facts))
 
     def around(self, spans: Sequence[tuple[int, int]]) -> File:
         start = min((offset for offset, _ in spans), default=0)

@@ -111,7 +111,7 @@ def find_file(path: str) -> str | None:
         return None
 
 
-def read_all(path: str | Path, most: int | None = None) -> bytes:
+def read_all(path: str | Path, most: int) -> bytes:
     """The bytes of a whole file, of which there may be `most`. Raises OSError."""
     if isinstance(path, str) and is_address(path):
         from jclip.data.remote import read_address

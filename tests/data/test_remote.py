@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -288,6 +289,59 @@ def test_lengths_that_the_server_does_not_tell_at_once_are_asked_for(server: Fil
     server.faults = {"no_length": lambda *_: True, "no_ranges": lambda *_: True}
     with pytest.raises(SourceError, match="does not say how long it is"):
         opened("ranges", server, monkeypatch)
+
+
+def test_nothing_that_is_kept_is_taken_for_a_file_of_which_nothing_says_that_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    found = []
+    with file_server(tmp_path / "files") as server:
+        server.faults = {"no_tag": lambda *_: True}
+        for way in ("ranges", "whole"):
+            monkeypatch.setenv("JCLIP_REMOTE", way)
+            for text in ("a dog", "a cat"):
+                (tmp_path / "files" / "rows.jsonl").write_text(f'{{"text": "{text}"}}\n')
+                source = open_source(f"jsonl:{server.url}/rows.jsonl")
+                found += [source[0]["text"], source.fingerprint()]
+            server.faults = {"no_tag": lambda method, *_: method == "HEAD"}
+    assert found[::2] == ["a dog", "a cat"] * 2
+    assert found[1] != found[3]
+    assert found[1::4] == [found[1]] * 2
+
+
+def test_a_body_without_end_is_not_read_to_its_end(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened("ranges", server, monkeypatch)
+    table = open_source(f"jsonl:{server.url}/photos.jsonl?images={server.url}/photos")
+    monkeypatch.setattr("jclip.data.files.MAX_BYTES", 1 << 20)
+    rows = table[0]
+    server.faults = {"endless": lambda *_: True, "no_length": lambda *_: True}
+    with pytest.raises(Unreachable, match=r"\d+ bytes came of \d+ \(tried 8 times\)"):
+        source[0]["text"]
+    with pytest.raises(BadExample, match="more than 1048576"):
+        rows["image"]
+
+
+def test_a_loader_that_is_closed_leaves_no_request_to_be_made(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("webdataset", server.url))
+    before = set(threading.enumerate())
+    server.requests.clear()
+    server.faults = {"slow": lambda *_: 0.1}
+    loader = make_loader(source, TRANSFORMS, batch_size=96)
+    next(loader)
+    loader.close()
+    assert loader.ended
+    asked = len(server.requests)
+    time.sleep(0.3)
+    assert len(server.requests) == asked
+    assert not [thread.name for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name]
+
+
+def test_what_was_lost_is_forgotten_in_time() -> None:
+    remote._lost.update({"old": time.monotonic() - 1, "new": time.monotonic() + 9})
+    remote._forget_lost()
+    assert list(remote._lost) == ["new"]
 
 
 def test_a_server_that_stalls_is_given_up_and_asked_again(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
