@@ -262,6 +262,7 @@ def find(at: str, patterns: Sequence[str]) -> list[Address]:
 def _names(pattern: str) -> list[str]:
     """The addresses that a pattern without braces names. Raises RemoteError."""
     address = Address(pattern)
-    if not any(letter in address.partition("?")[0] for letter in "*["):
+    path = pattern.partition("://")[2].partition("?")[0].partition("/")[2]
+    if not any(letter in path for letter in "*["):  # a host may be one of IPv6, such as [::1]
         return [pattern]
     return _persistently(address, lambda store: store.glob(pattern), LOOKS)

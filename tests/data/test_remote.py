@@ -1,6 +1,7 @@
 """Remote data: the same batches as from a disk, from servers of this machine that fail, stall, lie and change."""
 
 import csv
+import fcntl
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -519,6 +521,68 @@ def test_copies_stay_below_their_limit_and_the_oldest_goes(tmp_path: Path, monke
     monkeypatch.setenv("JCLIP_CACHE_GB", str(0.5 * size / 1e9))
     with pytest.raises(BadExample, match="set JCLIP_CACHE_GB"):
         pickle.loads(pickle.dumps(source))[150]["text"]
+
+
+def test_a_part_is_deleted_by_nobody_but_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, held = tmp_path / "x-5.part", []
+    part.write_bytes(b"abc")
+    unlink = Path.unlink
+
+    def spied(path: Path, missing_ok: bool = False) -> None:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spied)
+    with copies._held(part):
+        assert not copies._unlink_left(part)
+    assert copies._unlink_left(part)
+    assert held == [part]
+    assert not part.exists()
+
+
+def test_the_usual_limit_does_not_shrink_in_a_run_and_a_full_disk_is_heeded(
+    server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JCLIP_CACHE_GB")
+    size, free = (data / "s0.tar").stat().st_size, [10**9]
+    monkeypatch.setattr(copies, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+    monkeypatch.setenv("JCLIP_REMOTE", "whole")
+    source = open_source(spec("webdataset", server.url))
+    folder = Path(os.environ["JCLIP_CACHE"], "files")
+    next(folder.glob("*-s0.tar")).unlink()
+    free[0] = size + 10  # a limit of half of what is free would have none of them now
+    assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
+    assert len(list(folder.glob("*.tar"))) == 3
+    for copy in folder.glob("*.tar"):
+        copy.unlink()
+    free[0] = size - 10
+
+    def read(index: int) -> None:
+        with pytest.raises(Unreachable, match="its disk has"):
+            pickle.loads(pickle.dumps(source))[index]["text"]
+
+    with ThreadPoolExecutor(3) as pool:  # none of whom waits for the others
+        list(pool.map(read, (0, 8, 16)))
+
+
+def test_copies_of_another_user_are_read(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    source = opened("whole", server, monkeypatch)
+    assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
+
+
+def test_a_host_of_ipv6_is_no_glob(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remote._names("http://[::1]:8000/x.tar?a=[1]") == ["http://[::1]:8000/x.tar?a=[1]"]
+    with pytest.raises(OSError, match="no list of files"):
+        remote._names("http://[::1]:8000/[xy].tar")
 
 
 def test_of_many_who_want_a_file_one_fetches_it(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
