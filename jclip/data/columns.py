@@ -15,7 +15,7 @@ from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
-from jclip.data.storage import find_file
+from jclip.data.storage import find_files
 
 OPTIONS = ("image", "text", "label", "key", "images", "captions")
 """Options of every table: see `Columns`."""
@@ -73,7 +73,10 @@ class Columns:
 
         The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
         """
-        found = [file for file in map(find_file, places) if file]
+        try:
+            found = list(filter(None, find_files(list(dict.fromkeys(places)))))
+        except OSError as error:
+            raise SourceError(f"{error.filename} cannot be read: {error.strerror}; the fingerprint needs it") from None
         digests = file_digests([*tables, *found])
         images = dict(zip(found, digests[len(tables) :], strict=True))
         roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)

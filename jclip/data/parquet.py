@@ -123,7 +123,10 @@ class Parquet:
 
     def fingerprint(self) -> str:
         """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
-        places = list(self._places()) if self._columns.image else []
+        try:
+            places = list(self._places()) if self._columns.image else []
+        except BadExample as problem:
+            raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint("parquet", [file.path for file in self._files], places)
 
     def _places(self) -> Iterator[str]:
@@ -138,6 +141,8 @@ class Parquet:
                         value = path_of(self._scalar(number, row, column))
                         if value:
                             yield self._columns.locate(value)
+                    except Unreachable:
+                        raise
                     except (BadExample, UnicodeDecodeError):
                         continue
 

@@ -1,10 +1,11 @@
 """Remote files: found at the start, and read with requests that are made again where they fail for a while."""
 
+import errno
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
@@ -48,6 +49,7 @@ TOGETHER = 32 << 20
 UNKNOWN = "unknown "
 """Beginning of the version of a file that has none; the rest is another one each time that the file is looked at."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -126,6 +128,29 @@ def look(path: str) -> Address:
     # Where nothing says that a file is the one of before, nothing that is kept of that one is taken for it.
     address.size, address.version, address.pin = facts.size, facts.version or f"{UNKNOWN}{uuid4().hex}", facts.pin
     return address
+
+
+def find_each(paths: Sequence[str]) -> list[Address | None]:
+    """The files of addresses, many looked at together; None where there is none. Raises OSError."""
+
+    def look_for(path: str) -> Address | None:
+        try:
+            return look(path)
+        except RemoteError as error:
+            if error.errno in (errno.ENOENT, errno.EISDIR):
+                return None
+            raise
+
+    return together(look_for, paths)
+
+
+def together(function: Callable[[S], T], over: Iterable[S]) -> list[T]:
+    """The results of requests, THREADS at a time, in order. Raises the first error, behind which no request is begun."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(function, over))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_address(path: str, most: int) -> bytes:

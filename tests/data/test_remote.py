@@ -579,6 +579,30 @@ def test_copies_of_another_user_are_read(server: FileServer, monkeypatch: pytest
     assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_fingerprint_of_a_remote_table_asks_together_and_does_not_pass_over_a_store_that_fails(
+    kind: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec(kind, server.url))
+    server.requests.clear()
+    server.most, server.faults = 0, {"slow": lambda *_: 0.02}
+    expected = source.fingerprint()
+    assert expected == open_source(spec(kind, data)).fingerprint()
+    assert server.most >= 12
+    assert len(server.requests) <= 2 * COUNT + 4  # two for each image, and a few for the table
+    for fault, wanted in (("error503", "HEAD"), ("error503", "GET"), ("forbidden", "GET")):
+        monkeypatch.setenv("JCLIP_CACHE", os.environ["JCLIP_CACHE"] + "x")
+        server.faults = {fault: lambda method, path, number, wanted=wanted: method == wanted and path.endswith("7.png")}
+        with pytest.raises(SourceError, match=r"7.png cannot be read: .*(503|403)"):
+            source.fingerprint()
+    server.faults = {"error503": lambda method, path, number: path.endswith(kind)}
+    with pytest.raises(SourceError, match="its row cannot be read: HTTP 503"):
+        source.fingerprint()
+    server.faults = {"missing": lambda method, path, number: path.endswith("7.png")}
+    assert source.fingerprint() != expected
+
+
 def test_a_host_of_ipv6_is_no_glob(monkeypatch: pytest.MonkeyPatch) -> None:
     assert remote._names("http://[::1]:8000/x.tar?a=[1]") == ["http://[::1]:8000/x.tar?a=[1]"]
     with pytest.raises(OSError, match="no list of files"):
