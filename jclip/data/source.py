@@ -24,7 +24,7 @@ class BadExample(Exception):
 
 
 class Unreachable(BadExample):
-    """What holds an example cannot be read: a disk or store that does not answer, or refuses; another time it may be there."""
+    """A failure of what holds an example: a disk or store that does not answer, or refuses; another time it may be there."""
 
 
 class Source(Protocol):

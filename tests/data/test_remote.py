@@ -1,6 +1,7 @@
 """Remote data: the same batches as from a disk, from servers of this machine that fail, stall, lie and change."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -8,6 +9,7 @@ import logging
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,7 +37,7 @@ pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pa = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
 import pyarrow.parquet as pq  # noqa: E402
 
-from jclip.data import copies, remote, stores  # noqa: E402
+from jclip.data import copies, remote, storage, stores  # noqa: E402
 from jclip.data.addresses import Address, public, shown  # noqa: E402
 from jclip.data.source import Unreachable  # noqa: E402
 from jclip.facts import between_hosts, changes  # noqa: E402
@@ -267,6 +269,41 @@ def test_what_a_store_refuses_is_out_of_reach_and_what_is_not_there_is_broken(
         with pytest.raises(BadExample, match="there is no such file") as broken:
             source[8]["image"]
         assert type(broken.value) is BadExample
+
+
+def test_a_disk_that_fails_is_out_of_reach_and_damage_is_broken(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("s0.tar", "a.parquet", "photos.csv")
+    sources = [open_source(f"{kind}:{tmp_path}/{name}") for kind, name in _copied(data, tmp_path, names)]
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"{name}.away")
+    for source in sources:
+        with pytest.raises(Unreachable, match="cannot be read"):
+            source[0]["text"]
+    for name in names:
+        (tmp_path / f"{name}.away").rename(tmp_path / name)
+    table = bytearray((data / "a.parquet").read_bytes())
+    table[4:200] = bytes(196)
+    (tmp_path / "damaged.parquet").write_bytes(table)
+    with pytest.raises(BadExample, match="cannot be read") as broken:
+        open_source(f"parquet:{tmp_path}/damaged.parquet")[0]["image"]
+    assert type(broken.value) is BadExample
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    shard = open_source(f"webdataset:{data}/s0.tar")
+    row = shard[0]
+    monkeypatch.setattr(storage.LocalFile, "read", fail)
+    with pytest.raises(Unreachable, match="Input/output error"):
+        row["text"]
+
+
+def _copied(data: Path, folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for kind, name in zip(("webdataset", "parquet", "csv"), names, strict=True):
+        shutil.copy(data / name, folder / name)
+        yield kind, name
 
 
 @pytest.mark.parametrize("way", ["ranges", "whole"])
