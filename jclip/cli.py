@@ -29,13 +29,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("train", "inspect", "compile", "eval", "filter"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides, options.parser.format_usage())}")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("jclip.data.remote").setLevel(logging.INFO)  # says how remote data are read, in a line for each source
     try:
         return int(COMMANDS[options.command](options, overrides) or 0)
     except _expected_errors() as error:
-        print(f"jclip: {type(error).__name__}: {error}", file=sys.stderr)
+        print(_shown(f"jclip: {type(error).__name__}: {error}"), file=sys.stderr)
         return 1
+
+
+class _Formatter(logging.Formatter):
+    """Lines of a log, and tracebacks, without what is secret in the addresses of data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record))
+
+
+def _shown(text: str) -> str:
+    if "://" not in text:
+        return text
+    from jclip.data.addresses import shown
+
+    return shown(text)
 
 
 def _hint(unknown: Sequence[str], usage: str) -> str:

@@ -17,6 +17,7 @@ import optax
 from jclip import __version__
 from jclip.config import Config, Plan, TextTower, differences, from_json, to_saved
 from jclip.data import BadExample, Mixture, Source
+from jclip.data.addresses import shown
 from jclip.files import read_whole
 
 FORMAT = 2
@@ -97,7 +98,7 @@ def between_hosts(names: Sequence[str], records: Sequence[Mapping[str, Any]]) ->
         for at, here, there in _leaf_differences(records[0], records[other]):
             if at != "versions.python":
                 found.append(f"{at} is {here!r} on {names[0]} and {there!r} on {names[other]}")
-    return found
+    return list(map(shown, found))
 
 
 def _leaf_differences(old: Any, new: Any, at: str = "") -> list[tuple[str, Any, Any]]:
@@ -122,7 +123,7 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int, rates: 
         step: of the checkpoint.
         rates: the learning rate of the next step by the schedule then, and by that of now.
     """
-    lines = differences(*(from_json(record["config"]) for record in (saved, now)))
+    lines = list(map(shown, differences(*(from_json(record["config"]) for record in (saved, now)))))
     if "format" not in saved:
         return lines
     lines += _data_changes(saved, now, step)

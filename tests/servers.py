@@ -26,7 +26,7 @@ class FileServer:
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
     """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
-    other_total, no_head, slow (seconds)."""
+    other_total, no_head, missing, no_tag, endless (with no_length), slow (seconds)."""
 
     def gets(self) -> list[tuple[str, str]]:
         """(path, range) of each request for bytes."""
@@ -96,7 +96,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
             if self.has("forbidden") or (self.command == "HEAD" and self.has("no_head")):
                 return self.refuse(403)
             place = server.folder / self.name
-            if not place.is_file():
+            if self.has("missing") or not place.is_file():
                 return self.refuse(404)
             self.send(place.read_bytes(), wanted)
 
@@ -123,11 +123,14 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 self.send_header("Content-Length", str(len(data)))
             else:
                 self.send_header("Connection", "close")
-            self.send_header("ETag", f'"{tag}"')
+            if not self.has("no_tag"):
+                self.send_header("ETag", f'"{tag}"')
             self.end_headers()
             if self.command == "GET":
                 cut = bool(self.has("short") or self.has("stalled"))
                 self.wfile.write(data[: len(data) // 2] if cut else data)
+                while self.has("endless"):
+                    self.wfile.write(bytes(1 << 16))
                 if self.has("stalled"):
                     self.wfile.flush()
                     time.sleep(3)
@@ -193,27 +196,39 @@ def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
 
 @contextmanager
 def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
-    """The data set org/name of files by their paths, in the way of the Hugging Face hub; the url of the server."""
+    """The data set org/name of files by their paths, in the way of the Hugging Face hub; the url of the server.
+
+    A change of `files` is another commit of its branch main; those before can still be read.
+    """
+    commits: dict[str, dict[str, bytes]] = {}
+
+    def head() -> str:
+        name = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        commits.setdefault(name, dict(files))
+        return name
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            if path == "/api/datasets/org/name":
-                return self.say({"id": "org/name", "sha": "a" * 40, "siblings": []})
-            if re.match("/api/datasets/org/name/tree/main", path):
-                folders = [{"type": "directory", "path": name, "oid": "b" * 40} for name in {n.partition("/")[0] for n in files}]
-                return self.say([*folders, *map(self.facts, files)])
-            wanted = re.fullmatch("/datasets/org/name/resolve/[^/]+/(.*)", path)
-            if wanted and wanted[1] in files:
-                data = files[wanted[1]]
+            last = head()
+            if known := re.fullmatch("/api/datasets/org/name(?:/revision/([^/]+))?", path):
+                named = known[1] if known[1] in commits else last
+                return self.say({"id": "org/name", "sha": named, "siblings": []})
+            if listed := re.match("/api/datasets/org/name/tree/([^/]+)", path):
+                there = commits.get(listed[1], files)
+                folders = [{"type": "directory", "path": name, "oid": "b" * 40} for name in {n.partition("/")[0] for n in there}]
+                return self.say([*folders, *(self.facts(name, data) for name, data in there.items())])
+            wanted = re.fullmatch("/datasets/org/name/resolve/([^/]+)/(.*)", path)
+            if wanted and wanted[2] in commits.get(wanted[1], files):
+                data = commits.get(wanted[1], files)[wanted[2]]
                 match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
                 return self.send(data[int(match[1]) : int(match[2]) + 1] if match else data, 206 if match else 200)
             return self.say({"error": "Repository not found"}, 404)
 
-        def facts(self, name: str) -> dict[str, Any]:
-            return {"type": "file", "path": name, "size": len(files[name]), "oid": hashlib.sha1(files[name]).hexdigest()}
+        def facts(self, name: str, data: bytes) -> dict[str, Any]:
+            return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
         def say(self, content: Any, status: int = 200) -> None:
             self.send(json.dumps(content).encode(), status)

@@ -23,6 +23,8 @@ class Address(str):
     """Bytes; -1: unknown."""
     version: str = ""
     """ETag, generation, or whatever the store has that changes with the bytes; "" where it has nothing."""
+    pin: str = ""
+    """A name of this version, such as a commit, by which it can be read when the address has become that of another one."""
     whole: bool = False
     """True: it is read from a copy of the whole file in a cache; False: by requests of ranges."""
 
@@ -39,13 +41,13 @@ class Address(str):
         return self.size, -1, -1 - high, low
 
     def __str__(self) -> str:
-        return shown(self.exact)
+        return _cut(self.exact, "?...")
 
     def __repr__(self) -> str:
-        return repr(shown(self.exact))
+        return repr(str(self))
 
     def __format__(self, spec: str) -> str:
-        return format(shown(self.exact), spec)
+        return format(str(self), spec)
 
 
 def is_address(text: str) -> bool:
@@ -60,10 +62,19 @@ def by_ranges(paths: Iterable[str]) -> bool:
 
 def shown(text: str) -> str:
     """A text whose addresses have neither user and password nor a query of http, which often is a signature."""
-    text = re.sub(r"(?i)\b((?:https?|s3|gs)://)[^/@\s?#]*@", r"\1", text)
-    return re.sub(r"(?i)\b(https?://[^?\s'\"]*)\?[^\s'\"]*", r"\1?...", text)
+    return re.sub(r"(?i)\b(https?://[^?\n'\"]*)\?[^\s'\"]*", r"\1?...", _without_user(text))
 
 
 def public(path: str) -> str:
-    """A path as it is, and an address without what `shown` leaves out: what files of caches and examples are named by."""
-    return shown(path.exact if isinstance(path, Address) else path).removesuffix("?...") if is_address(path) else path
+    """A path as it is, and an address without what is left out of one: what files of caches and examples are named by."""
+    return _cut(path.exact if isinstance(path, Address) else path, "") if is_address(path) else path
+
+
+def _cut(address: str, end: str) -> str:
+    """One address as it is shown, with `end` for the query of http: unlike those in a text, it may have blanks and quotes."""
+    place, query, _ = address.partition("?") if address.startswith(("http://", "https://")) else (address, "", "")
+    return _without_user(place) + (end if query else "")
+
+
+def _without_user(text: str) -> str:
+    return re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#]*@", r"\1", text)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
-from jclip.data.storage import find_file
+from jclip.data.storage import find_files
 
 OPTIONS = ("image", "text", "label", "key", "images", "captions")
 """Options of every table: see `Columns`."""
@@ -72,7 +73,10 @@ class Columns:
 
         The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
         """
-        found = [file for file in map(find_file, places) if file]
+        try:
+            found = list(filter(None, find_files(list(dict.fromkeys(places)))))
+        except OSError as error:
+            raise SourceError(f"{error.filename} cannot be read: {error.strerror}; the fingerprint needs it") from None
         digests = file_digests([*tables, *found])
         images = dict(zip(found, digests[len(tables) :], strict=True))
         roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)
@@ -99,19 +103,22 @@ class Columns:
 
     def _address(self, path: str) -> str:
         """The address of an image below an address."""
-        root, _, query = self.images.partition("?") if self.images.startswith("http") else (self.images, "", "")
+        web = self.images.startswith(("http://", "https://"))
+        root, _, query = self.images.partition("?") if web else (self.images, "", "")
         inside = posixpath.normpath(path)
-        if inside.startswith(("/", "..")) or inside == ".":
+        if inside in (".", "..") or inside.startswith(("/", "../")):
             raise BadExample(f"image {path[:200]!r} lies outside {shown(root)}; images= must be a folder that holds them all")
+        # A path is a name, and in an address of http % ? and # are none: "%2e%2e/a" would lead out of the folder.
+        inside = quote(inside, errors="surrogatepass") if web else inside
         return Address(f"{root.rstrip('/')}/{inside}" + (f"?{query}" if query else ""))
 
     def read_image(self, path: str) -> bytes:
-        """The bytes of an image that a table names by its path. Raises BadExample."""
+        """The bytes of an image that a table names by its path. Raises BadExample as `read_file`."""
         place = self.locate(path)
         try:
             return read_file(place)
         except BadExample as problem:
-            raise BadExample(f"image {path[:200]!r}: {problem}") from None
+            raise type(problem)(f"image {path[:200]!r}: {problem}") from None
 
     def _image(self, read: Read) -> Any:
         value = _present(read, self.image)
@@ -167,7 +174,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     if not is_address(images):
         images = os.path.abspath(os.path.expanduser(images))
         if not os.path.isdir(images):
-            raise SourceError(f"{at}: there is no folder {images!r}; images= is the folder of the images")
+            raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
     image = options.get("image") or next((name for name in IMAGES if name in names), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
     label = options.get("label") or ("label" if "label" in names else "")

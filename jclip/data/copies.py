@@ -1,5 +1,6 @@
 """Copies of whole remote files in a cache with a limit, and the rule that says when they are made."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -10,23 +11,24 @@ from pathlib import Path
 from shutil import disk_usage
 
 from jclip.data.addresses import Address, public
+from jclip.data.answers import Refused
 from jclip.data.caches import cache_folder
 from jclip.data.remote import RemoteFile
 from jclip.data.source import SourceError
 from jclip.data.storage import LocalFile
-from jclip.data.stores import Refused
 
 WAY, LIMIT = "JCLIP_REMOTE", "JCLIP_CACHE_GB"
 """Variables of the environment: whole or ranges, in place of the rule; and the limit of the copies."""
 
 USUAL_LIMIT = 50e9
-"""Bytes of all copies together where nothing is said, but no more than half of what the disk has for them."""
+"""Bytes of all copies together where nothing is said. Ways are chosen as if it were no more than half of what the disk has for
+them; that is no limit of copies, which would move in a run with all that others write."""
 
 BLOCK = 16 << 20
 """Bytes of a request of a copy."""
 
-WAITING, RESERVED = 0o644, 0o744
-"""Modes of a part: its fetcher waits for room, or has it for all of the file."""
+RESERVED = 0o100
+"""Bit of the mode of a part whose fetcher has room for all of the file; without it, it waits for room."""
 
 _chosen: dict[str, int] = {}
 """Bytes of each file of which this process makes copies, by address."""
@@ -84,7 +86,8 @@ def open_copy(address: Address) -> LocalFile:
         with suppress(FileNotFoundError):
             file = LocalFile(place, address.state)
             if os.stat(place).st_size == address.size:
-                os.utime(place)
+                with suppress(PermissionError):  # in a cache of several users it may be another's
+                    os.utime(place)
                 return file
             os.unlink(place)
         with _held(part) as descriptor:
@@ -94,11 +97,11 @@ def open_copy(address: Address) -> LocalFile:
             if place.exists():  # a part was begun between the fetcher's last two steps
                 part.unlink(missing_ok=True)
                 continue
-            os.fchmod(descriptor, WAITING)
+            _mark(descriptor, reserved=False)
             _make_room(folder, part, address.size, descriptor)
             _fetch(address, descriptor)
             with _alone(folder):
-                os.fchmod(descriptor, WAITING)
+                _mark(descriptor, reserved=False)
                 os.replace(part, place)
                 return LocalFile(place, address.state)
 
@@ -122,9 +125,10 @@ def _fetch(address: Address, descriptor: int) -> None:
 def _make_room(folder: Path, own: Path, size: int, descriptor: int) -> None:
     """Reserves the bytes of a file for its part, which is held.
 
-    The copies that were opened longest ago, and parts that nobody fetches, are deleted until it is within the limit.
+    The copies that were opened longest ago, and parts that nobody fetches, are deleted until it is within the limit, and the disk
+    has room for it. Raises Refused where that cannot be.
     """
-    limit = _limit(str(folder))
+    limit = _given(str(folder)) or USUAL_LIMIT
     if size > limit:
         raise Refused(f"it has {_gb(size)} GB, more than the {_gb(limit)} GB of copies; set {LIMIT}")
     while True:
@@ -135,35 +139,53 @@ def _make_room(folder: Path, own: Path, size: int, descriptor: int) -> None:
                     with suppress(FileNotFoundError):
                         files.append((entry.stat().st_mtime, _reserved(entry), Path(entry.path)))
             used = sum(bytes_ for _, bytes_, _ in files)
+            missing = size - os.fstat(descriptor).st_size
+            fetched = False
             for _, bytes_, path in sorted(files):
-                if used + size <= limit:
+                if used + size <= limit and missing <= disk_usage(folder).free:
                     break
-                if path.suffix != ".part" or _is_left(path):
+                if path.suffix != ".part":
                     path.unlink(missing_ok=True)
-                    used -= bytes_
-            if used + size <= limit:
-                os.fchmod(descriptor, RESERVED)
+                elif not _unlink_left(path):
+                    fetched = fetched or bytes_ > 0  # who waits has none
+                    continue
+                used -= bytes_
+            free = disk_usage(folder).free
+            if used + size <= limit and missing <= free:
+                _mark(descriptor, reserved=True)
                 return
+            if not fetched:
+                raise Refused(f"its disk has {_gb(free)} GB for a copy of {_gb(size)} GB", errno.ENOSPC)
         # All the room is that of files which others fetch just now. Who waits has nothing, lest two wait for each other.
         os.ftruncate(descriptor, 0)
         time.sleep(0.1)
 
 
+def _mark(descriptor: int, reserved: bool) -> None:
+    """Says in the mode of a part whether it has room for all of the file; one of another user stays as it is."""
+    mode = os.fstat(descriptor).st_mode & 0o777
+    with suppress(PermissionError):
+        os.fchmod(descriptor, mode | RESERVED if reserved else mode & ~RESERVED)
+
+
 def _reserved(entry: os.DirEntry[str]) -> int:
     """Bytes that a file has, or will have when all of it is fetched."""
     status, size = entry.stat(), entry.name.removesuffix(".part").rpartition("-")[2]
-    fetched = entry.name.endswith(".part") and size.isdigit() and status.st_mode & 0o777 == RESERVED
+    fetched = entry.name.endswith(".part") and size.isdigit() and status.st_mode & RESERVED
     return int(size) if fetched else status.st_size
 
 
-def _is_left(part: Path) -> bool:
-    """True for a part that nobody fetches."""
+def _unlink_left(part: Path) -> bool:
+    """Deletes a part that nobody fetches, and nobody may begin to meanwhile; False where somebody does."""
     try:
         descriptor = os.open(part, os.O_RDWR)
     except FileNotFoundError:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(part), os.fstat(descriptor)):
+                part.unlink()
         return True
     except BlockingIOError:
         return False
@@ -198,13 +220,20 @@ def _folder() -> Path:
 
 
 def _limit(at: str) -> float:
-    """Bytes of all copies together. Raises SourceError where the environment has none."""
+    """Bytes of all copies together, by which ways are chosen. Raises SourceError as `_given`."""
+    if given := _given(at):
+        return given
+    try:
+        return min(USUAL_LIMIT, (_kept(_folder()) + disk_usage(_folder()).free) / 2)
+    except OSError:  # nothing can be written there
+        return 0.0
+
+
+def _given(at: str) -> float:
+    """Bytes that the environment says; 0 where it says nothing. Raises SourceError where it says nonsense."""
     given = os.environ.get(LIMIT, "")
     if not given:
-        try:
-            return min(USUAL_LIMIT, (_kept(_folder()) + disk_usage(_folder()).free) / 2)
-        except OSError:  # nothing can be written there
-            return 0.0
+        return 0.0
     try:
         limit = float(given) * 1e9
     except ValueError:

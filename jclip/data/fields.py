@@ -9,7 +9,7 @@ import numpy as np
 
 from jclip.config import ConfigError
 from jclip.config.fields import Alternative, Template, field_problems, parse_field
-from jclip.data.source import BadExample, Example, Source, decode_text, lookup
+from jclip.data.source import BadExample, Example, Source, Unreachable, decode_text, lookup
 
 
 class Found(NamedTuple):
@@ -45,14 +45,15 @@ def find(example: Example, field: str, classes: Sequence[str] = (), rng: np.rand
         return Found(lookup(example, field), 0, field)
     if (whole := _whole(example, field)) is not None:
         return Found(whole, 0, field)
-    reasons = []
+    problems = []
     for place in _order([one.weight for one in expression.alternatives], rng):
         alternative = expression.alternatives[place]
         try:
             return Found(_value(example, alternative, classes, rng), place, str(alternative.value))
         except BadExample as problem:
-            reasons.append(str(problem))
-    raise BadExample("; ".join(reasons))
+            problems.append(problem)
+    kind = next((Unreachable for problem in problems if isinstance(problem, Unreachable)), BadExample)
+    raise kind("; ".join(map(str, problems)))
 
 
 def there(example: Example, field: str, classes: Sequence[str] = ()) -> list[bool]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jclip.data.addresses import Address, public
+from jclip.data.addresses import Address, by_ranges, public
 from jclip.data.caches import cache_folder, write_atomically
 from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.storage import open_file, state_at
@@ -95,8 +95,18 @@ def file_digests(paths: Sequence[str | Path]) -> list[bytes]:
     missing = {place: file for place, file, digest in zip(places, files, found, strict=True) if digest is None}
     try:
         with _bar(missing.values()) as advance:
-            for (folder, name), file in missing.items():
+
+            def read(item: tuple[tuple[str, str], str]) -> None:
+                (folder, name), file = item
                 known[folder].read(name, file, advance)
+
+            if by_ranges(missing.values()):
+                from jclip.data.remote import together
+
+                together(read, missing.items())
+            else:
+                for item in missing.items():
+                    read(item)
     finally:  # what an interrupt has cut short need not begin again
         for memo in known.values():
             memo.save()

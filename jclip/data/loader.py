@@ -52,9 +52,9 @@ class LostWorker(RuntimeError):
 class Loader(Iterator[Batch]):
     """The endless iterator of `make_loader`. Close it, or use it as a context manager, to end its threads and processes."""
 
-    def __init__(self, batches: Any) -> None:
+    def __init__(self, batches: Any, together: "_Together | None" = None) -> None:
         self._batches = batches
-        self._end = weakref.finalize(self, _close, batches)
+        self._end = weakref.finalize(self, _close, batches, together)
         self.ended = False
         """True where all threads and processes have ended after `close`; not where a thread waits for a disk for ever."""
 
@@ -143,8 +143,9 @@ def make_loader(
         order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     examples = order.random_map(prepare)
     examples = examples[skipped:] if skipped else examples
-    if waits(source):
-        batches = grain.MapDataset.source(_Together(examples, batch_size // hosts))
+    together = _Together(examples, batch_size // hosts) if waits(source) else None
+    if together:
+        batches = grain.MapDataset.source(together)
     else:
         batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)
     batches = batches[host::hosts][start:]
@@ -157,7 +158,7 @@ def make_loader(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
-    return Loader(iter(ahead))
+    return Loader(iter(ahead), together)
 
 
 def make_run_loader(
@@ -233,8 +234,12 @@ class _Together:
         self._start()
 
     def _start(self) -> None:
-        """Threads, which every process has of its own; they end when the last batch is let go of."""
+        """Threads, which every process has of its own."""
         self._pool = ThreadPoolExecutor(WAITING)
+
+    def close(self) -> None:
+        """Ends the threads, and waits for the requests that are under way; others are not begun."""
+        self._pool.shutdown(cancel_futures=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"examples": self.examples, "rows": self.rows}
@@ -292,13 +297,19 @@ def _why_lost(code: int) -> str:
     return f"a worker process that reads data {end}; {advice} (data.workers 0 uses threads)"
 
 
-def _close(batches: Any) -> bool:
+def _close(batches: Any, together: _Together | None) -> bool:
     """Ends threads and processes, and returns whether they have ended.
 
-    What does not end by itself, such as a frozen worker, is killed; a thread that waits for a disk which does not answer is left
-    behind.
+    What does not end by itself, such as a frozen worker, is killed; a thread that waits for a disk or store which does not
+    answer is left behind.
     """
-    closing = threading.Thread(target=batches.close, daemon=True)
+
+    def close() -> None:
+        batches.close()
+        if together is not None:
+            together.close()
+
+    closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(CLOSE_SECONDS)
     if closing.is_alive():

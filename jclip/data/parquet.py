@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from jclip.data.addresses import State, by_ranges, is_address, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.files import unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand, short_names
-from jclip.data.source import BadExample, LazyExample, SourceError
+from jclip.data.source import BadExample, LazyExample, SourceError, Unreachable
 from jclip.data.storage import open_for_arrow, state_at
 
 log = logging.getLogger("jclip.data")
@@ -122,7 +123,10 @@ class Parquet:
 
     def fingerprint(self) -> str:
         """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
-        places = list(self._places()) if self._columns.image else []
+        try:
+            places = list(self._places()) if self._columns.image else []
+        except BadExample as problem:
+            raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint("parquet", [file.path for file in self._files], places)
 
     def _places(self) -> Iterator[str]:
@@ -137,15 +141,22 @@ class Parquet:
                         value = path_of(self._scalar(number, row, column))
                         if value:
                             yield self._columns.locate(value)
+                    except Unreachable:
+                        raise
                     except (BadExample, UnicodeDecodeError):
                         continue
 
     def values(self, column: str) -> Iterator[Any]:
-        """The values of a column, in order; of a cell that cannot be read the BadExample that says so when its row is read."""
+        """The values of a column, in order; of a cell that is broken the BadExample that says so when its row is read.
+
+        Raises SourceError where a file cannot be read.
+        """
         for number, file in enumerate(self._files):
             for row in range(file.ends[-1] if file.ends else 0):
                 try:
                     yield self._cell(number, row, column)
+                except Unreachable as problem:
+                    raise SourceError(f"{problem}; mend it, or take it out of the source") from None
                 except BadExample as problem:
                     yield problem
 
@@ -153,7 +164,8 @@ class Parquet:
         try:
             return plain(self._scalar(number, row, column), self._columns)
         except (BadExample, UnicodeDecodeError) as problem:
-            raise BadExample(f"column {column}: {problem}") from None
+            kind = Unreachable if isinstance(problem, Unreachable) else BadExample
+            raise kind(f"column {column}: {problem}") from None
 
     def _scalar(self, number: int, row: int, column: str) -> Any:
         ends = self._files[number].ends
@@ -221,7 +233,7 @@ class _OpenFile:
                 raise BadExample(f"its file {file.path} was changed since it was opened")
             self._reader = pq.ParquetFile(open_for_arrow(file.path))
         except self._errors as error:
-            raise BadExample(f"its file {file.path} cannot be read: {_first(error)}") from None
+            raise _unread(f"its file {file.path} cannot be read: {_first(error)}", error) from None
 
     def has_images(self, group: int, column: str) -> bool:
         """True where the footer says that each image of a row group is bytes, so that none is a path."""
@@ -241,11 +253,16 @@ class _OpenFile:
         try:
             values = self._reader.read_row_group(group, columns=[column], use_threads=False).column(column)
         except (*self._errors, KeyError) as error:
-            raise BadExample(f"row group {group} of {self._path} cannot be read: {_first(error)}") from None
+            raise _unread(f"row group {group} of {self._path} cannot be read: {_first(error)}", error) from None
         rows = self._ends[group] - (self._ends[group - 1] if group else 0)
         if len(values) != rows:
             raise BadExample(f"row group {group} of {self._path} is damaged: it has {len(values)} rows of {rows}")
         return values
+
+
+def _unread(reason: str, error: BaseException) -> BadExample:
+    """See `unread`: pyarrow says OSError of damage as well, without a number."""
+    return unread(reason, error) if isinstance(error, OSError) and error.errno is not None else BadExample(reason)
 
 
 def _first(error: BaseException) -> str:

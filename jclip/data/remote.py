@@ -1,17 +1,20 @@
 """Remote files: found at the start, and read with requests that are made again where they fail for a while."""
 
+import errno
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+from uuid import uuid4
 
 from jclip.data.addresses import Address, State, public
+from jclip.data.answers import Missing, Refused, RemoteError, Transient
 from jclip.data.source import SourceError
 from jclip.data.storage import File
-from jclip.data.stores import Facts, Missing, Refused, RemoteError, Store, Transient, store_of
+from jclip.data.stores import Facts, Store, store_of
 
 log = logging.getLogger("jclip.data.remote")
 
@@ -43,6 +46,10 @@ BEHIND_A_GAP = 256 << 10
 TOGETHER = 32 << 20
 """Bytes of the largest sample that is read with one request."""
 
+UNKNOWN = "unknown "
+"""Beginning of the version of a file that has none; the rest is another one each time that the file is looked at."""
+
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -70,6 +77,7 @@ retries = _Retries()
 """The count of this process."""
 
 _lost: dict[str, float] = {}
+"""Times until which files that could not be read are asked for once only, by address."""
 
 
 def _persistently(address: Address, request: Callable[[Store], T], most: int = 100) -> T:
@@ -95,6 +103,7 @@ def _persistently(address: Address, request: Callable[[Store], T], most: int = 1
         except Transient as problem:
             if attempt == attempts:
                 _lost[place] = time.monotonic() + LOST_SECONDS
+                _forget_lost()
                 failure = Transient(f"{problem.strerror} (tried {attempt} times)")
                 failure.filename = str(address)
                 raise failure from None
@@ -104,18 +113,50 @@ def _persistently(address: Address, request: Callable[[Store], T], most: int = 1
     raise AssertionError("unreachable")
 
 
+def _forget_lost() -> None:
+    """Drops what is over: a set of images may lose any number of them."""
+    now = time.monotonic()
+    for place, until in list(_lost.items()):
+        if until <= now:
+            _lost.pop(place, None)
+
+
 def look(path: str) -> Address:
     """An address with its size and version. Raises OSError."""
     address = Address(path.exact if isinstance(path, Address) else path)
     facts = _persistently(address, lambda store: store.look(address.exact), LOOKS)
-    address.size, address.version = facts.size, facts.version
+    # Where nothing says that a file is the one of before, nothing that is kept of that one is taken for it.
+    address.size, address.version, address.pin = facts.size, facts.version or f"{UNKNOWN}{uuid4().hex}", facts.pin
     return address
 
 
-def read_address(path: str, most: int | None = None) -> bytes:
+def find_each(paths: Sequence[str]) -> list[Address | None]:
+    """The files of addresses, many looked at together; None where there is none. Raises OSError."""
+
+    def look_for(path: str) -> Address | None:
+        try:
+            return look(path)
+        except RemoteError as error:
+            if error.errno in (errno.ENOENT, errno.EISDIR):
+                return None
+            raise
+
+    return together(look_for, paths)
+
+
+def together(function: Callable[[S], T], over: Iterable[S]) -> list[T]:
+    """The results of requests, THREADS at a time, in order. Raises the first error, behind which no request is begun."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(function, over))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_address(path: str, most: int) -> bytes:
     """The bytes of a whole file, of which there may be `most`. Raises OSError."""
     address = path if isinstance(path, Address) else Address(path)
-    return _persistently(address, lambda store: store.get(address.exact, 0, None, None, most))
+    return _persistently(address, lambda store: store.whole(address.exact, most))
 
 
 def open_address(address: Address) -> File:
@@ -141,8 +182,9 @@ class RemoteFile:
         size = min(size, self.address.size - offset)
         if size <= 0:
             return b""
-        place, facts = self.address.exact, Facts(self.address.size, self.address.version)
-        return _persistently(self.address, lambda store: store.get(place, offset, size, facts, None))
+        version = "" if self.address.version.startswith(UNKNOWN) else self.address.version
+        place, facts = self.address.exact, Facts(self.address.size, version, self.address.pin)
+        return _persistently(self.address, lambda store: store.get(place, offset, size, facts))
 
     def around(self, spans: Sequence[tuple[int, int]]) -> File:
         start = min((offset for offset, _ in spans), default=0)
@@ -245,6 +287,7 @@ def find(at: str, patterns: Sequence[str]) -> list[Address]:
 def _names(pattern: str) -> list[str]:
     """The addresses that a pattern without braces names. Raises RemoteError."""
     address = Address(pattern)
-    if not any(letter in address.partition("?")[0] for letter in "*["):
+    path = pattern.partition("://")[2].partition("?")[0].partition("/")[2]
+    if not any(letter in path for letter in "*["):  # a host may be one of IPv6, such as [::1]
         return [pattern]
     return _persistently(address, lambda store: store.glob(pattern), LOOKS)

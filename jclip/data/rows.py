@@ -1,5 +1,6 @@
 """The sources `csv` and `jsonl`: rows of a text file, read at random through an index of where each begins."""
 
+import copy
 import csv
 import io
 import json
@@ -14,11 +15,11 @@ import numpy as np
 
 from jclip.data.addresses import by_ranges, is_address, public, shown
 from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
-from jclip.data.files import MAX_BYTES
+from jclip.data.files import MAX_BYTES, unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand
 from jclip.data.row_index import RowIndex, read_index
-from jclip.data.source import BadExample, LazyExample, SourceError, decode_text
+from jclip.data.source import BadExample, LazyExample, SourceError, Unreachable, decode_text
 from jclip.data.storage import open_file, open_stream
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";"}
@@ -81,21 +82,27 @@ class Rows:
 
     def fingerprint(self) -> str:
         """See Source: over the file's bytes, the columns that are read, and the images that rows name."""
-        places = list(self._places()) if self._columns.image else []
+        try:
+            places = list(self._places()) if self._columns.image else []
+        except BadExample as problem:
+            raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint(f"csv {self._separator}" if self._separator else "jsonl", [self._path], places)
 
     def _places(self) -> Iterator[str]:
+        file = self._opened().onward()
         for index in range(len(self)):
             try:
-                value = self._row(index).get(self._columns.image)
+                value = self._row(index, file).get(self._columns.image)
                 if isinstance(value, str):
                     yield self._columns.locate(value)
+            except Unreachable:
+                raise
             except BadExample:
                 continue
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _row(self, index: int, file: "_OpenFile | None" = None) -> dict[str, Any]:
         """The cells of a row by column; None for one that is empty or null."""
-        text = decode_text(self._opened().read(index))
+        text = decode_text((file or self._opened()).read(index))
         return _parse_csv(text, self._separator, self._header, self._columns.label) if self._separator else _parse_json(text)
 
     def _opened(self) -> "_OpenFile":
@@ -106,8 +113,10 @@ class Rows:
                     if index.state != self._state:
                         raise BadExample(f"its file {self._path} was changed since it was opened")
                     self._file = _OpenFile(self._path, index)
-                except (OSError, SourceError) as error:
+                except SourceError as error:
                     raise BadExample(f"its file {self._path} cannot be read: {error}") from None
+                except OSError as error:
+                    raise unread(f"its file {self._path} cannot be read: {error}", error) from None
                 self._index = index
             return self._file
 
@@ -120,6 +129,12 @@ class _OpenFile:
         self._index = index
         self._file = open_file(path)
 
+    def onward(self) -> "_OpenFile":
+        """The same, for somebody who reads all rows in order."""
+        found = copy.copy(self)
+        found._file = self._file.onward()
+        return found
+
     def read(self, row: int) -> bytes:
         """The bytes of a row."""
         start, end = self._index.span(row)
@@ -130,7 +145,7 @@ class _OpenFile:
                 raise BadExample(f"its file {self._path} was changed since it was opened")
             return self._file.read(start, end - start)
         except OSError as error:
-            raise BadExample(f"its row cannot be read: {error.strerror}") from None
+            raise unread(f"its row cannot be read: {error.strerror}", error) from None
 
 
 def open_csv(spec: str) -> Rows | Grouped:

@@ -99,19 +99,22 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def find_file(path: str) -> str | None:
-    """A regular file that is there, an address with what is known of it; None where there is none, or it is out of reach."""
-    if not is_address(path):
-        return path if os.path.isfile(path) else None
-    from jclip.data.remote import look
+def find_files(paths: Sequence[str]) -> list[str | None]:
+    """Regular files that are there, addresses with what is known of them; None where there is none.
 
-    try:
-        return look(path)
-    except OSError:
-        return None
+    Raises:
+        OSError: a store does not answer, or refuses.
+    """
+    found: list[str | None] = [path if not is_address(path) and os.path.isfile(path) else None for path in paths]
+    if places := [number for number, path in enumerate(paths) if is_address(path)]:
+        from jclip.data.remote import find_each
+
+        for number, address in zip(places, find_each([paths[number] for number in places]), strict=True):
+            found[number] = address
+    return found
 
 
-def read_all(path: str | Path, most: int | None = None) -> bytes:
+def read_all(path: str | Path, most: int) -> bytes:
     """The bytes of a whole file, of which there may be `most`. Raises OSError."""
     if isinstance(path, str) and is_address(path):
         from jclip.data.remote import read_address

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from jclip.data.addresses import shown
+from jclip.data.answers import Changed, Missing, Refused, Transient, check_status, judged
 
 ATTEMPTS = 8
 """Times that a request is made, at most."""
@@ -31,40 +31,8 @@ class Facts(NamedTuple):
     size: int
     version: str
     """See Address.version."""
-
-
-class RemoteError(OSError):
-    """A request has failed; `strerror` says why, and `filename` is the address as it is shown."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
-
-
-class Transient(RemoteError):
-    """A request that may well succeed when it is made again."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(errno.EIO, reason)
-        self.wait = wait
-        """Seconds after which the server wants to be asked again; 0: it does not say."""
-
-
-class Refused(RemoteError):
-    """A request that will not succeed."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.EACCES, reason)
-
-
-class Changed(Refused):
-    """A file is another one than it was when its source was opened."""
-
-    def __init__(self) -> None:
-        super().__init__("it was changed since it was opened")
-
-
-class Missing(ImportError):
-    """A package of the extra `remote` is not installed."""
+    pin: str = ""
+    """See Address.pin."""
 
 
 class Store(Protocol):
@@ -81,11 +49,12 @@ class Store(Protocol):
         """Facts of a file."""
         ...
 
-    def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
-        """Bytes from `start` on: `size` of them, or all of the file, of which there may be `most`.
+    def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
+        """The `size` bytes from `start` on. Raises Changed if the file has other facts."""
+        ...
 
-        Where facts are given, Changed is raised if the file has others.
-        """
+    def whole(self, address: str, most: int) -> bytes:
+        """All bytes of a file, of which there may be `most`."""
         ...
 
     def glob(self, pattern: str) -> list[str]:
@@ -136,7 +105,7 @@ class _Asynchronous:
         try:
             return sync(self.fs.loop, function, *arguments, timeout=seconds or 4 * STALLED_SECONDS, **options)
         except Exception as error:
-            raise _judged(error) from None
+            raise judged(error) from None
 
 
 class Http(_Asynchronous):
@@ -160,52 +129,58 @@ class Http(_Asynchronous):
             known = answer.headers.get("Content-Length", "")
             if answer.status == 200 and known.isdigit() and answer.headers.get("Content-Encoding", "identity") == "identity":
                 return Facts(int(known), _version(answer.headers))
-            _check_status(answer, (403, 405, 501))
+            check_status(answer, (403, 405, 501))
         # Signed addresses are often good for GET alone, and some servers tell no length before they send.
         async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status not in (206, 416):
-                _check_status(answer)
+                check_status(answer)
                 total = answer.headers.get("Content-Length", "")
             if not total.isdigit():
                 raise Refused("the server does not say how long it is; put it on one that does, or fetch it to a file")
             return Facts(int(total), _version(answer.headers))
 
-    def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
-        return self.ask(self._get, address, start, size, facts, most, seconds=_deadline(size))
+    def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
+        return self.ask(self._get, address, start, size, facts, seconds=_deadline(size))
 
-    async def _get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
+    async def _get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
         session = await self.fs.set_session()
-        headers = {"Accept-Encoding": "identity"}
-        if size is not None:
-            headers["Range"] = f"bytes={start}-{start + size - 1}"
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{start + size - 1}"}
         async with session.get(self.fs.encode_url(address), headers=headers) as answer:
-            _check_status(answer)
-            if facts and facts.version and _version(answer.headers) not in ("", facts.version):
+            check_status(answer)
+            if facts.version and _version(answer.headers) not in ("", facts.version):
                 raise Changed
-            length = int(answer.headers.get("Content-Length", -1))
-            if most is not None and length > most:
-                raise Refused(f"it has {length} bytes, more than {most}")
-            if size is None:
-                body = await answer.content.read() if most is None else await _read_most(answer.content, most)
-                return _exactly(body, length if length >= 0 else len(body))
             if answer.status != 206:
-                return await self._slice(answer, length, start, size, facts)
+                return await self._slice(answer, start, size, facts)
             given, slash, total = answer.headers.get("Content-Range", "").partition("/")
-            if facts and slash and total.isdigit() and int(total) != facts.size:
+            if slash and total.isdigit() and int(total) != facts.size:
                 raise Changed
             if given != f"bytes {start}-{start + size - 1}":
                 raise Transient(f"another range was sent than bytes {start}-{start + size - 1}: {given[:60]!r}")
-            return _exactly(await answer.content.read(), size)
+            return _exactly(await _begin(answer.content, size), size)
 
-    async def _slice(self, answer: Any, length: int, start: int, size: int, facts: Facts | None) -> bytes:
+    async def _slice(self, answer: Any, start: int, size: int, facts: Facts) -> bytes:
         """Part of the whole, which a server without ranges sends."""
-        if facts and length not in (-1, facts.size):
+        length = int(answer.headers.get("Content-Length", -1))
+        if length not in (-1, facts.size):
             raise Changed
         if not 0 <= length <= SLICED:
             reason = f"the server ignores ranges, and of larger files than {SLICED >> 20} MiB"
             raise Refused(f"{reason} no part can be read; put them on a server that has ranges, or fetch them to files")
-        return _exactly(await answer.content.read(), length)[start : start + size]
+        return _exactly(await _begin(answer.content, length), length)[start : start + size]
+
+    def whole(self, address: str, most: int) -> bytes:
+        return self.ask(self._whole, address, most, seconds=_deadline(most))
+
+    async def _whole(self, address: str, most: int) -> bytes:
+        session = await self.fs.set_session()
+        async with session.get(self.fs.encode_url(address), headers={"Accept-Encoding": "identity"}) as answer:
+            check_status(answer)
+            length = int(answer.headers.get("Content-Length", -1))
+            _within(length, most)
+            body = await _begin(answer.content, most)
+            _within(len(body), most)
+            return _exactly(body, length if length >= 0 else len(body))
 
     def glob(self, pattern: str) -> list[str]:
         raise Refused("a server has no list of files for * and [; name them in braces, as in {00000..00099}")
@@ -225,23 +200,27 @@ class S3(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("ETag") or info.get("LastModified") or ""))
 
-    def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
-        return self.ask(self._get, address, start, size, facts, most, seconds=_deadline(size))
+    def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
+        return self.ask(self._get, address, size, facts, seconds=_deadline(size), Range=f"bytes={start}-{start + size - 1}")
 
-    async def _get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
+    def whole(self, address: str, most: int) -> bytes:
+        return self.ask(self._get, address, most, None, seconds=_deadline(most))
+
+    async def _get(self, address: str, size: int, facts: Facts | None, **wanted: str) -> bytes:
+        """`size` bytes of a file with these facts; at most so many of one whose facts are not known."""
         bucket, key, _ = self.fs.split_path(address)
-        options = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-        answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **options)
+        answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
         try:
-            if facts and answer.get("ETag", facts.version) != facts.version:
+            if facts and facts.version and answer.get("ETag", facts.version) != facts.version:
                 raise Changed
             length = int(answer["ContentLength"])
-            if most is not None and length > most:
-                raise Refused(f"it has {length} bytes, more than {most}")
-            return _exactly(await answer["Body"].read(), length if size is None else size)
+            if facts and length != size:
+                raise Transient(f"{length} bytes are sent of {size}")
+            _within(length, size)
+            return _exactly(await answer["Body"].read(), length)
         finally:
             answer["Body"].close()
 
@@ -262,18 +241,17 @@ class Google(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("generation") or info.get("etag") or ""))
 
-    def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
-        found = facts or self.look(address)
-        if most is not None and found.size > most:
-            raise Refused(f"it has {found.size} bytes, more than {most}")
-        size = found.size if size is None else size
+    def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
         # A generation is one state of an object for ever: of another one there is nothing to be had.
-        pinned = {"generation": found.version} if found.version.isdigit() else {}
+        pinned = {"generation": facts.version} if facts.version.isdigit() else {}
         end = start + size
         return _exactly(self.ask(self.fs._cat_file, address, start=start, end=end, seconds=_deadline(size), **pinned), size)
+
+    def whole(self, address: str, most: int) -> bytes:
+        return _of_facts(self, address, most)
 
     def glob(self, pattern: str) -> list[str]:
         return [f"gs://{path}" for path in self.ask(self.fs._glob, pattern)]
@@ -288,33 +266,55 @@ class Hub:
         from huggingface_hub import HfFileSystem
 
         self.fs = HfFileSystem(skip_instance_cache=True)
+        self._commits: dict[tuple[str, str, str], str] = {}
 
     def forget(self) -> None:
         self.fs.invalidate_cache()
+        self._commits.clear()
 
     def ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The result of a call. Raises Transient or Refused."""
         try:
             return function(*arguments, **options)
         except Exception as error:
-            raise _judged(error) from None
+            raise judged(error) from None
 
     def look(self, address: str) -> Facts:
-        info = self.ask(self.fs.info, address)
+        commit = self.ask(self._commit, address)
+        info = self.ask(self.fs.info, self.ask(self._at, address, commit))
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder")
+            raise Refused("there is no such file, but a folder", errno.EISDIR)
         large = info.get("lfs") or {}
-        return Facts(int(info["size"]), str(large.get("sha256") or info.get("blob_id") or ""))
+        return Facts(int(info["size"]), str(large.get("sha256") or info.get("blob_id") or ""), commit)
 
-    def get(self, address: str, start: int, size: int | None, facts: Facts | None, most: int | None) -> bytes:
-        found = facts or self.look(address)
-        if most is not None and found.size > most:
-            raise Refused(f"it has {found.size} bytes, more than {most}")
-        size = found.size if size is None else size
-        return _exactly(self.ask(self._range, address, start, start + size), size)
+    def _commit(self, address: str) -> str:
+        """The commit that a branch is now, and stays until lists are forgotten; "" of what has none."""
+        place = self.fs.resolve_path(address)
+        if not getattr(place, "revision", ""):
+            return ""
+        key = (place.repo_type, place.repo_id, place.revision)
+        if key not in self._commits:
+            found = self.fs._api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
+            self._commits.setdefault(key, str(found.sha))
+        return self._commits[key]
 
-    def _range(self, address: str, start: int, end: int) -> bytes:
-        with self.fs.open(address, "rb", cache_type="none") as file:
+    def _at(self, address: str, commit: str) -> str:
+        """The address of a file at a commit."""
+        from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
+
+        if not commit:
+            return address
+        place = self.fs.resolve_path(address)
+        return f"{REPO_TYPES_URL_PREFIXES.get(place.repo_type, '')}{place.repo_id}@{commit}/{place.path_in_repo}"
+
+    def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
+        return _exactly(self.ask(self._range, address, start, start + size, facts.pin), size)
+
+    def whole(self, address: str, most: int) -> bytes:
+        return _of_facts(self, address, most)
+
+    def _range(self, address: str, start: int, end: int, commit: str) -> bytes:
+        with self.fs.open(self._at(address, commit), "rb", cache_type="none") as file:
             file.seek(start)
             return bytes(file.read(end - start))
 
@@ -326,21 +326,26 @@ def _version(headers: Any) -> str:
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
-def _check_status(answer: Any, passed: tuple[int, ...] = ()) -> None:
-    """Raises Transient or Refused where an answer of aiohttp is no success, nor has a status that is passed over."""
-    if answer.status >= 400 and answer.status not in passed:
-        wait = answer.headers.get("Retry-After", "")
-        raise _of_status(answer.status, answer.reason or "", float(wait) if wait.isdigit() else 0.0)
-
-
-async def _read_most(content: Any, most: int) -> bytes:
-    blocks, total = [], 0
+async def _begin(content: Any, most: int) -> bytes:
+    """A body of aiohttp; of one that has more than `most` bytes its beginning, which has more as well."""
+    body = bytearray()
     async for block in content.iter_chunked(1 << 18):
-        blocks.append(block)
-        total += len(block)
-        if total > most:
-            raise Refused(f"it has more than {most} bytes")
-    return b"".join(blocks)
+        body += block
+        if len(body) > most:
+            break
+    return bytes(body)
+
+
+def _of_facts(store: Store, address: str, most: int) -> bytes:
+    """`Store.whole` where one request does not tell how long a file is before it is sent."""
+    facts = store.look(address)
+    _within(facts.size, most)
+    return store.get(address, 0, facts.size, facts) if facts.size else b""
+
+
+def _within(size: int, most: int) -> None:
+    if size > most:
+        raise Refused(f"it has {size} bytes, more than {most}", errno.EFBIG)
 
 
 def _exactly(body: bytes, size: int) -> bytes:
@@ -349,51 +354,9 @@ def _exactly(body: bytes, size: int) -> bytes:
     return body
 
 
-def _deadline(size: int | None) -> float:
+def _deadline(size: int) -> float:
     """Seconds in which a request must be done, at 1 MB/s if need be."""
-    return 4 * STALLED_SECONDS + (size or 0) / 1e6
-
-
-def _of_status(status: int, reason: str, wait: float = 0.0) -> OSError:
-    if status in (408, 425, 429) or status >= 500:
-        return Transient(f"HTTP {status} {reason}".strip(), wait)
-    if status in (412, 416):  # no range is asked for beyond the end of what was there
-        return Changed()
-    known = {401: "credentials are missing or wrong", 403: "access is denied", 404: "there is no such file", 410: "it is gone"}
-    return Refused(f"{known.get(status, reason or 'it is refused')} (HTTP {status})")
-
-
-def _judged(error: Exception) -> OSError:
-    """Meaning of an exception of fsspec, or of a library below it."""
-    if isinstance(error, (Transient, Refused)):
-        return error
-    text = shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
-    status = next(filter(None, map(_status, (error, error.__cause__, error.__context__))), 0)
-    if status >= 400:
-        return _of_status(status, "")
-    if isinstance(error, FileNotFoundError) or type(error).__name__ == "NoSuchBucket":
-        return Refused("there is no such file")
-    if isinstance(error, FileExistsError):  # gcsfs, of a precondition that fails
-        return Changed()
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__ or text.startswith("Forbidden"):
-        return Refused(f"access is denied: {text}")
-    if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, ImportError)):
-        return Refused(f"{type(error).__name__}: {text}")
-    return Transient(f"{type(error).__name__}: {text}")
-
-
-def _status(error: BaseException | None) -> int:
-    """The HTTP status that an exception of aiohttp, botocore, gcsfs or huggingface_hub has; 0 where there is none."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):
-        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    # aiohttp says "code 400" of a body that was cut, which is no word of the server; gcsfs says "code" for a status.
-    code = "code" if type(error).__name__ == "HttpError" else "status"
-    for holder, name in ((answer, "status_code"), (error, code)):
-        value = getattr(holder, name, None)
-        if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
-            return int(value)
-    return 0
+    return 4 * STALLED_SECONDS + size / 1e6
 
 
 STORES: dict[str, Callable[[], Store]] = {"http": Http, "s3": S3, "gs": Google, "hf": Hub}

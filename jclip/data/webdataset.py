@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 from jclip.data.addresses import by_ranges, is_address, shown
-from jclip.data.files import MAX_BYTES
+from jclip.data.files import MAX_BYTES, unread
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand, short_names
 from jclip.data.samples import FIELDS, RARE_IMAGES
@@ -136,14 +136,16 @@ def _printable(name: str) -> str:
 
 
 class _OpenShard:
-    """A shard's file and index. Raises BadExample where it is not what it was when the source was opened."""
+    """A shard's file and index. Raises BadExample where it is not what it was when the source was opened, or Unreachable."""
 
     def __init__(self, path: str, indexes: Indexes, samples: int) -> None:
         try:
             self.file = open_file(path)
             self.index = indexes.read(path, self.file.state)
-        except (OSError, NotTar) as error:
+        except NotTar as error:
             raise BadExample(f"its shard {path} cannot be read: {error}") from None
+        except OSError as error:
+            raise unread(f"its shard {path} cannot be read: {error}", error) from None
         if len(self.index) != samples:
             raise BadExample(f"its shard {path} was changed: it had {samples} samples, and has {len(self.index)}")
 
@@ -155,7 +157,7 @@ def _read(file: File, extension: str, offset: int, size: int) -> Any:
     try:
         value = file.read(offset, size)
     except OSError as error:
-        raise BadExample(f"its .{extension} cannot be read: {error}") from None
+        raise unread(f"its .{extension} cannot be read: {error}", error) from None
     if len(value) != size:
         raise BadExample(f"its shard ends within its .{extension}: the shard was changed while it was read")
     match FIELDS.get(extension):

@@ -176,3 +176,31 @@ def test_a_data_set_of_the_hub_gives_what_a_disk_does(shards: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "hf://datasets/org/name/data/x.tar: there is no such file" in done.stdout
     assert "hf://datasets/org/none/x.tar: there is no such file" in done.stdout
+
+
+MOVED = """
+import pickle
+from jclip.data import open_source, stores
+
+name = "webdataset:hf://datasets/org/name/data/s{0..1}.tar"
+source = open_source(name)
+print(source[0]["text"], flush=True)
+input()
+print(source[1]["text"])
+stores._stores.clear()
+print(pickle.loads(pickle.dumps(source))[2]["text"], open_source(name)[3]["text"], sep="\\n")
+"""
+
+
+def test_a_branch_of_the_hub_that_moves_moves_nothing_that_is_open(shards: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra remote is not installed")
+    files = {f"data/{path.name}": path.read_bytes() for path in shards.glob("s?.tar")}
+    with hub_server(files) as url:
+        environment = {**os.environ, "HF_ENDPOINT": url}
+        command, pipe = [sys.executable, "-c", MOVED], subprocess.PIPE
+        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            files["data/s0.tar"] = files["data/s0.tar"].replace(b"text", b"TEXT")
+            rest, errors = process.communicate("\n", timeout=100)
+    assert (first + rest).splitlines() == ["text 0 0", "text 0 1", "text 0 2", "TEXT 0 3"], errors

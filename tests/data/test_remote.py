@@ -1,19 +1,24 @@
 """Remote data: the same batches as from a disk, from servers of this machine that fail, stall, lie and change."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import logging
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +28,8 @@ from batches import assert_equal
 from PIL import Image
 from servers import FileServer, file_server
 
-from jclip.config import TextTower, VisionTower
+from jclip import cli
+from jclip.config import Config, Data, TextTower, VisionTower, to_json
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
 
 pytest.importorskip("aiohttp", reason="the extra remote is not installed")
@@ -31,8 +37,10 @@ pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pa = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
 import pyarrow.parquet as pq  # noqa: E402
 
-from jclip.data import copies, remote, stores  # noqa: E402
-from jclip.data.addresses import Address, shown  # noqa: E402
+from jclip.data import copies, remote, storage, stores  # noqa: E402
+from jclip.data.addresses import Address, public, shown  # noqa: E402
+from jclip.data.source import Unreachable  # noqa: E402
+from jclip.facts import between_hosts, changes  # noqa: E402
 
 COUNT = 24
 TEXTS = [f"picture {i}, in two\nlines" if i % 3 else f"picture {i}" for i in range(COUNT)]
@@ -231,11 +239,71 @@ def test_what_a_server_sends_wrongly_is_a_broken_example_and_never_read(
             file.unlink()
         source = pickle.loads(pickle.dumps(source))
     server.faults, message = LIES[lie]
-    with pytest.raises(BadExample, match=message):
+    with pytest.raises(BadExample, match=message) as broken:
         source[0]["text"]
+    assert isinstance(broken.value, Unreachable) == (lie != "other total")
     server.faults = {}
     monkeypatch.setattr(remote, "_lost", {})
     assert source[0]["text"] == TEXTS[0]
+
+
+@pytest.mark.parametrize("fault", ["error503", "forbidden"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_store_refuses_is_out_of_reach_and_what_is_not_there_is_broken(
+    kind: str, fault: str, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec(kind, server.url))
+    fresh = pickle.loads(pickle.dumps(source))
+    image = source[0]["image"]
+    for one, field in ((source, "image"), (fresh, "image"), (fresh, "text")):
+        server.faults = {fault: lambda *_: True}
+        # Of parquet the row group is kept, and of rows the small file may be.
+        if one is fresh or kind in ("csv", "jsonl", "webdataset"):
+            with pytest.raises(Unreachable, match=r"503|403"):
+                one[8][field]
+        server.faults = {}
+        assert source[0]["image"] == image
+    if kind in ("csv", "jsonl"):
+        server.faults = {"missing": lambda method, path, number: path.endswith(".png")}
+        with pytest.raises(BadExample, match="there is no such file") as broken:
+            source[8]["image"]
+        assert type(broken.value) is BadExample
+
+
+def test_a_disk_that_fails_is_out_of_reach_and_damage_is_broken(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("s0.tar", "a.parquet", "photos.csv")
+    sources = [open_source(f"{kind}:{tmp_path}/{name}") for kind, name in _copied(data, tmp_path, names)]
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"{name}.away")
+    for source in sources:
+        with pytest.raises(Unreachable, match="cannot be read"):
+            source[0]["text"]
+    for name in names:
+        (tmp_path / f"{name}.away").rename(tmp_path / name)
+    table = bytearray((data / "a.parquet").read_bytes())
+    table[4:200] = bytes(196)
+    (tmp_path / "damaged.parquet").write_bytes(table)
+    with pytest.raises(BadExample, match="cannot be read") as broken:
+        open_source(f"parquet:{tmp_path}/damaged.parquet")[0]["image"]
+    assert type(broken.value) is BadExample
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    shard = open_source(f"webdataset:{data}/s0.tar")
+    row = shard[0]
+    monkeypatch.setattr(storage.LocalFile, "read", fail)
+    with pytest.raises(Unreachable, match="Input/output error"):
+        row["text"]
+
+
+def _copied(data: Path, folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for kind, name in zip(("webdataset", "parquet", "csv"), names, strict=True):
+        shutil.copy(data / name, folder / name)
+        yield kind, name
 
 
 @pytest.mark.parametrize("way", ["ranges", "whole"])
@@ -260,6 +328,59 @@ def test_lengths_that_the_server_does_not_tell_at_once_are_asked_for(server: Fil
     server.faults = {"no_length": lambda *_: True, "no_ranges": lambda *_: True}
     with pytest.raises(SourceError, match="does not say how long it is"):
         opened("ranges", server, monkeypatch)
+
+
+def test_nothing_that_is_kept_is_taken_for_a_file_of_which_nothing_says_that_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    found = []
+    with file_server(tmp_path / "files") as server:
+        server.faults = {"no_tag": lambda *_: True}
+        for way in ("ranges", "whole"):
+            monkeypatch.setenv("JCLIP_REMOTE", way)
+            for text in ("a dog", "a cat"):
+                (tmp_path / "files" / "rows.jsonl").write_text(f'{{"text": "{text}"}}\n')
+                source = open_source(f"jsonl:{server.url}/rows.jsonl")
+                found += [source[0]["text"], source.fingerprint()]
+            server.faults = {"no_tag": lambda method, *_: method == "HEAD"}
+    assert found[::2] == ["a dog", "a cat"] * 2
+    assert found[1] != found[3]
+    assert found[1::4] == [found[1]] * 2
+
+
+def test_a_body_without_end_is_not_read_to_its_end(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened("ranges", server, monkeypatch)
+    table = open_source(f"jsonl:{server.url}/photos.jsonl?images={server.url}/photos")
+    monkeypatch.setattr("jclip.data.files.MAX_BYTES", 1 << 20)
+    rows = table[0]
+    server.faults = {"endless": lambda *_: True, "no_length": lambda *_: True}
+    with pytest.raises(Unreachable, match=r"\d+ bytes came of \d+ \(tried 8 times\)"):
+        source[0]["text"]
+    with pytest.raises(BadExample, match="more than 1048576"):
+        rows["image"]
+
+
+def test_a_loader_that_is_closed_leaves_no_request_to_be_made(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec("webdataset", server.url))
+    before = set(threading.enumerate())
+    server.requests.clear()
+    server.faults = {"slow": lambda *_: 0.1}
+    loader = make_loader(source, TRANSFORMS, batch_size=96)
+    next(loader)
+    loader.close()
+    assert loader.ended
+    asked = len(server.requests)
+    time.sleep(0.3)
+    assert len(server.requests) == asked
+    assert not [thread.name for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name]
+
+
+def test_what_was_lost_is_forgotten_in_time() -> None:
+    remote._lost.update({"old": time.monotonic() - 1, "new": time.monotonic() + 9})
+    remote._forget_lost()
+    assert list(remote._lost) == ["new"]
 
 
 def test_a_server_that_stalls_is_given_up_and_asked_again(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +510,25 @@ def test_an_address_shows_nothing_secret_however_it_is_printed_and_is_whole_for_
     assert address.state[2] < 0
 
 
+def test_a_signature_is_not_shown_however_its_address_is_written_nor_where_it_was_renewed(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("ftp://u:SECRET@h/a", "https://me:p@SECRET@host/a.tar", "see 'https://host/a b.tar?sig=SECRET', please"):
+        assert "SECRET" not in shown(text)
+    for text in ("https://host/a 'b.tar?sig=it's a SECRET", "https://host/a.tar?sig=1?SECRET"):
+        assert "SECRET" not in f"{Address(text)} {public(text)}"
+    old, new = ({"config": to_json(Config(data=Data(source=f"csv:https://h/a.csv?sig={n}SECRET")))} for n in (1, 2))
+    lines = [*changes(old, new, 0, (0.0, 0.0)), *between_hosts(["a", "b"], [old, new])]
+    assert lines == ["data.source: 'csv:https://h/a.csv?...' -> 'csv:https://h/a.csv?...'", *lines[1:]]
+    assert len(lines) == 2
+    assert "SECRET" not in lines[1]
+    with caplog.at_level(logging.WARNING, logger="jclip"):
+        logging.getLogger("jclip").warning("at %s", "s3://u:SECRET@h/a")
+    assert cli._Formatter("%(message)s").format(caplog.records[-1]) == "at s3://h/a"
+    assert cli.main(["data", "ftp://u:SECRET@h"]) == 1
+    assert "SECRET" not in capsys.readouterr().err
+
+
 def test_copies_stay_below_their_limit_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "files").mkdir()
     for shard in range(6):
@@ -418,6 +558,92 @@ def test_copies_stay_below_their_limit_and_the_oldest_goes(tmp_path: Path, monke
     monkeypatch.setenv("JCLIP_CACHE_GB", str(0.5 * size / 1e9))
     with pytest.raises(BadExample, match="set JCLIP_CACHE_GB"):
         pickle.loads(pickle.dumps(source))[150]["text"]
+
+
+def test_a_part_is_deleted_by_nobody_but_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, held = tmp_path / "x-5.part", []
+    part.write_bytes(b"abc")
+    unlink = Path.unlink
+
+    def spied(path: Path, missing_ok: bool = False) -> None:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spied)
+    with copies._held(part):
+        assert not copies._unlink_left(part)
+    assert copies._unlink_left(part)
+    assert held == [part]
+    assert not part.exists()
+
+
+def test_the_usual_limit_does_not_shrink_in_a_run_and_a_full_disk_is_heeded(
+    server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JCLIP_CACHE_GB")
+    size, free = (data / "s0.tar").stat().st_size, [10**9]
+    monkeypatch.setattr(copies, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+    monkeypatch.setenv("JCLIP_REMOTE", "whole")
+    source = open_source(spec("webdataset", server.url))
+    folder = Path(os.environ["JCLIP_CACHE"], "files")
+    next(folder.glob("*-s0.tar")).unlink()
+    free[0] = size + 10  # a limit of half of what is free would have none of them now
+    assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
+    assert len(list(folder.glob("*.tar"))) == 3
+    for copy in folder.glob("*.tar"):
+        copy.unlink()
+    free[0] = size - 10
+
+    def read(index: int) -> None:
+        with pytest.raises(Unreachable, match="its disk has"):
+            pickle.loads(pickle.dumps(source))[index]["text"]
+
+    with ThreadPoolExecutor(3) as pool:  # none of whom waits for the others
+        list(pool.map(read, (0, 8, 16)))
+
+
+def test_copies_of_another_user_are_read(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    source = opened("whole", server, monkeypatch)
+    assert pickle.loads(pickle.dumps(source))[0]["text"] == TEXTS[0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_fingerprint_of_a_remote_table_asks_together_and_does_not_pass_over_a_store_that_fails(
+    kind: str, data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    source = open_source(spec(kind, server.url))
+    server.requests.clear()
+    server.most, server.faults = 0, {"slow": lambda *_: 0.02}
+    expected = source.fingerprint()
+    assert expected == open_source(spec(kind, data)).fingerprint()
+    assert server.most >= 12
+    assert len(server.requests) <= 2 * COUNT + 4  # two for each image, and a few for the table
+    for fault, wanted in (("error503", "HEAD"), ("error503", "GET"), ("forbidden", "GET")):
+        monkeypatch.setenv("JCLIP_CACHE", os.environ["JCLIP_CACHE"] + "x")
+        server.faults = {fault: lambda method, path, number, wanted=wanted: method == wanted and path.endswith("7.png")}
+        with pytest.raises(SourceError, match=r"7.png cannot be read: .*(503|403)"):
+            source.fingerprint()
+    server.faults = {"error503": lambda method, path, number: path.endswith(kind)}
+    with pytest.raises(SourceError, match="its row cannot be read: HTTP 503"):
+        source.fingerprint()
+    server.faults = {"missing": lambda method, path, number: path.endswith("7.png")}
+    assert source.fingerprint() != expected
+
+
+def test_a_host_of_ipv6_is_no_glob(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remote._names("http://[::1]:8000/x.tar?a=[1]") == ["http://[::1]:8000/x.tar?a=[1]"]
+    with pytest.raises(OSError, match="no list of files"):
+        remote._names("http://[::1]:8000/[xy].tar")
 
 
 def test_of_many_who_want_a_file_one_fetches_it(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,6 +731,21 @@ def test_local_paths_bring_nothing_of_it(data: Path) -> None:
     names = [spec(kind, data) for kind in FORMATS if kind != "parquet"]  # pyarrow imports fsspec where it is there
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.strip() == ""
+
+
+def test_a_path_of_a_remote_table_is_a_name_whatever_letters_it_has(tmp_path: Path) -> None:
+    names = ["a#b.png", "a?q.png", "100%.png", "..foo.png", "a b.png", "é.png"]
+    (tmp_path / "in").mkdir()
+    for name in (*(f"in/{name}" for name in names), "secret.png", "in/a"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [{"file_name": name, "text": "a"} for name in (*names, "%2e%2e/secret.png", "..", "x/../../secret.png")]
+    (tmp_path / "in" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with file_server(tmp_path) as server:
+        source = open_source(f"jsonl:{server.url}/in/rows.jsonl")
+        assert [source[i]["image"].decode() for i in range(len(names))] == [f"in/{name}" for name in names]
+        for index, message in enumerate(("there is no such file", "lies outside", "lies outside"), len(names)):
+            with pytest.raises(BadExample, match=message):
+                source[index]["image"]
 
 
 def test_images_of_a_remote_table_stay_below_its_folder(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
