@@ -576,7 +576,7 @@ def test_the_order_of_two_views_does_not_matter() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_state_of_a_fine_tuning_begins_at_the_parameters_that_are_loaded(run: tuple[Config, Path]) -> None:
     config, workdir = run
     config = replace(replace(config, "init_from.path", str(workdir)), "seed", 5)

@@ -243,7 +243,7 @@ def test_a_plan_counts_the_cooldown_and_begins_where_the_other_run_was_left() ->
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3, "optim.warmup": "2"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cooldown_from_a_constant_run_ends_as_the_run_that_was_planned_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -271,7 +271,7 @@ def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) ->
         np.testing.assert_allclose(z, found[0][1], atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_goes_on_from_one_device_on_eight_and_back(tmp_path: Path) -> None:
     """The optimizer's state moves too: 8 steps on one device and 4 on eight give the curve of twelve on eight."""
     finish(start_jclip(tmp_path / "both", "--checkpoint.every", "100", "--duration", "12", devices=8))
