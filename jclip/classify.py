@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -95,20 +95,8 @@ def main(
     if truth is not None and truth not in classifier.names:
         known = ", ".join(classifier.names[:20])
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
-    answers: list[Answer] = []
-    with ExitStack() as stack:
-        sink = None
-        if out is not None:  # names of files may be no UTF-8
-            sink = stack.enter_context(Path(out).open("w", encoding="utf-8", errors="backslashreplace", newline=""))
-        form = Form(classifier, top, truth)
-        show = form.printer(sink, as_json, Path(out or "").suffix.lower(), len(paths))
-        titled = track(chain([first], batches), f"{len(paths):,} images", len(starts), console=say, disable=len(starts) < 2)
-        for batch in titled:
-            for answer in form.answers(batch):
-                if "problem" in answer:
-                    say.print(f"{answer['image']}: {answer['problem']}", soft_wrap=True)
-                show(answer)
-                answers.append(answer)
+    titled = track(chain([first], batches), f"{len(paths):,} images", len(starts), console=say, disable=len(starts) < 2)
+    answers = _show(titled, Form(classifier, top, truth), out, as_json, len(paths), say)
     broken = [answer for answer in answers if "problem" in answer]
     if len(broken) == len(answers):
         raise ConfigError(f"classify: {_none(broken)}")
@@ -246,6 +234,22 @@ class Form(NamedTuple):
         Console().print(table)
         if hint := answer.get("hint"):
             Console(highlight=False).print(f"  {hint}", markup=False)
+
+
+def _show(batches: Iterable[Batch], form: Form, out: str | Path | None, as_json: bool, count: int, say: Console) -> list[Answer]:
+    """Shows each answer as soon as it is there, problems on stderr too; all `count` of them."""
+    answers: list[Answer] = []
+    with ExitStack() as stack:
+        sink = None
+        if out is not None:  # names of files may be no UTF-8
+            sink = stack.enter_context(Path(out).open("w", encoding="utf-8", errors="backslashreplace", newline=""))
+        show = form.printer(sink, as_json, Path(out or "").suffix.lower(), count)
+        for answer in chain.from_iterable(map(form.answers, batches)):
+            if "problem" in answer:
+                say.print(f"{answer['image']}: {answer['problem']}", soft_wrap=True)
+            show(answer)
+            answers.append(answer)
+    return answers
 
 
 def _read(paths: Sequence[Path], max_pixels: int) -> Batch:

@@ -60,13 +60,27 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         thread.join()
 
 
+class _Quiet(BaseHTTPRequestHandler):
+    """A handler that writes no log, and sends whole answers."""
+
+    def send(self, data: bytes, status: int, kind: str = "application/octet-stream") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
 @contextmanager
 def file_server(folder: Path) -> Iterator[FileServer]:
     """A server of a folder, for as long as the context lasts."""
     server = FileServer(folder)
     lock, busy = threading.Lock(), list[Any]()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_Quiet):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -136,9 +150,6 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                     time.sleep(3)
                 self.close_connection = cut or bool(self.has("no_length"))
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
     with _serving(Handler) as server.url:
         yield server
 
@@ -151,7 +162,7 @@ def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
     """
     generations: dict[str, list[bytes]] = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_Quiet):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -180,16 +191,6 @@ def bucket_server(files: Mapping[str, bytes]) -> Iterator[str]:
         def say(self, content: Any, status: int = 200) -> None:
             self.send(json.dumps(content).encode(), status, "application/json")
 
-        def send(self, data: bytes, status: int, kind: str = "application/octet-stream") -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
     with _serving(Handler) as url:
         yield url
 
@@ -207,7 +208,7 @@ def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
         commits.setdefault(name, dict(files))
         return name
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_Quiet):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -232,15 +233,6 @@ def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
 
         def say(self, content: Any, status: int = 200) -> None:
             self.send(json.dumps(content).encode(), status)
-
-        def send(self, data: bytes, status: int) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: Any) -> None:
-            pass
 
     with _serving(Handler) as url:
         yield url

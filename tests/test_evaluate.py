@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,6 +283,12 @@ def test_classify_takes_folders_and_patterns_in_batches_and_writes_a_line_an_ima
     assert [(row["image"], row["problem"] != "", row["class_1"]) for row in rows] == [
         (line["image"], "problem" in line, line["classes"][0][0] if "classes" in line else "") for line in lines
     ]
+    odd = photos / os.fsdecode(b"caf\xe9.png")  # no UTF-8
+    odd.write_bytes((photos / "00.png").read_bytes())
+    assert cli.main(["classify", str(odd), *asked, "--output", str(tmp_path / "odd.csv")]) == 0
+    assert "caf\\udce9.png" in (tmp_path / "odd.csv").read_text()
+    odd.unlink()
+    capsys.readouterr()
     assert cli.main(["classify", f"{photos}/**/*", *asked]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
     assert cli.main(["classify", f"{photos}/0[05].*", *asked, "--json"]) == 0

@@ -102,3 +102,12 @@ def test_the_logit_scale_stays_within_its_bounds(begin: float, smoothing: float,
     assert max(scales) <= 100 * (1 + 1e-6)
     if bound == 1.0:
         np.testing.assert_allclose(scales[-1], bound, rtol=1e-6)
+
+
+def test_shapes_that_are_remembered_are_those_of_the_model_that_is_asked_for_and_of_the_caller() -> None:
+    small = tiny_config()
+    wide = tiny_config(**{"model.embed_dim": 48})
+    for config in (small, wide, small):
+        shapes = param_shapes(config)
+        assert flatten(shapes)["image_projection/kernel"].shape[1] == config.model.embed_dim
+        shapes.clear()

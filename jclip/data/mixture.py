@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from jclip.config import LEAST_SHARE, Config, ConfigError, Data, Plan, to_steps
 from jclip.data.fingerprint import combine
 from jclip.data.open import open_source
+from jclip.data.reader import waits
 from jclip.data.source import Example, Source, SourceError
 from jclip.data.subset import select
 
@@ -92,7 +93,7 @@ class Mixture:
     @property
     def waits(self) -> bool:
         """True where reading one of the sources is mostly waiting for a store."""
-        return any(getattr(source, "waits", False) for source in self.sources.values())
+        return any(map(waits, self.sources.values()))
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -137,7 +137,7 @@ def select(source: Source, subset: Subset, at: str = "subset") -> Source:
 
 
 def open_part(name: str, subset: Subset, command: str) -> Source:
-    """The part of a source that the arguments of a command name; `name` is a source, or a folder of images.
+    """The part of a source that the arguments of a command name; `name` is a source, or a folder of images or packed shards.
 
     Raises:
         SourceError: the source cannot be opened, or nothing of it is left.
@@ -145,8 +145,9 @@ def open_part(name: str, subset: Subset, command: str) -> Source:
     """
     for problem in subset.problems():
         raise ConfigError(f"{command}: --{problem[1:]}")
-    folder = Path(name).is_dir() and not Path(name, "nshards.txt").exists()
-    return select(open_source(f"folder:{name}" if folder else name), subset, command)
+    if Path(name).is_dir():
+        name = f"webdataset:{name}" if Path(name, "nshards.txt").exists() else f"folder:{name}"
+    return select(open_source(name), subset, command)
 
 
 def highest(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:

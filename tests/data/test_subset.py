@@ -365,6 +365,8 @@ def test_commands_take_a_part_of_a_source(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["pack", SHAPES, str(tmp_path / "packed"), *part]) == 0
     packed = open_source(capsys.readouterr().out.strip())
     assert 0 < len(packed) < 200
+    assert cli.main(["data", str(tmp_path / "packed" / "train")]) == 0  # by the name of the folder
+    assert f"{len(packed)} examples" in capsys.readouterr().out
     assert cli.main(["data", SHAPES, "--where", "label <"]) == 1
     assert "data: --where: condition" in capsys.readouterr().err
     with pytest.raises(SystemExit):
