@@ -1,6 +1,5 @@
 """Checkpoints that are not what was saved: never loaded in silence, and always refused in one line that says the way on."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from programs import load_program
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 from jclip.config import Mesh
@@ -22,13 +22,7 @@ ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarn
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parents[1] / "tools" / "damage_checkpoints.py"
-    spec = importlib.util.spec_from_file_location("damage_checkpoints", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("damage_checkpoints")
 
 
 def mixed(x: int) -> int:

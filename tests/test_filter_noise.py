@@ -1,24 +1,19 @@
 """The program filter_noise: what it shuffles, and how it counts what is found."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from programs import load_program
 
 from jclip.data import open_source
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("filter_noise", Path(__file__).parents[1] / "tools" / "filter_noise.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("filter_noise")
 
 
 def test_a_share_of_the_captions_is_passed_around_and_marked(tool: ModuleType, tmp_path: Path) -> None:

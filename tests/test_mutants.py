@@ -1,6 +1,5 @@
 """The program mutants: its list is true of this tree, and it tells what tests see from what they do not."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_program
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,13 +42,7 @@ tests = ["test_room.py"]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_program("mutants")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The program make_clipart: captions from metadata, safe XML, and the same shards every time."""
 
-import importlib.util
 import io
 import tarfile
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
+from programs import load_program
 
 from jclip.data import open_source
 
@@ -20,12 +20,7 @@ xmlns:dc="http://purl.org/dc/elements/1.1/"><cc:Work><dc:title>{title}</dc:title
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_clipart", Path(__file__).parents[2] / "tools" / "make_clipart.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("make_clipart")
 
 
 @pytest.fixture
