@@ -1,7 +1,8 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
-from jclip.config.architectures import architecture, architecture_names, siglip_image
+from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
 from jclip.config.augment import Augment, TextAugment
+from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_filter, check_model, check_suite
 from jclip.config.data import LEAST_SHARE, Data, Portion
@@ -63,6 +64,7 @@ from jclip.config.towers import (
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     VisionTower,
     as_image_size,
@@ -77,6 +79,7 @@ __all__ = [
     "LEAST_SHARE",
     "AffinityDistillation",
     "Augment",
+    "BertTower",
     "Caption",
     "Captioning",
     "Checkpoint",
@@ -123,6 +126,7 @@ __all__ = [
     "Suite",
     "TextAugment",
     "TextTower",
+    "TokenTower",
     "TokenWise",
     "Tokenizer",
     "Tower",
@@ -142,6 +146,7 @@ __all__ = [
     "differences",
     "from_json",
     "groups_of",
+    "hf_text",
     "load",
     "load_filter",
     "load_suite",

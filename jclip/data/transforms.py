@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ConfigError, ImageTower, TextAugment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, ConfigError, ImageTower, TextAugment, Tokenizer, TokenTower, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
@@ -144,7 +144,7 @@ def _augmented(tower: ImageTower, reading: Reading, augment: Augment) -> Compose
     return Compose((*steps, *changes(augment), ToArray()))
 
 
-def text_transform(tower: TextTower, reading: Reading) -> Compose:
+def text_transform(tower: TokenTower, reading: Reading) -> Compose:
     """i32[L] of a text."""
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
     how = reading.text_augment
@@ -154,7 +154,7 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
     return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
 
 
-INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TextTower: text_transform}
+INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TokenTower: text_transform}
 """Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
 transform. A row of your own is one of them."""
 

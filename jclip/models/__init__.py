@@ -1,5 +1,8 @@
 """Pure-functional encoders: towers of any modality, and the model that holds them."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jclip.models.buckets import bucketed_views, fits_buckets
 from jclip.models.compute import Backend, Compute, Taps
 from jclip.models.decoder import CaptionDecoder, caption_decoder, decoder_config, decoder_shapes
@@ -8,7 +11,6 @@ from jclip.models.heads import ProjectionHead, WordHead
 from jclip.models.layers import Dense, uniform_of_rows
 from jclip.models.multi_tower import Encoded, Masked, MultiTower, apart, example_input, example_inputs, together, unit
 from jclip.models.output import Tap, TowerOutput
-from jclip.models.resnet import ModifiedResNet
 from jclip.models.text import TextTransformer, end_of_text
 from jclip.models.towers import (
     TOWERS,
@@ -22,9 +24,14 @@ from jclip.models.towers import (
 )
 from jclip.models.vit import VisionTransformer, class_tokens, first_patch
 
+if TYPE_CHECKING:
+    from jclip.models.bert import BertTransformer
+    from jclip.models.resnet import ModifiedResNet
+
 __all__ = [
     "TOWERS",
     "Backend",
+    "BertTransformer",
     "CaptionDecoder",
     "Compute",
     "Dense",
@@ -62,3 +69,13 @@ __all__ = [
     "unit",
     "without_dropout",
 ]
+
+_LATER = {"BertTransformer": "bert", "ModifiedResNet": "resnet"}
+"""Modules of towers that most models do not have, by name, and their files."""
+
+
+def __getattr__(name: str) -> Any:
+    """A module of `_LATER`, imported when it is asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -2,10 +2,10 @@
 
 import math
 
-from jclip.config import ResNetTower, TextTower, Tower, VisionTower
+from jclip.config import BertTower, ResNetTower, TextTower, TokenTower, Tower, VisionTower
 from jclip.models.vit import class_tokens, kept_patches
 
-ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
+ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last", "pooler")
 """Poolings of a single token."""
 
 
@@ -29,7 +29,15 @@ def text_flops(tower: TextTower, *, tokens: bool = True) -> int:
     return _blocks_flops(tower, tower.context_length + (tower.pool in ("cls", "cls_legacy")), tokens)
 
 
-def text_tokens(tower: TextTower) -> int:
+def bert_flops(tower: BertTower, *, tokens: bool = True) -> int:
+    """Operations of a text forward, padding too; see `TowerKind`."""
+    total = _blocks_flops(tower, tower.context_length, tokens)
+    if tower.output_width is not None:
+        total += 2 * tower.width * tower.output_width * (tower.context_length if tokens or tower.pool == "mean" else 1)
+    return total + (2 * tower.pooled_width**2 if tower.pool == "pooler" else 0)
+
+
+def text_tokens(tower: TokenTower) -> int:
     """Tokens that it returns, padding too."""
     return tower.context_length
 
@@ -69,10 +77,18 @@ def decoder_flops(decoder: TextTower, images: int, size: int) -> int:
 
 def projection_flops(tower: Tower, embed_dim: int) -> int:
     """Operations of one example forward, from the tower to the shared space."""
-    return 0 if tower.projection == "none" else 2 * tower.pooled_width * embed_dim
+    width = tower.pooled_width
+    match tower.projection:
+        case "none":
+            return 0
+        case "mlp" | "residual":
+            return 2 * (width + embed_dim) * embed_dim
+        case "mlp_gelu":
+            return 2 * (width + embed_dim) * ((width + embed_dim) // 2)
+    return 2 * width * embed_dim
 
 
-def _blocks_flops(tower: VisionTower | TextTower, length: int, tokens: bool) -> int:
+def _blocks_flops(tower: VisionTower | TextTower | BertTower, length: int, tokens: bool) -> int:
     """The blocks with so many tokens in them, and the pooling by one query."""
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     dense = 4 * width * width + 2 * width * hidden
