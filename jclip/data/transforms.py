@@ -15,7 +15,6 @@ from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
 from jclip.data.reading import MAX_SECONDS, Compose, Reading, Transform
 from jclip.data.resampling import Box, resize
-from jclip.data.sounds import sound_transform
 from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
@@ -118,6 +117,13 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
     if change is not None and change.how.synonyms:
         read_synonyms(change.how.synonyms)
     return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
+
+
+def sound_transform(tower: SoundTower, reading: Reading) -> Transform:
+    """The waveform of a sound."""
+    from jclip.data.sounds import sound_transform as transform  # which programs without sounds need not import
+
+    return transform(tower, reading)
 
 
 INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {
