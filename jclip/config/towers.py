@@ -373,8 +373,8 @@ def _square_problems(image_size: ImageSize) -> Iterator[str]:
         yield f".image_size {tuple(image_size)} is a square; use {image_size[0]}"
 
 
-def head_problems(tower: VisionTower | ResNetTower | TokenTower) -> Iterator[str]:
-    """Attention heads that do not divide the width."""
+def head_problems(tower: Any) -> Iterator[str]:
+    """Heads of attention that do not divide the width of a tower."""
     if tower.width % tower.heads:
         divisors = [heads for heads in range(1, min(tower.width, 2048) + 1) if tower.width % heads == 0]
         near = sorted(divisors, key=lambda heads: abs(heads - tower.heads))[:2]
@@ -382,7 +382,7 @@ def head_problems(tower: VisionTower | ResNetTower | TokenTower) -> Iterator[str
 
 
 def hidden_problems(tower: Any) -> Iterator[str]:
-    """An MLP without hidden units, of a tower with `mlp_ratio`."""
+    """An MLP without a hidden unit."""
     if round(tower.mlp_ratio * tower.width) < 1:
         yield f".mlp_ratio {tower.mlp_ratio} of width {tower.width} leaves the MLP no hidden unit; use 4.0"
 

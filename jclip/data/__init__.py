@@ -5,10 +5,11 @@ from jclip.data.loader import Batch, LostWorker, make_loader, make_run_loader
 from jclip.data.mixture import Mixture, Shares, in_numbers, open_data, planned
 from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
+from jclip.data.reading import Reading, Transform
 from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.subset import SelectedExamples, open_part, select
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
-from jclip.data.transforms import INPUTS, Reading, Transform, eval_transform, train_transform
+from jclip.data.transforms import INPUTS, eval_transform, train_transform
 
 __all__ = [
     "INPUTS",

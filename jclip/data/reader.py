@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
 from jclip.data.fields import check_fields, class_names, find
+from jclip.data.reading import Compose, Transform
 from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.transforms import Compose, Transform
 
 Arrays = dict[str, NDArray[Any]]
 

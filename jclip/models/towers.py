@@ -11,6 +11,7 @@ from jclip.config import (
     ConfigError,
     Groups,
     ResNetTower,
+    SpectrogramTower,
     TextTower,
     TokenTower,
     Tower,
@@ -22,11 +23,14 @@ from jclip.models.flops import (
     projection_flops,
     resnet_flops,
     resnet_tokens,
+    spectrogram_flops,
+    spectrogram_tokens,
     text_flops,
     text_tokens,
     vision_flops,
     vision_tokens,
 )
+from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
 from jclip.models.vit import VisionTransformer
@@ -75,6 +79,7 @@ class Later:
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
     ResNetTower: TowerKind(Later("resnet", "ModifiedResNet"), resnet_flops, resnet_tokens),
+    SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
     BertTower: TowerKind(Later("bert", "BertTransformer"), bert_flops, text_tokens),
 }
@@ -134,4 +139,4 @@ def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
 
 def without_dropout(tower: Tower) -> Tower:
     """The tower as a teacher, or with patches hidden: no patch is dropped."""
-    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower | SpectrogramTower) else tower
