@@ -5,6 +5,7 @@ from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_filter, check_model, check_suite
+from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -110,6 +111,7 @@ __all__ = [
     "Captioning",
     "Checkpoint",
     "Choice",
+    "Cnn14Tower",
     "Config",
     "ConfigError",
     "Contrastive",
@@ -121,6 +123,7 @@ __all__ = [
     "FewShot",
     "Filter",
     "Groups",
+    "HtsatTower",
     "ImageSize",
     "ImageTower",
     "InitFrom",

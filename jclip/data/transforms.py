@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ConfigError, ImageTower, SoundAugment, SoundTower, TextAugment, Tokenizer, TokenTower, Tower
+from jclip.config import (
+    Augment,
+    ConfigError,
+    HtsatTower,
+    ImageTower,
+    SoundAugment,
+    SoundTower,
+    TextAugment,
+    Tokenizer,
+    TokenTower,
+    Tower,
+)
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
@@ -120,7 +131,11 @@ def text_transform(tower: TokenTower, reading: Reading) -> Compose:
 
 
 def sound_transform(tower: SoundTower, reading: Reading) -> Transform:
-    """The waveform of a sound."""
+    """The waveform of a sound, or with fusion the sound and its length."""
+    if isinstance(tower, HtsatTower) and tower.fused_seconds is not None:
+        from jclip.data.long_sounds import long_transform
+
+        return long_transform(tower, reading)
     from jclip.data.sounds import sound_transform as transform  # which programs without sounds need not import
 
     return transform(tower, reading)

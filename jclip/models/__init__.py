@@ -28,6 +28,8 @@ from jclip.models.vit import VisionTransformer, class_tokens, first_patch
 
 if TYPE_CHECKING:
     from jclip.models.bert import BertTransformer
+    from jclip.models.cnn14 import Cnn14
+    from jclip.models.htsat import Htsat
     from jclip.models.resnet import ModifiedResNet
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
     "Backend",
     "BertTransformer",
     "CaptionDecoder",
+    "Cnn14",
     "Compute",
     "Dense",
     "Encoded",
+    "Htsat",
     "Masked",
     "ModifiedResNet",
     "MultiTower",
@@ -78,7 +82,7 @@ __all__ = [
     "without_dropout",
 ]
 
-_LATER = {"BertTransformer": "bert", "ModifiedResNet": "resnet"}
+_LATER = {"BertTransformer": "bert", "Cnn14": "cnn14", "Htsat": "htsat", "ModifiedResNet": "resnet"}
 """Modules of towers that most models do not have, by name, and their files."""
 
 

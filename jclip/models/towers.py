@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 from jclip.config import (
     BertTower,
+    Cnn14Tower,
     Config,
     ConfigError,
     Groups,
+    HtsatTower,
     ResNetTower,
     SpectrogramTower,
     TextTower,
@@ -20,6 +22,10 @@ from jclip.config import (
 )
 from jclip.models.flops import (
     bert_flops,
+    cnn14_flops,
+    cnn14_tokens,
+    htsat_flops,
+    htsat_tokens,
     projection_flops,
     resnet_flops,
     resnet_tokens,
@@ -82,6 +88,8 @@ TOWERS: dict[type[Tower], TowerKind] = {
     SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
     BertTower: TowerKind(Later("bert", "BertTransformer"), bert_flops, text_tokens),
+    HtsatTower: TowerKind(Later("htsat", "Htsat"), htsat_flops, htsat_tokens),
+    Cnn14Tower: TowerKind(Later("cnn14", "Cnn14"), cnn14_flops, cnn14_tokens),
 }
 """The kinds of towers by their dataclass."""
 

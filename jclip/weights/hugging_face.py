@@ -13,11 +13,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from jclip.config import BertTower, Caption, Model, TextTower, Tokenizer, VisionTower
+from jclip.config import BertTower, Caption, Model, SoundTower, TextTower, Tokenizer, VisionTower
 from jclip.config import replace as replace_path
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy
 from jclip.weights.hugging_face_bert import DEFAULTS, bert_config, bert_tower
+from jclip.weights.hugging_face_clap import opened_clap, read_clap, write_clap
 from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
@@ -43,7 +44,7 @@ CONFIG = "config.json"
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the weights in a folder, the preferred first."""
 
-MARK = r"(.*\.)?(vision_model|text_model|embeddings)\..*"
+MARK = r"(.*\.)?(vision_model|text_model|audio_model|embeddings)\..*"
 """Names that tell weights of this library."""
 
 BUFFERS = r"((text|vision)_model\.(roberta\.)?)?embeddings\.(position_ids|token_type_ids)"
@@ -53,7 +54,7 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 """Activations: transformers' name, and ours."""
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
-KINDS |= {"chinese_clip": "ChineseCLIPModel", "altclip": "AltCLIPModel"}
+KINDS |= {"chinese_clip": "ChineseCLIPModel", "altclip": "AltCLIPModel", "clap": "ClapModel"}
 """Types of models in transformers, and their classes."""
 
 LIKE_CLIP = ("clip", "chinese_clip", "altclip")
@@ -149,6 +150,8 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
         return _tower_alone(at, config, source, projected), ()
     if not isinstance(kind, str) or kind not in KINDS:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join((*KINDS, *ALONE))}")
+    if kind == "clap":
+        return read_clap(folder, config, INERT)
     processor = read_processor(folder)
     if kind in DEFAULTS:
         processor = _required(processor)
@@ -181,6 +184,8 @@ def _required(processor: Processor) -> Processor:
 
 def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """See Format: the arrays by the names that older versions of transformers write, where newer ones write others."""
+    if config.get("model_type") == "clap":
+        return opened_clap(folder, tensors)
     if config.get("model_type") != "altclip":
         return dict(tensors)
     return {name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): x for name, x in tensors.items()}
@@ -283,6 +288,9 @@ def write_config(
     Raises:
         WeightsError: the library has no such model.
     """
+    if any(isinstance(tower, SoundTower) for tower in model.towers.values()):
+        write_clap(model, folder, scales, INERT)
+        return ()
     alone = set(model.towers) in ({"image"}, {"text"})
     if not alone:
         require_pair("hugging_face", model)

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable
 
 from jclip.config import BertTower, Model, TextTower, VisionTower
 from jclip.weights.hugging_face_bert import text_rules
+from jclip.weights.hugging_face_clap import clap_rules
 from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 
@@ -31,6 +32,8 @@ def rules(model: Model, paths: Container[str], names: Iterable[str] | None = Non
         names: of the arrays of a file, which tell whether those of a tower alone begin with its name, as all did before
             transformers 5; what is written does, and any version reads it.
     """
+    if "sound" in model.towers:
+        return clap_rules(model, paths, writing=names is None)
     image, text = model.towers.get("image"), model.towers.get("text")
     kind = model_type(model)
     clip = not kind.startswith("siglip")
