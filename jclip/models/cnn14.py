@@ -6,8 +6,9 @@ from jax import Array
 
 from jclip.config import Cnn14Tower
 from jclip.models.compute import Compute
-from jclip.models.kept_norm import NormalisedMel
+from jclip.models.kept_norm import MelNorm
 from jclip.models.layers import Dense
+from jclip.models.mel import as_waveform, log_mel
 from jclip.models.output import TowerOutput
 from jclip.models.resnet import ConvNorm, average
 
@@ -30,7 +31,8 @@ class Cnn14(nn.Module):
             The frames that are left, [b, frames / 32, width], and relu(fc(their maximum + their mean)).
         """
         c = self.config
-        x = NormalisedMel(c, self.how, name="mel")(sounds, rows)[..., None].astype(self.how.dtype)
+        logs = log_mel(as_waveform(sounds, c.waveform), c.mel, c.waveform.sample_rate, self.how.backend)
+        x = MelNorm(c.spec_augment, self.how, name="mel")(logs, rows)[..., None].astype(self.how.dtype)
         block = ConvBlock if self.how.remat == "none" else nn.remat(ConvBlock, policy=self.how.policy)
         for i, channels in enumerate(c.channels, 1):
             x = block(channels, self.how, name=f"block{i}")(x)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from jclip.config import HtsatTower
 from jclip.models.compute import Compute
-from jclip.models.kept_norm import KeptNorm, NormalisedMel
+from jclip.models.kept_norm import KeptNorm, MelNorm
 from jclip.models.layers import Dense, LayerNorm, Mlp
 from jclip.models.long_sounds import parts_of
-from jclip.models.mel import log_mel
+from jclip.models.mel import as_waveform, log_mel
 from jclip.models.output import TowerOutput
 from jclip.models.spectrogram import overlapping_patches
 
@@ -43,15 +43,16 @@ class Htsat(nn.Module):
         Returns:
             The tokens of the last stage, [b, n, width], and their mean.
         """
-        c, mel = self.config, NormalisedMel(self.config, self.how, name="mel")
+        c, rate, norm = self.config, self.config.waveform.sample_rate, MelNorm(self.config.spec_augment, self.how, name="mel")
         if c.fused_seconds is None:
-            return self.encode(mel(sounds, rows)[:, None], None)
+            logs = log_mel(as_waveform(sounds, c.waveform), c.mel, rate, self.how.backend)
+            return self.encode(norm(logs, rows)[:, None], None)
         if sounds.shape[1:] != c.input()[0]:
             raise ValueError(f"sound: shape {sounds.shape} is not [b, {c.input()[0][0]}], as fusion takes it")
-        logs = log_mel(sounds[:, :-1].astype(jnp.float32), c.mel, c.waveform.sample_rate, self.how.backend)
+        logs = log_mel(sounds[:, :-1].astype(jnp.float32), c.mel, rate, self.how.backend)
         parts, longer = parts_of(logs, sounds[:, -1].astype(jnp.int32) // c.mel.hop + 1, c.frames)
         again = None if rows is None else jnp.repeat(rows, 4)  # the same bands in all four
-        parts = mel.normalise(parts.reshape(-1, *parts.shape[2:]), again).reshape(parts.shape)
+        parts = norm(parts.reshape(-1, *parts.shape[2:]), again).reshape(parts.shape)
         return self.encode(parts, longer)
 
     def encode(self, logs: Array, longer: Array | None) -> TowerOutput:

@@ -1,4 +1,4 @@
-"""Batch normalisation with means and variances that are given, and the log-mel spectrogram that begins with one."""
+"""Batch normalisation with means and variances that are given, of any features and of log-mel spectrograms."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jclip.config import SpecAugment
 from jclip.models.compute import Compute
 from jclip.models.layers import along_last
-from jclip.models.mel import as_waveform, log_mel, mask_bands
+from jclip.models.mel import mask_bands
 
 EPSILON = 1e-5
 """Epsilon of batch normalisation, as in torch."""
@@ -31,23 +32,16 @@ class KeptNorm(nn.Module):
         return ((x.astype(jnp.float32) - mean) * factor + of_channel("bias", zeros)).astype(self.how.dtype)
 
 
-class NormalisedMel(nn.Module):
-    """Log-mel spectrograms, each mel normalised by its kept mean and variance: [b, samples] -> f32 [b, frames, mels]."""
+class MelNorm(nn.Module):
+    """Log-mel spectrograms f32 [b, frames, mels], each mel normalised by its kept mean and variance, in training with masks."""
 
-    config: Any
-    """Of the tower: waveform, mel and spec_augment."""
+    masks: SpecAugment
     how: Compute = Compute()
 
     @nn.compact
-    def __call__(self, sounds: Array, rows: Array | None) -> Array:
-        """See the class; `rows` as a tower takes it: in training, random bands become zeros."""
-        c = self.config
-        return self.normalise(log_mel(as_waveform(sounds, c.waveform), c.mel, c.waveform.sample_rate, self.how.backend), rows)
-
-    def normalise(self, logs: Array, rows: Array | None) -> Array:
-        """The normalised spectrogram of log energies f32 [b, frames, mels]."""
-        c = self.config
+    def __call__(self, logs: Array, rows: Array | None) -> Array:
+        """See the class; `rows` as a tower takes it: random bands become zeros."""
         logs = KeptNorm(self.how._replace(dtype=jnp.float32), name="norm")(logs)
-        if rows is not None and c.spec_augment.active:
-            logs = mask_bands(self.make_rng("dropout"), rows, logs, c.spec_augment)
+        if rows is not None and self.masks.active:
+            logs = mask_bands(self.make_rng("dropout"), rows, logs, self.masks)
         return logs

@@ -11,14 +11,8 @@ SOUND = {"feature_size": 64, "sampling_rate": 8000, "hop_length": 80, "fft_windo
 SOUND |= {"frequency_min": 50, "frequency_max": 3500, "padding": "repeatpad", "feature_extractor_type": "ClapFeatureExtractor"}
 
 AUDIO: dict[str, Any] = {
-    **{
-        "patch_embeds_hidden_size": 12,
-        "num_mel_bins": 16,
-        "spec_size": 64,
-        "window_size": 4,
-        "aff_block_r": 4,
-        "hidden_size": 24,
-    },
+    **{"patch_embeds_hidden_size": 12, "hidden_size": 24, "window_size": 4, "aff_block_r": 4},
+    **{"num_mel_bins": 64, "spec_size": 128},  # transformers has fusion of 64 mels alone
     **{"depths": [2, 3], "num_attention_heads": [2, 4], "patch_size": 4, "patch_stride": [4, 4]},
 }
 

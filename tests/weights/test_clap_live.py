@@ -42,7 +42,7 @@ def saved(folder: Path, *, fused: bool) -> Any:
 
 
 def features(model: Any, folder: Path, heard: list[np.ndarray], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of sounds and of texts by transformers, which fuses one of several short sounds, drawn at random: not so here."""
+    """Unit vectors of sounds and of texts by transformers, which fuses one of several short sounds at random: not so here."""
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
     rows = []
     for sound in heard:
