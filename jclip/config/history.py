@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
     "Data.batches": "mixed",
     "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
+    "Data.optional": (),
     "Data.sources": {},
     "Data.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
     "Portion.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
