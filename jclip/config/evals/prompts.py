@@ -46,9 +46,10 @@ class Retrieval(Evaluation):
     source: str
     """Examples with something for either tower."""
     a: str = "image"
-    """Name of one tower."""
+    """Name of one tower; or several, joined as in "image+sound": the unit vector of the sum of what they make of an example
+    (Girdhar et al. 2023, ImageBind, section 4.3)."""
     b: str = "text"
-    """Name of the other."""
+    """Name of the other, or of several."""
     equal: Literal["right", "wrong"] = "right"
     """Treatment of a text that equals one of an image's own, but belongs to another image. right: it is a right answer. wrong: as
     in papers on COCO and Flickr30k; of two equal texts then at most one can be found first, and ties count as lost."""
@@ -59,8 +60,8 @@ class Retrieval(Evaluation):
     """Time between evaluations in training. All are run at the end."""
 
     def towers(self) -> tuple[str, ...]:
-        """Both."""
-        return self.a, self.b
+        """Towers of both sides, each once."""
+        return tuple(dict.fromkeys((*self.a.split("+"), *self.b.split("+"))))
 
     def sources(self) -> Mapping[str, str]:
         """The one source."""
@@ -68,8 +69,16 @@ class Retrieval(Evaluation):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        if self.a == self.b:
-            yield f": both sides are {self.a!r}; use two towers"
+        sides = [self.a.split("+"), self.b.split("+")]
+        if twice := sorted(name for name in {*sides[0], *sides[1]} if sides[0].count(name) + sides[1].count(name) > 1):
+            yield f": {', '.join(twice)} is there twice, in {self.a!r} and {self.b!r}; use two towers"
+
+    def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
+        """Sums with texts, of which an example may have several."""
+        for side, names in (("a", self.a.split("+")), ("b", self.b.split("+"))):
+            texts = [name for name in names if isinstance(towers[name], TextTower)]
+            if texts and len(names) > 1:
+                yield f".{side} {'+'.join(names)!r} adds texts, of which an example may have several; leave out {texts[0]}"
 
 
 @dataclass(frozen=True)
