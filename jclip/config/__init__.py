@@ -1,7 +1,7 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_filter, check_model, check_suite
 from jclip.config.data import LEAST_SHARE, Data, Portion
@@ -56,6 +56,23 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
+from jclip.config.sound import (
+    IMAGEBIND_MEL,
+    IMAGEBIND_WAVEFORM,
+    LAION_FUSED_MEL,
+    LAION_MEL,
+    LAION_WAVEFORM,
+    MSCLAP_2022_MEL,
+    MSCLAP_2022_WAVEFORM,
+    MSCLAP_2023_MEL,
+    MSCLAP_2023_WAVEFORM,
+    Mel,
+    SoundTower,
+    SpecAugment,
+    SpectrogramTower,
+    Waveform,
+    mel_problems,
+)
 from jclip.config.stages import Stage, make_plans, stage_configs, stage_names
 from jclip.config.subset import Subset
 from jclip.config.towers import (
@@ -75,7 +92,16 @@ Pair = Contrastive
 __all__ = [
     "BYOL",
     "CLOOB",
+    "IMAGEBIND_MEL",
+    "IMAGEBIND_WAVEFORM",
+    "LAION_FUSED_MEL",
+    "LAION_MEL",
+    "LAION_WAVEFORM",
     "LEAST_SHARE",
+    "MSCLAP_2022_MEL",
+    "MSCLAP_2022_WAVEFORM",
+    "MSCLAP_2023_MEL",
+    "MSCLAP_2023_WAVEFORM",
     "AffinityDistillation",
     "Augment",
     "Caption",
@@ -101,6 +127,7 @@ __all__ = [
     "Length",
     "LinearProbe",
     "MaskedText",
+    "Mel",
     "Mesh",
     "Model",
     "MultiView",
@@ -119,6 +146,10 @@ __all__ = [
     "SimCLR",
     "SimReg",
     "SimSiam",
+    "SoundAugment",
+    "SoundTower",
+    "SpecAugment",
+    "SpectrogramTower",
     "Stage",
     "Subset",
     "Suite",
@@ -131,6 +162,7 @@ __all__ = [
     "View",
     "VisionTower",
     "Vocabulary",
+    "Waveform",
     "ZeroShot",
     "architecture",
     "architecture_names",
@@ -148,6 +180,7 @@ __all__ = [
     "load_suite",
     "make_plan",
     "make_plans",
+    "mel_problems",
     "replace",
     "replace_each",
     "siglip_image",

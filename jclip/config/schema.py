@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
@@ -116,6 +116,8 @@ class Input(NamedTuple):
     """Folder of its embeddings, if no tower sees it."""
     stored_size: int
     """Size of these."""
+    sound_augment: SoundAugment = SoundAugment()
+    """Augmentation, where it is a sound."""
 
 
 @reads_pairs
@@ -220,7 +222,9 @@ class Config:
         if view.size is not None and isinstance(tower, VisionTower):
             tower = dataclasses.replace(tower, image_size=view.size)
         augment, text_augment = view.augment or self.data.augment, view.text_augment or self.data.text_augment
-        return Input(view.tower, field, augment, text_augment, tower, view.same_as, view.stored, view.stored_size)
+        sound_augment = view.sound_augment or self.data.sound_augment
+        stored = view.stored, view.stored_size
+        return Input(view.tower, field, augment, text_augment, tower, view.same_as, *stored, sound_augment)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

@@ -149,8 +149,8 @@ class VisionTower(ImageTower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
-        yield from _hidden_problems(self)
+        yield from head_problems(self)
+        yield from hidden_problems(self)
         yield from _square_problems(self.image_size)
         for name, side in _named_sides(self.image_size):
             low = max(1, side // self.patch_size) * self.patch_size
@@ -204,7 +204,7 @@ class ResNetTower(ImageTower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
+        yield from head_problems(self)
         yield from _square_problems(self.image_size)
         for name, side in _named_sides(self.image_size):
             if side % 32:
@@ -268,8 +268,8 @@ class TextTower(Tower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
-        yield from _hidden_problems(self)
+        yield from head_problems(self)
+        yield from hidden_problems(self)
         if self.tokenizer.kind == "clip" and self.vocab_size != 49408:
             yield f".vocab_size {self.vocab_size} is not that of the clip tokenizer; use 49408"
         if self.tokenizer.kind == "clip" and self.eot_id not in (None, 49407):
@@ -348,13 +348,15 @@ def _square_problems(image_size: ImageSize) -> Iterator[str]:
         yield f".image_size {tuple(image_size)} is a square; use {image_size[0]}"
 
 
-def _head_problems(tower: VisionTower | ResNetTower | TextTower) -> Iterator[str]:
+def head_problems(tower: Any) -> Iterator[str]:
+    """Heads of attention that do not divide the width of a tower."""
     if tower.width % tower.heads:
         divisors = [heads for heads in range(1, min(tower.width, 2048) + 1) if tower.width % heads == 0]
         near = sorted(divisors, key=lambda heads: abs(heads - tower.heads))[:2]
         yield f".heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
 
 
-def _hidden_problems(tower: VisionTower | TextTower) -> Iterator[str]:
+def hidden_problems(tower: Any) -> Iterator[str]:
+    """An MLP without a hidden unit."""
     if round(tower.mlp_ratio * tower.width) < 1:
         yield f".mlp_ratio {tower.mlp_ratio} of width {tower.width} leaves the MLP no hidden unit; use 4.0"

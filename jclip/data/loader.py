@@ -22,9 +22,10 @@ from jclip.data.fields import check_fields, class_names
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
+from jclip.data.reading import Transform
 from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import Transform, train_transform
+from jclip.data.transforms import train_transform
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""
@@ -179,7 +180,15 @@ def make_run_loader(
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
         if view.stored
-        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=data.max_pixels, decode=data.decode)
+        else train_transform(
+            view.seen_by,
+            view.augment,
+            view.text_augment,
+            sound_augment=view.sound_augment,
+            max_pixels=data.max_pixels,
+            max_seconds=data.max_seconds,
+            decode=data.decode,
+        )
         for name, view in views.items()
     }
     return make_loader(

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ConfigError, ImageTower, TextAugment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, ConfigError, ImageTower, SoundAugment, SoundTower, TextAugment, TextTower, Tokenizer, Tower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
+from jclip.data.reading import MAX_SECONDS, Compose, Reading, Transform
 from jclip.data.resampling import Box, resize
+from jclip.data.sounds import sound_transform
 from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
 from jclip.data.tokenizer import check_vocabulary, get_tokenizer
@@ -25,44 +27,6 @@ Size = tuple[int, int]
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused: they are no captions, and cleaning one takes a second."""
-
-
-class Transform(Protocol):
-    """A function of one value; what is random in it comes from `rng` alone."""
-
-    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
-        """The transformed value. Raises BadExample if this value cannot be used."""
-        ...
-
-
-@dataclass(frozen=True)
-class Compose:
-    """Transforms in the order they are applied."""
-
-    transforms: tuple[Transform, ...]
-
-    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
-        for transform in self.transforms:
-            value = transform(value, rng)
-        return value
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Settings of the transform of a value, beside what the tower says."""
-
-    augment: Augment | None = None
-    """Augmentation of images; None: nothing is random, as in evaluations."""
-    text_augment: TextAugment | None = None
-    """Augmentation of texts; None: nothing is random."""
-    max_pixels: int = MAX_PIXELS
-    """Largest image, in pixels; a larger one is a BadExample."""
-    decode: Literal["exact", "fast"] = "exact"
-    """fast: a JPEG is decoded as `ScaledCrop` says, where something is random."""
-    upright: bool = False
-    """True: images are turned as their EXIF data say. Protocols and training do not: open_clip does not."""
-    empty_texts: bool = False
-    """True: an empty text is a text. In protocols and training it is a BadExample."""
 
 
 def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Transform:
@@ -87,20 +51,22 @@ def train_transform(
     augment: Augment,
     text_augment: TextAugment | None = None,
     *,
+    sound_augment: SoundAugment = SoundAugment(),
     max_pixels: int = MAX_PIXELS,
+    max_seconds: float = MAX_SECONDS,
     decode: Literal["exact", "fast"] = "exact",
 ) -> Transform:
     """Transform of an example's value to the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
 
     A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
     that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
-    With decode="fast" a JPEG is decoded as `ScaledCrop` says.
+    With decode="fast" a JPEG is decoded as `ScaledCrop` says. Of a sound a random part; of more than `max_seconds`, a BadExample.
 
     Raises:
         ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot, or it is of a kind
             without a row in INPUTS.
     """
-    return input_transform(tower, Reading(augment, text_augment, max_pixels, decode))
+    return input_transform(tower, Reading(augment, text_augment, sound_augment, max_pixels, decode, max_seconds))
 
 
 def input_transform(tower: Tower, reading: Reading) -> Transform:
@@ -154,7 +120,11 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
     return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
 
 
-INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TextTower: text_transform}
+INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {
+    ImageTower: image_transform,
+    SoundTower: sound_transform,
+    TextTower: text_transform,
+}
 """Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
 transform. A row of your own is one of them."""
 

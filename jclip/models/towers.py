@@ -4,17 +4,20 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
-from jclip.config import Config, ConfigError, Groups, ResNetTower, TextTower, Tower, VisionTower, groups_of
+from jclip.config import Config, ConfigError, Groups, ResNetTower, SpectrogramTower, TextTower, Tower, VisionTower, groups_of
 from jclip.models.flops import (
     projection_flops,
     resnet_flops,
     resnet_tokens,
+    spectrogram_flops,
+    spectrogram_tokens,
     text_flops,
     text_tokens,
     vision_flops,
     vision_tokens,
 )
 from jclip.models.resnet import ModifiedResNet
+from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
 from jclip.models.vit import VisionTransformer
@@ -44,6 +47,7 @@ class TowerKind(NamedTuple):
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
     ResNetTower: TowerKind(ModifiedResNet, resnet_flops, resnet_tokens),
+    SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
 }
 """The kinds of towers by their dataclass."""
@@ -101,4 +105,4 @@ def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
 
 def without_dropout(tower: Tower) -> Tower:
     """The tower as a teacher, or with patches hidden: no patch is dropped."""
-    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower | SpectrogramTower) else tower
