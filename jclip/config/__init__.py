@@ -42,6 +42,7 @@ from jclip.config.objectives import (
     Triplet,
     View,
     Vocabulary,
+    valid_name,
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
@@ -188,4 +189,5 @@ __all__ = [
     "to_json",
     "to_saved",
     "to_steps",
+    "valid_name",
 ]
