@@ -44,6 +44,7 @@ from jclip.config.objectives import (
     Triplet,
     View,
     Vocabulary,
+    valid_name,
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
@@ -196,4 +197,5 @@ __all__ = [
     "to_json",
     "to_saved",
     "to_steps",
+    "valid_name",
 ]

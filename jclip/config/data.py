@@ -52,6 +52,9 @@ class Data:
     """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
     "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;
     "a photo of a {label}", a text with fields in it, where {label} is the name of the class. Alternatives may be such texts."""
+    optional: tuple[str, ...] = ()
+    """Views that an example may lack, such as ("sound", "depth"): contrastive objectives then leave out its pairs with them. An
+    example without any pair teaches nothing; one that has a view which cannot be read is broken, as ever."""
     augment: Augment = Augment()
     """Image augmentation."""
     text_augment: TextAugment = TextAugment()

@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
     "Data.batches": "mixed",
     "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
+    "Data.optional": (),
     "Data.max_seconds": 36_000.0,
     "Data.sound_augment": {"type": "SoundAugment", "gain": (0.0, 0.0), "shift": 0.0, "invert": 0.0},
     "Data.sources": {},

@@ -11,7 +11,16 @@ from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Evaluation, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
+from jclip.config.objectives import (
+    Caption,
+    Contrastive,
+    Family,
+    MultiView,
+    View,
+    objective_problems,
+    optional_problems,
+    view_problems,
+)
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
@@ -222,6 +231,9 @@ class Config:
         towers, known = self.model.towers, ", ".join(self.model.towers)
         yield from view_problems(self.views, towers)
         yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        read = {name: how.views() for name, how in self.objectives.items()}
+        may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
+        yield from optional_problems(self.data.optional, read, may_lack)
         named = [(".data.fields", name) for name in self.data.fields]
         named += [(f".data.sources.{key}.fields", name) for key, one in self.data.sources.items() for name in one.fields]
         named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]

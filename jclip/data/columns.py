@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
+from jclip.data.source import BadExample, Lacking, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
 OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
@@ -250,5 +250,5 @@ def as_f32(values: ArrayLike) -> NDArray[np.float32]:
 def _present(read: Read, name: str) -> Any:
     value = read(name)
     if value is None:
-        raise BadExample(f"no {name}: its cell is empty")
+        raise Lacking(f"no {name}: its cell is empty")
     return value

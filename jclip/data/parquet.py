@@ -167,7 +167,7 @@ class Parquet:
         try:
             return plain(self._scalar(number, row, column), self._columns)
         except (BadExample, UnicodeDecodeError) as problem:
-            kind = Unreachable if isinstance(problem, Unreachable) else BadExample
+            kind = type(problem) if isinstance(problem, BadExample) else BadExample
             raise kind(f"column {column}: {problem}") from None
 
     def _scalar(self, number: int, row: int, column: str) -> Any:

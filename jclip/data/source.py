@@ -10,9 +10,10 @@ from jclip.files import read_whole
 
 Example = Mapping[str, Any]
 """One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
-u8[H,W,3], "text" a str (or with captions=lines a tuple of several), "label" an int or a str, where a source has them; bool[C] in
-a multi-label set. "captions" (tuple of str) are all the captions of an image that has several. A source of selection has "images"
-and "captions", both tuples, instead: image i and caption i belong together, and captions beyond the images are wrong."""
+u8[H,W,3], "sound" encoded bytes or a pair (array [n] or [n, channels], samples a second), "text" a str (or with captions=lines a
+tuple of several), "label" an int or a str, where a source has them; bool[C] in a multi-label set. "captions" (tuple of str) are
+all the captions of an image that has several. A source of selection has "images" and "captions", both tuples, instead: image i
+and caption i belong together, and captions beyond the images are wrong."""
 
 
 class SourceError(ValueError):
@@ -25,6 +26,10 @@ class BadExample(Exception):
 
 class Unreachable(BadExample):
     """An example whose disk or store does not answer, or refuses: another time it may be there."""
+
+
+class Lacking(BadExample):
+    """An example that has no such field, or nothing in it, and is sound otherwise; see `Data.optional`."""
 
 
 class Source(Protocol):
@@ -66,7 +71,8 @@ def lookup(example: Example, path: str) -> Any:
     A field whose own name has dots ("depth.png") is found by its whole name.
 
     Raises:
-        BadExample: there is no such field, or it cannot be decoded.
+        Lacking: there is no such field.
+        BadExample: it cannot be decoded.
     """
     if path in example:
         return example[path]
@@ -75,7 +81,7 @@ def lookup(example: Example, path: str) -> Any:
         if not isinstance(value, Mapping) or name not in value:
             parent = ".".join(path.split(".")[:depth])
             fields = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"none, it is a {type(value).__name__}"
-            raise BadExample(f"no {path}: fields{f' of {parent}' if parent else ''} are {fields}")
+            raise Lacking(f"no {path}: fields{f' of {parent}' if parent else ''} are {fields}")
         value = value[name]
     return value
 
@@ -83,15 +89,20 @@ def lookup(example: Example, path: str) -> Any:
 class LazyExample(Mapping[str, Any]):
     """An example whose fields are read when they are asked for, so that a bad caption does not spoil its image."""
 
-    def __init__(self, key: str, readers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self, key: str, readers: Mapping[str, Callable[[], Any]], aliases: Mapping[str, Callable[[], Any]] | None = None
+    ) -> None:
         self._key = key
         self._readers = readers
+        self.aliases = aliases or {}
+        """Readers of fields that say what a listed one says, too. They are there for who asks, and not listed: nobody packs them
+        twice, and cheap fingerprints are what they were before there were any."""
 
     def __getitem__(self, name: str) -> Any:
-        return self._key if name == "key" else self._readers[name]()
+        return self._key if name == "key" else (self._readers[name] if name in self._readers else self.aliases[name])()
 
     def __contains__(self, name: object) -> bool:
-        return name == "key" or name in self._readers
+        return name == "key" or name in self._readers or name in self.aliases
 
     def __iter__(self) -> Iterator[str]:
         yield "key"
@@ -113,7 +124,7 @@ def text_readers(read: Callable[[], str], lines: bool) -> dict[str, Callable[[],
     """The readers of the fields that a text becomes: "text", or with captions=lines "text" and "captions".
 
     With captions=lines both are the tuple of its lines that are not blank: training draws one of "text" each time, embedding
-    takes the first, and retrieval takes all of "captions". BadExample is raised where there is none.
+    takes the first, and retrieval takes all of "captions". Lacking is raised where there is none.
     """
     if not lines:
         return {"text": read}
@@ -124,7 +135,7 @@ def caption_lines(text: str) -> tuple[str, ...]:
     """The lines of a text that are not blank, at least one. Only a line feed ends a line."""
     captions = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not captions:
-        raise BadExample("it has no caption")
+        raise Lacking("it has no caption")
     return captions
 
 

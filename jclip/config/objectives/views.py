@@ -37,6 +37,34 @@ class View:
     """Augmentation of a sound; None: data.sound_augment."""
 
 
+def valid_name(view: str) -> str:
+    """Name of the array of a batch, bool [B], that says which examples have a view; see `Data.optional`."""
+    return f"{view}/valid"
+
+
+def optional_problems(
+    optional: Collection[str],
+    read: Mapping[str, Collection[str]],
+    may_lack: Mapping[str, Collection[str]],
+) -> Iterator[str]:
+    """Problems of the views that examples may lack.
+
+    Args:
+        optional: their names.
+        read: views that each objective reads, by its name.
+        may_lack: those of them that examples may lack.
+    """
+    for view in optional:
+        readers = [name for name, views in read.items() if view in views]
+        if not readers:
+            known = ", ".join(sorted({name for views in read.values() for name in views}))
+            yield f".data.optional: no objective reads a view {view!r}; views: {known}"
+        for name in readers:
+            if view not in may_lack[name]:
+                which = "only the two sides of a Contrastive may be missing"
+                yield f".data.optional: objectives.{name} needs {view!r} of every example; {which}"
+
+
 def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Iterator[str]:
     """Problems of the names of views and of their towers."""
     for name, view in views.items():
