@@ -1,7 +1,7 @@
 """Writes golden/clap_*.json: what laion_clap 1.1.7 and msclap 1.3.4 make of tiny models. PYTHONPATH=.. python make_golden_clap.py
 
 Their packages ask for other versions of numpy, torch and transformers than jclip's tests: install them with
-`pip install --no-deps --target FOLDER laion_clap msclap torchlibrosa librosa soundfile h5py ...`, and put FOLDER behind PYTHONPATH.
+`pip install --no-deps --target FOLDER laion_clap msclap torchlibrosa librosa soundfile h5py ...`, with FOLDER in PYTHONPATH.
 """
 
 import importlib
@@ -81,15 +81,17 @@ def microsoft_model(name: str) -> Any:
     how = transformers.BertConfig(**BERT) if name == "2022" else transformers.GPT2Config(**GPT2)
     clap = microsoft["clap"]
     clap.AutoModel = types.SimpleNamespace(from_pretrained=lambda _: kind(how))
-    swin = microsoft["htsat"].HTSAT_Swin_Transformer
-    microsoft["htsat"].HTSAT_Swin_Transformer = lambda config: swin(**TINY, num_classes=527, config=config)
+    swin, wrapper, heard = microsoft["htsat"].HTSAT_Swin_Transformer, microsoft["htsat"].HTSATWrapper, microsoft["audio"]
+
+    class Narrow(wrapper):  # type: ignore[misc, valid-type]
+        def __init__(self, *_: Any) -> None:
+            torch.nn.Module.__init__(self)
+            self.htsat = swin(**TINY, config=microsoft["config"])
+
+    kinds = {"Cnn14": lambda *sizes: narrow(heard.Cnn14(*sizes), heard.ConvBlock), "HTSAT": Narrow}
+    clap.get_audio_encoder = kinds.__getitem__
     audio, width = ("Cnn14", WIDE[-1]) if name == "2022" else ("HTSAT", 24)
     sizes = (44_100, 1024, 320, 64, 50, 14_000 if name == "2022" else 8000, 5)
-    heard = microsoft["audio"].Cnn14
-    if name == "2022":
-        clap.get_audio_encoder = lambda _: lambda *a: narrow(heard(*a), microsoft["audio"].ConvBlock)
-    else:
-        clap.get_audio_encoder = microsoft["audio"].get_audio_encoder
     return clap.CLAP(audio, *sizes, width, "bert-base-uncased" if name == "2022" else "gpt2", 64, 20)
 
 
@@ -98,7 +100,7 @@ def filled(model: Any) -> dict[str, list[int]]:
     state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     shapes = {key: list(value.shape) for key, value in state.items()}
     made = numbers(shapes)
-    model.load_state_dict({**state, **{key: torch.from_numpy(made[key]) for key in made}}, strict=False)
+    model.load_state_dict({**state, **{key: torch.from_numpy(np.asarray(made[key])) for key in made}}, strict=False)
     model.eval()
     return shapes
 
