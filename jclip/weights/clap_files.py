@@ -49,9 +49,9 @@ class Layout(NamedTuple):
 
     format: str
     sound: str
-    """What names of the network of sounds begin with."""
+    """Beginning of the names of the network of sounds."""
     text: str
-    """What names of that of texts begin with."""
+    """Beginning of the names of that of texts."""
     scale: str
 
 
