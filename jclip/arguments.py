@@ -30,7 +30,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--tokenizer",
         metavar="FILE",
-        help="vocabulary of a big_vision .npz, a SigLIP architecture or a CLAP file, left out there",
+        help="vocabulary of a big_vision .npz, a SigLIP architecture, or a CLAP: left out there",
     )
     model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
     model.add_argument(
