@@ -56,6 +56,7 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
+from jclip.config.sensors import DepthTower, ImuTower, PlaneTower, SensorTower, ThermalTower
 from jclip.config.sound import (
     IMAGEBIND_MEL,
     IMAGEBIND_WAVEFORM,
@@ -112,6 +113,7 @@ __all__ = [
     "ConfigError",
     "Contrastive",
     "Data",
+    "DepthTower",
     "Duration",
     "Evaluation",
     "Family",
@@ -121,6 +123,7 @@ __all__ = [
     "Groups",
     "ImageSize",
     "ImageTower",
+    "ImuTower",
     "InitFrom",
     "Input",
     "Labels",
@@ -136,6 +139,7 @@ __all__ = [
     "Optim",
     "Pair",
     "Plan",
+    "PlaneTower",
     "Portion",
     "Preprocess",
     "Range",
@@ -143,6 +147,7 @@ __all__ = [
     "Retrieval",
     "Robustness",
     "SelfDistillation",
+    "SensorTower",
     "SimCLR",
     "SimReg",
     "SimSiam",
@@ -155,6 +160,7 @@ __all__ = [
     "Suite",
     "TextAugment",
     "TextTower",
+    "ThermalTower",
     "TokenWise",
     "Tokenizer",
     "Tower",

@@ -19,13 +19,13 @@ import numpy as np
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.fields import check_fields, class_names
+from jclip.data.inputs import train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
 from jclip.data.reading import Transform
 from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import train_transform
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""

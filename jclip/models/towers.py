@@ -4,11 +4,26 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
-from jclip.config import Config, ConfigError, Groups, ResNetTower, SpectrogramTower, TextTower, Tower, VisionTower, groups_of
+from jclip.config import (
+    Config,
+    ConfigError,
+    DepthTower,
+    Groups,
+    ImuTower,
+    ResNetTower,
+    SpectrogramTower,
+    TextTower,
+    ThermalTower,
+    Tower,
+    VisionTower,
+    groups_of,
+)
 from jclip.models.flops import (
     projection_flops,
     resnet_flops,
     resnet_tokens,
+    sensor_flops,
+    sensor_tokens,
     spectrogram_flops,
     spectrogram_tokens,
     text_flops,
@@ -17,10 +32,11 @@ from jclip.models.flops import (
     vision_tokens,
 )
 from jclip.models.resnet import ModifiedResNet
+from jclip.models.sensors import SensorTransformer
 from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
-from jclip.models.vit import VisionTransformer
+from jclip.models.vit import PatchTower, VisionTransformer
 
 
 class Flops(Protocol):
@@ -47,6 +63,9 @@ class TowerKind(NamedTuple):
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
     ResNetTower: TowerKind(ModifiedResNet, resnet_flops, resnet_tokens),
+    DepthTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    ThermalTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    ImuTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
     SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
 }
@@ -105,4 +124,4 @@ def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
 
 def without_dropout(tower: Tower) -> Tower:
     """The tower as a teacher, or with patches hidden: no patch is dropped."""
-    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower | SpectrogramTower) else tower
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, PatchTower) else tower
