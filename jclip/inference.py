@@ -16,7 +16,7 @@ from jax.sharding import Mesh as DeviceMesh
 from numpy.typing import NDArray
 
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
-from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
+from jclip.config import ConfigError, ImageSize, Mesh, TokenTower, architecture_names, check_model
 from jclip.config.instead import near_names, tag_instead
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
@@ -254,7 +254,7 @@ class Encoder(CLIP):
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.config.towers[tower], TextTower)  # whose strings are the inputs themselves
+        files = not isinstance(self.config.towers[tower], TokenTower)  # whose strings are the inputs themselves
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])

@@ -1,9 +1,11 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
-from jclip.config.architectures import architecture, architecture_names, siglip_image
+from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
 from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_filter, check_model, check_suite
+from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -82,6 +84,7 @@ from jclip.config.towers import (
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     VisionTower,
     as_image_size,
@@ -105,10 +108,12 @@ __all__ = [
     "MSCLAP_2023_WAVEFORM",
     "AffinityDistillation",
     "Augment",
+    "BertTower",
     "Caption",
     "Captioning",
     "Checkpoint",
     "Choice",
+    "Cnn14Tower",
     "Config",
     "ConfigError",
     "Contrastive",
@@ -121,6 +126,7 @@ __all__ = [
     "FewShot",
     "Filter",
     "Groups",
+    "HtsatTower",
     "ImageSize",
     "ImageTower",
     "ImuTower",
@@ -161,6 +167,7 @@ __all__ = [
     "TextAugment",
     "TextTower",
     "ThermalTower",
+    "TokenTower",
     "TokenWise",
     "Tokenizer",
     "Tower",
@@ -181,6 +188,7 @@ __all__ = [
     "differences",
     "from_json",
     "groups_of",
+    "hf_text",
     "load",
     "load_filter",
     "load_suite",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_json
+from jclip.config import Caption, Captioning, ConfigError, TokenTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import file_digests
@@ -196,7 +196,7 @@ def _cached(
 def tower_facts(tower: Tower) -> dict[str, Any]:
     """All that a tower's features depend on but its weights: its configuration, and the bytes of its vocabulary."""
     facts: dict[str, Any] = to_json(tower)
-    if isinstance(tower, TextTower) and tower.tokenizer.file:
+    if isinstance(tower, TokenTower) and tower.tokenizer.file:
         facts["vocabulary"] = file_digests([Path(tower.tokenizer.file)])[0].hex()
     return facts
 

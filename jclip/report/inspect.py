@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TokenTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
@@ -230,7 +230,7 @@ def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
     """Inputs of a tower as a page shows them: images as they are, texts as the words that are left of them."""
     if not view.stored and isinstance(view.seen_by, ImageTower):
         return [Picture(_png(pixels), "") for pixels in rows]
-    if not view.stored and isinstance(view.seen_by, TextTower):
+    if not view.stored and isinstance(view.seen_by, TokenTower):
         tower = view.seen_by
         lengths = (np.asarray(end_of_text(jnp.asarray(rows), tower)) + 1).tolist()
         return [

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 
 from jclip.config import (
+    BertTower,
     ConfigError,
     ImageSize,
     ImageTower,
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     as_image_size,
     check_model,
@@ -33,7 +35,7 @@ def with_sizes(model: Model, image_size: ImageSize | None = None, context_length
         return model
     for size, field, kinds in (
         (as_image_size(image_size), "image_size", (ImageTower,)),
-        (context_length, "context_length", (TextTower,)),
+        (context_length, "context_length", (TokenTower,)),
     ):
         names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
         if size is not None and not names:
@@ -65,7 +67,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         before, after = source.towers[name], target.towers[name]
         _check(name, before, after)
         path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
-        if path not in params:
+        if path not in params or isinstance(after, BertTower):  # which has more positions than tokens
             continue
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
@@ -116,7 +118,7 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 
 
 def _check(name: str, before: Tower, after: Tower) -> None:
-    fields = ("width", "patch_size", "positions") if type(before) is type(after) else ()
+    fields = ("width", "patch_size", "positions", "max_positions") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
     if isinstance(before, PatchTower) and isinstance(after, PatchTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from jclip.config.durations import Duration
 from jclip.config.evals.base import Count, Evaluation, Labels, OfPrompts, Penalty
 from jclip.config.ranges import Range
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TokenTower, Tower
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Retrieval(Evaluation):
     def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
         """Sums with texts, of which an example may have several."""
         for side, names in (("a", self.a.split("+")), ("b", self.b.split("+"))):
-            texts = [name for name in names if isinstance(towers[name], TextTower)]
+            texts = [name for name in names if isinstance(towers[name], TokenTower)]
             if texts and len(names) > 1:
                 yield f".{side} {'+'.join(names)!r} adds texts, of which an example may have several; leave out {texts[0]}"
 
@@ -185,9 +185,9 @@ class Captioning(OfPrompts):
         """A tower of captions that is none of texts, or not so long."""
         text = towers[self.text]
         yield from super().misfits(towers)
-        if isinstance(text, TextTower) and (self.length or 0) > text.context_length:
+        if isinstance(text, TokenTower) and (self.length or 0) > text.context_length:
             yield f".length {self.length} is more than the tower's context_length {text.context_length}"
-        if isinstance(text, TextTower) and 2 * self.beams > text.vocab_size:
+        if isinstance(text, TokenTower) and 2 * self.beams > text.vocab_size:
             yield f".beams {self.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
