@@ -12,6 +12,7 @@ from jclip.config import (
     ImageTower,
     Model,
     ResNetTower,
+    SpectrogramTower,
     TextTower,
     Tower,
     VisionTower,
@@ -56,7 +57,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         params: arrays by path; those of towers that only one of the models has are passed on too, and a tower of which there are
             none may be another one.
         source: the model they are of.
-        target: the model they are for; its towers may differ in image_size and context_length.
+        target: the model they are for; its towers may differ in image_size and context_length, and those of sounds in seconds.
 
     Raises:
         WeightsError: a tower of that name is of another kind, or its tokens are not comparable.
@@ -71,9 +72,10 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
             continue
-        assert isinstance(before, ImageTower)  # or `_check` had raised
-        assert isinstance(after, ImageTower)
-        extra = class_tokens(after) if isinstance(after, VisionTower) else 1
+        if not isinstance(after, ImageTower | SpectrogramTower):
+            continue  # a kind of somebody's own, whose positions nobody here knows
+        assert isinstance(before, ImageTower | SpectrogramTower)  # or `_check` had raised
+        extra = class_tokens(after) if isinstance(after, VisionTower | SpectrogramTower) else 1
         resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
     return resized
 
@@ -117,9 +119,10 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 
 
 def _check(name: str, before: Tower, after: Tower) -> None:
-    fields = ("width", "patch_size", "positions") if type(before) is type(after) else ()
+    fields = ("width", "patch_size", "positions", "stride", "mel") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
-    if isinstance(before, VisionTower) and isinstance(after, VisionTower) and class_tokens(before) != class_tokens(after):
+    patches = VisionTower | SpectrogramTower
+    if isinstance(before, patches) and isinstance(after, patches) and class_tokens(before) != class_tokens(after):
         other.append("class_token")
     if isinstance(before, TextTower) and isinstance(after, TextTower) and text_class_tokens(before) != text_class_tokens(after):
         other.append("pool")
@@ -133,4 +136,5 @@ def _check(name: str, before: Tower, after: Tower) -> None:
 
 
 def _value(tower: Tower, field: str) -> Any:
-    return class_tokens(tower) if field == "class_token" and isinstance(tower, VisionTower) else getattr(tower, field)
+    tokens = field == "class_token" and isinstance(tower, VisionTower | SpectrogramTower)
+    return class_tokens(tower) if tokens else getattr(tower, field)
