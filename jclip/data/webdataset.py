@@ -101,11 +101,11 @@ class WebDataset:
                 readers.setdefault(field, partial(_read, file, extension, offset, size))
         if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
             readers["image"] = readers[rare]
-        if "sound" not in readers and (sound := next((extension for extension in readers if extension in SOUNDS), None)):
-            readers["sound"] = readers[sound]
+        sounds = [readers[extension] for extension in readers if extension in SOUNDS]
+        aliases = {"sound": sounds[0]} if sounds and "sound" not in readers else {}
         if self.lines and "text" in readers:
             readers |= text_readers(readers["text"], lines=True)
-        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
+        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers, aliases)
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, in order."""

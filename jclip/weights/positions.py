@@ -57,7 +57,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         params: arrays by path; those of towers that only one of the models has are passed on too, and a tower of which there are
             none may be another one.
         source: the model they are of.
-        target: the model they are for; its towers may differ in image_size and context_length.
+        target: the model they are for; its towers may differ in image_size and context_length, and those of sounds in seconds.
 
     Raises:
         WeightsError: a tower of that name is of another kind, or its tokens are not comparable.
@@ -118,7 +118,7 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 
 
 def _check(name: str, before: Tower, after: Tower) -> None:
-    fields = ("width", "patch_size", "positions", "max_positions") if type(before) is type(after) else ()
+    fields = ("width", "patch_size", "positions", "max_positions", "stride", "mel") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
     if isinstance(before, PatchTower) and isinstance(after, PatchTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")
