@@ -1,9 +1,12 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jclip.config.architectures import architecture, architecture_names, siglip_image
 from jclip.config.augment import Augment, TextAugment
 from jclip.config.buckets import Groups, groups_of
-from jclip.config.check import check, check_filter, check_model, check_suite
+from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -45,7 +48,7 @@ from jclip.config.objectives import (
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
-from jclip.config.recipes import beside, load, load_filter, load_suite
+from jclip.config.recipes import beside, load, load_adapt, load_filter, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
@@ -68,6 +71,22 @@ from jclip.config.towers import (
     as_image_size,
 )
 
+if TYPE_CHECKING:
+    from jclip.config.adapt import Adapt
+    from jclip.config.adapt_methods import (
+        ClipAdapter,
+        CoCoOp,
+        CoOp,
+        CrossModal,
+        FineTune,
+        LinearHead,
+        LoRA,
+        PromptSearch,
+        TipAdapter,
+        TipAdapterF,
+        Views,
+    )
+
 Pair = Contrastive
 """The name in recipes of before objectives had names."""
 
@@ -75,15 +94,20 @@ __all__ = [
     "BYOL",
     "CLOOB",
     "LEAST_SHARE",
+    "Adapt",
     "AffinityDistillation",
     "Augment",
     "Caption",
     "Captioning",
     "Checkpoint",
     "Choice",
+    "ClipAdapter",
+    "CoCoOp",
+    "CoOp",
     "Config",
     "ConfigError",
     "Contrastive",
+    "CrossModal",
     "Data",
     "Duration",
     "Evaluation",
@@ -91,6 +115,7 @@ __all__ = [
     "FeatureDistillation",
     "FewShot",
     "Filter",
+    "FineTune",
     "Groups",
     "ImageSize",
     "ImageTower",
@@ -98,7 +123,9 @@ __all__ = [
     "Input",
     "Labels",
     "Length",
+    "LinearHead",
     "LinearProbe",
+    "LoRA",
     "MaskedText",
     "Mesh",
     "Model",
@@ -110,6 +137,7 @@ __all__ = [
     "Plan",
     "Portion",
     "Preprocess",
+    "PromptSearch",
     "Range",
     "ResNetTower",
     "Retrieval",
@@ -123,11 +151,14 @@ __all__ = [
     "Suite",
     "TextAugment",
     "TextTower",
+    "TipAdapter",
+    "TipAdapterF",
     "TokenWise",
     "Tokenizer",
     "Tower",
     "Triplet",
     "View",
+    "Views",
     "VisionTower",
     "Vocabulary",
     "ZeroShot",
@@ -136,6 +167,7 @@ __all__ = [
     "as_image_size",
     "beside",
     "check",
+    "check_adapt",
     "check_filter",
     "check_model",
     "check_suite",
@@ -143,6 +175,7 @@ __all__ = [
     "from_json",
     "groups_of",
     "load",
+    "load_adapt",
     "load_filter",
     "load_suite",
     "make_plan",
@@ -156,3 +189,25 @@ __all__ = [
     "to_saved",
     "to_steps",
 ]
+
+_METHODS = (
+    "ClipAdapter",
+    "CoCoOp",
+    "CoOp",
+    "CrossModal",
+    "FineTune",
+    "LinearHead",
+    "LoRA",
+    "PromptSearch",
+    "TipAdapter",
+    "TipAdapterF",
+    "Views",
+)
+_ADAPTATION = {"Adapt": "adapt", **dict.fromkeys(_METHODS, "adapt_methods")}
+"""Modules of names that are imported when they are asked for: who loads a model does without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ADAPTATION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ADAPTATION[name]}"), name)
