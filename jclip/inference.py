@@ -146,6 +146,7 @@ def _load_adapted(folder: Path, fsdp: int) -> "Encoder":
         ConfigError: the folder is damaged, or the model that it names has other weights now.
     """
     from jclip.adapt.changes import with_changes
+    from jclip.adapt.heads import OF_MODELS
     from jclip.adapt.saved import read_adapted
 
     adapted = read_adapted(folder)
@@ -156,7 +157,12 @@ def _load_adapted(folder: Path, fsdp: int) -> "Encoder":
     weights = {tower: tower_digest(encoder.params, tower, encoder.mesh) for tower in encoder.config.towers}
     if weights != adapted.base["weights"]:
         raise ConfigError(f"{folder} was adapted from other weights than those that {name} has now; adapt it again")
-    return dataclasses.replace(encoder, params=with_changes(encoder.params, adapted.changed), adapted=adapted)
+    params = with_changes(encoder.params, adapted.changed)
+    if adapted.head.kind in OF_MODELS:
+        from jclip.adapt.cocoop import bind
+
+        adapted = dataclasses.replace(adapted, head=bind(adapted.head, encoder.config, params, encoder.mesh, adapted.text))
+    return dataclasses.replace(encoder, params=params, adapted=adapted)
 
 
 def _untouched(value: Any) -> Any:

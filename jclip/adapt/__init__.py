@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from jclip.adapt.clip_adapter import fit_clip_adapter
+from jclip.adapt.cocoop import fit_cocoop
+from jclip.adapt.coop import fit_coop
 from jclip.adapt.linear import fit_linear
 from jclip.adapt.task import Fitted, Task
 from jclip.adapt.tip import fit_tip, fit_tip_f
 from jclip.config import ConfigError
 from jclip.config.adapt import Method
-from jclip.config.adapt_methods import ClipAdapter, CrossModal, LinearHead, TipAdapter, TipAdapterF
+from jclip.config.adapt_methods import ClipAdapter, CoCoOp, CoOp, CrossModal, LinearHead, TipAdapter, TipAdapterF
 
 __all__ = ["METHODS", "Fitted", "Task", "fit"]
 
@@ -19,6 +21,8 @@ METHODS: dict[type[Method], Callable[[Any, Task], Fitted]] = {
     ClipAdapter: fit_clip_adapter,
     LinearHead: fit_linear,
     CrossModal: fit_linear,
+    CoOp: fit_coop,
+    CoCoOp: fit_cocoop,
 }
 """Functions (the dataclass, the task) -> what was fitted. A row of your own is one of them."""
 

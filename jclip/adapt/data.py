@@ -76,6 +76,8 @@ class AdaptData:
     """Open sources by their roles: source, val, test."""
     open: Callable[[str], Source]
     """Opens further sources."""
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """See Task."""
 
     @cached_property
     def classes(self) -> Classes:
@@ -213,6 +215,7 @@ class AdaptData:
             image=self.config.image,
             text=self.config.text,
             encode=encoding,
+            compiled=self.compiled,
         )
         return task, rows
 

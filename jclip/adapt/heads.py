@@ -75,18 +75,25 @@ def _products(a: Array, b: Array) -> Array:
 HEADS: dict[str, Callable[..., Array]] = {"linear": linear, "cache": cache, "adapter": adapter}
 """Functions (z [n, E], norm [n], the arrays by name) -> logits f32 [n, C], by the kind of head. Kinds are names in files."""
 
+OF_MODELS = ("conditional",)
+"""Kinds of heads that need the model's tower of texts: see `cocoop.bind`."""
+
 
 @dataclass(frozen=True)
 class Head:
     """A classifier of embeddings, with its arrays by the names of the arguments of its function."""
 
     kind: str
-    """One of HEADS."""
+    """One of HEADS or OF_MODELS."""
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     """Arrays f32; scalars are of shape []."""
+    run: Callable[[Features], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    """Function of a head that needs the model."""
 
     def logits(self, features: Features) -> np.ndarray:
         """Logits f32 [n, C] of n >= 1 embeddings."""
+        if self.run is not None:
+            return self.run(features)
         names = tuple(sorted(self.arrays))
         widest = max(np.size(array) // max(1, array.shape[-1]) if array.ndim else 1 for array in self.arrays.values())
         block = rows_at_a_time(len(features.z), max(widest, features.z.shape[-1]))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jclip import __version__
-from jclip.adapt.heads import HEADS, Features, Head
+from jclip.adapt.heads import HEADS, OF_MODELS, Features, Head
 from jclip.config import ConfigError
 from jclip.files import ADAPTED, read_whole
 
@@ -86,8 +86,8 @@ def read_adapted(folder: str | Path) -> Adapted:
         content = json.loads(read_whole(folder / ADAPTED))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, and this jclip reads {FORMAT!r}")
-        if content["head"] not in HEADS:
-            raise ValueError(f"its head is {content['head']!r}; known are {', '.join(HEADS)}")
+        if content["head"] not in (*HEADS, *OF_MODELS):
+            raise ValueError(f"its head is {content['head']!r}; known are {', '.join((*HEADS, *OF_MODELS))}")
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
         with safe_open(folder / ARRAYS, "numpy") as file:
             names = file.keys()

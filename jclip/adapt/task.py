@@ -77,6 +77,8 @@ class Task:
     """Tower of the prompts."""
     encode: Encoding
     """Functions of the model."""
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Programs that methods have compiled, for those that come after."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,3 @@ class Fitted:
     """Numbers for the page, as JSON: curves, words."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """Further arrays that are kept with the model, such as learned contexts."""
-
-
-def best_of(scores: Sequence[float]) -> int:
-    """Index of the first of the highest scores."""
-    return int(np.argmax(scores))

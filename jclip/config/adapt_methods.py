@@ -195,11 +195,6 @@ class CoOp(OfCoOp):
     remat: bool = True
     """True: the text tower's activations are computed again in the backward pass. A thousand classes need it, a few do not."""
 
-    def problems(self) -> Iterator[str]:
-        """Contradictions, each after the place of this dataclass."""
-        if self.position == "middle" and not self.words and self.contexts % 2:
-            yield f".contexts {self.contexts}: with position 'middle' half of them stand before the name; use an even number"
-
 
 @dataclass(frozen=True)
 class CoCoOp(OfCoOp):

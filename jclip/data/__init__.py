@@ -7,7 +7,7 @@ from jclip.data.open import SCHEMES, Scheme, open_source
 from jclip.data.reader import EvalBatch, read_field, read_once
 from jclip.data.source import BadExample, Source, SourceError, lookup
 from jclip.data.subset import SelectedExamples, open_part, select
-from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
+from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends, text_parts
 from jclip.data.transforms import INPUTS, Reading, Transform, eval_transform, train_transform
 
 __all__ = [
@@ -42,5 +42,6 @@ __all__ = [
     "read_once",
     "select",
     "text_ends",
+    "text_parts",
     "train_transform",
 ]
