@@ -6,12 +6,26 @@ from typing import Any
 from jclip.adapt.clip_adapter import fit_clip_adapter
 from jclip.adapt.cocoop import fit_cocoop
 from jclip.adapt.coop import fit_coop
+from jclip.adapt.fine_tune import fit_fine_tune
 from jclip.adapt.linear import fit_linear
+from jclip.adapt.lora import fit_lora
+from jclip.adapt.prompt_search import fit_prompts
 from jclip.adapt.task import Fitted, Task
 from jclip.adapt.tip import fit_tip, fit_tip_f
 from jclip.config import ConfigError
 from jclip.config.adapt import Method
-from jclip.config.adapt_methods import ClipAdapter, CoCoOp, CoOp, CrossModal, LinearHead, TipAdapter, TipAdapterF
+from jclip.config.adapt_methods import (
+    ClipAdapter,
+    CoCoOp,
+    CoOp,
+    CrossModal,
+    FineTune,
+    LinearHead,
+    LoRA,
+    PromptSearch,
+    TipAdapter,
+    TipAdapterF,
+)
 
 __all__ = ["METHODS", "Fitted", "Task", "fit"]
 
@@ -23,6 +37,9 @@ METHODS: dict[type[Method], Callable[[Any, Task], Fitted]] = {
     CrossModal: fit_linear,
     CoOp: fit_coop,
     CoCoOp: fit_cocoop,
+    LoRA: fit_lora,
+    FineTune: fit_fine_tune,
+    PromptSearch: fit_prompts,
 }
 """Functions (the dataclass, the task) -> what was fitted. A row of your own is one of them."""
 
