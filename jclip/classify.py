@@ -22,6 +22,7 @@ from jclip.data.decoding import MAX_PIXELS
 from jclip.data.pictures import picture_files, read_pictures
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
+from jclip.files import is_adapted
 from jclip.inference import Encoder, load, tower_digest
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def main(
     Args:
         images: files, folders and globs, as `picture_files` takes them; they are turned as their EXIF data say.
         model: as `jclip.load` takes it.
-        labels: the classes; "file:PATH" stands for the lines of a file.
+        labels: the classes; "file:PATH" stands for the lines of a file. An adapted model has its own.
         templates: prompts, as in the config of an evaluation.
         probe: a file of `save_probe`, whose classes are used instead.
         truth: the right class of all images; its rank is printed.
@@ -80,7 +81,8 @@ def main(
             of another model.
         SourceError: a folder has no images, or a glob matches none.
     """
-    if bool(labels) == (probe is not None):
+    own = not labels and probe is None and is_adapted(model)
+    if bool(labels) == (probe is not None) and not own:
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if min(top, batch_size) < 1:
         raise ConfigError(f"classify: --top {top} and --batch-size {batch_size} must be at least 1")
@@ -91,7 +93,10 @@ def main(
     if len(starts) == 1 and all("problem" in answer for answer in first.answers):
         raise ConfigError(f"classify: {_none(first.answers)}")
     encoder = load(model, step=step, **how)
-    classifier = _by_probe(encoder, probe, max_pixels) if probe else _by_prompts(encoder, labels, templates, max_pixels)
+    if own:
+        classifier = _by_head(encoder, max_pixels)
+    else:
+        classifier = _by_probe(encoder, probe, max_pixels) if probe else _by_prompts(encoder, labels, templates, max_pixels)
     if truth is not None and truth not in classifier.names:
         known = ", ".join(classifier.names[:20])
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
@@ -332,6 +337,15 @@ def _by_probe(encoder: Encoder, path: str | Path, max_pixels: int) -> Classifier
         return Scores(expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1))
 
     return Classifier(names, score, unit="score" if probe.protocol == "ridge" else "probability")
+
+
+def _by_head(encoder: Encoder, max_pixels: int) -> Classifier:
+    """The classes and the head of an adapted model."""
+
+    def score(images: list[bytes]) -> Scores:
+        return Scores(softmax(encoder.classify(images, max_pixels=max_pixels), axis=1))
+
+    return Classifier(encoder.classes, score, unit="probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:

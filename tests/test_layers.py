@@ -30,7 +30,7 @@ LAYERS = (
         "signals",
     },
     {"saved_digests", "checkpoint", "compiled", "encode", "weights", "objectives", "eval", "facts", "captioning", "topology"},
-    {"state", "parts"},
+    {"state", "parts", "adapt"},
     {"step"},
     {"program"},
     {"clip"},
@@ -53,7 +53,7 @@ LAYERS = (
         "sweep",
         "report",
     },
-    {"filter"},
+    {"filter", "adaptation"},
     {"cli"},
     {"__main__"},
 )

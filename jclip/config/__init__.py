@@ -1,10 +1,13 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
 from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
-from jclip.config.check import check, check_filter, check_model, check_suite
+from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
 from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
@@ -48,7 +51,7 @@ from jclip.config.objectives import (
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
-from jclip.config.recipes import beside, load, load_filter, load_suite
+from jclip.config.recipes import beside, load, load_adapt, load_filter, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
@@ -90,6 +93,22 @@ from jclip.config.towers import (
     as_image_size,
 )
 
+if TYPE_CHECKING:
+    from jclip.config.adapt import Adapt
+    from jclip.config.adapt_methods import (
+        ClipAdapter,
+        CoCoOp,
+        CoOp,
+        CrossModal,
+        FineTune,
+        LinearHead,
+        LoRA,
+        PromptSearch,
+        TipAdapter,
+        TipAdapterF,
+        Views,
+    )
+
 Pair = Contrastive
 """The name in recipes of before objectives had names."""
 
@@ -106,6 +125,7 @@ __all__ = [
     "MSCLAP_2022_WAVEFORM",
     "MSCLAP_2023_MEL",
     "MSCLAP_2023_WAVEFORM",
+    "Adapt",
     "AffinityDistillation",
     "Augment",
     "BertTower",
@@ -113,10 +133,14 @@ __all__ = [
     "Captioning",
     "Checkpoint",
     "Choice",
+    "ClipAdapter",
     "Cnn14Tower",
+    "CoCoOp",
+    "CoOp",
     "Config",
     "ConfigError",
     "Contrastive",
+    "CrossModal",
     "Data",
     "DepthTower",
     "Duration",
@@ -125,6 +149,7 @@ __all__ = [
     "FeatureDistillation",
     "FewShot",
     "Filter",
+    "FineTune",
     "Groups",
     "HtsatTower",
     "ImageSize",
@@ -134,7 +159,9 @@ __all__ = [
     "Input",
     "Labels",
     "Length",
+    "LinearHead",
     "LinearProbe",
+    "LoRA",
     "MaskedText",
     "Mel",
     "Mesh",
@@ -148,6 +175,7 @@ __all__ = [
     "PlaneTower",
     "Portion",
     "Preprocess",
+    "PromptSearch",
     "Range",
     "ResNetTower",
     "Retrieval",
@@ -167,12 +195,15 @@ __all__ = [
     "TextAugment",
     "TextTower",
     "ThermalTower",
+    "TipAdapter",
+    "TipAdapterF",
     "TokenTower",
     "TokenWise",
     "Tokenizer",
     "Tower",
     "Triplet",
     "View",
+    "Views",
     "VisionTower",
     "Vocabulary",
     "Waveform",
@@ -182,6 +213,7 @@ __all__ = [
     "as_image_size",
     "beside",
     "check",
+    "check_adapt",
     "check_filter",
     "check_model",
     "check_suite",
@@ -190,6 +222,7 @@ __all__ = [
     "groups_of",
     "hf_text",
     "load",
+    "load_adapt",
     "load_filter",
     "load_suite",
     "make_plan",
@@ -205,3 +238,25 @@ __all__ = [
     "to_steps",
     "valid_name",
 ]
+
+_METHODS = (
+    "ClipAdapter",
+    "CoCoOp",
+    "CoOp",
+    "CrossModal",
+    "FineTune",
+    "LinearHead",
+    "LoRA",
+    "PromptSearch",
+    "TipAdapter",
+    "TipAdapterF",
+    "Views",
+)
+_ADAPTATION = {"Adapt": "adapt", **dict.fromkeys(_METHODS, "adapt_methods")}
+"""Modules of names that are imported when they are asked for: who loads a model does without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ADAPTATION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ADAPTATION[name]}"), name)

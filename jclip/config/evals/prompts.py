@@ -36,7 +36,7 @@ class ZeroShot(OfPrompts):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _template_problems(self.templates)
+        yield from template_problems(self.templates)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Robustness(OfPrompts):
             if set(known) != {"clean", *self.shifted}:
                 sets = ", ".join(("clean", *self.shifted))
                 yield f".baselines: {name!r} needs an accuracy for each of {sets}; got {dict(known)}"
-        yield from _template_problems(self.templates)
+        yield from template_problems(self.templates)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ class Captioning(OfPrompts):
             yield f".beams {self.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
-def _template_problems(templates: tuple[str, ...]) -> Iterator[str]:
+def template_problems(templates: tuple[str, ...]) -> Iterator[str]:
+    """Problems of templates, after the place of the dataclass that has them."""
     for template in templates:
         if "{}" not in template and not template.startswith(("set:", "file:")):
             yield f".templates: each needs a {{}} where the class name goes, or is set:NAME or file:PATH; got {template!r}"
