@@ -55,6 +55,11 @@ def is_address(text: str) -> bool:
     return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
+def is_copied(path: str) -> bool:
+    """True where a remote file is read from a copy of it; what was opened before that was so asks for ranges still."""
+    return isinstance(path, Address) and path.whole
+
+
 def by_ranges(paths: Iterable[str]) -> bool:
     """True where some of the files are remote and read by requests of ranges."""
     return any(isinstance(path, Address) and not path.whole for path in paths)

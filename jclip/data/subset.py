@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from jclip.config import ConfigError, Subset
 from jclip.config.conditions import CannotSay, parse_condition
 from jclip.data.fields import class_names
 from jclip.data.fingerprint import combine
+from jclip.data.keys import KeyIndex
 from jclip.data.open import open_source
 from jclip.data.reader import reading_threads, waits
 from jclip.data.source import BadExample, Example, Source, SourceError, Unreachable, lookup, read_lines
@@ -64,6 +64,17 @@ class SelectedExamples:
     def shards(self) -> Mapping[str, int] | None:
         """Bytes of each shard of the source, by name; None where it has none."""
         return getattr(self.source, "shards", None)
+
+    @property
+    def shard_paths(self) -> Sequence[str] | None:
+        """Path or address of each shard of the source; None where it has none."""
+        return getattr(self.source, "shard_paths", None)
+
+    @property
+    def shard_ends(self) -> Rows | None:
+        """Number of these examples up to the end of each shard of the source; None where it has none."""
+        ends = getattr(self.source, "shard_ends", None)
+        return None if ends is None else np.searchsorted(self.rows, np.asarray(ends, self.rows.dtype)).astype(np.int64)
 
     @property
     def left_out(self) -> Mapping[str, int]:
@@ -253,40 +264,6 @@ class _Search:
 
 class _LeftOut(Exception):
     """The reason why an example is left out."""
-
-
-class KeyIndex:
-    """The place of each key in a list, in 24 bytes a key: keys are known by a digest of 16 bytes, and are found by bisection."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        content = bytearray()  # a list of digests would take four times the memory
-        for key in keys:
-            content += _digest(key)
-        digests = np.frombuffer(content, "<u8").reshape(-1, 2)
-        self._order = np.lexsort((digests[:, 1], digests[:, 0]))
-        self._high, self._low = digests[self._order].T.copy()
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def find(self, key: str) -> int:
-        """The first place of a key; -1 where it is not there."""
-        high, low = np.frombuffer(_digest(key), "<u8")
-        first = int(np.searchsorted(self._high, high))
-        while first < len(self) and self._high[first] == high:
-            if self._low[first] == low:
-                return int(self._order[first])
-            first += 1
-        return -1
-
-    @property
-    def distinct(self) -> int:
-        """Number of different keys."""
-        return len(self) - int(np.sum((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])))
-
-
-def _digest(key: str) -> bytes:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
+from jclip.data.blocks import BlockOrder, run_order, said_blocks
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.memory import share, size_text
@@ -143,7 +144,9 @@ def loader_rate(config: Config, source: Source, seconds: float) -> float:
 def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
     config, plan = last.config, last.plan
     seen = plan.skipped + plan.length * config.batch_size
-    mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
+    mixed = in_numbers(source, source.order(config.seed), 0, seen) if isinstance(source, Mixture) else []
+    order = run_order(config, source, plan.skipped)
+    mixed += said_blocks(order) if isinstance(order, BlockOrder) else []
     return [
         ("data", "; ".join([f"{shown(config.data.title)}: {len(source):,} examples", *mixed])),
         ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
