@@ -99,6 +99,17 @@ class Lane:
         offsets, ends, mixed = self._mix(epoch, number)
         return _example(offsets, ends, int(mixed[position - first]))
 
+    def span(self, first: int, end: int) -> Numbers:
+        """Indices of the examples at the positions from `first` up to `end`, which lies behind it."""
+        parts = []
+        while first < end:
+            epoch, number, start, behind = self._place(first)
+            offsets, ends, mixed = self._mix(epoch, number)
+            numbers = mixed[first - start : end - start].astype(np.int64)
+            parts.append(numbers + offsets[np.searchsorted(ends, numbers, "right")])
+            first = behind
+        return np.concatenate(parts)
+
     def block(self, position: int) -> Block:
         """The block in which a position lies."""
         epoch, number, _, end = self._place(position)

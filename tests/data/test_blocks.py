@@ -113,6 +113,8 @@ def test_a_lane_is_what_a_plain_implementation_reads_from_the_start(counts: list
         expected = plain(lane, 3)
         late_first = [lane[position] for position in reversed(range(len(expected)))][::-1]
         assert late_first == expected
+        cut = seed % len(expected)
+        assert lane.span(cut, len(expected)).tolist() == expected[cut:]
         position, blocks = 0, list[int]()
         while position < lane.examples:
             block = lane.block(position)
@@ -134,13 +136,19 @@ def test_shards_are_dealt_once_each_and_evenly(counts: list[int], lanes: int, se
         assert min(map(len, dealt)) >= 1
 
 
+def test_the_largest_shards_are_dealt_first() -> None:
+    for seed in range(5):
+        dealt = deal(np.array([1] * 10 + [10]), 2, np.random.default_rng(seed))
+        assert sorted(map(len, dealt)) == [1, 10]
+
+
 @pytest.mark.parametrize(("hosts", "workers"), [(2, 0), (3, 0), (4, 0), (1, 1)])
 def test_batches_do_not_depend_on_hosts_or_workers(hosts: int, workers: int) -> None:
     assert_equal(global_batches(Sharded(), 11, hosts, workers=workers), global_batches(Sharded(), 11))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("hosts", "workers"), [(1, 3), (2, 1), (4, 3)])
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 3), (2, 1), pytest.param(4, 3, marks=pytest.mark.exhaustive)])
 def test_batches_do_not_depend_on_more_workers(hosts: int, workers: int) -> None:
     assert_equal(global_batches(Sharded(), 11, hosts, workers=workers), global_batches(Sharded(), 11))
 
@@ -183,7 +191,8 @@ def test_each_example_comes_once_an_epoch_of_its_lane_in_an_order_of_its_own() -
 def test_another_seed_deals_and_shuffles_otherwise() -> None:
     one, other = (make_lanes(seed, "", np.arange(1, 101) * 10, Blocks(2, 50)) for seed in (0, 1))
     assert one[0].shards.tolist() != other[0].shards.tolist()
-    assert make_lanes(0, "a", np.arange(1, 101) * 10, Blocks(2, 50))[0].shards.tolist() != one[0].shards.tolist()
+    a, b = (make_lanes(0, name, np.arange(1, 101) * 10, Blocks(2, 50)) for name in "ab")
+    assert a[0].shards.tolist() != b[0].shards.tolist()
 
 
 def test_a_host_touches_the_shards_of_its_own_lanes_alone_and_few_at_a_time() -> None:
