@@ -7,9 +7,9 @@ Sizes of shards are drawn; the orders are those that training computes (jclip.da
 index of the shards and the rule of what is fetched and dropped. Two tables are printed:
 
 - cost: the processor's time until the order and the first rows of a host are there, and of a million places once blocks are
-  mixed; memory of the process; and what a host with so much cache fetches in an epoch. Of a full shuffle with copies the hits of a
-  cache of the copies used last are counted over --window examples. "index" is the index of remote shards whose counts are in the
-  cache; answers of the store are not in it.
+  mixed; memory of the process; and what a host with so much cache fetches in an epoch. Of a full shuffle with copies the hits of
+  a cache of the copies used last are counted over --window examples. "index" is the index of remote shards whose counts are in
+  the cache; answers of the store are not in it.
 - quality, of --mixed shards: the shards in a batch of --batch rows; pairs of examples in a batch that are neighbours in the
   source, at most ten apart, of which crawls have near duplicates; steps between an example and the next one of the source, as a
   share of the epoch (median, and the nearest twentieth); and chi-squared of the shards of a batch against equal shares, by its
@@ -232,6 +232,7 @@ def quality(ways: Sequence[str], options: argparse.Namespace) -> Table:
     title = f"{options.mixed:,} shards of {options.examples:,}, batches of {options.batch:,}"
     table = Table(*(Column(name, no_wrap=True) for name in names), title=title)
     orders = [(way, order_of(way, counts, options)) for way in ways if way == "full" or sizes_of(way).lanes <= options.mixed]
+    orders.append(("a random permutation", np.random.default_rng(0).permutation(int(counts.sum()))))
     orders.append((f"webdataset, buffers of {BUFFER:,}", webdataset(counts, options)))
     orders.append(("no shuffle", np.arange(counts.sum())))
     for name, order in orders:

@@ -108,6 +108,7 @@ def make_loader(
     same: Mapping[str, str] | None = None,
     optional: Mapping[str, tuple[tuple[int, ...], str]] | None = None,
     blocks: Blocks | None = None,
+    ahead: bool = True,
     workers: int = 0,
 ) -> Loader:
     """Endless batches of a source from batch `start` on: batch k is a function of the source, the transforms, the seed and k.
@@ -132,7 +133,8 @@ def make_loader(
         optional: arrays that an example may lack, with the shape and dtype of the zeros that then stand for each. Beside each
             there is another one, "NAME/valid", bool [b]: whether the example has it.
         blocks: shuffles in blocks of shards, see jclip.data.blocks, in place of all examples at once: then an epoch is that of a
-            lane, and a substitute is drawn from the same block. Remote shards are fetched ahead as copies, and dropped again.
+            lane, and a substitute is drawn from the same block.
+        ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
         workers: processes that read; 0: threads do.
 
     Raises:
@@ -157,7 +159,7 @@ def make_loader(
     with opening_for_blocks(blocks is not None):
         source = open_source(source) if isinstance(source, str) else source
     by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
-    ahead = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks else None
+    fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
     empty = {name: np.zeros(*like) for name, like in (optional or {}).items()}
     prepare = _Prepare(source, transforms, fields or {}, same or {}, empty, by_blocks)
     if by_blocks:
@@ -183,13 +185,20 @@ def make_loader(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         read = read.mp_prefetch(options, worker_init_fn=_start_worker)
-    if ahead:
-        ahead.at(start)
-    return Loader(iter(read), together, ahead, start)
+    if fetch:
+        fetch.at(start)
+    return Loader(iter(read), together, fetch, start)
 
 
 def make_run_loader(
-    config: Config, source: Source | None = None, *, start: int = 0, skipped: int = 0, host: int = 0, hosts: int = 1
+    config: Config,
+    source: Source | None = None,
+    *,
+    start: int = 0,
+    skipped: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    ahead: bool = True,
 ) -> Loader:
     """The batches of a run: those of `make_loader`, of the views of a configuration; batch k takes step k to k+1.
 
@@ -217,6 +226,7 @@ def make_run_loader(
         same={name: view.same_as for name, view in views.items() if view.same_as},
         optional={name: view.seen_by.input() for name, view in views.items() if name in data.optional},
         blocks=run_blocks(config),
+        ahead=ahead,
         workers=data.workers,
     )
 

@@ -131,7 +131,7 @@ def learning_rates(parts: list[RunPart]) -> tuple[list[float], list[float]]:
 
 def loader_rate(config: Config, source: Source, seconds: float) -> float:
     """Examples a second that the loader of this host hands over, after its first batch."""
-    with make_run_loader(config, source) as loader:
+    with make_run_loader(config, source, ahead=False) as loader:
         next(loader)
         began = now = time.perf_counter()
         batches = 0
@@ -219,7 +219,7 @@ def _factor(factor: Any) -> str:
 
 def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
     """The first EXAMPLES rows that training will see in this stage, of this host."""
-    with make_run_loader(config, source, skipped=plan.skipped) as loader:
+    with make_run_loader(config, source, skipped=plan.skipped, ahead=False) as loader:  # no copies for so few
         batches = list(itertools.islice(loader, math.ceil(EXAMPLES / config.batch_size)))
     arrays = {view: np.concatenate([batch.arrays[view] for batch in batches])[:EXAMPLES] for view in batches[0].arrays}
     return Batch(arrays, list(_joined(batches, "keys"))[:EXAMPLES], list(_joined(batches, "problems")))

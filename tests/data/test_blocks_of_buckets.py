@@ -1,6 +1,7 @@
 """Blocks of shards from a server: fetched ahead, once an epoch, within the limit of copies, whatever fails."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -69,8 +70,8 @@ def text(value: str, rng: np.random.Generator) -> np.ndarray[Any, Any]:
 
 
 def read(source: str, count: int, **options: Any) -> list[Batch]:
-    """Batches of 8 in two lanes of blocks of a shard: 24 batches are an epoch."""
-    options = {"batch_size": 8, "blocks": Blocks(2, 1), **options}
+    """Batches of 4 in two lanes of blocks of a shard, six batches a block: more than are read ahead."""
+    options = {"batch_size": 4, "blocks": Blocks(2, 1), **options}
     with make_loader(source, {"text": text}, **options) as loader:
         return list(islice(loader, count))
 
@@ -81,7 +82,7 @@ def copied() -> int:
     return sum(path.stat().st_size for path in folder.glob("*") if path.exists()) if folder.exists() else 0
 
 
-EPOCH = SHARDS * EXAMPLES // 8
+EPOCH = SHARDS * EXAMPLES // 4
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -102,7 +103,7 @@ def test_a_set_larger_than_the_cache_is_fetched_once_an_epoch(
         path.unlink()
     server.requests.clear()
     most = 0
-    with make_loader(spec(server), {"text": text}, batch_size=8, blocks=Blocks(2, 1), workers=workers) as loader:
+    with make_loader(spec(server), {"text": text}, batch_size=4, blocks=Blocks(2, 1), workers=workers) as loader:
         run = []
         for batch in islice(loader, 2 * EPOCH):
             run.append(batch)
@@ -122,11 +123,23 @@ def test_what_was_read_by_ranges_before_is_read_from_copies(
     assert all("text" in source[i]["text"] for i in range(len(source)))
     assert source.waits
     server.requests.clear()
-    with make_loader(source, {"text": text}, batch_size=8, blocks=Blocks(2, 1)) as loader:
+    with make_loader(source, {"text": text}, batch_size=4, blocks=Blocks(2, 1)) as loader:
         run = list(islice(loader, EPOCH))
     assert not source.waits
     assert len(server.gets()) <= SHARDS + 4  # a request each
     assert_equal(run, read(f"webdataset:{shards}/*.tar", EPOCH))
+
+
+def test_what_is_behind_is_dropped_though_there_is_room(
+    server: FileServer, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = size_of(shards) // SHARDS
+    limit(monkeypatch, 14.5 * one)
+    most = 0
+    with make_loader(spec(server), {"text": text}, batch_size=4, blocks=Blocks(2, 1)) as loader:
+        for _ in islice(loader, EPOCH):
+            most = max(most, copied())
+    assert 2 * one < most <= 7 * one  # four, and what read-ahead and threads that are late have
 
 
 def test_hosts_fetch_their_own_shards_alone(
@@ -140,7 +153,7 @@ def test_hosts_fetch_their_own_shards_alone(
         server.requests.clear()
         rows = read(spec(server), EPOCH, host=host, hosts=2)
         assert total / 2 <= server.bytes_sent() <= total / 2 + 2 * one
-        assert [key for batch in rows for key in batch.keys] == [key for batch in local for key in batch.keys[4 * host :][:4]]
+        assert [key for batch in rows for key in batch.keys] == [key for batch in local for key in batch.keys[2 * host :][:2]]
         assert len({path for path, _ in server.gets()}) == SHARDS // 2
 
 
@@ -177,7 +190,7 @@ def test_a_limit_without_room_for_two_blocks_is_refused_with_the_least(
     server.requests.clear()
     before = copied()
     read(spec(server), 1)
-    assert 8 <= len(server.gets()) < 8 * 12  # a request for each example, and what is read ahead
+    assert 4 <= len(server.gets()) < 4 * 12  # a request for each example, and what is read ahead
     assert copied() == before
 
 
@@ -218,6 +231,32 @@ def test_blocks_are_there_before_they_are_read(server: FileServer, shards: Path,
             time.sleep(0.01)
         assert len(list(folder.glob("*.tar"))) == 4
     assert loader.ended
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(10)
-        assert not thread.is_alive() or "fsspec" in thread.name
+    ours = [thread for thread in set(threading.enumerate()) - threads if "fetch-ahead" in thread.name]
+    assert not any(thread.is_alive() for thread in ours)
+
+
+def test_a_loader_that_is_told_to_fetches_nothing_ahead(
+    server: FileServer, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, 0.5 * size_of(shards) / SHARDS)
+    assert_equal(read(spec(server), 3, ahead=False), read(f"webdataset:{shards}/*.tar", 3))
+    assert not copied()
+
+
+def test_hosts_that_are_given_the_counts_fetch_their_shards_alone(
+    server: FileServer, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of counts, which sets of many shards have, is all that a start needs; indexes are made of the copies."""
+    one, total = size_of(shards) // SHARDS, size_of(shards)
+    limit(monkeypatch, 2.5 * one)
+    monkeypatch.setattr("jclip.data.shards.MANY", SHARDS)
+    open_source(spec(server))
+    (tmp_path / "cache" / "shards").rename(tmp_path / "counts")
+    for host in range(2):
+        cache = tmp_path / f"cache of {host}"
+        cache.mkdir()
+        shutil.copytree(tmp_path / "counts", cache / "shards")
+        monkeypatch.setenv("JCLIP_CACHE", str(cache))
+        server.requests.clear()
+        read(spec(server), EPOCH, host=host, hosts=2)
+        assert total / 2 <= server.bytes_sent() <= total / 2 + 2 * one
