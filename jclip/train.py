@@ -13,7 +13,7 @@ from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
 from jclip.config import Config, ConfigError, Plan
 from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, make_run_loader
-from jclip.data.blocks import run_order, said_order
+from jclip.data.blocks import require_order, run_order, said_order
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
@@ -67,6 +67,7 @@ def main(
     opened, parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
     compare_hosts({**parts[-1].record, "command": command}, opened)
+    together(lambda: _require_orders(parts, opened))
     mesh = make_mesh(config.mesh)
     programs = together(lambda: [_make_program(part, mesh) for part in parts])
     results: dict[str, float] = {}
@@ -305,6 +306,11 @@ def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loade
     """The batches of this process from a step of a stage on."""
     host, hosts = jax.process_index(), jax.process_count()
     return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
+
+
+def _require_orders(parts: Sequence[RunPart], source: Source) -> None:
+    for part in parts:
+        require_order(part.config, source, part.plan.skipped, jax.process_index(), jax.process_count())
 
 
 def _make_program(part: RunPart, mesh: Mesh) -> Program:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from archives import write_tar
 from PIL import Image
+from servers import file_server
 from test_train import finish, losses, start_jclip, wait_for_step
 from tiny import tiny_config
 
-from jclip import runs
+from jclip import runs, train
 from jclip.config import check, to_saved
-from jclip.data import open_source
+from jclip.data import SourceError, open_source
 from jclip.facts import changes
 from jclip.tree import flatten
 
@@ -102,3 +103,20 @@ def test_another_shuffle_at_a_resume_is_told() -> None:
         lines = changes(before, now, 4, (0.1, 0.1))
         assert any(line.startswith(told.format(*ways)) for line in lines), lines
     assert changes(blocks, blocks, 4, (0.1, 0.1)) == []
+
+
+def test_a_run_whose_blocks_find_no_room_is_refused_before_anything_else(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec", reason="the extra remote is not installed")
+    size = sum(path.stat().st_size for path in shards.iterdir()) / SHARDS
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JCLIP_CACHE_GB", str(3.5 * size / 1e9))
+    monkeypatch.setattr(train, "make_program", None)
+    with file_server(shards) as server:
+        data = {"source": f"webdataset:{server.url}/s{{00..11}}.tar", "shuffle": "blocks", "lanes": 2, "block_shards": 1}
+        config = tiny_config(**{f"data.{name}": value for name, value in data.items()})
+        with pytest.raises(SourceError, match=r"set JCLIP_CACHE_GB, or use fewer data.block_shards"):
+            train.main(config, tmp_path / "run")
+        with pytest.raises(SourceError, match="12 shards with examples are fewer than 16 lanes"):
+            train.main(tiny_config(**{f"data.{name}": value for name, value in {**data, "lanes": 16}.items()}), tmp_path / "run")

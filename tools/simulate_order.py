@@ -46,7 +46,7 @@ NEAR = 10
 """Largest distance of neighbours in the source."""
 
 BUFFER, WORKERS = 5_000, 4
-"""Of webdataset: examples of the buffer, and workers of a host."""
+"""Examples of webdataset's buffer, and its workers of a host."""
 
 WAYS = ("full", "1 x 256", "8 x 4", "64 x 4", "64 x 16", "64 x 64")
 """Ways of shuffling: full, or lanes x shards of a block."""

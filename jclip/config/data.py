@@ -68,9 +68,9 @@ class Data:
     """full: any example may follow any other. blocks: a host reads a few shards at a time, and its own alone, which is for shards
     in a bucket that no cache of a host holds; docs/tutorials/buckets.md says what it changes."""
     lanes: Annotated[int, Range(least=1, most=2**16)] = 8
-    """Of blocks: parts of the shards and of a batch, each read by one host where the number of hosts divides it."""
+    """Lanes of blocks: parts of the shards and of a batch, each read by one host where the number of hosts divides it."""
     block_shards: Annotated[int, Range(least=1, most=2**20)] = 4
-    """Of blocks: shards of a lane whose examples are mixed at a time."""
+    """Shards of a block: of each lane so many are mixed at a time."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import NamedTuple
 
 from jclip.data.addresses import Address, public
 from jclip.data.blocks import BlockOrder, shard_paths
@@ -84,10 +85,23 @@ class FetchAhead:
         return {**now, **later}
 
 
-def fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> FetchAhead | None:
-    """The threads of a loader, not started with any batch; None where no shard is remote, or ranges are asked for.
+class Copies(NamedTuple):
+    """The copies of a host."""
 
-    From here on the shards are read from copies. Call it before a source is handed to other processes.
+    remote: list[Address]
+    """All remote shards."""
+    own: int
+    """Number of those in lanes of the host."""
+    total: int
+    """Bytes of these."""
+    need: int
+    """Bytes of two blocks of each lane, at most."""
+    stay: bool
+    """True where there is room for all of the host's."""
+
+
+def plan_copies(order: BlockOrder, source: Source, host: int, hosts: int) -> Copies | None:
+    """The copies that a host will make; None where no shard is remote, or ranges are asked for.
 
     Raises:
         SourceError: the limit of copies has no room for two blocks of each lane of this host.
@@ -103,9 +117,20 @@ def fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> Fet
             need += sum(heapq.nlargest(2 * order.blocks.shards, (address.size for address in mine)))
             own += mine
     total = sum(address.size for address in own)
-    stays = reserve(AT, remote, total, need)
-    for address in remote:
+    return Copies(remote, len(own), total, need, reserve(AT, remote, total, need))
+
+
+def fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> FetchAhead | None:
+    """The threads of a loader, not started with any batch; None where nothing is copied. Raises as `plan_copies`.
+
+    From here on the shards are read from copies. Call it before a source is handed to other processes.
+    """
+    copies = plan_copies(order, source, host, hosts)
+    if copies is None:
+        return None
+    for address in copies.remote:
         address.whole = True
-    what = "stay" if stays else f"are dropped behind the blocks, {need / 1e9:.3g} GB at most at a time"
-    log.info("%s: this host reads %d of %d remote shards, %.3g GB; their copies %s", AT, len(own), len(remote), total / 1e9, what)
-    return FetchAhead(order, files, host, hosts, drop=not stays)
+    what = "stay" if copies.stay else f"are dropped behind the blocks, {copies.need / 1e9:.3g} GB at most at a time"
+    how_many = f"{copies.own} of {len(copies.remote)} remote shards, {copies.total / 1e9:.3g} GB"
+    log.info("%s: this host reads %s; their copies %s", AT, how_many, what)
+    return FetchAhead(order, shard_paths(source), host, hosts, drop=not copies.stay)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Config, Plan
+from jclip.data.addresses import Address
 from jclip.data.mixture import Mixture, Order, Shares, in_numbers
 from jclip.data.source import Source, SourceError
 
@@ -240,6 +241,19 @@ def run_order(config: Config, source: Source, skipped: int = 0) -> Order | Block
     return source.order(config.seed) if isinstance(source, Mixture) else None
 
 
+def require_order(config: Config, source: Source, skipped: int, host: int, hosts: int) -> None:
+    """Looks whether a host can read a run in its order, before anything else is done.
+
+    Raises:
+        SourceError: a source has no shards, or too few; two blocks of each lane of the host are more than its cache holds.
+    """
+    order = run_order(config, source, skipped)
+    if isinstance(order, BlockOrder) and any_remote(source):
+        from jclip.data.ahead import plan_copies
+
+        plan_copies(order, source, host, hosts)
+
+
 def make_lanes(seed: int, name: str, ends: Numbers, blocks: Blocks) -> list[Lane]:
     """The lanes of a source, by the number of examples up to the end of each of its shards.
 
@@ -285,6 +299,11 @@ def shard_paths(source: Source) -> dict[str, Sequence[str]]:
     """Path or address of each shard, by the name of the source in a mixture; "" where there is one source."""
     sources: Mapping[str, Source] = source.sources if isinstance(source, Mixture) else {"": source}
     return {name: getattr(one, "shard_paths", None) or () for name, one in sources.items()}
+
+
+def any_remote(source: Source) -> bool:
+    """True where a shard is remote."""
+    return any(isinstance(path, Address) for paths in shard_paths(source).values() for path in paths)
 
 
 def said_order(source: Source, order: Order | BlockOrder | None, plan: Plan, batch_size: int, hosts: int = 1) -> list[str]:

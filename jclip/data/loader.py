@@ -17,16 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jclip.config import Config
-from jclip.data.addresses import Address
 from jclip.data.allocator import keep_freed_memory
-from jclip.data.blocks import BlockOrder, Blocks, Spot, run_blocks, shard_paths
+from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
 from jclip.data.caches import opening_for_blocks
 from jclip.data.fields import check_fields, class_names
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
 from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.stored import stored_embeddings
 from jclip.data.transforms import Transform, train_transform
 
 if TYPE_CHECKING:  # it imports what reads remote files
@@ -206,6 +204,8 @@ def make_run_loader(
         SourceError: as `make_loader`.
         ValueError: as `make_loader`.
     """
+    from jclip.data.stored import stored_embeddings
+
     views, data = config.inputs(), config.data
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
@@ -233,7 +233,7 @@ def make_run_loader(
 
 def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "FetchAhead | None":
     """The threads that fetch remote shards; None where all lie on disks."""
-    if not any(isinstance(path, Address) for paths in shard_paths(source).values() for path in paths):
+    if not any_remote(source):
         return None
     from jclip.data.ahead import fetch_ahead
 

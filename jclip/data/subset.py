@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from jclip.config import ConfigError, Subset
 from jclip.config.conditions import CannotSay, parse_condition
 from jclip.data.fields import class_names
 from jclip.data.fingerprint import combine
-from jclip.data.keys import KeyIndex
 from jclip.data.open import open_source
 from jclip.data.reader import reading_threads, waits
 from jclip.data.source import BadExample, Example, Source, SourceError, Unreachable, lookup, read_lines
 from jclip.files import read_whole
+
+if TYPE_CHECKING:
+    from jclip.data.keys import KeyIndex
 
 AT_A_TIME = 2048
 """Examples that a thread looks at before it hands over what it has found; where each is a request to a store, WAITING_EACH."""
@@ -198,6 +200,8 @@ class _Search:
     def of(cls, subset: Subset, at: str) -> "_Search":
         names = list(parse_condition(subset.where).paths) if subset.where else []
         names += [subset.best[0]] if subset.best is not None else []
+        from jclip.data.keys import KeyIndex
+
         keys = KeyIndex(read_keys(subset.keys, subset.by, at)) if subset.keys else None
         return cls(subset, keys, read_table(subset.table, names, at) if subset.table else None)
 
@@ -271,7 +275,7 @@ class Table:
     """Columns of a table, by the keys of examples."""
 
     path: str
-    index: KeyIndex
+    index: "KeyIndex"
     columns: Mapping[str, Any]
     """Arrow arrays by name."""
 
@@ -294,6 +298,8 @@ def read_table(path: str, names: Sequence[str], at: str) -> Table:
         raise SourceError(f"{at}: {path} has no column key, by which a row is known")
     if len(columns) == 1:
         raise SourceError(f"{at}: {path} has none of the columns {', '.join(names)}")
+    from jclip.data.keys import KeyIndex
+
     index = KeyIndex(_texts(columns.pop("key").to_pylist(), path, at))
     if index.distinct < len(index):
         raise SourceError(f"{at}: {path} has a key twice; a row is known by its key")
