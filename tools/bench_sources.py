@@ -85,7 +85,7 @@ def many(folder: Path, shards: int) -> Table:
 
 
 def work(name: str, folder: Path, cache: Path) -> Any:
-    """What a process of its own measures."""
+    """Measurements of a process of its own."""
     command, variables = [sys.executable, __file__, "--worker", name, str(folder)], {"JCLIP_CACHE": str(cache)}
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
