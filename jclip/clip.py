@@ -24,6 +24,7 @@ from jclip.config import (
     ImageTower,
     Model,
     MultiView,
+    SoundTower,
     TextTower,
     check_model,
 )
@@ -221,6 +222,11 @@ class CLIP:
     def text_tower(self) -> str:
         """Name of the only tower of texts. Raises ConfigError where there is none, or several."""
         return self._only("texts", TextTower)
+
+    @property
+    def sound_tower(self) -> str:
+        """Name of the only tower of sounds. Raises ConfigError where there is none, or several."""
+        return self._only("sounds", SoundTower)
 
     @property
     def captioners(self) -> dict[str, Caption]:
