@@ -70,6 +70,8 @@ ADDED: dict[str, Any] = {
     "VisionTower.query_heads": 8,
     "VisionTower.query_width": None,
     "Suite.max_pixels": 64_000_000,
+    "ZeroShot.groups": "",
+    "ZeroShot.ks": (1, 5),
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""

@@ -54,6 +54,8 @@ class Functions:
     """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
     captioners: Mapping[str, Caption] = field(default_factory=dict)
     """Captioners by the name of their parameters."""
+    trained_on: tuple[str, Callable[[], Source]] | None = None
+    """Name of the data that the model's run is trained on, and a function that opens them; None where nothing says it."""
 
 
 class Embedded(NamedTuple):

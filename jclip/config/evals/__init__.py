@@ -6,6 +6,7 @@ from typing import Annotated
 
 from jclip.config.evals.base import Count, Evaluation, Labels, OfLabels, OfPrompts, Penalty, Seed
 from jclip.config.evals.labels import FewShot, LinearProbe, NearestNeighbours
+from jclip.config.evals.overlap import Overlap
 from jclip.config.evals.prompts import Captioning, Choice, Retrieval, Robustness, ZeroShot, template_problems
 from jclip.config.ranges import Range
 
@@ -20,6 +21,7 @@ __all__ = [
     "NearestNeighbours",
     "OfLabels",
     "OfPrompts",
+    "Overlap",
     "Penalty",
     "Retrieval",
     "Robustness",
