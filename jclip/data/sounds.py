@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,30 @@ class DecodeSound:
         if place is not None:
             return int(place * (beyond + 1))
         return 0 if self.waveform.crop == "start" else beyond // 2
+
+
+class SoundFacts(NamedTuple):
+    """Facts of a sound that can be read."""
+
+    seconds: float
+    rate: int
+    """Samples a second."""
+    channels: int
+    format: str
+    """libsndfile's name of it, or "array"."""
+
+
+def facts_of(value: Any) -> SoundFacts:
+    """Facts of a sound, whose beginning is decoded. Raises BadExample as `DecodeSound`, ConfigError as `needs_packages`."""
+    needs_packages()
+    DecodeSound(Waveform())(value)
+    if isinstance(value, bytes):
+        import soundfile
+
+        with soundfile.SoundFile(BytesIO(value)) as file:
+            return SoundFacts(file.frames / file.samplerate, file.samplerate, file.channels, str(file.format))
+    array, rate = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else value
+    return SoundFacts(len(array) / rate, int(rate), 1 if array.ndim == 1 else array.shape[1], "array")
 
 
 @dataclass(frozen=True)

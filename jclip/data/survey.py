@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from jclip.config import TextTower, Tokenizer
+from jclip.config import ConfigError, TextTower, Tokenizer
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
@@ -22,6 +22,7 @@ from jclip.data.folder import Folder
 from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
+from jclip.data.sounds import SoundFacts, facts_of
 from jclip.data.source import BadExample, Example, Source
 from jclip.data.subset import SelectedExamples
 from jclip.data.tokenizer import get_tokenizer
@@ -172,9 +173,11 @@ class Survey:
     shards: int | None
     looked_at: int
     usable: int
-    """Examples, of those looked at, with an image and a text that can be read."""
+    """Examples, of those looked at, with an image, or else a sound, and a text that can be read."""
     images: int = 0
     """Examples, of those looked at, with an image that can be read."""
+    sounds: int = 0
+    """Examples, of those looked at, with no image and a sound that can be read."""
     classes: int = 0
     """Classes that the source names."""
     labels: Counts = field(default_factory=dict)
@@ -201,6 +204,10 @@ class Survey:
     """Captions, of those looked at, that equal an earlier one."""
     images_per_second: float = 0.0
     """Images that all threads of this process read and decode in a second."""
+    seconds: list[float] = field(default_factory=list)
+    """Least, median and greatest length of the sounds."""
+    rates: Counts = field(default_factory=dict)
+    """Number of sounds by their samples a second and channels."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +221,7 @@ class Look:
     size: tuple[int, int] = (0, 0)
     text: str = ""
     labels: tuple[str, ...] = ()
+    sound: SoundFacts | None = None
 
 
 def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 77, most: int = 2000) -> tuple[Survey, list[Look]]:
@@ -233,7 +241,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     texts = [look.text for look in looks if look.text]
     long = get_tokenizer(Tokenizer())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
-    images = [look for look in looks if look.format]
+    images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound]
     several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
     reasons = Counter(re.sub(r"\d+", "N", problem)[:100] for look in looks for problem in look.problems)
     return Survey(
@@ -242,13 +250,14 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         looked_at=len(looks),
         usable=sum(not look.problems for look in looks),
         images=len(images),
+        sounds=len(sounds),
         classes=len(class_names(source)),
         labels=dict(Counter(label for look in looks for label in look.labels).most_common()),
         unusable=dict(reasons.most_common()),
         fields=dict(getattr(source, "fields", {})),
         left_out=dict(getattr(source, "left_out", {})),
         alternatives={name: shares(source, text, most) for name, text in several.items()},
-        formats=dict(Counter(look.format for look in images).most_common()),
+        formats=dict(Counter([look.format for look in images] + [one.format for one in sounds]).most_common()),
         widths=_range([look.size[0] for look in images]),
         heights=_range([look.size[1] for look in images]),
         characters=_range([len(text) for text in texts]),
@@ -257,6 +266,8 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         cut=sum(count > context_length for count in tokens),
         duplicates=len(texts) - len(set(texts)),
         images_per_second=round(len(images) / seconds, 1),
+        seconds=_range([round(one.seconds, 3) for one in sounds]),
+        rates=dict(Counter(f"{one.rate:,} Hz, {one.channels} channel{'s' * (one.channels > 1)}" for one in sounds).most_common()),
     ), looks
 
 
@@ -286,7 +297,7 @@ def _range(values: Sequence[float]) -> list[float]:
 
 
 def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
-    key, problems, kind, size, text = f"example {index}", list[str](), "", (0, 0), ""
+    key, problems, kind, size, text, sound = f"example {index}", list[str](), "", (0, 0), "", None
     try:
         example = source[index]
         key = example["key"]
@@ -297,14 +308,25 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         image = Decode()(value)
         size, kind = image.size, (_format(value) if isinstance(value, bytes) else type(value).__name__)
     except BadExample as problem:
-        problems.append(str(problem))
+        sound, why = _sound(example)
+        problems += [] if sound else [why or str(problem)]
     try:
         value = find(example, fields.get("text", "text"), class_names(source), np.random.default_rng(index)).value
         Tokenize(Tokenizer(), TextTower().context_length)(value)
         text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))
-    return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)))
+    return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)), sound)
+
+
+def _sound(example: Example) -> tuple[SoundFacts | None, str]:
+    """Facts of the sound of an example without an image, or why it cannot be read; "" where it has an image or no sound."""
+    if "image" in example or "sound" not in example:
+        return None, ""
+    try:
+        return facts_of(example["sound"]), ""
+    except (BadExample, ConfigError) as problem:
+        return None, str(problem)
 
 
 def _labels(example: Example, classes: Sequence[str]) -> tuple[str, ...]:
@@ -329,8 +351,10 @@ def as_text(found: Survey, context_length: int) -> str:
     lines = [f"{found.examples:,} examples" + (f" in {found.shards:,} shards" if found.shards else "")]
     lines += [f"  {count:,} with {has}" for has, count in found.fields.items()]
     lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
-    pairs = f"{found.usable:,} usable as pairs of image and text ({found.usable / texts:.1%})"
-    lines.append(f"looked at {found.looked_at:,}: {found.images:,} images that can be read, {pairs}")
+    what = "sound" if found.sounds and not found.images else "image"
+    pairs = f"{found.usable:,} usable as pairs of {what} and text ({found.usable / texts:.1%})"
+    read = ", ".join(f"{n:,} {name}" for n, name in ((found.images, "images"), (found.sounds, "sounds")) if n or name[:5] == what)
+    lines.append(f"looked at {found.looked_at:,}: {read} that can be read, {pairs}")
     lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
     if found.labels:
         counts, names = list(found.labels.values()), ", ".join(list(found.labels)[:3])
@@ -338,9 +362,8 @@ def as_text(found: Survey, context_length: int) -> str:
         each = f"{min(counts):,} to {max(counts):,} of each"
         lines.append(f"labels: {sum(counts):,}, of {len(counts):,}{of} classes, such as {names}; {each}")
     lines += [f"{name}, one of: {shares}" for name, shares in found.alternatives.items()]
-    for name, values in (
-        ("width", found.widths), ("height", found.heights), ("characters", found.characters), ("tokens", found.tokens),
-    ):  # fmt: skip
+    ranges = {"width": found.widths, "height": found.heights, "seconds": found.seconds}
+    for name, values in {**ranges, "characters": found.characters, "tokens": found.tokens}.items():
         if values:
             lines.append(f"{name}: {values[0]:g} to {values[2]:g}, median {values[1]:g}")
     if found.formats:
@@ -349,7 +372,9 @@ def as_text(found: Survey, context_length: int) -> str:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
         lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
-    lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
+    lines += [f"sounds of {kind}: {count:,}" for kind, count in found.rates.items()]
+    if found.images or not found.sounds:
+        lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)
 
 

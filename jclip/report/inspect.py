@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
+from jclip.config import Config, ConfigError, ImageTower, Input, Mel, Plan, SoundTower, TextTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.memory import share, size_text
-from jclip.models import end_of_text
+from jclip.models import as_waveform, end_of_text, log_mel
 from jclip.optim import lr_factors, make_schedule, split
 from jclip.parts import RunPart, prepare
 from jclip.program import Program, make_program
@@ -237,7 +237,16 @@ def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
             Picture("", f"{text} ({length} of {tower.context_length} tokens)")
             for text, length in zip(detokenize(tower, rows), lengths, strict=True)
         ]
+    if not view.stored and isinstance(view.seen_by, SoundTower) and isinstance(mel := getattr(view.seen_by, "mel", None), Mel):
+        return [Picture(_png(spectrogram), "") for spectrogram in _spectrograms(view.seen_by, mel, rows)]
     return [Picture("", _shape(row.shape, str(row.dtype))) for row in rows]
+
+
+def _spectrograms(tower: SoundTower, mel: Mel, rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """Log-mel spectrograms as grey pictures u8 [n, mels, frames], high tones above, each from its least to its greatest."""
+    logs = np.asarray(log_mel(as_waveform(jnp.asarray(rows), tower.waveform), mel, tower.waveform.sample_rate))
+    low, high = (f(logs, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    return (255 * (logs - low) / np.maximum(high - low, 1e-6)).astype(np.uint8).swapaxes(1, 2)[:, ::-1]
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

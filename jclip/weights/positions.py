@@ -136,5 +136,6 @@ def _check(name: str, before: Tower, after: Tower) -> None:
 
 
 def _value(tower: Tower, field: str) -> Any:
-    tokens = field == "class_token" and isinstance(tower, VisionTower | SpectrogramTower)
-    return class_tokens(tower) if tokens else getattr(tower, field)
+    if field == "class_token" and isinstance(tower, VisionTower | SpectrogramTower):
+        return class_tokens(tower)
+    return getattr(tower, field)
