@@ -24,6 +24,7 @@ from jclip.config import (
     ImageTower,
     Model,
     MultiView,
+    SoundTower,
     TokenTower,
     check_model,
 )
@@ -157,6 +158,10 @@ class CLIP:
         """Unit vectors f32 [b, E] of images u8 [b, H, W, 3], or of floats that are `normalised`."""
         return self.encode(params, self.image_tower, pixels, normalised=normalised)
 
+    def encode_sound(self, params: Params, waves: Any) -> Array:
+        """Unit vectors f32 [b, E] of waveforms [b, samples], int16 of which 32767 is 1.0, or floats of -1 to 1."""
+        return self.encode(params, self.sound_tower, waves)
+
     def encode_text(self, params: Params, ids: Any) -> Array:
         """Unit vectors f32 [b, E] of token ids i32 [b, L], as `tokenize` makes them."""
         return self.encode(params, self.text_tower, ids)
@@ -216,6 +221,11 @@ class CLIP:
     def image_tower(self) -> str:
         """Name of the only tower of images. Raises ConfigError where there is none, or several."""
         return self._only("images", ImageTower)
+
+    @property
+    def sound_tower(self) -> str:
+        """Name of the only tower of sounds. Raises ConfigError where there is none, or several."""
+        return self._only("sounds", SoundTower)
 
     @property
     def text_tower(self) -> str:

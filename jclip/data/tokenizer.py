@@ -51,6 +51,23 @@ def detokenize(tower: TokenTower, rows: NDArray[np.int32]) -> list[str]:
     return [" ".join(decode(_words(tower, row)).split()) for row in rows.tolist()]
 
 
+def text_parts(tower: TokenTower, text: str) -> tuple[list[int], list[int], list[int]]:
+    """Ids before a text, of its words, and of its end, without padding.
+
+    Raises:
+        ConfigError: the text fills the context, and so may have been cut, or the tokenizer puts something behind the padding.
+    """
+    if tower.tokenizer.last_id is not None:
+        raise ConfigError("tokenizer: it puts an id behind the padding (last_id); prompts cannot be put together")
+    row = get_tokenizer(tower.tokenizer)(text, tower.context_length).tolist()
+    words, (start, end) = _words(tower, row), _ends(tower)
+    first = int(row[0] == start)
+    after = [id_ for id_ in row[first + len(words) :][:1] if id_ == end]
+    if first + len(words) + len(after) >= tower.context_length and text:
+        raise ConfigError(f"tokenizer: {text[:80]!r} fills the context of {tower.context_length} tokens; shorten it")
+    return row[:first], words, after
+
+
 def _ends(tower: TokenTower) -> tuple[int | None, int | None]:
     """The ids that start a text and end it; None where the configuration names none."""
     how = tower.tokenizer

@@ -8,13 +8,14 @@ from jclip.config import (
     HtsatTower,
     Mel,
     ResNetTower,
+    SensorTower,
     SpectrogramTower,
     TextTower,
     TokenTower,
     Tower,
     VisionTower,
 )
-from jclip.models.vit import class_tokens, kept_patches
+from jclip.models.vit import PatchTower, class_tokens, kept_patches
 
 ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last", "pooler")
 """Poolings of a single token."""
@@ -43,6 +44,17 @@ def spectrogram_flops(tower: SpectrogramTower, *, tokens: bool = True) -> int:
 
 
 def spectrogram_tokens(tower: SpectrogramTower) -> int:
+    """Tokens that it returns in training, class token too."""
+    return class_tokens(tower) + kept_patches(tower)
+
+
+def sensor_flops(tower: SensorTower, *, tokens: bool = True) -> int:
+    """Operations of what a sensor has measured forward; see `TowerKind`. The extra key is left out: one token of hundreds."""
+    patches = 2 * math.prod(tower.grid) * tower.patch_values * tower.width
+    return patches + _blocks_flops(tower, sensor_tokens(tower), tokens)
+
+
+def sensor_tokens(tower: SensorTower) -> int:
     """Tokens that it returns in training, class token too."""
     return class_tokens(tower) + kept_patches(tower)
 
@@ -158,7 +170,7 @@ def projection_flops(tower: Tower, embed_dim: int) -> int:
     return 2 * width * embed_dim
 
 
-def _blocks_flops(tower: VisionTower | SpectrogramTower | TextTower | BertTower, length: int, tokens: bool) -> int:
+def _blocks_flops(tower: PatchTower | TextTower | BertTower, length: int, tokens: bool) -> int:
     """The blocks with so many tokens in them, and the pooling by one query."""
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     dense = 4 * width * width + 2 * width * hidden

@@ -10,11 +10,14 @@ from jclip.config import (
     Cnn14Tower,
     Config,
     ConfigError,
+    DepthTower,
     Groups,
     HtsatTower,
+    ImuTower,
     ResNetTower,
     SpectrogramTower,
     TextTower,
+    ThermalTower,
     TokenTower,
     Tower,
     VisionTower,
@@ -29,6 +32,8 @@ from jclip.models.flops import (
     projection_flops,
     resnet_flops,
     resnet_tokens,
+    sensor_flops,
+    sensor_tokens,
     spectrogram_flops,
     spectrogram_tokens,
     text_flops,
@@ -39,7 +44,7 @@ from jclip.models.flops import (
 from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
-from jclip.models.vit import VisionTransformer
+from jclip.models.vit import PatchTower, VisionTransformer
 
 
 class Flops(Protocol):
@@ -85,6 +90,9 @@ class Later:
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
     ResNetTower: TowerKind(Later("resnet", "ModifiedResNet"), resnet_flops, resnet_tokens),
+    DepthTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
+    ThermalTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
+    ImuTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
     SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
     BertTower: TowerKind(Later("bert", "BertTransformer"), bert_flops, text_tokens),
@@ -147,4 +155,4 @@ def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
 
 def without_dropout(tower: Tower) -> Tower:
     """The tower as a teacher, or with patches hidden: no patch is dropped."""
-    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower | SpectrogramTower) else tower
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, PatchTower) else tower
