@@ -1,4 +1,4 @@
-"""What pages show of an example: a small picture of an image; of a sound its spectrogram, and a player of its beginning."""
+"""Examples as pages show them: a small picture of an image; the spectrogram of a sound, and a player of its beginning."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ class Preview(NamedTuple):
     """Data URL of a sound; empty where there is none."""
 
     def facts(self) -> dict[str, str]:
-        """What there is of it, by name."""
+        """Its parts that there are, by name."""
         return {"image": self.image, **({"sound": self.sound} if self.sound else {})}
 
 

@@ -630,8 +630,8 @@ def test_the_tables_of_clotho_and_audiocaps_are_sounds_with_several_captions(tmp
     numbers.write_text('{"id": 7, "caption": "a"}\n')
     assert open_source(f"jsonl:{numbers}?sound={{id}}.wav&images={tmp_path}/audio")[0]["sound"] == b"seven"
     for option, message in (
-        ("text=caption_1,caption_9", "text= has 'caption_9', no column or one that it has twice"),
-        ("text=caption_1,caption_1", "text= has 'caption_1', no column or one that it has twice"),
+        ("text=caption_1,caption_9", "text= has 'caption_9', which is no column, or is there twice"),
+        ("text=caption_1,caption_1", "text= has 'caption_1', which is no column, or is there twice"),
         ("sound={name}.wav", "there is no column 'name'"),
     ):
         with pytest.raises(SourceError, match=message):
