@@ -24,6 +24,7 @@ from jclip.embedding import Embedding
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
 from jclip.eval.templates import DEFAULT, OF_SOUNDS
+from jclip.files import is_adapted
 from jclip.inference import Encoder, load, tower_digest
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def main(
         images: files, folders and globs, as `example_files` takes them: all of images, turned as their EXIF data say, or all of
             sounds, of which the model hears as much as its waveform has.
         model: as `jclip.load` takes it.
-        labels: the classes; "file:PATH" stands for the lines of a file.
+        labels: the classes; "file:PATH" stands for the lines of a file. An adapted model has its own.
         templates: prompts, as in the config of an evaluation.
         probe: a file of `save_probe`, whose classes are used instead.
         truth: the right class of all of them; its rank is printed.
@@ -87,7 +88,8 @@ def main(
             tower of images or sounds, or the probe is of another model.
         SourceError: a folder has no images and no sounds, a glob matches none, or there are both.
     """
-    if bool(labels) == (probe is not None):
+    own = not labels and probe is None and is_adapted(model)
+    if bool(labels) == (probe is not None) and not own:
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if min(top, batch_size) < 1:
         raise ConfigError(f"classify: --top {top} and --batch-size {batch_size} must be at least 1")
@@ -99,7 +101,7 @@ def main(
         raise ConfigError(f"classify: {_none(first.answers, kind)}")
     encoder = load(model, step=step, **how)
     seen = Inputs(kind, encoder, max_pixels)
-    classifier = _by_probe(seen, probe) if probe else _by_prompts(seen, labels, templates)
+    classifier = _by_head(seen) if own else _by_probe(seen, probe) if probe else _by_prompts(seen, labels, templates)
     if truth is not None and truth not in classifier.names:
         known = ", ".join(classifier.names[:20])
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
@@ -368,6 +370,17 @@ def _by_probe(seen: Inputs, path: str | Path) -> Classifier:
         return Scores(expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1))
 
     return Classifier(names, score, unit="score" if probe.protocol == "ridge" else "probability")
+
+
+def _by_head(seen: Inputs) -> Classifier:
+    """The classes and the head of an adapted model."""
+    if seen.kind == "sound":
+        raise ConfigError("classify: an adapted model classifies images; these files are sounds")
+
+    def score(images: list[bytes]) -> Scores:
+        return Scores(softmax(seen.encoder.classify(images, max_pixels=seen.max_pixels), axis=1))
+
+    return Classifier(seen.encoder.classes, score, unit="probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:

@@ -148,6 +148,21 @@ DIR/filter.json says of what all that is the result. The only line on the standa
 kept. The same command goes on where an earlier one was stopped; a folder takes the result of the same rules, model and data.
 """
 
+ADAPT = """Adapt a model to a few examples a class, by several methods under one protocol, and measure each on a test set.
+
+  jclip adapt MODEL --method tip tip_f coop --source TRAIN --val VAL --test TEST --shots 1 2 4 8 16 --seeds 3 --out DIR
+  jclip adapt MODEL --method coop --methods.coop.position middle --methods.coop.per-class True ...
+  jclip adapt MODEL --recipe FILE.py --out DIR                methods of your own: get_adapt() -> Adapt
+
+Methods: tip and tip_f (Tip-Adapter, Tip-Adapter-F), clip_adapter, linear (a head that begins as the text classifier), cross_modal
+(texts as further shots), coop, cocoop, lora, fine_tune (with WiSE-FT and soups), prompts (templates chosen on validation).
+
+Whatever a method chooses it chooses on --val; with --select test everything is done a second time with the choices made on the
+test, as some published codes make them, and the table has the difference. DIR/results.json has every number, DIR/page.html curves
+and costs (extra: report); DIR/METHOD/shots-K/seed-S is a model: `jclip.load`, `jclip classify` and `jclip eval` open it, and
+`jclip convert` writes what was merged into its towers. The same command goes on behind the last cell that was finished.
+"""
+
 DATA = """Say what a source of data holds, before anything is trained on it.
 
   jclip data 'webdataset:/data/{00000..00099}.tar'                 as text

@@ -6,6 +6,7 @@ from typing import Any
 from jclip import __version__
 from jclip.arguments import OWNERS, add_model_options, add_subset_options, image_size, writable
 from jclip.help import (
+    ADAPT,
     CAPTION,
     CLASSIFY,
     COMPILE,
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_embed(command("embed", "write embeddings to .npy", EMBED))
     _add_data(command("data", "what a source holds", DATA))
     _add_filter(command("filter", "which examples are worth training on", FILTER, add_help=False, allow_abbrev=False))
+    _add_adapt(command("adapt", "adapt a model to a few examples a class", ADAPT, add_help=False, allow_abbrev=False))
     _add_pack(command("pack", "a source as shards, with smaller pictures", PACK))
     _add_convert(command("convert", "weights in and out", CONVERT))
     _add_info(command("info", "what a model is", INFO))
@@ -174,6 +176,23 @@ def _add_filter(rules: argparse.ArgumentParser) -> None:
     rules.add_argument("folder", nargs="?", type=writable, metavar="DIR", help="folder to write to")
     rules.add_argument("--recipe", metavar="FILE.py", help="a Python file that defines get_filter() (default: no rule)")
     rules.add_argument("-h", "--help", action="store_true", help="this, and every rule")
+
+
+def _add_adapt(adapt: argparse.ArgumentParser) -> None:
+    adapt.add_argument("model", nargs="?", metavar="MODEL", help="as in `jclip eval`; comes first")
+    adapt.add_argument("--method", nargs="+", default=[], metavar="NAME", help="tip, tip_f, coop, ...: which methods")
+    adapt.add_argument("--out", type=writable, metavar="DIR", help="folder to write to")
+    adapt.add_argument("--recipe", metavar="FILE.py", help="a Python file that defines get_adapt()")
+    add_model_options(adapt)
+    adapt.add_argument("--json", action="store_true", help="print one JSON object in place of a table")
+    adapt.add_argument(
+        "--cache",
+        type=writable,
+        metavar="DIR",
+        help="where features are kept (default: features in $JCLIP_CACHE or ~/.cache/jclip)",
+    )
+    adapt.add_argument("--no-cache", action="store_true", help="keep no features")
+    adapt.add_argument("-h", "--help", action="store_true", help="this, and every option of the protocol")
 
 
 def _add_pack(pack: argparse.ArgumentParser) -> None:

@@ -147,23 +147,35 @@ def test_frames_are_counted_as_they_are_made(samples: int, mel: Mel) -> None:
 def test_a_sine_peaks_in_the_filter_around_its_frequency(name: str) -> None:
     waveform, mel, _ = DEFINITIONS[name]
     x = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(waveform.samples) / waveform.sample_rate)
-    logs = log_mel(jnp.asarray(x[None], jnp.float32), mel, waveform.sample_rate)[0, 50]
+    part = jnp.asarray(x[None, : waveform.samples // 3], jnp.float32)
+    logs = jax.jit(lambda x: log_mel(x, replace(mel, frames=None), waveform.sample_rate))(part)[0, 50]
     peak = int(logs.argmax())
     middles = [corner(mel, i + 1) for i in range(mel.mels)]
     assert peak in np.argsort(np.abs(np.array(middles) - 1000))[:2]
     assert corner(mel, peak) < 1000 < corner(mel, peak + 2)
 
 
-def test_silence_is_minus_100_db_and_gradients_there_are_zero() -> None:
-    for name, (waveform, mel, _) in DEFINITIONS.items():
-        x = jnp.zeros((1, waveform.sample_rate // 10))
-        logs = log_mel(x, replace(mel, mean=0.0, std=1.0), waveform.sample_rate)
-        floor = -100.0 if name != "imagebind" else math.log(2.0**-23)
-        assert np.allclose(logs[:, :8], floor, atol=1e-4)
-        gradient = jax.grad(lambda x, mel=mel, rate=waveform.sample_rate: log_mel(x, mel, rate).sum())(x)
-        assert not gradient.any()
-    power_one = replace(LAION_MEL, power=1)
-    assert np.isfinite(jax.grad(lambda x: log_mel(x, power_one, 48000).sum())(jnp.zeros((1, 4800)))).all()
+@pytest.mark.parametrize("name", ["laion", "msclap_2023", "imagebind"])
+def test_silence_is_minus_100_db_and_gradients_there_are_zero(name: str) -> None:
+    waveform, mel, _ = DEFINITIONS[name]
+    mel = replace(mel, mean=0.0, std=1.0)
+
+    @jax.jit
+    def gradient_and_logs(x: Any) -> Any:
+        def total(x: Any) -> Any:
+            logs = log_mel(x, mel, waveform.sample_rate)
+            return logs.sum(), logs
+
+        return jax.grad(total, has_aux=True)(x)
+
+    gradient, logs = gradient_and_logs(jnp.zeros((1, waveform.sample_rate // 10)))
+    assert np.allclose(logs[:, :8], -100.0 if name != "imagebind" else math.log(2.0**-23), atol=1e-4)
+    assert not gradient.any()
+
+
+def test_gradients_of_magnitudes_are_finite_at_silence() -> None:
+    rate, mel = SMALL["htk"]
+    assert np.isfinite(jax.jit(jax.grad(lambda x: log_mel(x, mel, rate).sum()))(jnp.zeros((1, 1600)))).all()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -174,6 +186,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     def f(x: Any) -> Any:
         return log_mel(x, mel, rate).sum()
 
+    f = jax.jit(f)
     slope = float((jax.grad(f)(x) * direction).sum())
     assert slope == pytest.approx(float(f(x + 1e-4 * direction) - f(x - 1e-4 * direction)) / 2e-4, rel=1e-2)
 

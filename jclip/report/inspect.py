@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TextTower
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TokenTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
+from jclip.data.blocks import BlockOrder, run_order, said_blocks
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.eval.previews import player_of, spectrogram
@@ -133,7 +134,7 @@ def learning_rates(parts: list[RunPart]) -> tuple[list[float], list[float]]:
 
 def loader_rate(config: Config, source: Source, seconds: float) -> float:
     """Examples a second that the loader of this host hands over, after its first batch."""
-    with make_run_loader(config, source) as loader:
+    with make_run_loader(config, source, ahead=False) as loader:
         next(loader)
         began = now = time.perf_counter()
         batches = 0
@@ -146,7 +147,9 @@ def loader_rate(config: Config, source: Source, seconds: float) -> float:
 def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
     config, plan = last.config, last.plan
     seen = plan.skipped + plan.length * config.batch_size
-    mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
+    mixed = in_numbers(source, source.order(config.seed), 0, seen) if isinstance(source, Mixture) else []
+    order = run_order(config, source, plan.skipped)
+    mixed += said_blocks(order) if isinstance(order, BlockOrder) else []
     return [
         ("data", "; ".join([f"{shown(config.data.title)}: {len(source):,} examples", *mixed])),
         ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
@@ -219,7 +222,7 @@ def _factor(factor: Any) -> str:
 
 def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
     """The first EXAMPLES rows that training will see in this stage, of this host."""
-    with make_run_loader(config, source, skipped=plan.skipped) as loader:
+    with make_run_loader(config, source, skipped=plan.skipped, ahead=False) as loader:  # no copies for so few
         batches = list(itertools.islice(loader, math.ceil(EXAMPLES / config.batch_size)))
     arrays = {view: np.concatenate([batch.arrays[view] for batch in batches])[:EXAMPLES] for view in batches[0].arrays}
     return Batch(arrays, list(_joined(batches, "keys"))[:EXAMPLES], list(_joined(batches, "problems")))
@@ -237,7 +240,7 @@ def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
     if not view.stored and isinstance(view.seen_by, SoundTower):
         heard = view.seen_by
         return [Picture(spectrogram(row, heard), "", player_of(row, heard.waveform)) for row in rows]
-    if not view.stored and isinstance(view.seen_by, TextTower):
+    if not view.stored and isinstance(view.seen_by, TokenTower):
         tower = view.seen_by
         lengths = (np.asarray(end_of_text(jnp.asarray(rows), tower)) + 1).tolist()
         return [

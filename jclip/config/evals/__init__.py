@@ -7,7 +7,7 @@ from typing import Annotated
 from jclip.config.evals.base import Count, Evaluation, Labels, OfLabels, OfPrompts, Penalty, Seed
 from jclip.config.evals.labels import FewShot, LinearProbe, NearestNeighbours
 from jclip.config.evals.overlap import Overlap
-from jclip.config.evals.prompts import Captioning, Choice, Retrieval, Robustness, ZeroShot
+from jclip.config.evals.prompts import Captioning, Choice, Retrieval, Robustness, ZeroShot, template_problems
 from jclip.config.ranges import Range
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Seed",
     "Suite",
     "ZeroShot",
+    "template_problems",
 ]
 
 

@@ -8,7 +8,7 @@ from jclip.config.durations import Duration
 from jclip.config.evals.base import Count, Evaluation, Labels, OfPrompts, Penalty
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TokenTower, Tower
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ZeroShot(OfPrompts):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _template_problems(self.templates)
+        yield from template_problems(self.templates)
         if list(self.ks) != sorted({1, *self.ks}):
             yield f".ks {self.ks} must be rising numbers from 1 on, such as (1, 5, 10)"
         if self.groups:
@@ -88,7 +88,7 @@ class Retrieval(Evaluation):
     def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
         """Sums with texts, of which an example may have several."""
         for side, names in (("a", self.a.split("+")), ("b", self.b.split("+"))):
-            texts = [name for name in names if isinstance(towers[name], TextTower)]
+            texts = [name for name in names if isinstance(towers[name], TokenTower)]
             if texts and len(names) > 1:
                 yield f".{side} {'+'.join(names)!r} adds texts, of which an example may have several; leave out {texts[0]}"
 
@@ -139,7 +139,7 @@ class Robustness(OfPrompts):
             if set(known) != {"clean", *self.shifted}:
                 sets = ", ".join(("clean", *self.shifted))
                 yield f".baselines: {name!r} needs an accuracy for each of {sets}; got {dict(known)}"
-        yield from _template_problems(self.templates)
+        yield from template_problems(self.templates)
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,14 @@ class Captioning(OfPrompts):
         """A tower of captions that is none of texts, or not so long."""
         text = towers[self.text]
         yield from super().misfits(towers)
-        if isinstance(text, TextTower) and (self.length or 0) > text.context_length:
+        if isinstance(text, TokenTower) and (self.length or 0) > text.context_length:
             yield f".length {self.length} is more than the tower's context_length {text.context_length}"
-        if isinstance(text, TextTower) and 2 * self.beams > text.vocab_size:
+        if isinstance(text, TokenTower) and 2 * self.beams > text.vocab_size:
             yield f".beams {self.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 
-def _template_problems(templates: tuple[str, ...]) -> Iterator[str]:
+def template_problems(templates: tuple[str, ...]) -> Iterator[str]:
+    """Problems of templates, after the place of the dataclass that has them."""
     for template in templates:
         if "{}" not in template and not template.startswith(("set:", "file:")):
             yield f".templates: each needs a {{}} where the class name goes, or is set:NAME or file:PATH; got {template!r}"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jclip.config import ConfigError, Retrieval, TextTower
+from jclip.config import ConfigError, Retrieval, TokenTower
 from jclip.data import BadExample, Source, read_field
 from jclip.eval.bench import Bench
 from jclip.eval.evaluators.details import Pictures, Texts, retrieval
@@ -92,7 +92,7 @@ class RetrievalEvaluator(Evaluator):
         return Gallery(z, each[0].owner, np.all([side.read for side in each], axis=0), None)
 
     def _seen_by(self, params: Any, tower: str) -> Gallery:
-        if not isinstance(self.bench.model.towers[tower], TextTower):
+        if not isinstance(self.bench.model.towers[tower], TokenTower):
             embedded = self.bench.embed(params, "source", tower)
             return Gallery(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
         source = self.bench.sources["source"]
