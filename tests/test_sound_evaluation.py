@@ -18,6 +18,7 @@ from programs import load_program
 import jclip
 from jclip import classify, cli, evaluate, train
 from jclip.config import (
+    Cnn14Tower,
     Config,
     ConfigError,
     Contrastive,
@@ -278,6 +279,11 @@ def test_a_spectrogram_has_the_pitch_at_its_height_and_time_to_the_right() -> No
     silent = np.asarray(decoded(spectrogram(np.zeros(2000, np.float32), TOWER)))
     assert (silent == RAMP[0]).all()
     assert decoded(spectrogram((row * 32767).astype(np.int16), TOWER)).size == SPECTROGRAM
+    longer = np.concatenate([row, np.ones(700, np.float32)])  # the input of a tower that fuses parts
+    assert spectrogram(longer, TOWER) == spectrogram(row, TOWER)
+    assert player_of(longer, TOWER.waveform) == player_of(row, TOWER.waveform)
+    other = Cnn14Tower(waveform=TOWER.waveform, mel=TOWER.mel)
+    assert spectrogram(row, other) == spectrogram(row, TOWER)
 
 
 def test_a_player_has_the_beginning_of_the_sound_and_no_more() -> None:
