@@ -3,6 +3,12 @@
     jclip train configs/shapes_sound.py --workdir runs/shapes_sound
     jclip train configs/shapes_sound.py --images --workdir runs/shapes_bound
 
+Two minutes of one core of an EPYC, to
+
+    seen       93.4%: zero-shot accuracy on new sounds of the 56 classes of training (chance 1.8%)
+    heldout    34%: of the other 8, timbres and pitches that never came together, among all 64 (chance 1.6%)
+    retrieval  0.53 and 0.68, recall@10: which of 2,000 captions belongs to a sound, and the reverse; many are equally right
+
 The sound of a scene has a tone for each object: its shape is the timbre, its colour the pitch, its size the loudness
 (jclip/data/shapes_sounds.py). With images there are three towers, and sounds and images meet the same captions; sounds and
 images are never compared in training.

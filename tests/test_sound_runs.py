@@ -1,14 +1,18 @@
 """Runs with sounds: trained, stopped and resumed, loaded, embedded, inspected and surveyed."""
 
+import base64
 import dataclasses
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import exit_status
 from test_spectrogram import SMALL, TEXT
 
@@ -29,6 +33,7 @@ from jclip.config import (
     load,
 )
 from jclip.data import make_run_loader
+from jclip.report.inspect import pictures
 from jclip.weights import resize_positions
 from jclip.weights.errors import WeightsError
 
@@ -131,6 +136,63 @@ def test_a_run_that_goes_on_from_a_checkpoint_is_bit_equal(run: Path, tmp_path: 
     whole, again = (jax.tree.leaves_with_path(jclip.load(workdir).params) for workdir in (run, tmp_path / "W"))
     for (path, one), (_, two) in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, two, err_msg=str(path))
+
+
+def shards(folder: Path) -> str:
+    """Two samples of each of four lengths, of which one is cut short, as LAION's shards have them."""
+    import soundfile
+
+    with tarfile.open(folder / "00000.tar", "w") as file:
+        for i in range(8):
+            sound = io.BytesIO()
+            wave = 0.3 * np.sin(np.arange(round(11025 * (0.5 + 3 * (i // 2)))) * (i + 1) / 30)
+            soundfile.write(sound, wave, 11025, format="FLAC")
+            data = sound.getvalue() if i != 5 else sound.getvalue()[:2000]
+            for name, content in ((f"{i}.flac", data), (f"{i}.json", json.dumps({"text": [f"tone {i}", "a sine"]}).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return f"{folder}/00000.tar"
+
+
+def test_what_a_source_of_sounds_holds_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = shards(tmp_path)
+    assert exit_status(["data", f"webdataset:{data}", "--text", "json.text"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "8 with flac json sound",
+        "looked at 8: 7 sounds that can be read, 7 usable as pairs of sound and text (87.5%)",
+        "1 (12.5%): sound of N bytes cannot be decoded",
+        "seconds: 0.5 to 9.5, median 3.5",
+        "formats: FLAC 7",
+        "sounds of 11,025 Hz, 1 channel: 7",
+    ):
+        assert line in out, (line, out)
+    assert "images" not in out
+
+
+def test_inspect_shows_spectrograms_with_low_tones_below() -> None:
+    view = config().inputs()["sound"]
+    time = np.arange(2000) / 8000
+    low, high = (np.round(9000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16) for hertz in (200, 3000))
+    pictures_ = [Image.open(io.BytesIO(base64.b64decode(p.src.split(",")[1]))) for p in pictures(view, np.stack([low, high]))]
+    assert [picture.size for picture in pictures_] == [(21, 20), (21, 20)]
+    rows = [int(np.asarray(picture).mean(axis=1).argmax()) for picture in pictures_]
+    assert rows[0] > 15
+    assert rows[1] < 5
+
+
+@pytest.mark.slow
+def test_the_recipe_of_clap_trains_on_shards_of_sounds(tmp_path: Path) -> None:
+    options = {
+        "model.towers.sound.depth": "1", "model.towers.sound.width": "96", "model.towers.text.depth": "1",
+        "model.towers.text.width": "64", "model.dtype": "float32", "batch-size": "8", "eval-batch-size": "8", "duration": "2",
+        "optim.warmup": "1", "data.workers": "0", "log-every": "1",
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = ["train", str(ROOT / "configs" / "clap.py"), "--data", shards(tmp_path), "--workdir", str(tmp_path / "W"), *words]
+    assert exit_status(command) == 0
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "W") if "loss" in line)
 
 
 def test_positions_of_longer_sounds_are_resampled_along_time_alone() -> None:
