@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jclip import __version__
-from jclip.config import Config, Data, Plan, TextTower, differences, from_json, to_saved
+from jclip.config import Config, Data, Plan, TokenTower, differences, from_json, to_saved
 from jclip.data import BadExample, Mixture, Source
 from jclip.data.addresses import shown
 from jclip.files import read_whole
@@ -233,7 +233,7 @@ def _value_text(value: Any) -> str:
 
 def _vocabularies(config: Config) -> dict[str, str]:
     """The digest of each text tower's vocabulary, where it is a file."""
-    towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TextTower)}
+    towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TokenTower)}
     files = {name: tower.tokenizer.file for name, tower in towers.items() if tower.tokenizer.file}
     return {name: hashlib.blake2b(read_whole(file), digest_size=16).hexdigest() for name, file in files.items()}
 

@@ -95,11 +95,15 @@ def shortened(command: list[str]) -> list[str]:
     words = [FEWER.get(word, word) for word in command]
     if "configs/suite_shapes.py" in words:
         return [*words, "--length", "200", "--cache", "runs/cache", "--evals", *SUITE]
+    if words[1] == "adapt" and "--out" in words:
+        return [*words, "--shots", "1", "--seeds", "1"]
     if words[1] != "train" or "--help" in words:
         return words
     options = SHORT | SHALLOW
     if "configs/vit_b16.py" in words:
         options |= LARGE
+    if "configs/shapes_sound.py" in words:
+        options = dict(SHORT)
     if "--weights" in words:
         options = SHORT | TUNED
     if "runs/quickstart" in made_by(words):

@@ -11,6 +11,7 @@ import pytest
 
 from jclip import config as room
 from jclip.config import (
+    Adapt,
     Augment,
     Checkpoint,
     Choice,
@@ -39,11 +40,13 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
+    check_adapt,
     check_filter,
     check_suite,
     differences,
     from_json,
     load,
+    load_adapt,
     load_filter,
     load_suite,
     make_plan,
@@ -54,7 +57,8 @@ from jclip.config import (
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SUITES = [path for path in CONFIGS if path.name.startswith("suite_")]
 FILTERS = [path for path in CONFIGS if path.name.startswith("filter_")]
-RECIPES = [path for path in CONFIGS if path not in SUITES + FILTERS]
+ADAPTATIONS = [path for path in CONFIGS if path.name.startswith("adapt_")]
+RECIPES = [path for path in CONFIGS if path not in SUITES + FILTERS + ADAPTATIONS]
 FULL = Config(
     model=architecture("ViT-tiny-test"),
     data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
@@ -333,7 +337,7 @@ CONTRADICTIONS = [
     (evals(Choice("s", image="text", text="image")), r"evals\.e\.text 'image' is not a text tower"),
     (evals(ZeroShot("s", every="often")), r'evals\.e\.every: duration "often" is not understood'),
     (evals(Retrieval("s", b="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
-    (evals(Retrieval("s", b="image")), r"evals\.e: both sides are 'image'; use two towers"),
+    (evals(Retrieval("s", b="image")), r"evals\.e: image is there twice, in 'image' and 'image'; use two towers"),
     (evals(Retrieval("s", fields={"txt": "x"})), r"evals\.e: there is no tower 'txt'; towers: image, text"),
     (evals(LinearProbe("s", "s", tower="depth")), r"evals\.e: there is no tower 'depth'; towers: image, text"),
     (evals(LinearProbe("s", "s", l2=-1.0)), r"evals\.e\.l2 -1\.0 must be at least 0"),
@@ -507,8 +511,9 @@ def test_configs_are_frozen(instance):
 def test_every_field_of_the_schema_is_documented():
     folder = Path(room.__file__).parent
     files = [
-        *(folder / f"{name}.py" for name in ("schema", "augment", "evals", "filter", "towers")),
+        *(folder / f"{name}.py" for name in ("schema", "augment", "filter", "towers")),
         *folder.glob("objectives/*.py"),
+        *folder.glob("evals/*.py"),
     ]
     tree = ast.parse("\n".join(file.read_text() for file in files))
     fields = 0
@@ -537,6 +542,15 @@ def test_every_filter_is_sound_and_says_its_command_and_its_source(path: Path) -
     check_filter(load_filter(path))
     assert f"--recipe configs/{path.name}" in path.read_text()
     assert "arXiv:" in path.read_text()
+
+
+@pytest.mark.parametrize("path", ADAPTATIONS, ids=lambda path: path.stem)
+def test_every_adaptation_is_sound_and_says_its_command(path: Path) -> None:
+    arguments = ["--dataset", "dtd", "--root", "data/dtd"] if path.stem == "adapt_published" else []
+    config = load_adapt(path, [], [*arguments, "--source", "a", "--val", "b", "--test", "c"])
+    check_adapt(config)
+    assert from_json(json.loads(json.dumps(to_json(config))), Adapt) == config
+    assert f"--recipe configs/{path.name}" in path.read_text()
 
 
 def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:

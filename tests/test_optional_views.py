@@ -160,9 +160,7 @@ def test_a_run_says_how_many_lack_a_view_and_counts_its_pairs(tmp_path: Path, ca
     assert "32 of 64 examples have no depth for the tower depth, and are left out of what needs it" in capsys.readouterr().out
     # An epoch has 32 with depth; another example takes the place of one of them, which is broken.
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert sum(16 * step["image_depth/pairs"] for step in steps) == pytest.approx(
-        31, abs=1
-    )
+    assert sum(16 * step["image_depth/pairs"] for step in steps) == pytest.approx(31, abs=1)
 
 
 @pytest.mark.parametrize(

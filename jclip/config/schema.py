@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
@@ -116,6 +116,8 @@ class Input(NamedTuple):
     """Folder of its embeddings, if no tower sees it."""
     stored_size: int
     """Size of these."""
+    sound_augment: SoundAugment = SoundAugment()
+    """Augmentation, where it is a sound."""
 
 
 @reads_pairs
@@ -174,6 +176,10 @@ class Config:
         read = (views[view] for objective in self.objectives.values() for view in objective.teachers())
         return {view.tower for view in read if not view.stored} - self.trained_towers()
 
+    def idle_towers(self) -> set[str]:
+        """Towers that no objective reads: evaluations do."""
+        return self.model.towers.keys() - {view.tower for view in self.inputs().values()}
+
     def trained_towers(self) -> set[str]:
         """Towers that the gradients of objectives reach."""
         views = self.inputs()
@@ -220,13 +226,16 @@ class Config:
         if view.size is not None and isinstance(tower, VisionTower):
             tower = dataclasses.replace(tower, image_size=view.size)
         augment, text_augment = view.augment or self.data.augment, view.text_augment or self.data.text_augment
-        return Input(view.tower, field, augment, text_augment, tower, view.same_as, view.stored, view.stored_size)
+        sound_augment = view.sound_augment or self.data.sound_augment
+        stored = view.stored, view.stored_size
+        return Input(view.tower, field, augment, text_augment, tower, view.same_as, *stored, sound_augment)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
         yield from view_problems(self.views, towers)
-        yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        frozen = [name for name in towers if self.optim.freezes(f"{name}/norm/scale")]
+        yield from objective_problems(self.objectives, self.views, towers, self.batch_size, frozen)
         read = {name: how.views() for name, how in self.objectives.items()}
         may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
         yield from optional_problems(self.data.optional, read, may_lack)

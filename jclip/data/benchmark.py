@@ -77,7 +77,7 @@ class Benchmark:
             case "retrieval" if "text" in example:
                 readers["captions"] = lambda: caption_lines(example["text"])
                 readers["text"] = lambda: caption_lines(example["text"])[0]
-        return LazyExample(example["key"], readers)
+        return LazyExample(example["key"], readers, example.aliases)
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, the type and the names of the classes."""

@@ -21,11 +21,12 @@ from jclip.data.allocator import keep_freed_memory
 from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
 from jclip.data.caches import opening_for_blocks
 from jclip.data.fields import check_fields, class_names
+from jclip.data.inputs import train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
+from jclip.data.reading import Transform
 from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.transforms import Transform, train_transform
 
 if TYPE_CHECKING:  # it imports what reads remote files
     from jclip.data.ahead import FetchAhead
@@ -210,7 +211,15 @@ def make_run_loader(
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
         if view.stored
-        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=data.max_pixels, decode=data.decode)
+        else train_transform(
+            view.seen_by,
+            view.augment,
+            view.text_augment,
+            sound_augment=view.sound_augment,
+            max_pixels=data.max_pixels,
+            max_seconds=data.max_seconds,
+            decode=data.decode,
+        )
         for name, view in views.items()
     }
     return make_loader(

@@ -120,40 +120,43 @@ class Parquet:
 
         Args:
             at: what an error begins with.
-            paths_only: whether the column of images holds paths.
+            paths_only: whether the column of images, or else of sounds, holds paths.
             joined: whether captions=rows is given.
         """
         columns = self._columns
         if joined:
             if not columns.key and not paths_only:
-                raise SourceError(f"{at}: column {columns.image} holds the images; name a column that tells them with key=")
-            return group_rows(self, known_by(self.values(columns.key or columns.image)))
+                held = f"column {columns.image} holds the images" if columns.image else f"column {columns.sound} holds the sounds"
+                raise SourceError(f"{at}: {held}; name a column that tells them with key=")
+            return group_rows(self, known_by(self.values(columns.key or columns.image or columns.sound)))
         if columns.key:
             unique(at, columns.key, (value for value in self.values(columns.key) if not isinstance(value, BadExample)))
         if paths_only and columns.text:
-            tell_repeated(at, self.values(columns.image))
+            tell_repeated(at, self.values(columns.image or columns.sound))
         return self
 
     def fingerprint(self) -> str:
-        """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
+        """See Source: over the files' bytes in order, the columns that are read, and images and sounds outside of them."""
         try:
-            places = list(self._places()) if self._columns.image else []
+            places = list(self._places())
         except BadExample as problem:
             raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint("parquet", [file.path for file in self._files], places)
 
     def _places(self) -> Iterator[str]:
         """The files of images that rows name by a path, in order; row groups that have all bytes in them are not read."""
-        column = self._columns.image
+        for column in self._columns.files:
+            yield from self._places_of(column)
+
+    def _places_of(self, column: str) -> Iterator[str]:
         for number, file in enumerate(self._files):
             for group, end in enumerate(file.ends):
                 if self._file(number).has_images(group, column):
                     continue
                 for row in range(file.ends[group - 1] if group else 0, end):
                     try:
-                        value = path_of(self._scalar(number, row, column))
-                        if value:
-                            yield self._columns.locate(value)
+                        if value := path_of(self._scalar(number, row, column)):
+                            yield self._columns.locate(self._columns.path(column, value))
                     except Unreachable:
                         raise
                     except (BadExample, UnicodeDecodeError):
@@ -330,7 +333,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
             at,
             max(sizes) >> 20,
         )
-    paths_only = bool(columns.image) and is_text(first.field(columns.image).type)
+    paths_only = bool(told := columns.image or columns.sound) and is_text(first.field(told).type)
     return source.of_rows(at, paths_only, options.get("captions") == "rows")
 
 

@@ -17,8 +17,8 @@ from jclip.config import valid_name
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
 from jclip.data.fields import check_fields, class_names, find, is_blank
+from jclip.data.reading import Compose, Transform
 from jclip.data.source import BadExample, Lacking, Source, SourceError
-from jclip.data.transforms import Compose, Transform
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -81,24 +81,25 @@ class Rows:
         return LazyExample(key, self._columns.readers(names, partial(_value, row), several))
 
     def fingerprint(self) -> str:
-        """See Source: over the file's bytes, the columns that are read, and the images that rows name."""
+        """See Source: over the file's bytes, the columns that are read, and the images and sounds that rows name."""
         try:
-            places = list(self._places()) if self._columns.image else []
+            places = list(self._places())
         except BadExample as problem:
             raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint(f"csv {self._separator}" if self._separator else "jsonl", [self._path], places)
 
     def _places(self) -> Iterator[str]:
-        file = self._opened().onward()
-        for index in range(len(self)):
-            try:
-                value = self._row(index, file).get(self._columns.image)
-                if isinstance(value, str):
-                    yield self._columns.locate(value)
-            except Unreachable:
-                raise
-            except BadExample:
-                continue
+        for column in self._columns.files:
+            file = self._opened().onward()
+            for index in range(len(self)):
+                try:
+                    value = self._row(index, file).get(column)
+                    if isinstance(value, str) or (column in self._columns.named and isinstance(value, int)):
+                        yield self._columns.locate(self._columns.path(column, value))
+                except Unreachable:
+                    raise
+                except BadExample:
+                    continue
 
     def _row(self, index: int, file: "_OpenFile | None" = None) -> dict[str, Any]:
         """The cells of a row by column; None for one that is empty or null."""
@@ -155,7 +156,8 @@ def open_csv(spec: str) -> Rows | Grouped:
     doubled (RFC 4180); blank lines are no rows; a row that has more or fewer cells than the header is a BadExample. The separator
     (comma, tab or semicolon) is a tab where the file's name ends in .tsv, else a comma. The columns that are image and text are
     found as those of `open_parquet` are; paths are relative to `images`, or else to the folder of FILE. captions=rows makes one
-    example of the rows with the same image, or with key= with the same key.
+    example of the rows with the same image, or where there is none sound, or with key= with the same key. A path may be made of a
+    column, `sound=Y{youtube_id}.wav`, and several columns be captions, `text=caption_1,caption_2`.
 
     Raises:
         SourceError: no such file, column, folder or option; it is compressed, no UTF-8, has a quote that does not end, or no row.
@@ -206,13 +208,13 @@ def _checked(
         raise SourceError(f"{at}: there is no row in it")
     source = Rows(path, separator, header, columns, index)
     if options.get("captions") == "rows":
-        return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image)))
+        return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image or columns.sound)))
     if columns.key:
         values = _column(path, separator, header, columns.key)
         unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
-    if columns.image and columns.text:
+    if (told := columns.image or columns.sound) and columns.text:
         with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
-            tell_repeated(at, _column(path, separator, header, columns.image))
+            tell_repeated(at, _column(path, separator, header, told))
     return source
 
 

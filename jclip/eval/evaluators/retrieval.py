@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jclip.config import ConfigError, Retrieval, TextTower
+from jclip.config import ConfigError, Retrieval, TokenTower
 from jclip.data import BadExample, Source, read_field
 from jclip.eval.bench import Bench
 from jclip.eval.evaluators.details import Pictures, Texts, retrieval
@@ -75,14 +75,24 @@ class RetrievalEvaluator(Evaluator):
         of_pictures, of_texts = (a_groups, b_groups) if a.texts is None else (b_groups, a_groups)
         tower = config.a if a.texts is None else config.b
         place = np.flatnonzero(read)
+        seen_by = self.bench.model.towers[tower.partition("+")[0]]
+        field = config.fields.get(tower, tower)
         shown = retrieval(
-            Pictures(self.bench.sources["source"], config.fields.get(tower, tower), place, pictures.z, of_pictures),
+            Pictures(self.bench.sources["source"], field, place, pictures.z, of_pictures, seen_by),
             Texts(texts.texts or [], texts.z, texts.owner, of_texts),
         )
         return Result(metrics, counts, shown)
 
-    def _side(self, params: Any, tower: str) -> Gallery:
-        if not isinstance(self.bench.model.towers[tower], TextTower):
+    def _side(self, params: Any, names: str) -> Gallery:
+        """The examples as one tower sees them, or as the sum of what several make of them."""
+        each = [self._seen_by(params, tower) for tower in names.split("+")]
+        if len(each) == 1:
+            return each[0]
+        z = unit_rows(np.sum([side.z for side in each], axis=0))
+        return Gallery(z, each[0].owner, np.all([side.read for side in each], axis=0), None)
+
+    def _seen_by(self, params: Any, tower: str) -> Gallery:
+        if not isinstance(self.bench.model.towers[tower], TokenTower):
             embedded = self.bench.embed(params, "source", tower)
             return Gallery(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
         source = self.bench.sources["source"]
@@ -101,6 +111,12 @@ class RetrievalEvaluator(Evaluator):
         owners = np.array(owner, np.int64)
         read[owners[~known]] = False
         return Gallery(z, owners, read, texts)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """x / |x| of each row, float32 [n, E]; zeros of a row of zeros."""
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x, np.float32), where=norm > 0)
 
 
 def repeated_images(a: Gallery, b: Gallery) -> int:
