@@ -1,6 +1,5 @@
 """`jclip info`: what a model is, by name or by its weights, none of which are read."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from jclip.config import (
     Model,
     TextTower,
     Tower,
-    VisionTower,
     architecture,
     architecture_names,
     from_json,
@@ -25,7 +23,7 @@ from jclip.config import (
 from jclip.files import is_run
 from jclip.models.decoder import decoder_config, decoder_shapes
 from jclip.models.flops import decoder_flops, projection_flops
-from jclip.models.towers import output_tokens, tower_flops
+from jclip.models.towers import output_tokens, tower_flops, without_dropout
 from jclip.runs import run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
 from jclip.weights.files import read_json
@@ -76,7 +74,7 @@ def outline(model: Model) -> dict[str, Any]:
     """`describe` without the parameters, which take half a second to count."""
 
     def of(tower: Tower) -> dict[str, Any]:
-        whole = dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
+        whole = without_dropout(tower)
         gflops = (tower_flops(whole) + projection_flops(tower, model.embed_dim)) / 1e9
         shown = [
             "width",
@@ -89,6 +87,7 @@ def outline(model: Model) -> dict[str, Any]:
             "vocab_size",
             "image_size",
             "patch_size",
+            "stride",
             "stem",
             "projection",
         ]

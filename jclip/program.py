@@ -24,7 +24,7 @@ class Phase(NamedTuple):
 
     Attributes:
         first: completed updates with which it begins.
-        views: names of the views that its objectives read.
+        views: names of the arrays of a batch that its objectives read.
         train_step: jitted, (state, global batch of these views) -> (state, metrics f32 []). The state that goes in is donated.
     """
 
@@ -125,13 +125,13 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
             in_shardings=(shardings, batch_sharding(mesh)),
             out_shardings=(shardings, everywhere),
         )
-        return Phase(first, tuple(part.inputs()), train_step)
+        return Phase(first, tuple(view_inputs(part, 1)), train_step)
 
     return Program(
         mesh=mesh,
         state=abstract(init.eval_shape(), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
-        embeddings=dict.fromkeys(inputs, z),
+        embeddings=dict.fromkeys(config.inputs(), z),
         init=init,
         phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
         begins={name: begin_step(how, total_steps) for name, how in config.objectives.items()},

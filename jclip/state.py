@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Config, Groups, Input
+from jclip.config import Config, Groups, Input, valid_name
 from jclip.models import Backend, MultiTower, example_input
 from jclip.objectives import Params, Part, make_objective
 from jclip.optim import split
@@ -89,12 +89,13 @@ def evaluated_params(config: Config, params: Params, extra: Params) -> Params:
 
 
 def view_inputs(config: Config, batch_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each view of a batch of training."""
+    """Shape and dtype of each array of a batch of training: of each view, and whether examples have those that they may lack."""
 
     def one(view: Input) -> tuple[tuple[int, ...], str]:
         return ((batch_size, view.stored_size), "float32") if view.stored else example_input(view.seen_by, batch_size)
 
-    return {name: one(view) for name, view in config.inputs().items()}
+    views = {name: one(view) for name, view in config.inputs().items()}
+    return views | {valid_name(name): ((batch_size,), "bool") for name in views if name in config.data.optional}
 
 
 def make_towers(

@@ -127,7 +127,7 @@ def _run_part(
             for line in in_numbers(source, config.seed, plan.skipped, plan.skipped + plan.length * config.batch_size):
                 terminal.say(f"jclip:   {line}")
         fields = {name: view.field for name, view in config.inputs().items()}
-        for line in shortcomings(source, fields, config.batch_size):
+        for line in shortcomings(source, fields, config.batch_size, config.data.optional):
             terminal.say(f"jclip: {line}")
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}

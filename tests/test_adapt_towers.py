@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from test_adaptation import NAMES, adapted, protocol, write_pictures
 
 import jclip
-from jclip import adaptation
+from jclip import adaptation, convert
 from jclip.adapt import fit
 from jclip.adapt.fine_tune import mixed, soup
 from jclip.adapt.heads import linear_head
@@ -150,7 +151,10 @@ def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit
         changed = {path for path, leaf in flatten(model.params).items() if (np.asarray(leaf) != np.asarray(params()[path])).any()}
         where = r"attn/(q|k|v)/kernel" if method == "lora" else r"^image"
         assert changed <= set(model.adapted.changed)  # type: ignore[union-attr]
-        assert all(__import__("re").search(where, path) for path in changed)
+        assert all(re.search(where, path) for path in changed)
+        convert.main(cell, tmp_path / method)
+        written = jclip.load(tmp_path / method)
+        jax.tree.map(np.testing.assert_array_equal, written.params, model.params)
     assert set(NAMES) == set(model.classes)
 
 

@@ -11,7 +11,7 @@ import pytest
 from jclip.config import Preprocess, TextTower, Tokenizer, VisionTower
 from jclip.models.attention import attend
 from jclip.models.compute import Compute
-from jclip.models.layers import ACTIVATIONS, Block, Dropout, uniform_of_rows
+from jclip.models.layers import ACTIVATIONS, Attention, Block, Dropout, uniform_of_rows
 from jclip.models.multi_tower import unit
 from jclip.models.pixels import normalise
 from jclip.models.text import end_of_text, mean
@@ -129,6 +129,30 @@ def test_attention_of_padding_is_exactly_that_without_it() -> None:
     padded = attend(q, k, v, jnp.asarray([3, 7]))
     np.testing.assert_allclose(padded[0], attend(q[:1], k[:1, :3], v[:1, :3])[0], atol=1e-6)
     np.testing.assert_allclose(padded[1], attend(q[1:], k[1:], v[1:])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [None, (5, 2)])
+def test_an_extra_key_is_one_more_token_that_all_see_and_nobody_asks_for(lengths: tuple[int, ...] | None) -> None:
+    dice = np.random.default_rng(0)
+    x = dice.normal(size=(2, 5, 8))
+    limits = None if lengths is None else jnp.array(lengths)
+    module = Attention(2, 1.0, extra_key=True)
+    params = module.init(jax.random.key(0), x, x)["params"]
+    assert params["extra_k"].shape == params["extra_v"].shape == (2, 4)
+    y, kept = module.apply({"params": params}, x.astype(np.float32), x.astype(np.float32), limits, mutable=["attention"])
+    w = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    found = np.zeros((2, 5, 8))
+    for example in range(2):
+        q, k, v = (x[example] @ w[name]["kernel"] + w[name]["bias"] for name in "qkv")
+        seen = 5 if lengths is None else lengths[example]
+        for head in range(2):
+            part = slice(4 * head, 4 * head + 4)
+            keys, values = (np.vstack([w[f"extra_{n}"][head], rows[:seen, part]]) for n, rows in (("k", k), ("v", v)))
+            weights = np.exp(q[:, part] @ keys.T / 2)
+            weights /= weights.sum(axis=1, keepdims=True)
+            found[example, :, part] = weights @ values
+            np.testing.assert_allclose(kept["attention"]["weights"][example, head, :, :seen], weights[:, 1:], atol=1e-6)
+    np.testing.assert_allclose(y, found @ w["out"]["kernel"] + w["out"]["bias"], atol=1e-6)
 
 
 def test_logits_of_attention_are_float32_where_all_else_is_bfloat16() -> None:

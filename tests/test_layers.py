@@ -70,6 +70,7 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
+    ("convert", "inference"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 
@@ -106,7 +107,7 @@ def test_losses_import_jax_alone():
         assert {name.split(".")[0] for name in names} <= {"jax", "collections", "dataclasses", "functools", "math", "typing"}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "config").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "config").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_config_room_opens_without_jax(path):
     assert not {name.split(".")[0] for name in imported(path.read_text())} & {"jax", "flax", "optax", "grain", "numpy"}
 
@@ -130,7 +131,7 @@ def test_what_is_not_used_is_not_imported():
     code = "import sys, jclip; jclip.load; print(*(name for name in sys.modules if name.startswith('jclip.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     names = done.stdout.split()
-    assert len(names) <= 80  # a third of the package
+    assert len(names) <= len([*PACKAGE.rglob("*.py")]) / 3
     rooms = {name.split(".")[1] for name in names}
     assert not rooms & {"checkpoint", "eval", "objectives", "losses", "optim", "weights", "train", "step"}
     code = "import sys, jclip.losses; print(*sys.modules)"

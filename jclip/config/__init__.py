@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jclip.config.architectures import architecture, architecture_names, siglip_image
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
 from jclip.config.data import LEAST_SHARE, Data, Portion
@@ -45,6 +45,7 @@ from jclip.config.objectives import (
     Triplet,
     View,
     Vocabulary,
+    valid_name,
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
@@ -57,6 +58,24 @@ from jclip.config.schema import (
     Mesh,
     replace,
     replace_each,
+)
+from jclip.config.sensors import DepthTower, ImuTower, PlaneTower, SensorTower, ThermalTower
+from jclip.config.sound import (
+    IMAGEBIND_MEL,
+    IMAGEBIND_WAVEFORM,
+    LAION_FUSED_MEL,
+    LAION_MEL,
+    LAION_WAVEFORM,
+    MSCLAP_2022_MEL,
+    MSCLAP_2022_WAVEFORM,
+    MSCLAP_2023_MEL,
+    MSCLAP_2023_WAVEFORM,
+    Mel,
+    SoundTower,
+    SpecAugment,
+    SpectrogramTower,
+    Waveform,
+    mel_problems,
 )
 from jclip.config.stages import Stage, make_plans, stage_configs, stage_names
 from jclip.config.subset import Subset
@@ -93,7 +112,16 @@ Pair = Contrastive
 __all__ = [
     "BYOL",
     "CLOOB",
+    "IMAGEBIND_MEL",
+    "IMAGEBIND_WAVEFORM",
+    "LAION_FUSED_MEL",
+    "LAION_MEL",
+    "LAION_WAVEFORM",
     "LEAST_SHARE",
+    "MSCLAP_2022_MEL",
+    "MSCLAP_2022_WAVEFORM",
+    "MSCLAP_2023_MEL",
+    "MSCLAP_2023_WAVEFORM",
     "Adapt",
     "AffinityDistillation",
     "Augment",
@@ -109,6 +137,7 @@ __all__ = [
     "Contrastive",
     "CrossModal",
     "Data",
+    "DepthTower",
     "Duration",
     "Evaluation",
     "Family",
@@ -119,6 +148,7 @@ __all__ = [
     "Groups",
     "ImageSize",
     "ImageTower",
+    "ImuTower",
     "InitFrom",
     "Input",
     "Labels",
@@ -127,6 +157,7 @@ __all__ = [
     "LinearProbe",
     "LoRA",
     "MaskedText",
+    "Mel",
     "Mesh",
     "Model",
     "MultiView",
@@ -135,6 +166,7 @@ __all__ = [
     "Optim",
     "Pair",
     "Plan",
+    "PlaneTower",
     "Portion",
     "Preprocess",
     "PromptSearch",
@@ -143,14 +175,20 @@ __all__ = [
     "Retrieval",
     "Robustness",
     "SelfDistillation",
+    "SensorTower",
     "SimCLR",
     "SimReg",
     "SimSiam",
+    "SoundAugment",
+    "SoundTower",
+    "SpecAugment",
+    "SpectrogramTower",
     "Stage",
     "Subset",
     "Suite",
     "TextAugment",
     "TextTower",
+    "ThermalTower",
     "TipAdapter",
     "TipAdapterF",
     "TokenWise",
@@ -161,6 +199,7 @@ __all__ = [
     "Views",
     "VisionTower",
     "Vocabulary",
+    "Waveform",
     "ZeroShot",
     "architecture",
     "architecture_names",
@@ -180,6 +219,7 @@ __all__ = [
     "load_suite",
     "make_plan",
     "make_plans",
+    "mel_problems",
     "replace",
     "replace_each",
     "siglip_image",
@@ -188,6 +228,7 @@ __all__ = [
     "to_json",
     "to_saved",
     "to_steps",
+    "valid_name",
 ]
 
 _METHODS = (

@@ -10,6 +10,7 @@ Fraction = Annotated[float, Range(above=0, most=1)]
 Ratio = Annotated[float, Range(least=0.01, most=100)]
 Factor = Annotated[float, Range(least=0, most=10)]
 Sigma = Annotated[float, Range(least=0, most=100)]
+Decibel = Annotated[float, Range(least=-60, most=60)]
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,20 @@ class TextAugment:
         """Contradictions, each after the place of this dataclass."""
         if bool(self.synonyms) != (self.synonym > 0):
             yield f".synonym {self.synonym} and synonyms {self.synonyms!r} go together; give both, or none"
+
+
+@dataclass(frozen=True)
+class SoundAugment:
+    """Random changes of a waveform in training, beside the place of its crop; masks of its spectrogram are of the tower."""
+
+    gain: tuple[Decibel, Decibel] = (0.0, 0.0)
+    """Range of the change of loudness, in dB; drawn uniformly. What exceeds full scale is clipped in int16."""
+    shift: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Largest circular shift of what the tower sees, as a fraction of its length; drawn uniformly, to either side."""
+    invert: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that the waveform changes its sign, which nobody hears."""
+
+    def problems(self) -> Iterator[str]:
+        """Contradictions, each after the place of this dataclass."""
+        if self.gain[0] > self.gain[1]:
+            yield f".gain {self.gain} is no range: it ends before it begins"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.durations import Length
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
@@ -52,12 +52,19 @@ class Data:
     """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
     "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;
     "a photo of a {label}", a text with fields in it, where {label} is the name of the class. Alternatives may be such texts."""
+    optional: tuple[str, ...] = ()
+    """Views that an example may lack, such as ("sound", "depth"): contrastive objectives then leave out its pairs with them. An
+    example without any pair teaches nothing; one that has a view which cannot be read is broken, as ever."""
     augment: Augment = Augment()
     """Image augmentation."""
     text_augment: TextAugment = TextAugment()
     """Text augmentation."""
+    sound_augment: SoundAugment = SoundAugment()
+    """Augmentation of sounds, beside the place of their crop."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
+    max_seconds: Annotated[float, Range(above=0, most=1e6)] = 36_000.0
+    """Longer sounds are broken examples, found before they are decoded; of others only the part that is seen is decoded."""
     decode: Literal["exact", "fast"] = "exact"
     """fast: in training a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its crop stays at least as large as what the tower
     sees; docs/speed.md says what it gains and changes. Evaluations decode exactly, whatever is said here."""

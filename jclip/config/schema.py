@@ -5,13 +5,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
 from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Evaluation, Seed
 from jclip.config.history import reads_pairs
-from jclip.config.objectives import Caption, Contrastive, Family, MultiView, View, objective_problems, view_problems
+from jclip.config.objectives import (
+    Caption,
+    Contrastive,
+    Family,
+    MultiView,
+    View,
+    objective_problems,
+    optional_problems,
+    view_problems,
+)
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems
@@ -107,6 +116,8 @@ class Input(NamedTuple):
     """Folder of its embeddings, if no tower sees it."""
     stored_size: int
     """Size of these."""
+    sound_augment: SoundAugment = SoundAugment()
+    """Augmentation, where it is a sound."""
 
 
 @reads_pairs
@@ -211,13 +222,18 @@ class Config:
         if view.size is not None and isinstance(tower, VisionTower):
             tower = dataclasses.replace(tower, image_size=view.size)
         augment, text_augment = view.augment or self.data.augment, view.text_augment or self.data.text_augment
-        return Input(view.tower, field, augment, text_augment, tower, view.same_as, view.stored, view.stored_size)
+        sound_augment = view.sound_augment or self.data.sound_augment
+        stored = view.stored, view.stored_size
+        return Input(view.tower, field, augment, text_augment, tower, view.same_as, *stored, sound_augment)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
         yield from view_problems(self.views, towers)
         yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        read = {name: how.views() for name, how in self.objectives.items()}
+        may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
+        yield from optional_problems(self.data.optional, read, may_lack)
         named = [(".data.fields", name) for name in self.data.fields]
         named += [(f".data.sources.{key}.fields", name) for key, one in self.data.sources.items() for name in one.fields]
         named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]

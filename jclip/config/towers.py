@@ -64,7 +64,7 @@ class ImageTower(Tower):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the input, in pixels."""
-        return _height_and_width(self.image_size)
+        return height_and_width(self.image_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -149,10 +149,10 @@ class VisionTower(ImageTower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
-        yield from _hidden_problems(self)
-        yield from _square_problems(self.image_size)
-        for name, side in _named_sides(self.image_size):
+        yield from head_problems(self)
+        yield from hidden_problems(self)
+        yield from square_problems(self.image_size)
+        for name, side in named_sides(self.image_size):
             low = max(1, side // self.patch_size) * self.patch_size
             use = f"use {low} or {low + self.patch_size}"
             if side < self.patch_size or not (self.crop or side % self.patch_size == 0):
@@ -204,9 +204,9 @@ class ResNetTower(ImageTower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
-        yield from _square_problems(self.image_size)
-        for name, side in _named_sides(self.image_size):
+        yield from head_problems(self)
+        yield from square_problems(self.image_size)
+        for name, side in named_sides(self.image_size):
             if side % 32:
                 low = max(1, side // 32) * 32
                 yield f".{name} is not divisible by 32; use {low} or {low + 32}"
@@ -268,8 +268,8 @@ class TextTower(Tower):
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
-        yield from _head_problems(self)
-        yield from _hidden_problems(self)
+        yield from head_problems(self)
+        yield from hidden_problems(self)
         if self.tokenizer.kind == "clip" and self.vocab_size != 49408:
             yield f".vocab_size {self.vocab_size} is not that of the clip tokenizer; use 49408"
         if self.tokenizer.kind == "clip" and self.eot_id not in (None, 49407):
@@ -326,14 +326,14 @@ def as_image_size(sides: Any) -> Any:
     return sides[0] if len(sides) == 2 and sides[0] == sides[1] else tuple(sides)
 
 
-def _height_and_width(image_size: ImageSize) -> tuple[int, int]:
+def height_and_width(image_size: ImageSize) -> tuple[int, int]:
     if isinstance(image_size, int):
         return image_size, image_size
     height, width = image_size
     return height, width
 
 
-def _named_sides(image_size: ImageSize) -> Iterator[tuple[str, int]]:
+def named_sides(image_size: ImageSize) -> Iterator[tuple[str, int]]:
     """Each side, after its name in messages."""
     if isinstance(image_size, int):
         yield f"image_size {image_size}", image_size
@@ -342,19 +342,21 @@ def _named_sides(image_size: ImageSize) -> Iterator[tuple[str, int]]:
         yield f"image_size {tuple(image_size)}: {name} {side}", side
 
 
-def _square_problems(image_size: ImageSize) -> Iterator[str]:
+def square_problems(image_size: ImageSize) -> Iterator[str]:
     """A square has one form, so that equal towers are equal."""
     if not isinstance(image_size, int) and image_size[0] == image_size[1]:
         yield f".image_size {tuple(image_size)} is a square; use {image_size[0]}"
 
 
-def _head_problems(tower: VisionTower | ResNetTower | TextTower) -> Iterator[str]:
+def head_problems(tower: Any) -> Iterator[str]:
+    """Heads of attention that do not divide the width of a tower."""
     if tower.width % tower.heads:
         divisors = [heads for heads in range(1, min(tower.width, 2048) + 1) if tower.width % heads == 0]
         near = sorted(divisors, key=lambda heads: abs(heads - tower.heads))[:2]
         yield f".heads {tower.heads} does not divide width {tower.width}; use {' or '.join(map(str, sorted(near)))}"
 
 
-def _hidden_problems(tower: VisionTower | TextTower) -> Iterator[str]:
+def hidden_problems(tower: Any) -> Iterator[str]:
+    """An MLP without a hidden unit."""
     if round(tower.mlp_ratio * tower.width) < 1:
         yield f".mlp_ratio {tower.mlp_ratio} of width {tower.width} leaves the MLP no hidden unit; use 4.0"

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,14 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.source import BadExample, SourceError, caption_lines, decode_text, split_options
+from jclip.data.source import BadExample, Lacking, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
-OPTIONS = ("image", "text", "label", "key", "images", "captions")
+OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
 """Options of every table: see `Columns`."""
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "image_path", "path", "file_name")
 """Columns that are the image where none is named: those of Hugging Face's sets, of img2dataset and of open_clip."""
+
+SOUNDS = ("sound", "audio")
+"""Columns that are the sound where none is named; a column `file_name` of sounds is named: sound=file_name."""
 
 TEXTS = ("text", "caption", "title")
 """Columns that are the text where none is named."""
@@ -43,14 +46,21 @@ class Columns:
     key: str = ""
     """A column that is unique; "": keys are FILE:ROW."""
     images: str = "."
-    """The folder, or address of one, that paths are relative to, and that holds them all."""
+    """The folder, or address of one, that paths of images and sounds are relative to, and that holds them all."""
     lines: bool = False
     """True: each line of a text is a caption."""
     classes: tuple[str, ...] = ()
     """Names of labels that are numbers."""
+    sound: str = ""
+    """Bytes of an encoded sound, a mapping of an array and its rate, or a path below `images`."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The columns that may name files."""
+        return tuple(filter(None, (self.image, self.sound)))
 
     def readers(self, names: Iterable[str], read: Read, several: bool = False) -> dict[str, Callable[[], Any]]:
-        """The readers of a row's fields: each column by its name, and "image", "text", "label" (and "captions").
+        """The readers of a row's fields: each column by its name, and "image", "sound", "text", "label" (and "captions").
 
         Args:
             names: the row's columns.
@@ -60,6 +70,8 @@ class Columns:
         found: dict[str, Callable[[], Any]] = {name: partial(_present, read, name) for name in names if name not in ("", "key")}
         if self.image:
             found["image"] = partial(self._image, read)
+        if self.sound:
+            found["sound"] = partial(self._sound, read)
         if self.text:
             found["text"] = partial(self._text, read)
             if several or self.lines:
@@ -69,7 +81,7 @@ class Columns:
         return found
 
     def fingerprint(self, kind: str, tables: Sequence[str], places: Sequence[str]) -> str:
-        """The fingerprint of tables, over their bytes, these columns, and the images at `places`, in order.
+        """The fingerprint of tables, over their bytes, these columns, and the images and sounds at `places`, in order.
 
         The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
         """
@@ -80,6 +92,7 @@ class Columns:
         digests = file_digests([*tables, *found])
         images = dict(zip(found, digests[len(tables) :], strict=True))
         roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)
+        roles += ("sound", self.sound) if self.sound else ()  # without sounds as before there were any
         return combine(kind, *roles, *digests[: len(tables)], "", *(images.get(place, "missing") for place in places))
 
     def locate(self, path: str) -> str:
@@ -112,13 +125,13 @@ class Columns:
         inside = quote(inside, errors="surrogatepass") if web else inside
         return Address(f"{root.rstrip('/')}/{inside}" + (f"?{query}" if query else ""))
 
-    def read_image(self, path: str) -> bytes:
-        """The bytes of an image that a table names by its path. Raises BadExample as `read_file`."""
+    def read_image(self, path: str, what: str = "image") -> bytes:
+        """The bytes of an image, or of `what` is named so, by its path in a table. Raises BadExample as `read_file`."""
         place = self.locate(path)
         try:
             return read_file(place)
         except BadExample as problem:
-            raise type(problem)(f"image {path[:200]!r}: {problem}") from None
+            raise type(problem)(f"{what} {path[:200]!r}: {problem}") from None
 
     def _image(self, read: Read) -> Any:
         value = _present(read, self.image)
@@ -126,6 +139,14 @@ class Columns:
             return self.read_image(value)
         if not isinstance(value, (bytes, np.ndarray)):
             raise BadExample(f"image is neither bytes nor a path: column {self.image} is a {type(value).__name__}")
+        return value
+
+    def _sound(self, read: Read) -> Any:
+        value = _present(read, self.sound)
+        if isinstance(value, str):
+            return self.read_image(value, "sound")
+        if not isinstance(value, (bytes, Mapping)):
+            raise BadExample(f"sound is neither bytes nor a path: column {self.sound} is a {type(value).__name__}")
         return value
 
     def _text(self, read: Read) -> Any:
@@ -165,7 +186,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SourceError(f"{at}: there are several columns {twice[0]!r}; rename all but one")
-    for role in ("image", "text", "label", "key"):
+    for role in ("image", "sound", "text", "label", "key"):
         if role in options and options[role] not in names:
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
     if options.get("captions", "lines") not in ("lines", "rows"):
@@ -175,12 +196,13 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
         images = os.path.abspath(os.path.expanduser(images))
         if not os.path.isdir(images):
             raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
-    image = options.get("image") or next((name for name in IMAGES if name in names), "")
+    sound = options.get("sound") or next((name for name in SOUNDS if name in names), "")
+    image = options.get("image") or next((name for name in IMAGES if name in names and name != sound), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
     label = options.get("label") or ("label" if "label" in names else "")
     if options.get("captions") == "rows" and not (text and (image or options.get("key"))):
         raise SourceError(f"{at}: captions=rows needs a column of texts and one of images; name them with text= and image=")
-    return Columns(image, text, label, options.get("key", ""), images, options.get("captions") == "lines")
+    return Columns(image, text, label, options.get("key", ""), images, options.get("captions") == "lines", sound=sound)
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:
@@ -228,5 +250,5 @@ def as_f32(values: ArrayLike) -> NDArray[np.float32]:
 def _present(read: Read, name: str) -> Any:
     value = read(name)
     if value is None:
-        raise BadExample(f"no {name}: its cell is empty")
+        raise Lacking(f"no {name}: its cell is empty")
     return value

@@ -9,7 +9,7 @@ import numpy as np
 
 from jclip.config import ConfigError
 from jclip.config.fields import Alternative, Template, field_problems, parse_field
-from jclip.data.source import BadExample, Example, Source, Unreachable, decode_text, lookup
+from jclip.data.source import BadExample, Example, Lacking, Source, Unreachable, decode_text, lookup
 
 
 class Found(NamedTuple):
@@ -37,7 +37,8 @@ def find(example: Example, field: str, classes: Sequence[str] = (), rng: np.rand
         rng: of the draw; one call of it, whatever is there.
 
     Raises:
-        BadExample: nothing of it is there.
+        Lacking: the example has nothing of it.
+        BadExample: what it has cannot be used.
         ConfigError: it is no expression.
     """
     expression = parse_field(field)
@@ -52,8 +53,7 @@ def find(example: Example, field: str, classes: Sequence[str] = (), rng: np.rand
             return Found(_value(example, alternative, classes, rng), place, str(alternative.value))
         except BadExample as problem:
             problems.append(problem)
-    kind = next((Unreachable for problem in problems if isinstance(problem, Unreachable)), BadExample)
-    raise kind("; ".join(map(str, problems)))
+    raise _kind_of(problems)("; ".join(map(str, problems)))
 
 
 def there(example: Example, field: str, classes: Sequence[str] = ()) -> list[bool]:
@@ -100,6 +100,13 @@ def _order(weights: Sequence[float], rng: np.random.Generator | None) -> Iterato
         yield left.pop(min(bisect_right(marks, number * marks[-1]), len(left) - 1))
 
 
+def _kind_of(problems: Sequence[BadExample]) -> type[BadExample]:
+    """Kind of the problem of an example where these are those of all alternatives."""
+    if any(isinstance(problem, Unreachable) for problem in problems):
+        return Unreachable
+    return Lacking if all(isinstance(problem, Lacking) for problem in problems) else BadExample
+
+
 def _is_there(example: Example, alternative: Alternative, classes: Sequence[str]) -> bool:
     try:
         _value(example, alternative, classes, None)
@@ -127,7 +134,7 @@ def _value(example: Example, alternative: Alternative, classes: Sequence[str], r
 def _present(example: Example, path: str) -> Any:
     value = lookup(example, path)
     if is_blank(value):
-        raise BadExample(f"{path} is {'null' if value is None else 'blank'}")
+        raise Lacking(f"{path} is {'null' if value is None else 'blank'}")
     return value
 
 

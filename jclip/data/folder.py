@@ -1,4 +1,4 @@
-"""The source `folder`: the images in a folder and in those below it, each with its caption beside it if there is one."""
+"""The source `folder`: the images, or else the sounds, in a folder and in those below it, each with its caption beside it."""
 
 import logging
 import os
@@ -19,6 +19,9 @@ log = logging.getLogger("jclip.data")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """File names, in lower case, that are images."""
 
+SOUNDS = (".flac", ".wav", ".ogg", ".mp3", ".opus")
+"""File names, in lower case, that are sounds."""
+
 DEBRIS = ("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information")
 """Folders, in lower case, that systems leave among others; what is hidden (.ipynb_checkpoints, ._0001.jpg) is left out too."""
 
@@ -28,7 +31,8 @@ UNREAD = (".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd", ".ico", ".ppm", ".pg
 
 @dataclass(frozen=True)
 class Folder:
-    """Images in the order of their paths. Example fields: key (path below the folder), image (bytes), text (of NAME.txt).
+    """Images in the order of their paths, or sounds where there is no image. Example fields: key (path below the folder), image
+    or sound (bytes), text (of NAME.txt); of an image also sound, where a sound of its name lies beside it.
 
     Where the folders are labels there is "label" too: the index of the image's folder, the first below the root.
     """
@@ -41,9 +45,11 @@ class Folder:
     """Names of the labels, one for each of `folders`."""
     templates: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Number of files that are no images of this source, by the reason."""
+    """Number of files that are in no example of this source, by the reason."""
     lines: bool = False
     """True: each line of a caption's file is a caption."""
+    sounds: Mapping[str, str] = field(default_factory=dict)
+    """The sounds beside images, by the names of these."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,7 +57,9 @@ class Folder:
     def __getitem__(self, index: int) -> LazyExample:
         path = self.root / self.names[index]
         caption = path.with_suffix(".txt")
-        readers: dict[str, Callable[[], Any]] = {"image": partial(read_file, path)}
+        readers: dict[str, Callable[[], Any]] = {"sound" if is_sound(path.name) else "image": partial(read_file, path)}
+        if beside := self.sounds.get(self.names[index]):
+            readers["sound"] = partial(read_file, self.root / beside)
         if caption.is_file():
             readers |= text_readers(lambda: decode_text(read_file(caption)), self.lines)
         if self.folders:
@@ -66,6 +74,8 @@ class Folder:
             caption = Path(name).with_suffix(".txt")
             if (self.root / caption).is_file():
                 names.append(str(caption))
+            if beside := self.sounds.get(name):
+                names.append(beside)
         digests = file_digests([self.root / name for name in names])
         return combine("folder", *names, *digests, *self.folders, "", *self.classes)
 
@@ -73,7 +83,8 @@ class Folder:
 def open_folder(spec: str) -> Folder:
     """Opens "DIR[?labels=folders][&captions=lines]".
 
-    Links to folders and files are followed. What is hidden, or debris of a system, or no image is left out and counted.
+    Links to folders and files are followed. What is hidden, or debris of a system, or no image is left out and counted. NAME.wav
+    beside NAME.jpg is its sound. Where there is no image at all, each sound is an example.
 
     labels=folders: every image lies in a folder below DIR that is its class. Each folder right below DIR is a class, also one
     without images, but none that is hidden or debris; they are numbered as their names are sorted, numbers by their value.
@@ -96,14 +107,16 @@ def open_folder(spec: str) -> Folder:
         if options.get(option, value) != value:
             raise SourceError(f"{at}: {option}={options[option]} is unknown; use {option}={value}, or leave it out")
     names, left_out = _walk(root, at)
+    names, sounds = _examples(names, left_out)
     reasons = "; ".join(f"{count} {what}" for what, count in left_out.most_common())
     if not names:
         others = f" (left out: {reasons})" if reasons else ""
-        raise SourceError(f"{at}: no image in it; images end in {', '.join(SUFFIXES)}{others}")
+        kinds = f"images end in {', '.join(SUFFIXES)}, and sounds, of which there is none either, in {', '.join(SOUNDS)}"
+        raise SourceError(f"{at}: no image in it; {kinds}{others}")
     if reasons:
         log.warning("%s: left out: %s", at, reasons)
     folders, classes = _classes(at, root, names) if "labels" in options else ((), ())
-    return Folder(root, tuple(names), folders, classes, left_out=dict(left_out), lines="captions" in options)
+    return Folder(root, tuple(names), folders, classes, left_out=dict(left_out), lines="captions" in options, sounds=sounds)
 
 
 def _local(path: str) -> Path:
@@ -112,7 +125,7 @@ def _local(path: str) -> Path:
 
 
 def _walk(root: Path, at: str) -> tuple[list[str], Counter[str]]:
-    """The images below a folder, sorted by their paths, and how many other files there are by the reason."""
+    """The images and sounds below a folder, sorted by their paths, and how many other files there are by the reason."""
     names, left_out = list[str](), Counter[str]()
 
     def walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> None:
@@ -128,7 +141,7 @@ def _walk(root: Path, at: str) -> tuple[list[str], Counter[str]]:
                     walk(entry.path, f"{below}{entry.name}/", (*above, place))
                 elif not entry.is_file():
                     left_out["links to nothing" if entry.is_symlink() else "no regular files"] += 1
-                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                elif Path(entry.name).suffix.lower() in SUFFIXES or is_sound(entry.name):
                     names.append(below + entry.name)
                 elif reason := _no_image(entry.name):
                     left_out[reason] += 1
@@ -138,6 +151,26 @@ def _walk(root: Path, at: str) -> tuple[list[str], Counter[str]]:
     except OSError as error:
         raise SourceError(f"{at}: {error.filename} cannot be read: {error.strerror}; mend it or take it away") from None
     return sorted(names), left_out
+
+
+def is_sound(name: str) -> bool:
+    """True for the name of a sound."""
+    return Path(name).suffix.lower() in SOUNDS
+
+
+def _examples(names: list[str], left_out: Counter[str]) -> tuple[list[str], dict[str, str]]:
+    """The images, and the sounds beside them by their names; or all sounds, where there is no image. Other sounds are counted."""
+    images = [name for name in names if not is_sound(name)]
+    if not images:
+        return names, {}
+    sounds: dict[str, str] = {}
+    for name in reversed(names):  # of several sounds of one name the first counts
+        if is_sound(name):
+            sounds[str(Path(name).with_suffix(""))] = name
+    beside = {name: sounds[stem] for name in images if (stem := str(Path(name).with_suffix(""))) in sounds}
+    if alone := sum(map(is_sound, names)) - len(set(beside.values())):
+        left_out["sounds without an image of their name beside them"] += alone
+    return images, beside
 
 
 def _is_debris(name: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jclip.data.fields import is_blank
 from jclip.data.fingerprint import combine
 from jclip.data.reader import waits
-from jclip.data.source import BadExample, LazyExample, Source
+from jclip.data.source import BadExample, Lacking, LazyExample, Source
 
 log = logging.getLogger("jclip.data")
 
@@ -104,7 +104,7 @@ def tell_repeated(at: str, images: Iterable[Any]) -> None:
 def _texts(rows: Source, members: list[int]) -> tuple[str, ...]:
     found = list(_each_text(rows, members))
     if not found:
-        raise BadExample("it has no caption")
+        raise Lacking("it has no caption")
     return tuple(found)
 
 

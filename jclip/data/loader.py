@@ -19,12 +19,13 @@ import numpy as np
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.fields import check_fields, class_names
+from jclip.data.inputs import train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
+from jclip.data.reading import Transform
 from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.stored import stored_embeddings
-from jclip.data.transforms import Transform, train_transform
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""
@@ -38,7 +39,8 @@ class Batch:
     """This host's rows of one global batch of training."""
 
     arrays: Arrays
-    """Inputs by view: u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored."""
+    """Inputs by view: u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored; bool[b] as "NAME/valid"
+    beside each that an example may lack."""
     keys: list[str]
     """The example of each row."""
     problems: list[str]
@@ -94,6 +96,7 @@ def make_loader(
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
+    optional: Mapping[str, tuple[tuple[int, ...], str]] | None = None,
     workers: int = 0,
 ) -> Loader:
     """Endless batches of a source from batch `start` on: batch k is a function of the source, the transforms, the seed and k.
@@ -115,12 +118,14 @@ def make_loader(
         hosts: how many there are.
         fields: field of an example for each array, where that is not its own name; an expression, see `find`.
         same: arrays that repeat the random draws of another.
+        optional: arrays that an example may lack, with the shape and dtype of the zeros that then stand for each. Beside each
+            there is another one, "NAME/valid", bool [b]: whether the example has it.
         workers: processes that read; 0: threads do.
 
     Raises:
         SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
-        ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields` or
-            `same` name an array that no transform makes; or a field is no expression.
+        ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields`,
+            `same` or `optional` name an array that no transform makes; or a field is no expression.
     """
     if not 0 <= host < hosts or start < 0 or skipped < 0:
         place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
@@ -129,14 +134,15 @@ def make_loader(
         raise ValueError(f"loader: batch_size {batch_size} must be at least 1, and workers {workers} at least 0")
     if batch_size % hosts:
         raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
-    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values()} - transforms.keys():
+    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values(), *(optional or {})} - transforms.keys():
         raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
     check_fields(fields or {}, "loader")
     import grain
     from absl import flags
 
     source = open_source(source) if isinstance(source, str) else source
-    prepare = _Prepare(source, transforms, fields or {}, same or {})
+    empty = {name: np.zeros(*like) for name, like in (optional or {}).items()}
+    prepare = _Prepare(source, transforms, fields or {}, same or {}, empty)
     if isinstance(source, Mixture):
         order = grain.MapDataset.source(source.order(seed)).seed(seed)
     else:
@@ -174,7 +180,15 @@ def make_run_loader(
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
         if view.stored
-        else train_transform(view.seen_by, view.augment, view.text_augment, max_pixels=data.max_pixels, decode=data.decode)
+        else train_transform(
+            view.seen_by,
+            view.augment,
+            view.text_augment,
+            sound_augment=view.sound_augment,
+            max_pixels=data.max_pixels,
+            max_seconds=data.max_seconds,
+            decode=data.decode,
+        )
         for name, view in views.items()
     }
     return make_loader(
@@ -188,6 +202,7 @@ def make_run_loader(
         hosts=hosts,
         fields={name: view.field for name, view in views.items()},
         same={name: view.same_as for name, view in views.items() if view.same_as},
+        optional={name: view.seen_by.input() for name, view in views.items() if name in data.optional},
         workers=data.workers,
     )
 
@@ -200,6 +215,7 @@ class _Prepare:
     transforms: Mapping[str, Transform]
     fields: Mapping[str, str]
     same: Mapping[str, str]
+    optional: Arrays
 
     def __call__(self, place: int | tuple[str, int], rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
         """Makes the example of an index, or of an index in one of the sources of a mixture."""
@@ -214,7 +230,8 @@ class _Prepare:
                 example = mixture.example(name, index) if mixture else self.source[index]
                 key = example["key"]
                 classes = class_names(mixture.sources[name] if mixture else self.source)
-                return key, make_arrays(self.transforms, example, fields, rng, self.same, classes), problems
+                arrays = make_arrays(self.transforms, example, fields, rng, self.same, classes, self.optional)
+                return key, arrays, problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
             index = int(rng.integers(size))

@@ -122,16 +122,19 @@ class Parquet:
         return self
 
     def fingerprint(self) -> str:
-        """See Source: over the files' bytes in order, the columns that are read, and the images that lie outside of the files."""
+        """See Source: over the files' bytes in order, the columns that are read, and images and sounds outside of them."""
         try:
-            places = list(self._places()) if self._columns.image else []
+            places = list(self._places())
         except BadExample as problem:
             raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint("parquet", [file.path for file in self._files], places)
 
     def _places(self) -> Iterator[str]:
         """The files of images that rows name by a path, in order; row groups that have all bytes in them are not read."""
-        column = self._columns.image
+        for column in self._columns.files:
+            yield from self._places_of(column)
+
+    def _places_of(self, column: str) -> Iterator[str]:
         for number, file in enumerate(self._files):
             for group, end in enumerate(file.ends):
                 if self._file(number).has_images(group, column):
@@ -164,7 +167,7 @@ class Parquet:
         try:
             return plain(self._scalar(number, row, column), self._columns)
         except (BadExample, UnicodeDecodeError) as problem:
-            kind = Unreachable if isinstance(problem, Unreachable) else BadExample
+            kind = type(problem) if isinstance(problem, BadExample) else BadExample
             raise kind(f"column {column}: {problem}") from None
 
     def _scalar(self, number: int, row: int, column: str) -> Any:

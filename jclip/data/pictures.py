@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jclip.data.decoding import Decode
 from jclip.data.files import read_file
-from jclip.data.folder import SUFFIXES, open_folder
+from jclip.data.folder import SUFFIXES, is_sound, open_folder
 from jclip.data.source import BadExample, SourceError
 
 
@@ -38,7 +38,10 @@ def read_pictures(paths: Sequence[Path], max_pixels: int) -> tuple[dict[Path, by
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (path / name for name in open_folder(str(path)).names)
+        folder = open_folder(str(path))
+        if is_sound(folder.names[0]):
+            raise SourceError(f"{path}: no image in it, only sounds; images end in {', '.join(SUFFIXES)}")
+        yield from (path / name for name in folder.names)
     elif path.exists() or not glob.has_magic(str(path)):
         yield path
     else:

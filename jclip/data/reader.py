@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jclip.config import valid_name
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.decoding import Decode, Open
-from jclip.data.fields import check_fields, class_names, find
-from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.transforms import Compose, Transform
+from jclip.data.fields import check_fields, class_names, find, is_blank
+from jclip.data.reading import Compose, Transform
+from jclip.data.source import BadExample, Lacking, Source, SourceError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -99,6 +100,7 @@ def make_arrays(
     rng: np.random.Generator | None,
     same: Mapping[str, str] = MappingProxyType({}),
     classes: Sequence[str] = (),
+    optional: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Arrays:
     """The arrays that the transforms make of an example.
 
@@ -109,14 +111,18 @@ def make_arrays(
         rng: of all that is random in fields and transforms; None: nothing is, as in evaluations.
         same: arrays that repeat the random draws of another.
         classes: names of the source's labels.
+        optional: arrays that the example may lack, and what then stands for each. Beside each there is another one, "NAME/valid",
+            bool []: whether the example has it.
 
     Raises:
-        BadExample: a field is missing, or a value cannot be used.
+        BadExample: a field is missing, or a value cannot be used, also one that may be missing.
     """
     decoded: dict[tuple[str, Decode | Open], Any] = {}  # several views of an image decode it once, which is most of the work
 
-    def made(field: str, transform: Transform, rng: np.random.Generator | None) -> NDArray[Any]:
+    def made(field: str, transform: Transform, rng: np.random.Generator | None, may_lack: bool) -> NDArray[Any]:
         value, _, name = find(example, field, classes, rng)
+        if may_lack and is_blank(value):
+            raise Lacking(f"{field} is blank")
         if not isinstance(transform, Compose) or not isinstance(decode := transform.transforms[0], Decode | Open):
             return np.asarray(transform(value, rng))
         if (name, decode) not in decoded:
@@ -132,7 +138,13 @@ def make_arrays(
         stream = copy.deepcopy(before[same[name]]) if name in same else streams[name]
         if name in same.values():
             before[name] = copy.deepcopy(stream)
-        arrays[name] = made(fields.get(name, name), transforms[name], stream)
+        try:
+            arrays[name] = made(fields.get(name, name), transforms[name], stream, name in optional)
+        except Lacking:
+            if name not in optional:
+                raise
+            arrays[name] = optional[name]
+    arrays |= {valid_name(name): np.asarray(arrays[name] is not empty) for name, empty in optional.items()}
     return arrays
 
 

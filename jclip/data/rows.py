@@ -81,24 +81,25 @@ class Rows:
         return LazyExample(key, self._columns.readers(names, partial(_value, row), several))
 
     def fingerprint(self) -> str:
-        """See Source: over the file's bytes, the columns that are read, and the images that rows name."""
+        """See Source: over the file's bytes, the columns that are read, and the images and sounds that rows name."""
         try:
-            places = list(self._places()) if self._columns.image else []
+            places = list(self._places())
         except BadExample as problem:
             raise SourceError(f"the fingerprint cannot be taken: {problem}") from None
         return self._columns.fingerprint(f"csv {self._separator}" if self._separator else "jsonl", [self._path], places)
 
     def _places(self) -> Iterator[str]:
-        file = self._opened().onward()
-        for index in range(len(self)):
-            try:
-                value = self._row(index, file).get(self._columns.image)
-                if isinstance(value, str):
-                    yield self._columns.locate(value)
-            except Unreachable:
-                raise
-            except BadExample:
-                continue
+        for column in self._columns.files:
+            file = self._opened().onward()
+            for index in range(len(self)):
+                try:
+                    value = self._row(index, file).get(column)
+                    if isinstance(value, str):
+                        yield self._columns.locate(value)
+                except Unreachable:
+                    raise
+                except BadExample:
+                    continue
 
     def _row(self, index: int, file: "_OpenFile | None" = None) -> dict[str, Any]:
         """The cells of a row by column; None for one that is empty or null."""

@@ -20,6 +20,9 @@ RARE_IMAGES = ("jfif", "jpe", "tif", "tiff", "avif")
 """Extensions that are the image of a sample which has none of FIELDS, and stay fields of raw bytes all the same: depth maps and
 masks are often TIFF files beside a JPEG."""
 
+SOUNDS = ("flac", "wav", "ogg", "mp3", "opus")
+"""Extensions that are the sound of a sample, and stay fields of raw bytes all the same, which they were before."""
+
 AMBIGUOUS = "names that occur several times, so that what belongs together cannot be told"
 
 
@@ -54,6 +57,15 @@ class Samples:
 def field_of(extension: str) -> str:
     """The field that a member with an extension becomes."""
     return "image" if extension in RARE_IMAGES else FIELDS.get(extension, extension)
+
+
+def with_sounds(counts: Mapping[str, int]) -> dict[str, int]:
+    """Numbers of samples by their fields, as `Samples.fields`, with the field "sound" of those that have one of SOUNDS."""
+    found = Counter[str]()
+    for names, count in counts.items():
+        fields = set(names.split(" "))
+        found[" ".join(sorted(fields | {"sound"})) if fields & {*SOUNDS} else names] += count
+    return dict(found)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -27,6 +27,10 @@ class Unreachable(BadExample):
     """An example whose disk or store does not answer, or refuses: another time it may be there."""
 
 
+class Lacking(BadExample):
+    """An example that has no such field, or nothing in it, and is sound otherwise; see `Data.optional`."""
+
+
 class Source(Protocol):
     """Examples with random access. A source is picklable, and safe to read from several threads."""
 
@@ -66,7 +70,8 @@ def lookup(example: Example, path: str) -> Any:
     A field whose own name has dots ("depth.png") is found by its whole name.
 
     Raises:
-        BadExample: there is no such field, or it cannot be decoded.
+        Lacking: there is no such field.
+        BadExample: it cannot be decoded.
     """
     if path in example:
         return example[path]
@@ -75,7 +80,7 @@ def lookup(example: Example, path: str) -> Any:
         if not isinstance(value, Mapping) or name not in value:
             parent = ".".join(path.split(".")[:depth])
             fields = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"none, it is a {type(value).__name__}"
-            raise BadExample(f"no {path}: fields{f' of {parent}' if parent else ''} are {fields}")
+            raise Lacking(f"no {path}: fields{f' of {parent}' if parent else ''} are {fields}")
         value = value[name]
     return value
 
@@ -113,7 +118,7 @@ def text_readers(read: Callable[[], str], lines: bool) -> dict[str, Callable[[],
     """The readers of the fields that a text becomes: "text", or with captions=lines "text" and "captions".
 
     With captions=lines both are the tuple of its lines that are not blank: training draws one of "text" each time, embedding
-    takes the first, and retrieval takes all of "captions". BadExample is raised where there is none.
+    takes the first, and retrieval takes all of "captions". Lacking is raised where there is none.
     """
     if not lines:
         return {"text": read}
@@ -124,7 +129,7 @@ def caption_lines(text: str) -> tuple[str, ...]:
     """The lines of a text that are not blank, at least one. Only a line feed ends a line."""
     captions = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not captions:
-        raise BadExample("it has no caption")
+        raise Lacking("it has no caption")
     return captions
 
 

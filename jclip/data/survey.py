@@ -6,7 +6,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -42,16 +42,20 @@ def outline(source: Source, fields: Mapping[str, str], batch_size: int | None = 
     return [f"{total:,} examples" + (f" in {shards:,} shards" if shards else ""), *shortcomings(source, fields, batch_size)]
 
 
-def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | None = None) -> list[str]:
+def shortcomings(
+    source: Source, fields: Mapping[str, str], batch_size: int | None = None, optional: Collection[str] = ()
+) -> list[str]:
     """A line for each thing that training will miss in a source, from its index.
 
     Args:
         source: the data.
         fields: field of each tower's input, as data.fields.
         batch_size: of the training; None: there is none.
+        optional: towers whose input an example may lack.
     """
     if isinstance(source, Mixture):
-        found = {name: shortcomings(one, {**fields, **source.fields.get(name, {})}) for name, one in source.sources.items()}
+        of_each = {name: {**fields, **source.fields.get(name, {})} for name in source.sources}
+        found = {name: shortcomings(one, of_each[name], optional=optional) for name, one in source.sources.items()}
         return [f"{name}: {line}" for name, lines in found.items() for line in lines]
     total, lines = len(source), list(source.notes) if isinstance(source, SelectedExamples) else []
     combinations: Mapping[str, int] = getattr(source, "fields", {})
@@ -65,7 +69,8 @@ def shortcomings(source: Source, fields: Mapping[str, str], batch_size: int | No
         missing = lacking.pop(text)
         if missing:
             what = f"no {text}" if parse_field(text).is_path else f"nothing of {text!r}"
-            lines.append(f"{missing:,} of {total:,} examples have {what} for the tower {tower}, and others take their place{why}")
+            then = "are left out of what needs it" if tower in optional else f"others take their place{why}"
+            lines.append(f"{missing:,} of {total:,} examples have {what} for the tower {tower}, and {then}")
         if some := [f"{count:,} have no {path}" for path, count in lacking.items() if count > missing]:
             lines.append(f"of {total:,} examples {', '.join(some)} for the tower {tower}, and one of the others is drawn")
     if not combinations:

@@ -7,18 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.source import LazyExample, SourceError, decode_text, split_options
+from jclip.data.source import BadExample, LazyExample, SourceError, decode_text, split_options
 
 
 class Tfds:
     """One split of a data set; the fields of its examples are its features, and "key", which is "NAME:SPLIT:INDEX".
 
-    Images stay encoded, texts become str, whole numbers int. `classes` are the names of the feature "label".
+    Images stay encoded, texts become str, whole numbers int. The first feature of audio is "sound" too: a pair of its samples and
+    their rate. `classes` are the names of the feature "label".
     """
 
     templates: tuple[str, ...] = ()
 
-    def __init__(self, spec: str, records: Any, classes: tuple[str, ...], texts: frozenset[str], files: "Files") -> None:
+    def __init__(
+        self,
+        spec: str,
+        records: Any,
+        classes: tuple[str, ...],
+        texts: frozenset[str],
+        files: "Files",
+        rates: Mapping[str, int | None],
+    ) -> None:
         name, _, split = spec.partition("?")[0].partition(":")
         self.classes = classes
         self._spec = spec
@@ -26,6 +35,7 @@ class Tfds:
         self._records = records
         self._texts = texts
         self._files = files
+        self._rates = rates
 
     def __reduce__(self) -> tuple[Callable[[str], "Tfds"], tuple[str]]:
         """Another process opens the data set itself: its builder cannot always be pickled."""
@@ -41,6 +51,9 @@ class Tfds:
         readers: dict[str, Callable[[], Any]] = {
             name: partial(_plain, value, name in self._texts) for name, value in record.items() if name != "key"
         }
+        if self._rates and "sound" not in readers:
+            audio, rate = next(iter(self._rates.items()))
+            readers["sound"] = partial(_sound, record[audio], rate, audio)
         return LazyExample(f"{self._name}:{index}", readers)
 
     def fingerprint(self) -> str:
@@ -66,6 +79,15 @@ def _plain(value: Any, is_text: bool) -> Any:
     if isinstance(value, np.integer) or (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu"):
         return int(value)
     return value
+
+
+def _sound(value: Any, rate: int | None, feature: str) -> Any:
+    """A feature of audio as a sound: encoded bytes, or samples with their rate."""
+    if isinstance(value, bytes):
+        return value
+    if rate is None:
+        raise BadExample(f"the data set does not say the sample rate of its feature {feature}")
+    return np.asarray(value), rate
 
 
 def open_tfds(spec: str) -> Tfds:
@@ -109,4 +131,6 @@ def open_tfds(spec: str) -> Tfds:
     classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) and label.names else ()
     texts = frozenset(key for key, feature in features.items() if isinstance(feature, tfds.features.Text))
     parts = tuple((str(part.filename), part.skip, part.take) for part in splits[split].file_instructions)
-    return Tfds(spec, records, classes, texts, Files(builder.info.full_name, parts))
+    audio = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.Audio)}
+    rates = {key: getattr(feature, "sample_rate", None) for key, feature in audio.items()}
+    return Tfds(spec, records, classes, texts, Files(builder.info.full_name, parts), rates)

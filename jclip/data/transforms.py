@@ -1,18 +1,18 @@
-"""Transforms of one value of an example, as small picklable objects: bytes to pixels, text to ids."""
+"""Transforms of images and texts, as small picklable objects: bytes to pixels, text to ids."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ConfigError, ImageTower, TextAugment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, ImageTower, TextAugment, TextTower, Tokenizer
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
+from jclip.data.reading import Compose, Reading, Transform
 from jclip.data.resampling import Box, resize
 from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
@@ -25,90 +25,6 @@ Size = tuple[int, int]
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused: they are no captions, and cleaning one takes a second."""
-
-
-class Transform(Protocol):
-    """A function of one value; what is random in it comes from `rng` alone."""
-
-    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
-        """The transformed value. Raises BadExample if this value cannot be used."""
-        ...
-
-
-@dataclass(frozen=True)
-class Compose:
-    """Transforms in the order they are applied."""
-
-    transforms: tuple[Transform, ...]
-
-    def __call__(self, value: Any, rng: Generator | None = None) -> Any:
-        for transform in self.transforms:
-            value = transform(value, rng)
-        return value
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Settings of the transform of a value, beside what the tower says."""
-
-    augment: Augment | None = None
-    """Augmentation of images; None: nothing is random, as in evaluations."""
-    text_augment: TextAugment | None = None
-    """Augmentation of texts; None: nothing is random."""
-    max_pixels: int = MAX_PIXELS
-    """Largest image, in pixels; a larger one is a BadExample."""
-    decode: Literal["exact", "fast"] = "exact"
-    """fast: a JPEG is decoded as `ScaledCrop` says, where something is random."""
-    upright: bool = False
-    """True: images are turned as their EXIF data say. Protocols and training do not: open_clip does not."""
-    empty_texts: bool = False
-    """True: an empty text is a text. In protocols and training it is a BadExample."""
-
-
-def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Transform:
-    """Transform of an example's value to the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
-
-    The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
-
-    Args:
-        tower: whose input is made.
-        max_pixels: as in `Reading`.
-        upright: as in `Reading`.
-        empty_texts: as in `Reading`.
-
-    Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used, or is of a kind without a row in INPUTS.
-    """
-    return input_transform(tower, Reading(max_pixels=max_pixels, upright=upright, empty_texts=empty_texts))
-
-
-def train_transform(
-    tower: Tower,
-    augment: Augment,
-    text_augment: TextAugment | None = None,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    decode: Literal["exact", "fast"] = "exact",
-) -> Transform:
-    """Transform of an example's value to the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
-
-    A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
-    that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
-    With decode="fast" a JPEG is decoded as `ScaledCrop` says.
-
-    Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot, or it is of a kind
-            without a row in INPUTS.
-    """
-    return input_transform(tower, Reading(augment, text_augment, max_pixels, decode))
-
-
-def input_transform(tower: Tower, reading: Reading) -> Transform:
-    """The transform of the tower's kind, or of the nearest base of it that has a row in INPUTS."""
-    for kind in type(tower).__mro__:
-        if kind in INPUTS:
-            return INPUTS[kind](tower, reading)
-    raise ConfigError(f"config: nothing makes inputs of a {type(tower).__name__}; give jclip.data.INPUTS a row for it")
 
 
 def image_transform(tower: ImageTower, reading: Reading) -> Compose:
@@ -152,11 +68,6 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
     if change is not None and change.how.synonyms:
         read_synonyms(change.how.synonyms)
     return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
-
-
-INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {ImageTower: image_transform, TextTower: text_transform}
-"""Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
-transform. A row of your own is one of them."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jclip.data.addresses import by_ranges, is_address, shown
 from jclip.data.files import MAX_BYTES, unread
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand, short_names
-from jclip.data.samples import FIELDS, RARE_IMAGES
+from jclip.data.samples import FIELDS, RARE_IMAGES, SOUNDS, with_sounds
 from jclip.data.shards import Loaded, load_shards
 from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, split_options, text_readers
 from jclip.data.storage import File, open_file
@@ -34,9 +34,9 @@ class WebDataset:
     """The samples of tar files, in the order of the files' names.
 
     Members that share a name up to the first dot of their last part are one sample (webdataset's rule, and that of
-    jclip.data.samples where a name comes twice); its key is "SHARD:NAME". Fields: see FIELDS, and RARE_IMAGES; of several images
-    the first member counts. Each is read and decoded when it is asked for, which raises BadExample if it is broken. Nothing is
-    ever extracted, and names are no more than text.
+    jclip.data.samples where a name comes twice); its key is "SHARD:NAME". Fields: see FIELDS, RARE_IMAGES and
+    SOUNDS; of several images or sounds the first member counts. Each is read and decoded when it is asked for, which raises
+    BadExample if it is broken. Nothing is ever extracted, and names are no more than text.
     """
 
     classes: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class WebDataset:
             f"{shard.path}: cut short or corrupt after {shard.cut} bytes" for shard in loaded.shards if shard.cut >= 0
         )
         """ "path: reason" of each file that is cut short or corrupt, and is used up to there."""
-        self.fields = dict(loaded.total("fields"))
+        self.fields = with_sounds(loaded.total("fields"))
         """Number of samples by their fields, whose names are joined by a space."""
         self.left_out = dict(loaded.total("left_out"))
         """Number of things in the shards that are in no sample, by the reason."""
@@ -101,6 +101,8 @@ class WebDataset:
                 readers.setdefault(field, partial(_read, file, extension, offset, size))
         if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
             readers["image"] = readers[rare]
+        if "sound" not in readers and (sound := next((extension for extension in readers if extension in SOUNDS), None)):
+            readers["sound"] = readers[sound]
         if self.lines and "text" in readers:
             readers |= text_readers(readers["text"], lines=True)
         return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)

@@ -54,6 +54,9 @@ class Functions:
     """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
     captioners: Mapping[str, Caption] = field(default_factory=dict)
     """Captioners by the name of their parameters."""
+    head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None
+    """Head of an adapted model: (names of C classes, z [n, E], pooled [n, d]) -> scores f32 [n, C], in cosines, which
+    take the place of prompts. None: the model has none."""
 
 
 class Embedded(NamedTuple):

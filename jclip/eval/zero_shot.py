@@ -44,6 +44,17 @@ def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) ->
     return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
 
 
+def score_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics of `zero_shot_metrics`, of scores f32 [n, C] in cosines: of a head that is no list of vectors."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    others = np.arange(scores.shape[1])[None, :] != labels[:, None]
+    rank = 1 + np.sum(others & ~(scores < own - TIE), axis=1)
+    metrics = {"top1": float(np.mean(rank <= 1))}
+    if scores.shape[1] >= 5:
+        metrics["top5"] = float(np.mean(rank <= 5))
+    return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
+
+
 def predict_classes(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The class [n] int64 that each example is said to be of: its label exactly where `zero_shot_metrics` counts it right.
 

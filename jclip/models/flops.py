@@ -2,8 +2,8 @@
 
 import math
 
-from jclip.config import ResNetTower, TextTower, Tower, VisionTower
-from jclip.models.vit import class_tokens, kept_patches
+from jclip.config import Mel, ResNetTower, SensorTower, SpectrogramTower, TextTower, Tower, VisionTower
+from jclip.models.vit import PatchTower, class_tokens, kept_patches
 
 ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
 """Poolings of a single token."""
@@ -22,6 +22,35 @@ def vision_flops(tower: VisionTower, *, tokens: bool = True) -> int:
 def vision_tokens(tower: VisionTower) -> int:
     """Tokens that it returns in training, class token too."""
     return tower.queries - 1 if tower.pool == "queries" else kept_patches(tower) + class_tokens(tower)
+
+
+def spectrogram_flops(tower: SpectrogramTower, *, tokens: bool = True) -> int:
+    """Operations of a sound forward, from its waveform on; see `TowerKind`."""
+    length = spectrogram_tokens(tower)
+    patches = 2 * math.prod(tower.grid) * math.prod(tower.patch) * tower.width
+    return mel_flops(tower.mel, tower.waveform.samples) + patches + _blocks_flops(tower, length, tokens)
+
+
+def spectrogram_tokens(tower: SpectrogramTower) -> int:
+    """Tokens that it returns in training, class token too."""
+    return class_tokens(tower) + kept_patches(tower)
+
+
+def sensor_flops(tower: SensorTower, *, tokens: bool = True) -> int:
+    """Operations of what a sensor has measured forward; see `TowerKind`. The extra key is left out: one token of hundreds."""
+    patches = 2 * math.prod(tower.grid) * tower.patch_values * tower.width
+    return patches + _blocks_flops(tower, sensor_tokens(tower), tokens)
+
+
+def sensor_tokens(tower: SensorTower) -> int:
+    """Tokens that it returns in training, class token too."""
+    return class_tokens(tower) + kept_patches(tower)
+
+
+def mel_flops(mel: Mel, samples: int) -> int:
+    """Operations of a log-mel spectrogram: for each frame a real FFT, 2.5 n log2(n), and the product with all filters."""
+    bins = mel.n_fft // 2 + 1
+    return mel.frames_of(samples) * (round(2.5 * mel.n_fft * math.log2(mel.n_fft)) + 2 * bins * mel.mels)
 
 
 def text_flops(tower: TextTower, *, tokens: bool = True) -> int:
@@ -72,7 +101,7 @@ def projection_flops(tower: Tower, embed_dim: int) -> int:
     return 0 if tower.projection == "none" else 2 * tower.pooled_width * embed_dim
 
 
-def _blocks_flops(tower: VisionTower | TextTower, length: int, tokens: bool) -> int:
+def _blocks_flops(tower: PatchTower | TextTower, length: int, tokens: bool) -> int:
     """The blocks with so many tokens in them, and the pooling by one query."""
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     dense = 4 * width * width + 2 * width * hidden

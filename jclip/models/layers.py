@@ -110,6 +110,9 @@ class Attention(nn.Module):
     heads: int
     residual_scale: float
     how: Compute = Compute()
+    extra_key: bool = False
+    """A learned key and value that every query sees beside the tokens (torch's add_bias_kv). Nothing is causal or cached
+    then, and of the weights those of the tokens are left."""
 
     @nn.compact
     def __call__(self, x: Array, tokens: Array | None, lengths: Array | None = None, causal: bool = False) -> Array:
@@ -131,11 +134,19 @@ class Attention(nn.Module):
             if self.is_mutable_collection("cache") and not self.is_initializing():
                 k, v = (self._kept(name, new, lengths) for name, new in (("k", k), ("v", v)))
         q = q.reshape(len(k), -1, self.heads, size)
+        if self.extra_key:  # first, because lengths count keys from the first on
+            k, v = (self._with_extra(name, y) for name, y in (("k", k), ("v", v)))
+            lengths = None if lengths is None else lengths + 1
         if self.is_mutable_collection("attention") and not self.is_initializing():
-            self.put_variable("attention", "weights", attention_weights(q, k, lengths, causal))
+            self.put_variable("attention", "weights", attention_weights(q, k, lengths, causal)[..., int(self.extra_key) :])
         y = attend(q, k, v, lengths, causal, self.how.backend)
         out_init = nn.initializers.normal(width**-0.5 * self.residual_scale)
         return Dense(width, out_init, how=self.how, name="out")(y.reshape(x.shape))
+
+    def _with_extra(self, name: str, y: Array) -> Array:
+        """Keys or values [b, l, heads, d / heads] behind the learned one."""
+        extra = self.param(f"extra_{name}", nn.initializers.normal((self.heads * y.shape[-1]) ** -0.5), y.shape[2:])
+        return jnp.concatenate([broadcast(extra, (len(y), 1), y.dtype), y], axis=1)
 
     def _kept(self, name: str, new: Array, lengths: Array | None) -> Array:
         """The cache with what is new: `new` [b, l, heads, d / heads], or with `lengths` its one token behind the others."""
@@ -225,6 +236,7 @@ class Block(nn.Module):
     dropout: float
     layer_scale: float | None
     how: Compute
+    extra_key: bool = False
 
     @nn.compact
     def __call__(self, x: Array, lengths: Array | None, rows: Array | None, at: Position | None = None) -> Array:
@@ -237,7 +249,8 @@ class Block(nn.Module):
             if causal:  # it sees itself and the tokens before
                 before = jnp.broadcast_to(at, x.shape[:1]) + 1
                 lengths, causal = before if lengths is None else jnp.minimum(lengths, before), False
-        y = Attention(self.heads, self.residual_scale, self.how, name="attn")(y, tokens, lengths, causal)
+        attention = Attention(self.heads, self.residual_scale, self.how, self.extra_key, name="attn")
+        y = attention(y, tokens, lengths, causal)
         x = x + Dropout(self.dropout)(LayerScale(self.layer_scale, name="scale1")(y), rows)
         y = norm(name="norm2")(x)
         y = Mlp(self.hidden, self.activation, self.residual_scale, self.how, name="mlp")(y)

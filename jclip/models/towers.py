@@ -4,20 +4,39 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
-from jclip.config import Config, ConfigError, Groups, ResNetTower, TextTower, Tower, VisionTower, groups_of
+from jclip.config import (
+    Config,
+    ConfigError,
+    DepthTower,
+    Groups,
+    ImuTower,
+    ResNetTower,
+    SpectrogramTower,
+    TextTower,
+    ThermalTower,
+    Tower,
+    VisionTower,
+    groups_of,
+)
 from jclip.models.flops import (
     projection_flops,
     resnet_flops,
     resnet_tokens,
+    sensor_flops,
+    sensor_tokens,
+    spectrogram_flops,
+    spectrogram_tokens,
     text_flops,
     text_tokens,
     vision_flops,
     vision_tokens,
 )
 from jclip.models.resnet import ModifiedResNet
+from jclip.models.sensors import SensorTransformer
+from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
-from jclip.models.vit import VisionTransformer
+from jclip.models.vit import PatchTower, VisionTransformer
 
 
 class Flops(Protocol):
@@ -44,6 +63,10 @@ class TowerKind(NamedTuple):
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
     ResNetTower: TowerKind(ModifiedResNet, resnet_flops, resnet_tokens),
+    DepthTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    ThermalTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    ImuTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
 }
 """The kinds of towers by their dataclass."""
@@ -101,4 +124,4 @@ def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
 
 def without_dropout(tower: Tower) -> Tower:
     """The tower as a teacher, or with patches hidden: no patch is dropped."""
-    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, VisionTower) else tower
+    return dataclasses.replace(tower, patch_dropout=0.0) if isinstance(tower, PatchTower) else tower

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jclip.config import Tower, VisionTower
+from jclip.config import SensorTower, SpectrogramTower, Tower, VisionTower
 from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, AttentionalPool, Dense, Hidden, LayerNorm, hide, uniform_of_rows
 from jclip.models.output import TowerOutput
@@ -17,11 +18,15 @@ from jclip.models.pixels import as_pixels
 from jclip.models.products import broadcast, convolution
 from jclip.models.transformer import Transformer
 
+PatchTower = VisionTower | SpectrogramTower | SensorTower
+"""Towers whose tokens are patches."""
+
 
 class VisionTransformer(Transformer):
     """A ViT (Dosovitskiy et al. 2021) with the options of `VisionTower`."""
 
-    config: VisionTower
+    config: Any
+    """A VisionTower."""
 
     @nn.compact
     def __call__(
@@ -45,6 +50,11 @@ class VisionTransformer(Transformer):
             x = StemConv(channels, c.activation, self.how, name=f"stem{i}")(x)
         x = patchify(x, c.patch_size // 2 ** len(c.stem))
         x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(x)
+        return self.encode(x, c, rows, hidden)
+
+    def encode(self, x: Array, c: Any, rows: Array | None, hidden: Hidden | None) -> TowerOutput:
+        """The output of embeddings of patches [b, l, width], to which positions are added; `c` says their grid."""
+        dtype = self.how.dtype
         x = hide(x, hidden)
         cls, positions = self._cls_and_positions(c.grid)
         x = x + broadcast(positions, x.shape[:1], dtype)
@@ -81,7 +91,7 @@ class VisionTransformer(Transformer):
         if c.positions == "learned":
             positions = self.param("pos_embed", nn.initializers.normal(c.width**-0.5), (extra + math.prod(c.grid), c.width))
         else:
-            positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(*c.grid, c.width)])
+            positions = jnp.concatenate([jnp.zeros((extra, c.width)), sincos_positions(c.grid[0], c.grid[1], c.width)])
         places = resized(positions[extra:], c.grid, grid)
         if not extra:
             return None, places
@@ -111,14 +121,16 @@ def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Arr
     return jax.image.resize(positions.reshape(*old, width), (*new, width), "bicubic").reshape(-1, width)
 
 
-def class_tokens(config: VisionTower) -> int:
+def class_tokens(config: PatchTower) -> int:
     """Number of tokens before those of the patches: 1 or 0."""
     return int(config.class_token or config.pool == "cls")
 
 
 def first_patch(tower: Tower) -> int:
     """The place, in a tower's output, of the first token of a patch, word or query: behind a class token."""
-    return class_tokens(tower) if isinstance(tower, VisionTower) and tower.pool != "queries" else 0
+    if isinstance(tower, VisionTower):
+        return class_tokens(tower) if tower.pool != "queries" else 0
+    return class_tokens(tower) if isinstance(tower, PatchTower) else 0
 
 
 def patchify(images: Array, patch_size: int) -> Array:
@@ -129,7 +141,7 @@ def patchify(images: Array, patch_size: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch_size * patch_size * channels)
 
 
-def kept_patches(config: VisionTower) -> int:
+def kept_patches(config: PatchTower) -> int:
     """Number of patches that training keeps: the fraction rounded down, at least 1."""
     return max(1, int(math.prod(config.grid) * (1 - config.patch_dropout)))
 

@@ -1,7 +1,8 @@
 """The contrastive objective: each example's two views against all others of the global batch."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
+from jclip.config import valid_name
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
@@ -45,13 +47,14 @@ class Contrastive(Objective):
         return (a.z, b.z, *extra_z), {}
 
     def batch(self, params: Params, extra: Params, rows: Any, batch: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        """The loss, and the scale and bias."""
+        """The loss, and the scale and bias; where examples may lack a view, also the share of them that are pairs."""
         how = self.how
         scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias")
         za, zb, *extra_z = (z.astype(how.dtype) for z in rows)
-        same: dict[str, Any] = {}
+        valid = present(batch, (how.a, how.b))
+        same: dict[str, Any] = {} if valid is None else {"valid": valid.astype(jnp.float32)}
         if how.equal != "negative":
-            same = {"ids": hash_rows(batch[how.equal_by or how.b]), "equal": how.equal}
+            same |= {"ids": hash_rows(batch[how.equal_by or how.b]), "equal": how.equal}
         what: dict[str, Any] = {"kind": how.loss, "label_smoothing": how.label_smoothing, "decoupled": how.decoupled, **same}
         what |= {"mesh": self.mesh, "axes": BATCH_AXES, "method": how.method, "block": how.block}
         if extra_z:  # each pair of projections answers the questions of one side
@@ -59,7 +62,8 @@ class Contrastive(Objective):
             loss = (of_a + losses.contrastive(zb, za, scale, direction="a_to_b", **what)) / 2
         else:
             loss = losses.contrastive(za, zb, scale, bias, **what)
-        return loss, {"loss": loss, "logit_scale": scale} | ({} if bias is None else {"logit_bias": bias})
+        metrics = {"loss": loss, "logit_scale": scale} | ({} if bias is None else {"logit_bias": bias})
+        return loss, metrics | ({} if valid is None else {"pairs": valid.mean(dtype=jnp.float32)})
 
     def bound(self, old: Params, new: Params) -> Params:
         """The scale within its range, or, where it came from outside of it (SigLIP's), no further out."""
@@ -72,6 +76,12 @@ class Contrastive(Objective):
         """Both directions and both passes together take 4 B^2 E multiply-adds, and as many again with extra projections."""
         batch, once = self.whole.batch_size, 8 * self.whole.batch_size**2 * self.whole.model.embed_dim
         return once if self.extra is None else 2 * once + self.extra.flops(batch, batch)
+
+
+def present(batch: Mapping[str, Array], views: Sequence[str]) -> Array | None:
+    """bool [B], True where an example has all of these views; None where every example has."""
+    known = [batch[valid_name(view)] for view in views if valid_name(view) in batch]
+    return functools.reduce(jnp.logical_and, known) if known else None
 
 
 def hash_rows(x: Array) -> Array:

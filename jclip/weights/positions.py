@@ -14,13 +14,12 @@ from jclip.config import (
     ResNetTower,
     TextTower,
     Tower,
-    VisionTower,
     as_image_size,
     check_model,
     replace,
 )
 from jclip.models.text import class_tokens as text_class_tokens
-from jclip.models.vit import class_tokens
+from jclip.models.vit import PatchTower, class_tokens
 from jclip.weights.errors import WeightsError
 
 
@@ -71,10 +70,10 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
             continue
-        assert isinstance(before, ImageTower)  # or `_check` had raised
-        assert isinstance(after, ImageTower)
-        extra = class_tokens(after) if isinstance(after, VisionTower) else 1
-        resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
+        # `_check` has found them to be of one kind. Those of kinds from elsewhere stay as they are.
+        if isinstance(before, PatchTower | ResNetTower) and isinstance(after, PatchTower | ResNetTower):
+            extra = class_tokens(after) if isinstance(after, PatchTower) else 1
+            resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
     return resized
 
 
@@ -119,7 +118,7 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 def _check(name: str, before: Tower, after: Tower) -> None:
     fields = ("width", "patch_size", "positions") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
-    if isinstance(before, VisionTower) and isinstance(after, VisionTower) and class_tokens(before) != class_tokens(after):
+    if isinstance(before, PatchTower) and isinstance(after, PatchTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")
     if isinstance(before, TextTower) and isinstance(after, TextTower) and text_class_tokens(before) != text_class_tokens(after):
         other.append("pool")
@@ -133,4 +132,4 @@ def _check(name: str, before: Tower, after: Tower) -> None:
 
 
 def _value(tower: Tower, field: str) -> Any:
-    return class_tokens(tower) if field == "class_token" and isinstance(tower, VisionTower) else getattr(tower, field)
+    return class_tokens(tower) if field == "class_token" and isinstance(tower, PatchTower) else getattr(tower, field)

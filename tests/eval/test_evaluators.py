@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from archives import write_benchmark
-from eval_fakes import Listed, letters, on_hosts
+from eval_fakes import LENGTH, Listed, letters, on_hosts, word_model
 from PIL import Image
 
 from jclip.config import (
@@ -20,8 +20,10 @@ from jclip.config import (
     NearestNeighbours,
     Retrieval,
     Robustness,
+    Suite,
     ZeroShot,
     architecture,
+    check_suite,
 )
 from jclip.data import eval_transform
 from jclip.eval import Embedding, Functions, Result, make_evaluator, run_evaluators
@@ -203,6 +205,45 @@ def test_a_retrieval_whose_examples_have_no_texts_says_so(sources):
     sources["s"] = Listed(({"image": "a"}, {"image": "b"}))
     with pytest.raises(ValueError, match="no example of 's' has a text for tower 'text'"):
         run(Retrieval("s"), 1, 2)
+
+
+def test_a_sum_of_towers_retrieves_what_neither_tells_alone(sources):
+    """Four places in two colours and two pitches: the picture has the colour, the sound the pitch."""
+    model = replace(MODEL, towers={**MODEL.towers, "sound": MODEL.towers["image"], "place": MODEL.towers["image"]})
+    colours, pitches = ("red\0", "blue"), ("low", "high")
+    rows = [{"image": colour, "sound": "\0" * 4 + pitch, "place": colour + pitch} for colour in colours for pitch in pitches]
+    sources["s"] = Listed((*rows, {**rows[0], "sound": "broken"}))
+    nothing = word_model(1.0, {"": np.zeros((1, LENGTH), np.int32)})[""].pooled
+
+    def sums_of_letters(params, arrays):
+        pooled = {name: word_model(params, {name: rows})[name].pooled - nothing for name, rows in arrays.items()}
+        return {name: Embedding(x, x / np.linalg.norm(x + 1e-9, axis=1, keepdims=True)) for name, x in pooled.items()}
+
+    def metrics(a):
+        def program(functions):
+            return make_evaluator(Retrieval("s", a=a, b="place"), model, functions, SOURCES.__getitem__).run(1.0)
+
+        (result,) = on_hosts(1, 2, program, sums_of_letters)
+        assert result.counts["broken" if "sound" in a else "examples"] == (1 if "sound" in a else 5)
+        return result.metrics
+
+    assert metrics("image+sound")["image+sound_to_place/recall@1"] == 1
+    assert metrics("image")["image_to_place/recall@1"] <= 0.6
+    assert metrics("sound")["sound_to_place/recall@1"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Retrieval("s", a="image+sound", b="sound"), r"sound is there twice, in 'image\+sound' and 'sound'"),
+        (Retrieval("s", a="image+text", b="sound"), r"a 'image\+text' adds texts, of which .* several; leave out text"),
+        (Retrieval("s", a="image+smell", b="text"), "there is no tower 'smell'"),
+    ],
+)
+def test_sums_that_mean_nothing_are_refused(config, said):
+    model = replace(MODEL, towers={**MODEL.towers, "sound": MODEL.towers["image"]})
+    with pytest.raises(ConfigError, match=said):
+        check_suite(Suite({"name": config}), model)
 
 
 @pytest.mark.parametrize(("hosts", "batch_size"), WORLDS)

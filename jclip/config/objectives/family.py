@@ -42,6 +42,10 @@ class Family(Kind):
         """Views among these whose towers its gradient reaches."""
         return self.views()
 
+    def may_lack(self) -> tuple[str, ...]:
+        """Views among these that an example may lack; see `Data.optional`."""
+        return ()
+
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Contradictions with the rest of the configuration, each after the place of this dataclass.
 

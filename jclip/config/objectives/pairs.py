@@ -85,6 +85,10 @@ class Contrastive(Sides):
     block: Count = 256
     """Columns of the logits computed at a time; memory, not the result, depends on it."""
 
+    def may_lack(self) -> tuple[str, ...]:
+        """Both views: a pair of which one is missing is left out."""
+        return self.a, self.b
+
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from super().problems()

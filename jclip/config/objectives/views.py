@@ -4,9 +4,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from jclip.config.augment import Augment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Size
+from jclip.config.sound import SoundTower
 from jclip.config.towers import ImageSize, TextTower, Tower, VisionTower
 
 
@@ -32,6 +33,36 @@ class View:
     """Size of these embeddings."""
     text_augment: TextAugment | None = None
     """Augmentation of a text; None: data.text_augment."""
+    sound_augment: SoundAugment | None = None
+    """Augmentation of a sound; None: data.sound_augment."""
+
+
+def valid_name(view: str) -> str:
+    """Name of the array of a batch, bool [B], that says which examples have a view; see `Data.optional`."""
+    return f"{view}/valid"
+
+
+def optional_problems(
+    optional: Collection[str],
+    read: Mapping[str, Collection[str]],
+    may_lack: Mapping[str, Collection[str]],
+) -> Iterator[str]:
+    """Problems of the views that examples may lack.
+
+    Args:
+        optional: their names.
+        read: views that each objective reads, by its name.
+        may_lack: those of them that examples may lack.
+    """
+    for view in optional:
+        readers = [name for name, views in read.items() if view in views]
+        if not readers:
+            known = ", ".join(sorted({name for views in read.values() for name in views}))
+            yield f".data.optional: no objective reads a view {view!r}; views: {known}"
+        for name in readers:
+            if view not in may_lack[name]:
+                which = "only the two sides of a Contrastive may be missing"
+                yield f".data.optional: objectives.{name} needs {view!r} of every example; {which}"
 
 
 def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Iterator[str]:
@@ -48,6 +79,10 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}.augment: {view.tower} is a text tower; use text_augment"
         elif view.text_augment is not None and not isinstance(towers[view.tower], TextTower):
             yield f".views.{name}.text_augment: {view.tower} is no text tower; use augment"
+        elif view.sound_augment is not None and not isinstance(towers[view.tower], SoundTower):
+            yield f".views.{name}.sound_augment: {view.tower} is no tower of sounds; leave it out"
+        elif view.augment is not None and isinstance(towers[view.tower], SoundTower):
+            yield f".views.{name}.augment: {view.tower} is a tower of sounds; use sound_augment"
         elif view.size is not None:
             yield from _size_problems(f".views.{name}.size {view.size}", view.size, towers[view.tower])
 

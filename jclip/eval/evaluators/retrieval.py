@@ -81,7 +81,15 @@ class RetrievalEvaluator(Evaluator):
         )
         return Result(metrics, counts, shown)
 
-    def _side(self, params: Any, tower: str) -> Gallery:
+    def _side(self, params: Any, names: str) -> Gallery:
+        """The examples as one tower sees them, or as the sum of what several make of them."""
+        each = [self._seen_by(params, tower) for tower in names.split("+")]
+        if len(each) == 1:
+            return each[0]
+        z = unit_rows(np.sum([side.z for side in each], axis=0))
+        return Gallery(z, each[0].owner, np.all([side.read for side in each], axis=0), None)
+
+    def _seen_by(self, params: Any, tower: str) -> Gallery:
         if not isinstance(self.bench.model.towers[tower], TextTower):
             embedded = self.bench.embed(params, "source", tower)
             return Gallery(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
@@ -101,6 +109,12 @@ class RetrievalEvaluator(Evaluator):
         owners = np.array(owner, np.int64)
         read[owners[~known]] = False
         return Gallery(z, owners, read, texts)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """x / |x| of each row, float32 [n, E]; zeros of a row of zeros."""
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x, np.float32), where=norm > 0)
 
 
 def repeated_images(a: Gallery, b: Gallery) -> int:

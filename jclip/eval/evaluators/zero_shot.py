@@ -14,7 +14,7 @@ from jclip.eval.logistic import fit_logistic
 from jclip.eval.result import Evaluator, Result
 from jclip.eval.robustness import robustness_table
 from jclip.eval.templates import read_templates
-from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
+from jclip.eval.zero_shot import class_embeddings, score_metrics, zero_shot_metrics
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,13 @@ def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...]
     return class_embeddings(z.reshape(len(bench.names), len(templates), -1))
 
 
+def head_scores(bench: LabelledBench, params: Any, source: str, image: str) -> np.ndarray:
+    """Scores f32 [n, C] of the examples of a source by the head of an adapted model."""
+    assert bench.functions.head is not None
+    z, pooled = (bench.examples(params, source, image, pooled=part).features for part in (False, True))
+    return bench.functions.head(bench.names, z, pooled)
+
+
 @dataclass(frozen=True)
 class ZeroShotEvaluator(Evaluator):
     """top1, top5 (from 5 classes on) and mean_per_class; map where examples have several labels."""
@@ -40,8 +47,13 @@ class ZeroShotEvaluator(Evaluator):
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, bench = self.config, self.bench
-        classes = prompt_classes(bench, params, config.templates, config.text)
         examples = bench.examples(params, "source", config.image, pooled=False)
+        if bench.functions.head is not None:
+            scores = head_scores(bench, params, "source", config.image)
+            counts = {**examples.counts, "classes": len(bench.names)}
+            several = examples.labels.ndim == 2
+            return Result((multi_label_metrics if several else score_metrics)(scores, examples.labels), counts)
+        classes = prompt_classes(bench, params, config.templates, config.text)
         counts = {**examples.counts, "classes": len(bench.names), "templates": len(config.templates)}
         if examples.labels.ndim == 2:
             return Result(multi_label_metrics(examples.features @ classes.T, examples.labels), counts)
@@ -62,7 +74,8 @@ class RobustnessEvaluator(Evaluator):
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, bench, functions = self.config, self.bench, self.bench.functions
-        classes = prompt_classes(bench, params, config.templates, config.text)
+        head = functions.head is not None
+        classes = None if head else prompt_classes(bench, params, config.templates, config.text)
         train = bench.examples(params, "train", config.image, pooled=True)
         pairs, how = (train.features, train.labels), functions.place
         probe = fit_logistic(*pairs, len(bench.names), l2=config.l2, place=how, devices=functions.devices)
@@ -78,7 +91,11 @@ class RobustnessEvaluator(Evaluator):
             if not kept.any():
                 raise ConfigError(f"evaluation: no example of {name} has a class of its mask; see masks")
             labels = np.searchsorted(chosen, z.labels[kept])
-            zero_shot[name] = zero_shot_metrics(z.features[kept], classes[chosen], labels)["top1"]
+            if classes is None:
+                scores = head_scores(bench, params, name, config.image)[kept][:, chosen]
+                zero_shot[name] = score_metrics(scores, labels)["top1"]
+            else:
+                zero_shot[name] = zero_shot_metrics(z.features[kept], classes[chosen], labels)["top1"]
             found = np.argmax(probe.scores(pooled.features[kept])[:, chosen], axis=1)
             probed[name], sizes[name] = float(np.mean(found == labels)), len(labels)
             masked = {"masked": int(np.sum(~kept)), "candidates": len(chosen)} if len(chosen) < len(bench.names) else {}
