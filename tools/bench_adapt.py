@@ -3,14 +3,15 @@
     python tools/bench_adapt.py                                     100 classes, 16 shots, ViT-B-32: a minute on two idle cores
     python tools/bench_adapt.py --classes 10 --architecture ViT-tiny-test --only tip coop
 
-Weights and features are random. Tip-Adapter is the whole of `fit_tip`: keys, the published search of 200 x 20 pairs on 4 examples of
-each class, and the head. A step of CoOp is forward, backward and update with a batch of 32 embeddings, 16 contexts and names of two
-words; torch's has the published form: prompts of all 77 tokens, put together from pieces, in float32. Each runs in a process of its
-own, whose largest memory is told; seconds are by the clock, the first step apart, and CPU seconds, of all threads, tell more on a
+Weights and features are random. Tip-Adapter is its keys, the published search of 200 x 20 pairs on 4 examples of each class, and
+the head. A step of CoOp is forward, backward and update with a batch of 32 embeddings, 16 contexts, and names of two words;
+torch's has the published form: prompts of all 77 tokens, put together from pieces, in float32. Each runs in a process of its own,
+whose largest memory is told; seconds are by the clock, the first step apart, and CPU seconds, of all threads, tell more on a
 machine that does other work at the same time.
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -118,12 +119,13 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     made = layout(tower, names_of(options.classes), 16 if tower.context_length > 30 else 1, "", "end")
     encode = prompt_encoder(clip.config, make_mesh(Mesh()), "text", remat=True)
     optimizer = coop_optimizer(CoOp(), 200, 50)
-    z, labels = unit((32, clip.config.embed_dim), 0), np.arange(32) % options.classes
+    z, labels = jnp.asarray(unit((32, clip.config.embed_dim), 0)), jnp.arange(32) % options.classes
+    ids, gather, eot = map(jnp.asarray, made.arrays())
     contexts = jnp.asarray(first_contexts(np.zeros(0), tower, "", (made.contexts, tower.width), 0))
     state: Any = optimizer.init(contexts)
 
     def loss(contexts: Any, params: Any) -> Any:
-        return cross_entropy(linear(z, labels, encode(params, contexts, made.arrays()), jnp.float32(100.0)), labels)
+        return cross_entropy(linear(z, labels, encode(params, contexts, (ids, gather, eot)), jnp.float32(100.0)), labels)
 
     @jax.jit
     def step(contexts: Any, state: Any, params: Any) -> Any:
@@ -140,9 +142,7 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
 
 def torch_coop(options: argparse.Namespace) -> Callable[[], object]:
     """The same step in torch, prompts put together from pieces as in the published code."""
-    import open_clip
-    import torch
-
+    open_clip, torch = importlib.import_module("open_clip"), importlib.import_module("torch")
     model = open_clip.create_model(options.architecture).float().eval().requires_grad_(False)
     prompts = [" ".join(["X"] * 16) + f" {name}." for name in names_of(options.classes)]
     ids = open_clip.tokenize(prompts)
