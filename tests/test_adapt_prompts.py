@@ -162,6 +162,7 @@ def test_the_first_epoch_of_coop_has_the_warm_up_rate() -> None:
     np.testing.assert_allclose(fit(method, task).arrays["contexts"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cocoop_without_a_shift_is_coop_and_with_one_each_image_has_its_prompts() -> None:
     made, rng = layout(TOWER, NAMES, 4, "", "end"), np.random.default_rng(1)
     contexts = rng.normal(size=(4, 32)).astype(np.float32)

@@ -71,6 +71,7 @@ def _compiled_once() -> Iterator[None]:
     loaded, encoders = functools.cache(load), dict[Any, Any]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adaptation, "load", loaded)
+        patch.setattr(inference, "load", loaded)
         real = evaluate.make_encode
 
         def make_encode(*how: Any) -> Any:
@@ -125,9 +126,9 @@ def test_every_cell_has_a_row_a_model_and_its_examples(whole: tuple[Path, dict[s
 def test_a_loaded_model_has_the_accuracy_that_was_measured(whole: tuple[Path, dict[str, Any]], pictures: Path) -> None:
     out, content = whole
     files = sorted((pictures / "test").glob("*/*.png"))
-    for method in QUICK:
+    for method in ("tip", "clip_adapter"):
         key = f"{method}/shots-4/seed-1"
-        model = jclip.load(out / key)
+        model = inference.load(out / key)
         assert model.classes == tuple(sorted(NAMES))
         predicted = [model.classes[i] for i in np.argmax(model.classify(files), axis=1)]
         assert (
@@ -165,7 +166,7 @@ def test_evaluations_of_prompts_are_of_the_head_where_a_model_is_adapted(
         "shifted": Robustness(train, test, {"others": train}, templates=("a {}.",)),
     }
     results = {}
-    for key in ("tip/shots-4/seed-0", "clip_adapter/shots-4/seed-0"):
+    for key in ("tip/shots-4/seed-0",):
         file = tmp_path / f"{key.partition('/')[0]}.json"
         results[key] = evaluate.main(out / key, suite=Suite(evals, 16), out=file)
         assert results[key]["own/top1"] == results[key]["shifted/clean/zero_shot"] == content["cells"][key]["test"]
