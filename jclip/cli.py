@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("train", "inspect", "compile", "eval", "filter"):
+    if overrides and options.command not in ("train", "inspect", "compile", "eval", "filter", "adapt"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{_hint(overrides, options.parser.format_usage())}")
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -238,6 +238,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
         most=options.most,
         image=options.image,
         text=options.text,
+        sound=options.sound,
     )
 
 
@@ -293,6 +294,33 @@ def _filter(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _adapt(options: argparse.Namespace, overrides: list[str]) -> None:
+    from jclip.config import load_adapt
+
+    if options.help:
+        options.parser.print_help()
+        print()
+        load_adapt(options.recipe, options.method, ["--help"])
+    _quiet()
+    from jclip import adaptation, evaluate
+    from jclip.compiled import keep_compiled
+    from jclip.processes import join_processes, together
+
+    join_processes()  # first: what one process cannot read ends the others too
+    config = together(lambda: load_adapt(options.recipe, options.method, overrides))
+    if options.model is None or options.out is None:
+        options.parser.error("the following arguments are required: MODEL, --out")
+    keep_compiled()
+    adaptation.main(
+        options.model,
+        config,
+        options.out,
+        cache=None if options.no_cache else options.cache or evaluate.default_cache(),
+        as_json=options.json,
+        **model_options(options),
+    )
+
+
 def _expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose message says it all: no traceback. Those of modules that have not been imported cannot have been raised."""
     names = {
@@ -318,6 +346,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, list[str]], int | None]] = 
     "embed": _embed,
     "data": _data,
     "filter": _filter,
+    "adapt": _adapt,
     "pack": _pack,
     "convert": _convert,
     "info": _info,

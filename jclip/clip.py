@@ -25,7 +25,7 @@ from jclip.config import (
     Model,
     MultiView,
     SoundTower,
-    TextTower,
+    TokenTower,
     check_model,
 )
 from jclip.data import eval_transform, get_tokenizer
@@ -214,7 +214,7 @@ class CLIP:
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
         """Token ids i32 [n, L] of texts, cut or padded to the text tower's context_length; of one text, [1, L]."""
         tower = self.config.towers[self.text_tower]
-        assert isinstance(tower, TextTower)
+        assert isinstance(tower, TokenTower)
         return get_tokenizer(tower.tokenizer)([texts] if isinstance(texts, str) else list(texts), tower.context_length)
 
     @property
@@ -230,7 +230,7 @@ class CLIP:
     @property
     def text_tower(self) -> str:
         """Name of the only tower of texts. Raises ConfigError where there is none, or several."""
-        return self._only("texts", TextTower)
+        return self._only("texts", TokenTower)
 
     @property
     def captioners(self) -> dict[str, Caption]:

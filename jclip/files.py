@@ -1,4 +1,4 @@
-"""Files and folders that somebody names: a file read at once or not at all, and the workdir of a run told from others."""
+"""Files and folders that somebody names: a file read at once or not at all, and workdirs and adapted models told from others."""
 
 import errno
 import os
@@ -26,6 +26,20 @@ def read_whole(path: str | Path, most: int | None = None) -> bytes:
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path)) from None
     except ValueError as error:  # a name with a zero byte
         raise OSError(errno.EINVAL, str(error), str(path)) from None
+
+
+ADAPTED = "adapted.json"
+"""File that describes an adapted model."""
+
+
+def is_adapted(path: str | Path) -> bool:
+    """True for the folder of an adapted model."""
+    return (Path(path) / ADAPTED).is_file()
+
+
+def adapted_below(path: str | Path) -> list[str]:
+    """Folders of adapted models below that of a whole adaptation, METHOD/shots-K/seed-S, in order."""
+    return sorted(str(found.parent.relative_to(path)) for found in Path(path).glob(f"*/shots-*/seed-*/{ADAPTED}"))
 
 
 def is_run(path: str | Path) -> bool:

@@ -29,6 +29,7 @@ SOURCES = """The data of a suite may also be
   folder:DIR?labels=folders             images, labelled by the folders right below DIR
   sugarcrepe:FILE.json?images=DIR       an image, a right and a wrong caption (for Choice)
   winoground:FILE.jsonl?images=DIR      two images and their two captions (for Choice)
+  esc50:DIR?folds=1,2                   ESC-50's layout: meta/esc50.csv and audio/*.wav
   shapes:counting, shapes:left_right    drawn scenes with captions of which the first is true (for Choice)
 """
 
@@ -50,20 +51,21 @@ EVAL += SOURCES
 
 REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
 
-CLASSIFY = """Classify images by the names of classes, or with a linear probe, and print the likeliest.
+CLASSIFY = """Classify images, or sounds, by the names of classes, or with a linear probe, and print the likeliest.
 
 Beside the cosine of image and prompt stands a probability: of a softmax model among the classes given, of a sigmoid model of each
 class by itself. A line below says where perhaps none of them fits: a sigmoid model gives each less than 1/2, or with a softmax
-model "a photo." and the like, which say nothing, fit better.
+model "a photo." and the like, which say nothing, fit better (of sounds "a sound.").
 
   jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
   jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
   jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+  jclip classify dog.wav rain.flac --model runs/clap --labels dog rain
   jclip classify photos '/data/*/[ab]*.jpg' --model runs/clipart --labels cat dog --top 1 --output classes.csv
 
-IMAGES are files, folders with all images in and below them, and patterns. An image that cannot be read is said, and the others go
-on; where none can be read the exit status is 1. --output gets a line an image, also of one that cannot be read: columns image,
-problem, class_1, cosine_1, ..., or objects of JSON.
+FILES are images, or else sounds, folders with all of them in and below, and patterns; images and sounds together are refused. One
+that cannot be read is said, and the others go on; where none can be read the exit status is 1. --output gets a line for each,
+those that cannot be read too: columns image (or sound), problem, class_1, cosine_1, ..., or objects of JSON.
 """
 
 CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.
@@ -144,6 +146,21 @@ DIR/kept.jsonl has the keys of what is kept, for --data.subset.keys; DIR/table.p
 images and the rule that dropped it, for --data.subset.table (extra: tables); DIR/index.html shows some of each (extra: report);
 DIR/filter.json says of what all that is the result. The only line on the standard output is the command that trains on what is
 kept. The same command goes on where an earlier one was stopped; a folder takes the result of the same rules, model and data.
+"""
+
+ADAPT = """Adapt a model to a few examples a class, by several methods under one protocol, and measure each on a test set.
+
+  jclip adapt MODEL --method tip tip_f coop --source TRAIN --val VAL --test TEST --shots 1 2 4 8 16 --seeds 3 --out DIR
+  jclip adapt MODEL --method coop --methods.coop.position middle --methods.coop.per-class True ...
+  jclip adapt MODEL --recipe FILE.py --out DIR                methods of your own: get_adapt() -> Adapt
+
+Methods: tip and tip_f (Tip-Adapter, Tip-Adapter-F), clip_adapter, linear (a head that begins as the text classifier), cross_modal
+(texts as further shots), coop, cocoop, lora, fine_tune (with WiSE-FT and soups), prompts (templates chosen on validation).
+
+Whatever a method chooses it chooses on --val; with --select test everything is done a second time with the choices made on the
+test, as some published codes make them, and the table has the difference. DIR/results.json has every number, DIR/page.html curves
+and costs (extra: report); DIR/METHOD/shots-K/seed-S is a model: `jclip.load`, `jclip classify` and `jclip eval` open it, and
+`jclip convert` writes what was merged into its towers. The same command goes on behind the last cell that was finished.
 """
 
 DATA = """Say what a source of data holds, before anything is trained on it.

@@ -16,18 +16,19 @@ from jax.sharding import Mesh as DeviceMesh
 from numpy.typing import NDArray
 
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
-from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
+from jclip.config import ConfigError, ImageSize, Mesh, TokenTower, architecture_names, check_model
 from jclip.config.instead import near_names, tag_instead
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.files import read_file
 from jclip.embedding import Embedding
 from jclip.encode import Encode, make_encode
-from jclip.files import is_run
+from jclip.files import adapted_below, is_adapted, is_run
 from jclip.sharding import make_mesh, param_shardings, replicated, to_global
 from jclip.tree import flatten, unflatten
 
 if TYPE_CHECKING:
+    from jclip.adapt.saved import Adapted
     from jclip.captioning import Captioner
     from jclip.weights import Weights
 
@@ -52,8 +53,8 @@ def load(
 
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
-            file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; or the name of an architecture (random
-            weights, which is logged).
+            file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; a model that `jclip adapt` has made;
+            or the name of an architecture (random weights, which is logged).
         pretrained: a tag of open_clip's, which is refused: its weights are a repository here, hf://ORG/NAME.
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
@@ -90,6 +91,12 @@ def load(
         if architecture_name is not None or tokenizer is not None or kind is not None or preprocess or fsdp != 1:
             raise ConfigError(f"{path} is a workdir, which says its architecture, tokenizer, preprocessing and sharding itself")
         return _load_run(path, step, image_size, context_length)
+    if is_adapted(path):
+        if {step, architecture_name, image_size, context_length, tokenizer, kind} != {None} or preprocess:
+            raise ConfigError(f"{path} is an adapted model, which says all itself; leave out further arguments")
+        return _load_adapted(path, fsdp)
+    if cells := adapted_below(path):
+        raise ConfigError(f"{path} has {len(cells)} adapted models; give one, such as {path / cells[-1]}")
     if step is not None:
         raise ConfigError(f"{path_or_name} is no workdir: there is no step {step} of it")
     if not path.exists():
@@ -132,6 +139,39 @@ def _load_weights(weights: "Weights", layout: Mesh) -> "Encoder":
     return Encoder(weights.model, objectives, mesh=mesh, params=unflatten(params))
 
 
+def _load_adapted(folder: Path, fsdp: int) -> "Encoder":
+    """The model that was adapted, with what was changed of it and the head.
+
+    Raises:
+        ConfigError: the folder is damaged, or the model that it names has other weights now.
+    """
+    from jclip.adapt.changes import with_changes
+    from jclip.adapt.heads import OF_MODELS
+    from jclip.adapt.saved import read_adapted
+
+    adapted = read_adapted(folder)
+    name, options = adapted.base["model"], {key: _untouched(value) for key, value in adapted.base["options"].items()}
+    if fsdp != 1:  # a run brings its own, and says so
+        options["fsdp"] = fsdp
+    encoder = load(name, **options)
+    weights = {tower: tower_digest(encoder.params, tower, encoder.mesh) for tower in encoder.config.towers}
+    if weights != adapted.base["weights"]:
+        raise ConfigError(f"{folder} was adapted from other weights than those that {name} has now; adapt it again")
+    params = with_changes(encoder.params, adapted.changed)
+    if adapted.head.kind in OF_MODELS:
+        from jclip.adapt.cocoop import bind
+
+        adapted = dataclasses.replace(adapted, head=bind(adapted.head, encoder.config, params, encoder.mesh, adapted.text))
+    return dataclasses.replace(encoder, params=params, adapted=adapted)
+
+
+def _untouched(value: Any) -> Any:
+    """An argument as it was before JSON made lists of its tuples."""
+    if isinstance(value, dict):
+        return {key: _untouched(inner) for key, inner in value.items()}
+    return tuple(map(_untouched, value)) if isinstance(value, list) else value
+
+
 def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
     """32 hexadecimal digits of the parameters of a tower and of its projection, bit by bit."""
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
@@ -155,6 +195,8 @@ class Encoder(CLIP):
     """Parameters, f32."""
     mesh: DeviceMesh
     """The devices that compute."""
+    adapted: "Adapted | None" = field(default=None, repr=False)
+    """Classes and head of a model that `jclip adapt` has made."""
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -193,6 +235,37 @@ class Encoder(CLIP):
     ) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of the inputs of a tower."""
         return self.features(tower, inputs, batch_size=batch_size, max_pixels=max_pixels).z
+
+    def classify(self, images: Any, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+        """Logits f32 [n, C] of images, which are as in `embed_image`, for the classes of an adapted model, `classes`.
+
+        Raises:
+            BadExample: an image cannot be read; the message says which.
+            ConfigError: the model is not adapted, and so has no classes of its own.
+        """
+        adapted = self._adapted()
+        features = self.features(adapted.image, _as_list(images), batch_size=batch_size, max_pixels=max_pixels)
+        return self.class_logits(features)
+
+    def class_logits(self, features: Embedding) -> NDArray[np.float32]:
+        """Logits f32 [n, C] of features of n images, as `features` gives them; see `classify`."""
+        from jclip.adapt.heads import Features, projected_norm
+
+        adapted = self._adapted()
+        if not len(features.z):
+            return np.zeros((0, len(adapted.classes)), np.float32)
+        norm = projected_norm(self.params, adapted.image, features.pooled)
+        return adapted.logits(Features(features.z, norm))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of an adapted model. Raises ConfigError where there are none."""
+        return self._adapted().classes
+
+    def _adapted(self) -> "Adapted":
+        if self.adapted is None:
+            raise ConfigError("classify: the model has no classes of its own; compare embed_image with embed_text of prompts")
+        return self.adapted
 
     def caption(
         self,
@@ -266,7 +339,7 @@ class Encoder(CLIP):
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.config.towers[tower], TextTower)  # whose strings are the inputs themselves
+        files = not isinstance(self.config.towers[tower], TokenTower)  # whose strings are the inputs themselves
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])

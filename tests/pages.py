@@ -95,6 +95,8 @@ def shortened(command: list[str]) -> list[str]:
     words = [FEWER.get(word, word) for word in command]
     if "configs/suite_shapes.py" in words:
         return [*words, "--length", "200", "--cache", "runs/cache", "--evals", *SUITE]
+    if words[1] == "adapt" and "--out" in words:
+        return [*words, "--shots", "1", "--seeds", "1"]
     if words[1] != "train" or "--help" in words:
         return words
     options = SHORT | SHALLOW

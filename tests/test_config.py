@@ -11,6 +11,7 @@ import pytest
 
 from jclip import config as room
 from jclip.config import (
+    Adapt,
     Augment,
     Checkpoint,
     Choice,
@@ -39,11 +40,13 @@ from jclip.config import (
     architecture,
     architecture_names,
     check,
+    check_adapt,
     check_filter,
     check_suite,
     differences,
     from_json,
     load,
+    load_adapt,
     load_filter,
     load_suite,
     make_plan,
@@ -54,7 +57,8 @@ from jclip.config import (
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SUITES = [path for path in CONFIGS if path.name.startswith("suite_")]
 FILTERS = [path for path in CONFIGS if path.name.startswith("filter_")]
-RECIPES = [path for path in CONFIGS if path not in SUITES + FILTERS]
+ADAPTATIONS = [path for path in CONFIGS if path.name.startswith("adapt_")]
+RECIPES = [path for path in CONFIGS if path not in SUITES + FILTERS + ADAPTATIONS]
 FULL = Config(
     model=architecture("ViT-tiny-test"),
     data=Data(source="webdataset:x.tar", fields={"text": "json.title"}, augment=Augment(flip=0.5), workers=2),
@@ -538,6 +542,15 @@ def test_every_filter_is_sound_and_says_its_command_and_its_source(path: Path) -
     check_filter(load_filter(path))
     assert f"--recipe configs/{path.name}" in path.read_text()
     assert "arXiv:" in path.read_text()
+
+
+@pytest.mark.parametrize("path", ADAPTATIONS, ids=lambda path: path.stem)
+def test_every_adaptation_is_sound_and_says_its_command(path: Path) -> None:
+    arguments = ["--dataset", "dtd", "--root", "data/dtd"] if path.stem == "adapt_published" else []
+    config = load_adapt(path, [], [*arguments, "--source", "a", "--val", "b", "--test", "c"])
+    check_adapt(config)
+    assert from_json(json.loads(json.dumps(to_json(config))), Adapt) == config
+    assert f"--recipe configs/{path.name}" in path.read_text()
 
 
 def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:

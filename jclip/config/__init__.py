@@ -1,9 +1,14 @@
 """Recipes as data: the dataclasses, the table of named architectures, loading, overrides, JSON and the one check."""
 
-from jclip.config.architectures import architecture, architecture_names, siglip_image
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
 from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
-from jclip.config.check import check, check_filter, check_model, check_suite
+from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
+from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -15,6 +20,7 @@ from jclip.config.evals import (
     Labels,
     LinearProbe,
     NearestNeighbours,
+    Overlap,
     Retrieval,
     Robustness,
     Suite,
@@ -46,7 +52,7 @@ from jclip.config.objectives import (
 )
 from jclip.config.optim import Optim
 from jclip.config.ranges import Range
-from jclip.config.recipes import beside, load, load_filter, load_suite
+from jclip.config.recipes import beside, load, load_adapt, load_filter, load_suite
 from jclip.config.schema import (
     Checkpoint,
     Config,
@@ -56,6 +62,7 @@ from jclip.config.schema import (
     replace,
     replace_each,
 )
+from jclip.config.sensors import DepthTower, ImuTower, PlaneTower, SensorTower, ThermalTower
 from jclip.config.sound import (
     IMAGEBIND_MEL,
     IMAGEBIND_WAVEFORM,
@@ -81,10 +88,27 @@ from jclip.config.towers import (
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     VisionTower,
     as_image_size,
 )
+
+if TYPE_CHECKING:
+    from jclip.config.adapt import Adapt
+    from jclip.config.adapt_methods import (
+        ClipAdapter,
+        CoCoOp,
+        CoOp,
+        CrossModal,
+        FineTune,
+        LinearHead,
+        LoRA,
+        PromptSearch,
+        TipAdapter,
+        TipAdapterF,
+        Views,
+    )
 
 Pair = Contrastive
 """The name in recipes of before objectives had names."""
@@ -102,30 +126,43 @@ __all__ = [
     "MSCLAP_2022_WAVEFORM",
     "MSCLAP_2023_MEL",
     "MSCLAP_2023_WAVEFORM",
+    "Adapt",
     "AffinityDistillation",
     "Augment",
+    "BertTower",
     "Caption",
     "Captioning",
     "Checkpoint",
     "Choice",
+    "ClipAdapter",
+    "Cnn14Tower",
+    "CoCoOp",
+    "CoOp",
     "Config",
     "ConfigError",
     "Contrastive",
+    "CrossModal",
     "Data",
+    "DepthTower",
     "Duration",
     "Evaluation",
     "Family",
     "FeatureDistillation",
     "FewShot",
     "Filter",
+    "FineTune",
     "Groups",
+    "HtsatTower",
     "ImageSize",
     "ImageTower",
+    "ImuTower",
     "InitFrom",
     "Input",
     "Labels",
     "Length",
+    "LinearHead",
     "LinearProbe",
+    "LoRA",
     "MaskedText",
     "Mel",
     "Mesh",
@@ -134,15 +171,19 @@ __all__ = [
     "NearestNeighbour",
     "NearestNeighbours",
     "Optim",
+    "Overlap",
     "Pair",
     "Plan",
+    "PlaneTower",
     "Portion",
     "Preprocess",
+    "PromptSearch",
     "Range",
     "ResNetTower",
     "Retrieval",
     "Robustness",
     "SelfDistillation",
+    "SensorTower",
     "SimCLR",
     "SimReg",
     "SimSiam",
@@ -155,11 +196,16 @@ __all__ = [
     "Suite",
     "TextAugment",
     "TextTower",
+    "ThermalTower",
+    "TipAdapter",
+    "TipAdapterF",
+    "TokenTower",
     "TokenWise",
     "Tokenizer",
     "Tower",
     "Triplet",
     "View",
+    "Views",
     "VisionTower",
     "Vocabulary",
     "Waveform",
@@ -169,13 +215,16 @@ __all__ = [
     "as_image_size",
     "beside",
     "check",
+    "check_adapt",
     "check_filter",
     "check_model",
     "check_suite",
     "differences",
     "from_json",
     "groups_of",
+    "hf_text",
     "load",
+    "load_adapt",
     "load_filter",
     "load_suite",
     "make_plan",
@@ -191,3 +240,25 @@ __all__ = [
     "to_steps",
     "valid_name",
 ]
+
+_METHODS = (
+    "ClipAdapter",
+    "CoCoOp",
+    "CoOp",
+    "CrossModal",
+    "FineTune",
+    "LinearHead",
+    "LoRA",
+    "PromptSearch",
+    "TipAdapter",
+    "TipAdapterF",
+    "Views",
+)
+_ADAPTATION = {"Adapt": "adapt", **dict.fromkeys(_METHODS, "adapt_methods")}
+"""Modules of names that are imported when they are asked for: who loads a model does without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ADAPTATION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ADAPTATION[name]}"), name)

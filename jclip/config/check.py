@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
@@ -11,6 +11,9 @@ from jclip.config.filter import Filter
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
 from jclip.config.towers import Model
+
+if TYPE_CHECKING:
+    from jclip.config.adapt import Adapt
 
 
 def check(config: Config, *, devices: int | None = None) -> None:
@@ -45,6 +48,12 @@ def check_filter(rules: Filter) -> None:
     """Raises ConfigError on the first wrong value or contradiction of the rules of a filter."""
     _require_none(value_problems(rules))
     _require_none(contradictions(rules))
+
+
+def check_adapt(config: "Adapt") -> None:
+    """Raises ConfigError on the first wrong value or contradiction of an adaptation."""
+    _require_none(value_problems(config))
+    _require_none(contradictions(config))
 
 
 def _require_none(problems: Iterator[str]) -> None:

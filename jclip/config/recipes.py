@@ -8,13 +8,16 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
 from jclip.config.filter import Filter
 from jclip.config.ranges import value_problems
 from jclip.config.schema import Config
+
+if TYPE_CHECKING:
+    from jclip.config.adapt import Adapt
 
 T = TypeVar("T")
 
@@ -97,6 +100,36 @@ def load_filter(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         arguments, left = _arguments(path, get_filter, left)
         rules = _made(path, get_filter, arguments, Filter)
     return tyro.cli(Filter, default=rules, args=left, prog="jclip filter SOURCE DIR", description=doc)
+
+
+def load_adapt(path: str | Path | None = None, methods: Sequence[str] = (), overrides: Sequence[str] = ()) -> "Adapt":
+    """The protocol of an adaptation, with overrides such as ["--shots", "1", "16"].
+
+    Args:
+        path: a Python file with `get_adapt() -> Adapt`, whose arguments are options by their own names; None: the defaults.
+        methods: names of METHODS, each with its defaults; with a file, which of its own methods.
+        overrides: options, by the fields of `Adapt`.
+
+    Raises:
+        ConfigError: there is no such file or method, it has no `get_adapt`, it fails, or it returns something else.
+        SystemExit: an option is unknown or malformed; the message has been printed, as for `--help`.
+    """
+    import tyro
+
+    from jclip.config.adapt import Adapt
+    from jclip.config.adapt_methods import METHODS
+
+    left, config, doc = list(overrides), Adapt(), Adapt.__doc__ or ""
+    if path is not None:
+        get_adapt, doc = _read(path, "get_adapt", "Adapt")
+        arguments, left = _arguments(path, get_adapt, left)
+        config = _made(path, get_adapt, arguments, Adapt)
+    known = config.methods if path is not None else {name: method() for name, method in METHODS.items()}
+    if unknown := [name for name in methods if name not in known]:
+        raise ConfigError(f"config: there is no method {unknown[0]!r}; methods: {', '.join(known) or 'none'}")
+    if methods:
+        config = dataclasses.replace(config, methods={name: known[name] for name in methods})
+    return tyro.cli(Adapt, default=config, args=left, prog="jclip adapt MODEL --out DIR", description=doc)
 
 
 def _read(path: str | Path, function: str, returns: str) -> tuple[Callable[..., Any], str]:

@@ -243,6 +243,8 @@ class Config:
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
         yield from stage_problems(self)
         yield from bucket_problems(self.buckets, towers)
+        if self.data.shuffle == "blocks" and self.batch_size % self.data.lanes:
+            yield f".data.lanes {self.data.lanes} does not divide the batch of {self.batch_size} examples; use a divisor of it"
         if self.evaluate_ema and self.optim.ema is None:
             yield ".evaluate_ema: there is no moving average; give optim.ema a decay"
         if self.optim.schedule == "cooldown" and self.init_from != InitFrom(self.init_from.path, self.init_from.step):

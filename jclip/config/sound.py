@@ -192,6 +192,10 @@ class SpectrogramTower(SoundTower):
     """LayerNorm before the first block."""
     patch_bias: bool = False
     """Bias of the patch embedding."""
+    patch_norm: bool = False
+    """LayerNorm of the embeddings of patches, before positions are added (ImageBind); its epsilon is 1e-5."""
+    extra_key: bool = False
+    """A learned key and value in each attention, as in `SensorTower` (ImageBind)."""
     norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of every LayerNorm."""
     patch_dropout: Annotated[float, Range(least=0, below=1)] = 0.0

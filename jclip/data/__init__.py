@@ -3,10 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jclip.data.inputs import INPUTS, eval_transform, train_transform
 from jclip.data.reading import Reading, Transform
 from jclip.data.source import BadExample, Source, SourceError, lookup
-from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends
-from jclip.data.transforms import INPUTS, eval_transform, train_transform
+from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends, text_parts
 
 if TYPE_CHECKING:  # imported at first use: who embeds pictures needs no loader
     from jclip.data.fields import Found as Found
@@ -72,6 +72,7 @@ __all__ = [
     "read_once",
     "select",
     "text_ends",
+    "text_parts",
     "train_transform",
 ]
 

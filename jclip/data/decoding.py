@@ -65,12 +65,17 @@ class Decode:
 
     def load(self, image: ImageFile) -> Image.Image:
         """The image that `open` has opened, with its pixels."""
-        with _explained():
-            image.load()
+        self.raw(image)
         # A transparent colour means nothing in RGB, but Pillow would warn about it at each conversion.
         if image.mode in ("1", "L", "P", "RGB"):
             image.info.pop("transparency", None)
         return _eight_bits(_turned(image) if self.upright else image)
+
+    def raw(self, image: ImageFile) -> Image.Image:
+        """The same, whatever its bits: measurements are as they are."""
+        with _explained():
+            image.load()
+        return image
 
     def _from_array(self, value: NDArray[Any]) -> Image.Image:
         if value.dtype != np.uint8 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] not in (1, 3, 4)):

@@ -12,10 +12,10 @@ import numpy as np
 from jclip.config import Config, Data, Model, TextTower, VisionTower
 from jclip.data.allocator import keep_freed_memory
 from jclip.data.fields import find
+from jclip.data.inputs import train_transform
 from jclip.data.loader import make_run_loader
 from jclip.data.reader import reading_threads
 from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.transforms import train_transform
 
 BATCH = 16
 """Pictures that a loader hands over at a time."""

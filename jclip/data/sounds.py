@@ -135,30 +135,6 @@ class DecodeSound:
         return 0 if self.waveform.crop == "start" else beyond // 2
 
 
-class SoundFacts(NamedTuple):
-    """Facts of a sound that can be read."""
-
-    seconds: float
-    rate: int
-    """Samples a second."""
-    channels: int
-    format: str
-    """libsndfile's name of it, or "array"."""
-
-
-def facts_of(value: Any) -> SoundFacts:
-    """Facts of a sound, whose beginning is decoded. Raises BadExample as `DecodeSound`, ConfigError as `needs_packages`."""
-    needs_packages()
-    DecodeSound(Waveform())(value)
-    if isinstance(value, bytes):
-        import soundfile
-
-        with soundfile.SoundFile(BytesIO(value)) as file:
-            return SoundFacts(file.frames / file.samplerate, file.samplerate, file.channels, str(file.format))
-    array, rate = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else value
-    return SoundFacts(len(array) / rate, int(rate), 1 if array.ndim == 1 else array.shape[1], "array")
-
-
 @dataclass(frozen=True)
 class FitSound:
     """f32 [n] to [samples]: a shorter sound is padded or repeated, as the waveform says."""
@@ -196,6 +172,33 @@ class AsType:
         if self.dtype == "float32":
             return np.ascontiguousarray(value, np.float32)
         return (np.clip(value, -1, 1) * np.float32(32767)).astype(np.int16)
+
+
+class SoundFacts(NamedTuple):
+    """Facts of a sound as it is stored."""
+
+    format: str
+    """Format of its file, as libsndfile calls it; "array" of samples."""
+    rate: int
+    """Samples a second."""
+    channels: int
+    seconds: float
+
+
+def sound_facts(value: Any) -> SoundFacts:
+    """Facts of a sound whose beginning, ten seconds of it, can be decoded. Raises BadExample where it cannot, or is none."""
+    try:
+        needs_packages()
+    except ConfigError as problem:
+        raise BadExample(str(problem)) from None
+    import soundfile
+
+    DecodeSound()(value)
+    if isinstance(value, bytes):
+        with soundfile.SoundFile(BytesIO(value)) as file:
+            return SoundFacts(str(file.format), file.samplerate, file.channels, file.frames / file.samplerate)
+    array, rate = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else value
+    return SoundFacts("array", int(rate), 1 if array.ndim == 1 else array.shape[1], len(array) / rate)
 
 
 def one_channel(value: Samples, how: str) -> Samples:

@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from jclip.config import ConfigError, TextTower, Tokenizer
+from jclip.config import TextTower, Tokenizer
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
@@ -22,8 +22,8 @@ from jclip.data.folder import Folder
 from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
-from jclip.data.sounds import SoundFacts, facts_of
-from jclip.data.source import BadExample, Example, Source
+from jclip.data.sounds import SoundFacts, sound_facts
+from jclip.data.source import BadExample, Example, Lacking, Source
 from jclip.data.subset import SelectedExamples
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
@@ -173,11 +173,9 @@ class Survey:
     shards: int | None
     looked_at: int
     usable: int
-    """Examples, of those looked at, with an image, or else a sound, and a text that can be read."""
+    """Examples, of those looked at, with an image or a sound, and a text, that can be read."""
     images: int = 0
     """Examples, of those looked at, with an image that can be read."""
-    sounds: int = 0
-    """Examples, of those looked at, with no image and a sound that can be read."""
     classes: int = 0
     """Classes that the source names."""
     labels: Counts = field(default_factory=dict)
@@ -204,10 +202,12 @@ class Survey:
     """Captions, of those looked at, that equal an earlier one."""
     images_per_second: float = 0.0
     """Images that all threads of this process read and decode in a second."""
+    sounds: int = 0
+    """Examples, of those looked at, with a sound whose beginning can be decoded."""
     seconds: list[float] = field(default_factory=list)
-    """Least, median and greatest length of the sounds."""
+    """Lengths of sounds; as `widths`."""
     rates: Counts = field(default_factory=dict)
-    """Number of sounds by their samples a second and channels."""
+    """Number of sounds by samples a second and channels."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
 
     Args:
         source: the data.
-        fields: fields of "image" and "text", as data.fields; of alternatives one is drawn for each example.
+        fields: fields of "image", "sound" and "text", as data.fields; of alternatives one is drawn for each example.
         context_length: tokens of a caption that count, of CLIP's vocabulary.
         most: how many examples are read.
     """
@@ -241,7 +241,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     texts = [look.text for look in looks if look.text]
     long = get_tokenizer(Tokenizer())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
-    images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound]
+    images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound is not None]
     several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
     reasons = Counter(re.sub(r"\d+", "N", problem)[:100] for look in looks for problem in look.problems)
     return Survey(
@@ -250,14 +250,13 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         looked_at=len(looks),
         usable=sum(not look.problems for look in looks),
         images=len(images),
-        sounds=len(sounds),
         classes=len(class_names(source)),
         labels=dict(Counter(label for look in looks for label in look.labels).most_common()),
         unusable=dict(reasons.most_common()),
         fields=dict(getattr(source, "fields", {})),
         left_out=dict(getattr(source, "left_out", {})),
         alternatives={name: shares(source, text, most) for name, text in several.items()},
-        formats=dict(Counter([look.format for look in images] + [one.format for one in sounds]).most_common()),
+        formats=dict(Counter([*(look.format for look in images), *(sound.format for sound in sounds)]).most_common()),
         widths=_range([look.size[0] for look in images]),
         heights=_range([look.size[1] for look in images]),
         characters=_range([len(text) for text in texts]),
@@ -266,8 +265,9 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         cut=sum(count > context_length for count in tokens),
         duplicates=len(texts) - len(set(texts)),
         images_per_second=round(len(images) / seconds, 1),
-        seconds=_range([round(one.seconds, 3) for one in sounds]),
-        rates=dict(Counter(f"{one.rate:,} Hz, {one.channels} channel{'s' * (one.channels > 1)}" for one in sounds).most_common()),
+        sounds=len(sounds),
+        seconds=_range([round(sound.seconds, 3) for sound in sounds]),
+        rates=dict(Counter(f"{sound.rate} Hz x {sound.channels}" for sound in sounds).most_common()),
     ), looks
 
 
@@ -297,19 +297,27 @@ def _range(values: Sequence[float]) -> list[float]:
 
 
 def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
-    key, problems, kind, size, text, sound = f"example {index}", list[str](), "", (0, 0), "", None
+    key, problems, kind, size, text = f"example {index}", list[str](), "", (0, 0), ""
     try:
         example = source[index]
         key = example["key"]
     except BadExample as problem:
         return Look(index, key, (str(problem),))
+    sound, lacking = None, list[str]()
     try:
         value = find(example, fields.get("image", "image"), class_names(source), np.random.default_rng(index)).value
         image = Decode()(value)
         size, kind = image.size, (_format(value) if isinstance(value, bytes) else type(value).__name__)
+    except Lacking as problem:
+        lacking.append(str(problem))
     except BadExample as problem:
-        sound, why = _sound(example)
-        problems += [] if sound else [why or str(problem)]
+        problems.append(str(problem))
+    try:
+        sound = sound_facts(find(example, fields.get("sound", "sound"), class_names(source), np.random.default_rng(index)).value)
+    except Lacking:
+        problems += lacking  # an example needs one of both, and images are what most have
+    except BadExample as problem:
+        problems.append(str(problem))
     try:
         value = find(example, fields.get("text", "text"), class_names(source), np.random.default_rng(index)).value
         Tokenize(Tokenizer(), TextTower().context_length)(value)
@@ -317,16 +325,6 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
     except BadExample as problem:
         problems.append(str(problem))
     return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)), sound)
-
-
-def _sound(example: Example) -> tuple[SoundFacts | None, str]:
-    """Facts of the sound of an example without an image, or why it cannot be read; "" where it has an image or no sound."""
-    if "image" in example or "sound" not in example:
-        return None, ""
-    try:
-        return facts_of(example["sound"]), ""
-    except (BadExample, ConfigError) as problem:
-        return None, str(problem)
 
 
 def _labels(example: Example, classes: Sequence[str]) -> tuple[str, ...]:
@@ -351,10 +349,10 @@ def as_text(found: Survey, context_length: int) -> str:
     lines = [f"{found.examples:,} examples" + (f" in {found.shards:,} shards" if found.shards else "")]
     lines += [f"  {count:,} with {has}" for has, count in found.fields.items()]
     lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
-    what = "sound" if found.sounds and not found.images else "image"
-    pairs = f"{found.usable:,} usable as pairs of {what} and text ({found.usable / texts:.1%})"
-    read = ", ".join(f"{n:,} {name}" for n, name in ((found.images, "images"), (found.sounds, "sounds")) if n or name[:5] == what)
-    lines.append(f"looked at {found.looked_at:,}: {read} that can be read, {pairs}")
+    kinds = [name for name, count in (("image", found.images), ("sound", found.sounds)) if count] or ["image"]
+    pairs = f"{found.usable:,} usable as pairs of {' or '.join(kinds)} and text ({found.usable / texts:.1%})"
+    read = {"image": f"{found.images:,} images that can be read", "sound": f"{found.sounds:,} sounds that can be read"}
+    lines.append(f"looked at {found.looked_at:,}: {', '.join(read[kind] for kind in kinds)}, {pairs}")
     lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
     if found.labels:
         counts, names = list(found.labels.values()), ", ".join(list(found.labels)[:3])
@@ -362,23 +360,26 @@ def as_text(found: Survey, context_length: int) -> str:
         each = f"{min(counts):,} to {max(counts):,} of each"
         lines.append(f"labels: {sum(counts):,}, of {len(counts):,}{of} classes, such as {names}; {each}")
     lines += [f"{name}, one of: {shares}" for name, shares in found.alternatives.items()]
-    ranges = {"width": found.widths, "height": found.heights, "seconds": found.seconds}
-    for name, values in {**ranges, "characters": found.characters, "tokens": found.tokens}.items():
+    for name, values in (
+        ("width", found.widths), ("height", found.heights), ("seconds", found.seconds), ("characters", found.characters),
+        ("tokens", found.tokens),
+    ):  # fmt: skip
         if values:
             lines.append(f"{name}: {values[0]:g} to {values[2]:g}, median {values[1]:g}")
     if found.formats:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
+    if found.rates:
+        lines.append("samples a second x channels: " + ", ".join(f"{name} {count:,}" for name, count in found.rates.items()))
     if found.tokens:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
         lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
-    lines += [f"sounds of {kind}: {count:,}" for kind, count in found.rates.items()]
     if found.images or not found.sounds:
         lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)
 
 
 def first_usable(looks: Sequence[Look], most: int) -> list[Look]:
-    """Examples with an image that can be read, at most `most`, spread evenly."""
-    good = [look for look in looks if look.format]
+    """Examples with an image or a sound that can be read, at most `most`, spread evenly."""
+    good = [look for look in looks if look.format or look.sound is not None]
     return list(itertools.islice(good, 0, None, max(1, math.ceil(len(good) / most))))

@@ -1,19 +1,18 @@
-"""Transforms of one value of an example, as small picklable objects: bytes to pixels, text to ids."""
+"""Transforms of images and texts, as small picklable objects: bytes to pixels, text to ids."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ConfigError, ImageTower, SoundAugment, SoundTower, TextAugment, TextTower, Tokenizer, Tower
+from jclip.config import Augment, ImageTower, TextAugment, Tokenizer, TokenTower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
-from jclip.data.reading import MAX_SECONDS, Compose, Reading, Transform
+from jclip.data.reading import Compose, Reading, Transform
 from jclip.data.resampling import Box, resize
 from jclip.data.source import BadExample, decode_text
 from jclip.data.text_augmentations import ChangeWords, read_synonyms
@@ -26,54 +25,6 @@ Size = tuple[int, int]
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused: they are no captions, and cleaning one takes a second."""
-
-
-def eval_transform(tower: Tower, *, max_pixels: int = MAX_PIXELS, upright: bool = False, empty_texts: bool = False) -> Transform:
-    """Transform of an example's value to the input of `tower`, nothing random: u8[H,W,3] of an image, i32[L] of a text.
-
-    The pixels are those of open_clip's evaluation transform, bit for bit, but for images of more than 8 bits (see `Decode`).
-
-    Args:
-        tower: whose input is made.
-        max_pixels: as in `Reading`.
-        upright: as in `Reading`.
-        empty_texts: as in `Reading`.
-
-    Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used, or is of a kind without a row in INPUTS.
-    """
-    return input_transform(tower, Reading(max_pixels=max_pixels, upright=upright, empty_texts=empty_texts))
-
-
-def train_transform(
-    tower: Tower,
-    augment: Augment,
-    text_augment: TextAugment | None = None,
-    *,
-    sound_augment: SoundAugment = SoundAugment(),
-    max_pixels: int = MAX_PIXELS,
-    max_seconds: float = MAX_SECONDS,
-    decode: Literal["exact", "fast"] = "exact",
-) -> Transform:
-    """Transform of an example's value to the input of `tower` in training: u8[H,W,3] of an image, i32[L] of a text.
-
-    A random crop of the image, resized to H by W; with resize="longest" the image is padded to that shape before, and a crop of
-    that shape has ratio 1. Needs an `rng`, except for texts as they are. Images of more than `max_pixels` are BadExamples.
-    With decode="fast" a JPEG is decoded as `ScaledCrop` says. Of a sound a random part; of more than `max_seconds`, a BadExample.
-
-    Raises:
-        ConfigError: the tower has a vocabulary file that cannot be used, or the file of synonyms cannot, or it is of a kind
-            without a row in INPUTS.
-    """
-    return input_transform(tower, Reading(augment, text_augment, sound_augment, max_pixels, decode, max_seconds))
-
-
-def input_transform(tower: Tower, reading: Reading) -> Transform:
-    """The transform of the tower's kind, or of the nearest base of it that has a row in INPUTS."""
-    for kind in type(tower).__mro__:
-        if kind in INPUTS:
-            return INPUTS[kind](tower, reading)
-    raise ConfigError(f"config: nothing makes inputs of a {type(tower).__name__}; give jclip.data.INPUTS a row for it")
 
 
 def image_transform(tower: ImageTower, reading: Reading) -> Compose:
@@ -109,7 +60,7 @@ def _augmented(tower: ImageTower, reading: Reading, augment: Augment) -> Compose
     return Compose((*steps, *changes(augment), ToArray()))
 
 
-def text_transform(tower: TextTower, reading: Reading) -> Compose:
+def text_transform(tower: TokenTower, reading: Reading) -> Compose:
     """i32[L] of a text."""
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
     how = reading.text_augment
@@ -117,22 +68,6 @@ def text_transform(tower: TextTower, reading: Reading) -> Compose:
     if change is not None and change.how.synonyms:
         read_synonyms(change.how.synonyms)
     return Compose((Tokenize(tower.tokenizer, tower.context_length, reading.empty_texts, change),))
-
-
-def sound_transform(tower: SoundTower, reading: Reading) -> Transform:
-    """The waveform of a sound."""
-    from jclip.data.sounds import sound_transform as transform  # which programs without sounds need not import
-
-    return transform(tower, reading)
-
-
-INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {
-    ImageTower: image_transform,
-    SoundTower: sound_transform,
-    TextTower: text_transform,
-}
-"""Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
-transform. A row of your own is one of them."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_json
+from jclip.config import Caption, Captioning, ConfigError, TokenTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import file_digests
@@ -54,6 +54,8 @@ class Functions:
     """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
     captioners: Mapping[str, Caption] = field(default_factory=dict)
     """Captioners by the name of their parameters."""
+    trained_on: tuple[str, Callable[[], Source]] | None = None
+    """Name of the data that the model's run is trained on, and a function that opens them; None where nothing says it."""
 
 
 class Embedded(NamedTuple):
@@ -92,7 +94,7 @@ def embed_source(
         return _embed_source(functions, params, source, name, tower, field)
 
     facts = {"tower": tower_facts(tower), "field": field, "max_pixels": functions.max_pixels}
-    arrays = _cached(functions, name, facts, source.fingerprint, make)
+    arrays = cached(functions, name, facts, source.fingerprint, make)
     return Embedded(arrays["pooled"], arrays["z"], arrays["read"])
 
 
@@ -145,7 +147,7 @@ def embed_texts(functions: Functions, params: Any, texts: Sequence[str], name: s
     def make() -> Arrays:
         return _embed_texts(functions, params, unique, name, tower)
 
-    arrays = _cached(functions, name, {"tower": tower_facts(tower)}, lambda: _digest(unique), make)
+    arrays = cached(functions, name, {"tower": tower_facts(tower)}, lambda: _digest(unique), make)
     place = {text: i for i, text in enumerate(unique)}
     rows = [place[text] for text in texts]
     return EmbeddedTexts(arrays["z"][rows], arrays["read"][rows])
@@ -176,7 +178,7 @@ def _tokenize(tokenize: Transform, text: str) -> np.ndarray | None:
     return tokens
 
 
-def _cached(
+def cached(
     functions: Functions, tower: str, facts: Mapping[str, Any], inputs: Callable[[], str], make: Callable[[], Arrays]
 ) -> Arrays:
     """Result of `make`, from the cache where it has it. Hosts agree on that, because they make features together."""
@@ -196,7 +198,7 @@ def _cached(
 def tower_facts(tower: Tower) -> dict[str, Any]:
     """All that a tower's features depend on but its weights: its configuration, and the bytes of its vocabulary."""
     facts: dict[str, Any] = to_json(tower)
-    if isinstance(tower, TextTower) and tower.tokenizer.file:
+    if isinstance(tower, TokenTower) and tower.tokenizer.file:
         facts["vocabulary"] = file_digests([Path(tower.tokenizer.file)])[0].hex()
     return facts
 

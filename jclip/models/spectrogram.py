@@ -1,20 +1,22 @@
 """The spectrogram transformer: waveforms to TowerOutput, by the vision transformer over their log-mel spectrogram."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import SpectrogramTower
-from jclip.models.layers import Dense, Hidden
+from jclip.models.layers import Hidden
 from jclip.models.mel import as_waveform, log_mel, mask_bands
 from jclip.models.output import TowerOutput
-from jclip.models.vit import VisionTransformer
+from jclip.models.sensors import SensorTransformer
 
 
-class SpectrogramTransformer(VisionTransformer):
+class SpectrogramTransformer(SensorTransformer):
     """A ViT over patches of the log-mel spectrogram, with the options of `SpectrogramTower`."""
 
-    config: SpectrogramTower
+    config: Any
+    """A SpectrogramTower."""
 
     @nn.compact
     def __call__(self, sounds: Array, *, rows: Array | None = None, hidden: Hidden | None = None) -> TowerOutput:
@@ -30,8 +32,7 @@ class SpectrogramTransformer(VisionTransformer):
         if rows is not None and c.spec_augment.active:
             logs = mask_bands(self.make_rng("dropout"), rows, logs, c.spec_augment)
         patches = overlapping_patches(logs.swapaxes(1, 2).astype(self.how.dtype), c.patch, c.strides)
-        x = Dense(c.width, nn.initializers.lecun_normal(), c.patch_bias, self.how, name="patch_embed")(patches)
-        return self.encode(x, c, rows, hidden)
+        return self.encode_patches(patches, rows, hidden)
 
 
 def overlapping_patches(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:

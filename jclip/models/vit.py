@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jclip.config import SpectrogramTower, Tower, VisionTower
+from jclip.config import SensorTower, SpectrogramTower, Tower, VisionTower
 from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, AttentionalPool, Dense, Hidden, LayerNorm, hide, uniform_of_rows
 from jclip.models.output import TowerOutput
 from jclip.models.pixels import as_pixels
 from jclip.models.products import broadcast, convolution
 from jclip.models.transformer import Transformer
+
+PatchTower = VisionTower | SpectrogramTower | SensorTower
+"""Towers whose tokens are patches."""
 
 
 class VisionTransformer(Transformer):
@@ -118,7 +121,7 @@ def resized(positions: Array, old: tuple[int, int], new: tuple[int, int]) -> Arr
     return jax.image.resize(positions.reshape(*old, width), (*new, width), "bicubic").reshape(-1, width)
 
 
-def class_tokens(config: VisionTower | SpectrogramTower) -> int:
+def class_tokens(config: PatchTower) -> int:
     """Number of tokens before those of the patches: 1 or 0."""
     return int(config.class_token or config.pool == "cls")
 
@@ -127,7 +130,7 @@ def first_patch(tower: Tower) -> int:
     """The place, in a tower's output, of the first token of a patch, word or query: behind a class token."""
     if isinstance(tower, VisionTower):
         return class_tokens(tower) if tower.pool != "queries" else 0
-    return class_tokens(tower) if isinstance(tower, SpectrogramTower) else 0
+    return class_tokens(tower) if isinstance(tower, PatchTower) else 0
 
 
 def patchify(images: Array, patch_size: int) -> Array:
@@ -138,7 +141,7 @@ def patchify(images: Array, patch_size: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch_size * patch_size * channels)
 
 
-def kept_patches(config: VisionTower | SpectrogramTower) -> int:
+def kept_patches(config: PatchTower) -> int:
     """Number of patches that training keeps: the fraction rounded down, at least 1."""
     return max(1, int(math.prod(config.grid) * (1 - config.patch_dropout)))
 

@@ -7,21 +7,21 @@ import jax
 import numpy as np
 
 from jclip.config import (
+    BertTower,
     ConfigError,
     ImageSize,
     ImageTower,
     Model,
     ResNetTower,
-    SpectrogramTower,
     TextTower,
+    TokenTower,
     Tower,
-    VisionTower,
     as_image_size,
     check_model,
     replace,
 )
 from jclip.models.text import class_tokens as text_class_tokens
-from jclip.models.vit import class_tokens
+from jclip.models.vit import PatchTower, class_tokens
 from jclip.weights.errors import WeightsError
 
 
@@ -35,7 +35,7 @@ def with_sizes(model: Model, image_size: ImageSize | None = None, context_length
         return model
     for size, field, kinds in (
         (as_image_size(image_size), "image_size", (ImageTower,)),
-        (context_length, "context_length", (TextTower,)),
+        (context_length, "context_length", (TokenTower,)),
     ):
         names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
         if size is not None and not names:
@@ -65,18 +65,19 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
     resized = dict(params)
     for name in sorted({path.partition("/")[0] for path in params} & source.towers.keys() & target.towers.keys()):
         before, after = source.towers[name], target.towers[name]
+        if before == after:
+            continue
         _check(name, before, after)
         path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
-        if path not in params:
+        if path not in params or isinstance(after, BertTower):  # which has more positions than tokens
             continue
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
             continue
-        if not isinstance(after, ImageTower | SpectrogramTower):
-            continue  # a kind of somebody's own, whose positions nobody here knows
-        assert isinstance(before, ImageTower | SpectrogramTower)  # or `_check` had raised
-        extra = class_tokens(after) if isinstance(after, VisionTower | SpectrogramTower) else 1
-        resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
+        # `_check` has found them to be of one kind. Those of kinds from elsewhere stay as they are.
+        if isinstance(before, PatchTower | ResNetTower) and isinstance(after, PatchTower | ResNetTower):
+            extra = class_tokens(after) if isinstance(after, PatchTower) else 1
+            resized[path] = _resize_grid(params[path], extra, before.grid, after.grid)
     return resized
 
 
@@ -119,10 +120,9 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 
 
 def _check(name: str, before: Tower, after: Tower) -> None:
-    fields = ("width", "patch_size", "positions", "stride", "mel") if type(before) is type(after) else ()
+    fields = ("width", "patch_size", "positions", "max_positions", "stride", "mel") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
-    patches = VisionTower | SpectrogramTower
-    if isinstance(before, patches) and isinstance(after, patches) and class_tokens(before) != class_tokens(after):
+    if isinstance(before, PatchTower) and isinstance(after, PatchTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")
     if isinstance(before, TextTower) and isinstance(after, TextTower) and text_class_tokens(before) != text_class_tokens(after):
         other.append("pool")
@@ -136,6 +136,4 @@ def _check(name: str, before: Tower, after: Tower) -> None:
 
 
 def _value(tower: Tower, field: str) -> Any:
-    if field == "class_token" and isinstance(tower, VisionTower | SpectrogramTower):
-        return class_tokens(tower)
-    return getattr(tower, field)
+    return class_tokens(tower) if field == "class_token" and isinstance(tower, PatchTower) else getattr(tower, field)

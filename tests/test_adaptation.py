@@ -1,0 +1,306 @@
+"""`jclip adapt`: one protocol for all methods, no sight of the test, resuming, and results that are models."""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import exit_status
+
+import jclip
+from jclip import adaptation, evaluate, inference
+from jclip.adapt.data import Rows
+from jclip.adapt.saved import read_adapted
+from jclip.config import (
+    Adapt,
+    Augment,
+    ClipAdapter,
+    ConfigError,
+    CrossModal,
+    Labels,
+    LinearHead,
+    TipAdapter,
+    TipAdapterF,
+    Views,
+    check_adapt,
+    load_adapt,
+)
+from jclip.data.folder import open_folder
+from jclip.inference import load
+
+MODEL = "ViT-tiny-test"
+NAMES = ("red", "green", "blue")
+STILL = Views(0)
+SHORT: dict[str, Any] = {"lr": (1e-2,), "weight_decay": (0.0,), "batches": (4,), "iterations": 20, "every": 10, "views": STILL}
+QUICK = {
+    "tip": TipAdapter(steps=(5, 5), views=Views(2, Augment(scale=(0.5, 1.0), flip=0.5))),
+    "tip_f": TipAdapterF(steps=(5, 5), epochs=2, views=STILL, training_views=STILL),
+    "clip_adapter": ClipAdapter(epochs=2, views=STILL),
+    "linear": LinearHead(**SHORT),
+    "cross_modal": CrossModal(**SHORT),
+}
+
+
+def write_pictures(root: Path, sizes: dict[str, int], names: tuple[str, ...] = NAMES) -> None:
+    """Noisy pictures of a colour, in folders by role and class."""
+    rng = np.random.default_rng(0)
+    for role, count in sizes.items():
+        for channel, name in enumerate(names):
+            (root / role / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (16, 16, 3))
+                pixels[..., channel % 3] += rng.integers(0, 130)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / role / name / f"{i}.png")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_once() -> Iterator[None]:
+    """The model is loaded, and its encoder compiled, once for all tests."""
+    loaded, encoders = functools.cache(load), dict[Any, Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "load", loaded)
+        real = evaluate.make_encode
+
+        def make_encode(*how: Any) -> Any:
+            return encoders.setdefault(repr(how[:2]), real(*how))
+
+        patch.setattr(evaluate, "make_encode", make_encode)
+        patch.setattr(inference, "make_encode", make_encode)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    write_pictures(root, {"train": 5, "val": 4, "test": 7})
+    return root
+
+
+def protocol(root: Path, **changes: Any) -> Adapt:
+    places = {"source": str(root / "train"), "val": str(root / "val"), "test": str(root / "test")}
+    return Adapt(**{"methods": QUICK, **places, "shots": (1, 4), "seeds": 2, "batch_size": 16, **changes})
+
+
+def adapted(config: Adapt, out: Path, **how: Any) -> dict[str, Any]:
+    logging.getLogger("jclip.inference").setLevel(logging.ERROR)  # random weights are meant
+    return adaptation.main(MODEL, config, out, **how)
+
+
+@pytest.fixture(scope="module")
+def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """All methods, with a cache of features."""
+    out = tmp_path_factory.mktemp("out")
+    return out, adapted(protocol(pictures), out, cache=out / "cache")
+
+
+def test_every_cell_has_a_row_a_model_and_its_examples(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, content = whole
+    assert list(content["cells"])[:2] == ["tip/shots-1/seed-0", "tip_f/shots-1/seed-0"]
+    assert len(content["cells"]) == len(QUICK) * 2 * 2
+    assert json.loads((out / "results.json").read_text())["cells"] == content["cells"]
+    for key, row in content["cells"].items():
+        assert 0 <= row["test"] <= 1
+        assert len(row["examples"]) == 3 * row["shots"]
+        assert read_adapted(out / key).facts["test"] == row["test"]
+    few, many = (set(content["cells"][f"tip/shots-{k}/seed-0"]["examples"]) for k in (1, 4))
+    assert few < many
+    assert few != set(content["cells"]["tip/shots-1/seed-1"]["examples"])
+    assert content["cells"]["linear/shots-1/seed-0"]["examples"] == content["cells"]["tip/shots-1/seed-0"]["examples"]
+    page = (out / "page.html").read_text()
+    assert all(method in page for method in QUICK)
+
+
+def test_a_loaded_model_has_the_accuracy_that_was_measured(whole: tuple[Path, dict[str, Any]], pictures: Path) -> None:
+    out, content = whole
+    files = sorted((pictures / "test").glob("*/*.png"))
+    for method in QUICK:
+        key = f"{method}/shots-4/seed-1"
+        model = jclip.load(out / key)
+        assert model.classes == tuple(sorted(NAMES))
+        predicted = [model.classes[i] for i in np.argmax(model.classify(files), axis=1)]
+        assert (
+            np.mean([file.parent.name == name for file, name in zip(files, predicted, strict=True)])
+            == content["cells"][key]["test"]
+        )
+    assert model.embed_image(files[:2]).shape == (2, 16)
+    assert model.classify([]).shape == (0, 3)
+
+
+def test_an_adapted_model_classifies_without_labels(
+    whole: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = whole
+    model = str(out / "linear/shots-4/seed-0")
+    assert exit_status(["classify", str(pictures / "test/red/0.png"), "--model", model, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {name for name, _ in answer["classes"]} == set(NAMES)
+    assert sum(score for _, score in answer["classes"]) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"20 adapted models; give one, such as .*seed-1"):
+        jclip.load(out)
+    with pytest.raises(ConfigError, match="says all itself"):
+        jclip.load(model, image_size=32)
+    with pytest.raises(ConfigError, match="no classes of its own"):
+        jclip.load(MODEL).classify(pictures / "test/red/0.png")
+
+
+def test_a_model_whose_base_has_changed_is_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, _ = whole
+    for name in ("adapted.json", "adapted.safetensors"):
+        (tmp_path / name).write_bytes((out / "tip/shots-1/seed-0" / name).read_bytes())
+    content = json.loads((tmp_path / "adapted.json").read_text())
+    content["base"]["options"] = {"seed": 1}
+    (tmp_path / "adapted.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="adapted from other weights"):
+        jclip.load(tmp_path)
+    (tmp_path / "adapted.safetensors").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="damaged"):
+        jclip.load(tmp_path)
+
+
+def test_an_interrupted_command_goes_on_behind_the_last_finished_cell(
+    whole: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, content = whole
+    ran: list[str] = []
+
+    def stopping(after: int) -> Callable[..., Any]:
+        real = adaptation.fit
+
+        def fit(method: Any, task: Any) -> Any:
+            if len(ran) == after:
+                raise KeyboardInterrupt
+            ran.append(type(method).__name__)
+            return real(method, task)
+
+        return fit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "fit", stopping(3))
+        with pytest.raises(KeyboardInterrupt):
+            adapted(protocol(pictures), tmp_path, cache=out / "cache")
+    assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 3
+    again = adapted(protocol(pictures), tmp_path, cache=out / "cache")
+    for key, row in content["cells"].items():
+        assert {k: v for k, v in again["cells"][key].items() if k != "seconds"} == {
+            k: v for k, v in row.items() if k != "seconds"
+        }
+    ran.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "fit", stopping(100))
+        adapted(protocol(pictures), tmp_path)
+        assert ran == []
+        changed = {**QUICK, "tip": TipAdapter(steps=(5, 4), views=STILL)}
+        adapted(protocol(pictures, methods=changed), tmp_path)
+        assert ran == ["TipAdapter"] * 4
+    with pytest.raises(ConfigError, match=r"is of something else: protocol.val_shots: 'few' -> 'all'"):
+        adapted(protocol(pictures, val_shots="all"), tmp_path)
+
+
+def test_nothing_of_the_test_reaches_a_method(pictures: Path, tmp_path: Path) -> None:
+    """Another test changes no choice and no array of a model."""
+    write_pictures(tmp_path, {"other": 6})
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = protocol(pictures, shots=(4,), seeds=1)
+    adapted(config, one)
+    adapted(dataclasses.replace(config, test=str(tmp_path / "other")), two)
+    for method in QUICK:
+        a, b = (read_adapted(out / method / "shots-4/seed-0") for out in (one, two))
+        assert a.facts["choice"] == b.facts["choice"]
+        assert {name: array.tobytes() for name, array in a.head.arrays.items()} == {
+            name: array.tobytes() for name, array in b.head.arrays.items()
+        }
+
+
+def test_choosing_on_the_test_stands_beside_the_honest_number(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = {"tip": TipAdapter(steps=(20, 20), views=STILL, most=(50.0, 50.0))}
+    content = adapted(protocol(pictures, methods=methods, shots=(1,), select="test"), tmp_path)
+    for row in content["cells"].values():
+        assert row["test_selected_on_test"] == row["choice_on_test"]["accuracy"] >= row["test"]
+    assert "difference" in " ".join(capsys.readouterr().out.split())
+    assert "Chosen on the test" in (tmp_path / "page.html").read_text()
+
+
+def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> None:
+    source = open_folder(f"{pictures}/val?labels=folders")
+    rows = Rows(source, np.arange(12), np.repeat(np.arange(3), 4))
+    drawn = rows.draw(NAMES, 2, 0)
+    assert np.bincount(drawn.labels).tolist() == [2, 2, 2]
+    assert set(rows.draw(NAMES, 1, 0).rows) < set(drawn.rows)
+    assert (rows.draw(NAMES, 2, 1).rows != drawn.rows).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": (1, 8)}, r"3 of 3 classes have fewer than k=8 examples: 'blue' has 5"),
+        ({"shots": (4, 1)}, r"rising numbers"),
+        ({"methods": {}}, r"methods is empty"),
+        ({"test": ""}, r"test is empty"),
+        ({"val": "same"}, r"also what methods learn from"),
+        ({"labels": Labels(only=("red",))}, r"there is one class, 'red'"),
+        ({"labels": Labels(classes=("blue", "green", "red"), names=("a", "b", "a"))}, r"2 classes are called 'a'"),
+        ({"labels": Labels(classes=("blue", "green"))}, r"match none of the 2 classes: 'red'"),
+        ({"text": "words"}, r"no tower 'words'"),
+        ({"templates": ("a photo",)}, r"needs a \{\}"),
+    ],
+)
+def test_what_cannot_be_is_said(pictures: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    if changes == {"val": "same"}:
+        changes = {"val": str(pictures / "test")}
+    with pytest.raises(ConfigError, match=message):
+        adapted(protocol(pictures, **changes), tmp_path)
+
+
+def test_a_broken_shot_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, {"train": 1, "val": 1, "test": 1})
+    (tmp_path / "train/red/0.png").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"'red/0.png' of source cannot be read"):
+        adapted(protocol(tmp_path, shots=(1,), seeds=1), tmp_path / "out")
+
+
+def test_descriptions_are_prompts(pictures: Path, tmp_path: Path) -> None:
+    texts = {"Red": ["it is red", "warm"], "green": ["grass"], "blue": ["the sky"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    methods = {"cross_modal": QUICK["cross_modal"]}
+    config = protocol(pictures, methods=methods, shots=(1,), seeds=1, descriptions=str(tmp_path / "texts.json"))
+    adapted(config, tmp_path / "out")
+    (tmp_path / "texts.json").write_text(json.dumps({"red": ["it"]}))
+    with pytest.raises(ConfigError, match=r"no texts of 2 of 3 classes: 'blue', 'green'"):
+        adapted(config, tmp_path / "other")
+
+
+def test_methods_are_named_on_the_command_line_and_in_recipes(tmp_path: Path) -> None:
+    config = load_adapt(None, ["tip", "coop"], ["--methods.coop.position", "middle", "--shots", "1", "16", "--select", "test"])
+    assert list(config.methods) == ["tip", "coop"]
+    assert vars(config.methods["coop"])["position"] == "middle"
+    assert (config.shots, config.select) == ((1, 16), "test")
+    with pytest.raises(ConfigError, match="no method 'tipp'; methods: tip, tip_f"):
+        load_adapt(None, ["tipp"])
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from jclip.config import Adapt, TipAdapter\n\n\n"
+        "def get_adapt():\n    return Adapt(methods={'sharp': TipAdapter(beta=9.0), 'plain': TipAdapter()})\n"
+    )
+    assert list(load_adapt(recipe).methods) == ["sharp", "plain"]
+    assert list(load_adapt(recipe, ["sharp"]).methods) == ["sharp"]
+    check_adapt(dataclasses.replace(load_adapt(recipe), source="a", val="b", test="c"))
+
+
+def test_the_command(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [
+        word for role in ("source", "val", "test") for word in (f"--{role}", f"{pictures / role.replace('source', 'train')}")
+    ]
+    few = ["--methods.tip.steps", "3", "3", "--methods.tip.views.count", "0", "--shots", "1", "--seeds", "1"]
+    command = ["adapt", MODEL, "--method", "tip", *places, *few, "--out", str(tmp_path), "--no-cache", "--json"]
+    assert exit_status(command) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [(line["method"], line["shots"], line["seeds"]) for line in answer["adapted"]] == [("tip", 1, 1)]
+    assert exit_status(["adapt", "--method", "tip"]) == 2
