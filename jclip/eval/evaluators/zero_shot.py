@@ -1,6 +1,7 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
