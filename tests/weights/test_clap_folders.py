@@ -34,7 +34,7 @@ def write_folder(folder: Path, name: str = "htsat", **changes: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["htsat", "fused"])
+@pytest.mark.parametrize("name", ["htsat", pytest.param("fused", marks=pytest.mark.slow)])
 def test_they_go_to_jclip_and_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "theirs", name)
     assert exit_status(["convert", str(source), str(tmp_path / "ours")]) == 0
