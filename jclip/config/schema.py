@@ -176,6 +176,10 @@ class Config:
         read = (views[view] for objective in self.objectives.values() for view in objective.teachers())
         return {view.tower for view in read if not view.stored} - self.trained_towers()
 
+    def idle_towers(self) -> set[str]:
+        """Towers that no objective reads: evaluations do."""
+        return self.model.towers.keys() - {view.tower for view in self.inputs().values()}
+
     def trained_towers(self) -> set[str]:
         """Towers that the gradients of objectives reach."""
         views = self.inputs()
@@ -230,7 +234,8 @@ class Config:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
         yield from view_problems(self.views, towers)
-        yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        frozen = [name for name in towers if self.optim.freezes(f"{name}/norm/scale")]
+        yield from objective_problems(self.objectives, self.views, towers, self.batch_size, frozen)
         read = {name: how.views() for name, how in self.objectives.items()}
         may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
         yield from optional_problems(self.data.optional, read, may_lack)
