@@ -93,9 +93,10 @@ def test_it_is_the_vision_transformer_on_patches_of_the_spectrogram() -> None:
     np.testing.assert_allclose(found.tokens, right.tokens, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "pool", ["cls", pytest.param("avg", marks=pytest.mark.slow), pytest.param("map", marks=pytest.mark.slow)]
-)
+MORE = [pytest.param(pool, marks=pytest.mark.slow) for pool in ("avg", "map")]
+
+
+@pytest.mark.parametrize("pool", ["cls", *MORE])
 def test_every_pooling_gives_unit_vectors_and_finite_gradients_at_silence(pool: str) -> None:
     clip = jclip.create_model(model(pool=pool, depth=1, layer_scale=0.1, norm_after_pool=pool == "avg"))
     params = jax.jit(clip.init)(jax.random.key(0))
