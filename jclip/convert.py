@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jclip.config import Caption, ConfigError, ImageSize
-from jclip.files import is_run
+from jclip.files import is_adapted, is_run
+from jclip.inference import load
 from jclip.runs import load_run
 from jclip.tree import flatten
 from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
@@ -30,7 +31,8 @@ def main(
     """Writes `folder` in the format `to` (see `weights.FORMATS`).
 
     Args:
-        source: the workdir of a training run, or what `weights.read_weights` opens, also as hf://ORG/NAME[@REVISION].
+        source: the workdir of a training run, an adapted model whose towers have changed, or what `weights.read_weights` opens,
+            also as hf://ORG/NAME[@REVISION].
         folder: is made; must not exist.
         architecture_name: of the architecture, where the source does not say it.
         step: which checkpoint of a workdir; None means the last.
@@ -42,13 +44,24 @@ def main(
         preprocess: fields of `config.Preprocess` that a weight file needs; see `weights.read_weights`.
     """
     say = Console(stderr=True, highlight=False)
-    if is_run(source):
+    captioners: Mapping[str, Caption]
+    params: Mapping[str, Any]
+    if is_adapted(source):
+        given = (architecture_name, step, image_size, context_length, tokenizer, kind)
+        if any(value is not None for value in given) or preprocess:
+            raise ConfigError(f"{source} is an adapted model, which says all itself; leave out further arguments")
+        encoder = load(source)
+        if encoder.adapted is None or not encoder.adapted.changed:
+            base = "" if encoder.adapted is None else encoder.adapted.base["model"]
+            raise ConfigError(f"{source}: nothing of its towers was adapted, and a head has no place in weights; convert {base}")
+        model, params, captioners, came_from = encoder.config, flatten(encoder.params), encoder.captioners, "adapted"
+    elif is_run(source):
         if (architecture_name, tokenizer, kind) != (None, None, None) or preprocess:
             raise ConfigError(
                 f"{source} is a workdir, which says all itself; leave out --architecture, --tokenizer, --from and pixels"
             )
         config, step, params, _ = load_run(source, step)
-        captioners: Mapping[str, Caption] = config.captioners()
+        captioners = config.captioners()
         model, came_from = with_sizes(config.model, image_size, context_length), f"step {step:,} of a training run"
         params = resize_positions(flatten(params), config.model, model)
     else:

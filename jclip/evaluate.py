@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite,
 from jclip.data import Source, SourceError, open_data
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
+from jclip.data.names import match_names
 from jclip.encode import make_encode
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.files import is_run
@@ -28,6 +29,9 @@ from jclip.results import Results, describe_machine, training_curves
 from jclip.runs import load_run, run_config
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
 from jclip.state import param_shapes
+
+if TYPE_CHECKING:
+    from jclip.adapt.saved import Adapted
 
 
 def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
@@ -58,6 +62,7 @@ def make_functions(
     max_pixels: int = MAX_PIXELS,
     captioners: Mapping[str, Caption] | None = None,
     trained_on: tuple[str, Callable[[], Source]] | None = None,
+    head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Functions:
     """Functions with which evaluators embed on a mesh.
 
@@ -72,6 +77,7 @@ def make_functions(
         max_pixels: of an image; a larger one is a broken example.
         captioners: what writes captions, by the name of its parameters.
         trained_on: see Functions.
+        head: of an adapted model; see `Functions`.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -108,6 +114,7 @@ def make_functions(
         caption=caption if captioners else None,
         captioners=captioners or {},
         trained_on=trained_on,
+        head=head,
     )
 
 
@@ -168,6 +175,7 @@ def main(
         max_pixels=suite.max_pixels,
         captioners=subject.captioners,
         trained_on=subject.trained_on,
+        head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.params),
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
@@ -211,13 +219,35 @@ class Subject(NamedTuple):
     """Captioners by the name of their parameters."""
     trained_on: tuple[str, Callable[[], Source]] | None = None
     """See Functions."""
+    adapted: "Adapted | None" = None
+    """Classes and head of an adapted model."""
 
     def header(self, suite: str, weights: Callable[[str], str]) -> dict[str, Any]:
         """Facts of it in a file of results."""
         towers = {name: to_json(tower) for name, tower in self.model.towers.items()}
         found = hashlib.blake2b("".join(weights(name) for name in sorted(towers)).encode(), digest_size=16)
+        if self.adapted is not None:
+            found.update(self.adapted.digest().encode())
         model = {"name": self.name, "step": self.step, "weights": found.hexdigest(), "towers": towers}
         return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
+
+
+def class_scores(adapted: "Adapted", params: Any, names: Sequence[str], z: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+    """Scores f32 [n, C] of an adapted model for classes by name, in cosines: logits divided by their scale.
+
+    Raises:
+        ConfigError: the model was adapted to other classes.
+    """
+    from jclip.adapt.heads import Features, projected_norm
+
+    places = match_names(names, adapted.classes)
+    if places.unmatched:
+        raise ConfigError(
+            f"evaluation: the model was adapted to {len(adapted.classes)} classes, and {len(places.unmatched)} of these "
+            f"{len(names)} are none of them: {places.describe()}; evaluate it on its classes, or the model before it was adapted"
+        )
+    logits = adapted.logits(Features(z, projected_norm(params, adapted.image, pooled)))
+    return logits[:, np.array(places.places)] / np.float32(adapted.head.scale)
 
 
 def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subject:
@@ -227,7 +257,9 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners)
+        return Subject(
+            str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners, adapted=encoder.adapted
+        )
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)

@@ -56,8 +56,7 @@ def put_together(contexts: np.ndarray, position: str) -> tuple[np.ndarray, np.nd
     return np.stack(rows), np.argmax(ids, axis=1)
 
 
-@pytest.mark.parametrize("position", ["end", "middle", "front"])
-@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize(("position", "per_class"), [("end", False), ("middle", True), ("front", False)])
 def test_prompts_are_those_of_the_published_code(position: Any, per_class: bool) -> None:
     shape = (3, 5, 32) if per_class else (5, 32)
     contexts = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -120,6 +119,7 @@ def loss_of(head: Head, task: Task) -> float:
     return float(-np.mean(log_softmax(head.logits(task.images), axis=1)[np.arange(len(task.labels)), task.labels]))
 
 
+@pytest.mark.slow
 def test_coop_of_a_vanishing_rate_is_zero_shot_and_of_a_real_one_learns() -> None:
     before = jax.tree.map(np.array, PARAMS)
     task = task_of()
@@ -135,6 +135,7 @@ def test_coop_of_a_vanishing_rate_is_zero_shot_and_of_a_real_one_learns() -> Non
     jax.tree.map(np.testing.assert_array_equal, before, PARAMS)
 
 
+@pytest.mark.slow
 def test_coop_is_the_same_on_every_number_of_devices() -> None:
     one, *others = (fit(CoOp(contexts=2, epochs=3, lr=0.003, batch_size=6), task_of(devices=n)) for n in DEVICES)
     for other in others:
@@ -142,6 +143,7 @@ def test_coop_is_the_same_on_every_number_of_devices() -> None:
         np.testing.assert_allclose(other.head.arrays["weights"], one.head.arrays["weights"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_epoch_of_coop_has_the_warm_up_rate() -> None:
     """One step of SGD by hand, on the loss of whole prompts."""
     task = task_of()
@@ -160,6 +162,7 @@ def test_the_first_epoch_of_coop_has_the_warm_up_rate() -> None:
     np.testing.assert_allclose(fit(method, task).arrays["contexts"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cocoop_without_a_shift_is_coop_and_with_one_each_image_has_its_prompts() -> None:
     made, rng = layout(TOWER, NAMES, 4, "", "end"), np.random.default_rng(1)
     contexts = rng.normal(size=(4, 32)).astype(np.float32)
@@ -178,6 +181,7 @@ def test_cocoop_without_a_shift_is_coop_and_with_one_each_image_has_its_prompts(
     assert np.abs(np.asarray(found) - plain).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_cocoop_learns_and_its_head_can_be_bound_again() -> None:
     task = task_of()
     fitted = fit(CoCoOp(words="", contexts=2, epochs=12, lr=0.003, batch_size=4, reduction=4), task)

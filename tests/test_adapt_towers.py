@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,19 @@ import pytest
 from test_adaptation import NAMES, adapted, protocol, write_pictures
 
 import jclip
-from jclip import adaptation
+from jclip import adaptation, convert
 from jclip.adapt import fit
 from jclip.adapt.fine_tune import mixed, soup
 from jclip.adapt.heads import linear_head
 from jclip.adapt.lora import class_means, first_factors, merge, prompt_classifier
 from jclip.adapt.prompt_search import forward
 from jclip.adapt.task import Task
-from jclip.config import Adapt, Augment, ConfigError, FineTune, LoRA, PromptSearch
+from jclip.config import Adapt, Augment, ConfigError, CoOp, FineTune, LoRA, PromptSearch, Views, load_adapt
 from jclip.eval import class_embeddings
 from jclip.inference import Encoder, load
 from jclip.tree import flatten, unflatten
 
+ROOT = Path(__file__).parents[1]
 STILL = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))
 LORA = LoRA(steps_per_shot=1, batch_size=6, augment=STILL, remat=False)
 TUNE = FineTune(epochs=1, batch_size=6, warmup=0.0, augment=STILL, alphas=(0.0, 0.5, 1.0), lr=(1e-3,), remat=False)
@@ -62,6 +65,7 @@ def test_products_of_rank_zero_or_with_b_zero_change_nothing(task: Task) -> None
     assert all(np.any(pair["a"]) for pair in start.values())
 
 
+@pytest.mark.slow
 def test_the_first_step_of_lora_is_that_of_adamw_by_hand(task: Task) -> None:
     """B begins at zero, so A has no gradient: only B moves, by the sign of its gradient times the rate."""
     method = dataclasses.replace(LORA, steps_per_shot=1, lr=1e-2, rules=((r"image/blocks/attn/v/kernel", 1.0), (r".*", 0.0)))
@@ -94,6 +98,7 @@ def test_the_classifier_of_prompts_follows_the_tower_of_texts(task: Task) -> Non
     np.testing.assert_allclose(means, class_embeddings(z[:6].reshape(3, 2, 5)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ends_of_wise_ft_are_the_first_and_the_last_weights(task: Task) -> None:
     ends = {alpha: fit(dataclasses.replace(TUNE, alphas=(alpha,)), task) for alpha in (0.0, 0.5, 1.0)}
     flat = params()
@@ -135,6 +140,7 @@ def test_rules_that_choose_what_cannot_be_are_refused(task: Task) -> None:
             fit(method, task)
 
 
+@pytest.mark.slow
 def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit(
     config: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +156,10 @@ def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit
         changed = {path for path, leaf in flatten(model.params).items() if (np.asarray(leaf) != np.asarray(params()[path])).any()}
         where = r"attn/(q|k|v)/kernel" if method == "lora" else r"^image"
         assert changed <= set(model.adapted.changed)  # type: ignore[union-attr]
-        assert all(__import__("re").search(where, path) for path in changed)
+        assert all(re.search(where, path) for path in changed)
+        convert.main(cell, tmp_path / method)
+        written = jclip.load(tmp_path / method)
+        jax.tree.map(np.testing.assert_array_equal, written.params, model.params)
     assert set(NAMES) == set(model.classes)
 
 
@@ -175,3 +184,25 @@ def test_prompt_search_is_no_worse_on_validation_than_each_template(task: Task, 
     assert fitted.choice["accuracy"] == pytest.approx(task.selection.score(fitted.head))
     assert set(fitted.choice["templates"]) <= set(templates)
     assert set(fitted.choice["names"]) <= {"red", "green", "blue"}
+
+
+@pytest.mark.exhaustive
+def test_the_published_protocol_runs_on_the_real_rn50(tmp_path: Path) -> None:
+    """Random weights of RN50's real configuration, through the recipe of a published data set with one view and few steps."""
+    write_pictures(tmp_path / "data", {"train": 1, "val": 1, "test": 1}, ("red", "green"))
+    short = ["--shots", "1", "--seeds", "1", "--batch-size", "8", "--save", "none"]
+    config = load_adapt(
+        ROOT / "configs/adapt_published.py", [], ["--dataset", "caltech101", "--root", f"{tmp_path}/data", *short]
+    )
+    assert isinstance(config.methods["coop"], CoOp)
+    assert (config.methods["coop"].passes(1), config.methods["coop"].passes(16)) == (50, 200)
+    once = Views(1, Augment(scale=(0.5, 1.0), flip=0.5))
+    methods = {
+        "coop": dataclasses.replace(config.methods["coop"], epochs=1, views=once),
+        "tip": dataclasses.replace(config.methods["tip"], views=once),
+        "tip_f": dataclasses.replace(config.methods["tip_f"], views=once, training_views=once, epochs=2),
+    }
+    logging.getLogger("jclip.inference").setLevel(logging.ERROR)
+    content = adaptation.main("RN50", dataclasses.replace(config, methods=methods), tmp_path / "out")
+    assert [row["parameters"] for row in content["cells"].values()] == [16 * 512, 0, 2 * 1024]
+    assert content["cells"]["coop/shots-1/seed-0"]["choice"] == {"steps": 1, "contexts": 16}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapt_fakes import unit64
 from PIL import Image
 from test_cli import exit_status
 
@@ -23,15 +24,20 @@ from jclip.config import (
     ClipAdapter,
     ConfigError,
     CrossModal,
+    Evaluation,
     Labels,
     LinearHead,
+    Robustness,
+    Suite,
     TipAdapter,
     TipAdapterF,
     Views,
+    ZeroShot,
     check_adapt,
     load_adapt,
 )
 from jclip.data.folder import open_folder
+from jclip.eval.zero_shot import score_metrics, zero_shot_metrics
 from jclip.inference import load
 
 MODEL = "ViT-tiny-test"
@@ -65,6 +71,7 @@ def _compiled_once() -> Iterator[None]:
     loaded, encoders = functools.cache(load), dict[Any, Any]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adaptation, "load", loaded)
+        patch.setattr(inference, "load", loaded)
         real = evaluate.make_encode
 
         def make_encode(*how: Any) -> Any:
@@ -119,9 +126,9 @@ def test_every_cell_has_a_row_a_model_and_its_examples(whole: tuple[Path, dict[s
 def test_a_loaded_model_has_the_accuracy_that_was_measured(whole: tuple[Path, dict[str, Any]], pictures: Path) -> None:
     out, content = whole
     files = sorted((pictures / "test").glob("*/*.png"))
-    for method in QUICK:
+    for method in ("tip", "clip_adapter"):
         key = f"{method}/shots-4/seed-1"
-        model = jclip.load(out / key)
+        model = inference.load(out / key)
         assert model.classes == tuple(sorted(NAMES))
         predicted = [model.classes[i] for i in np.argmax(model.classify(files), axis=1)]
         assert (
@@ -147,6 +154,35 @@ def test_an_adapted_model_classifies_without_labels(
         jclip.load(model, image_size=32)
     with pytest.raises(ConfigError, match="no classes of its own"):
         jclip.load(MODEL).classify(pictures / "test/red/0.png")
+
+
+def test_evaluations_of_prompts_are_of_the_head_where_a_model_is_adapted(
+    whole: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, content = whole
+    test, train = (f"folder:{pictures}/{role}?labels=folders" for role in ("test", "train"))
+    evals: dict[str, Evaluation] = {
+        "own": ZeroShot(test),
+        "shifted": Robustness(train, test, {"others": train}, templates=("a {}.",)),
+    }
+    results = {}
+    for key in ("tip/shots-4/seed-0",):
+        file = tmp_path / f"{key.partition('/')[0]}.json"
+        results[key] = evaluate.main(out / key, suite=Suite(evals, 16), out=file)
+        assert results[key]["own/top1"] == results[key]["shifted/clean/zero_shot"] == content["cells"][key]["test"]
+    with pytest.raises(ConfigError, match="other weights"):  # another head is another model
+        evaluate.main(out / "tip/shots-1/seed-0", suite=Suite(evals, 16), out=tmp_path / "tip.json")
+    other = ZeroShot(test, labels=Labels(names=("crimson", "green", "blue")))
+    with pytest.raises(ConfigError, match=r"adapted to 3 classes, and 1 of these 3 are none of them: 'crimson'"):
+        evaluate.main(out / "tip/shots-1/seed-0", suite=Suite({"other": other}, 16))
+    capsys.readouterr()
+
+
+def test_scores_of_a_head_have_the_metrics_of_zero_shot() -> None:
+    rng = np.random.default_rng(0)
+    z, classes = (unit64(rng.normal(size=(n, 8))).astype(np.float32) for n in (40, 7))
+    labels = rng.integers(0, 7, 40)
+    assert score_metrics(z @ classes.T, labels) == zero_shot_metrics(z, classes, labels)
 
 
 def test_a_model_whose_base_has_changed_is_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
+    ("convert", "inference"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy
 

@@ -57,7 +57,7 @@ def _by_class(table: np.ndarray, tower: TextTower, contexts: np.ndarray, task: T
 
 
 def train(method: OfCoOp, task: Task, loss: Callable[..., Array], start: Any, given: Any) -> tuple[Any, int]:
-    """What is learned, from `start` on, by CoOp's trainer, and the number of steps.
+    """Learned arrays after the last step of CoOp's trainer, and the number of steps.
 
     Args:
         method: schedule and batches.

@@ -1,5 +1,6 @@
 """Adapted models on disk: a head, changed parameters and learned arrays beside the name of the model that they belong to."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -42,6 +43,13 @@ class Adapted:
     """Parameters of towers by path that differ from the model's."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """Further arrays, such as learned contexts, by name."""
+
+    def digest(self) -> str:
+        """32 hexadecimal digits of the head and the names of the classes."""
+        found = hashlib.blake2b(json.dumps([self.head.kind, *self.classes]).encode(), digest_size=16)
+        for name, array in sorted(self.head.arrays.items()):
+            found.update(f"{name} {array.dtype} {array.shape};".encode() + np.array(array, order="C").tobytes())
+        return found.hexdigest()
 
     def logits(self, features: Features) -> np.ndarray:
         """Logits f32 [n, C] of embeddings."""

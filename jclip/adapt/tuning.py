@@ -52,7 +52,7 @@ def chosen_params(task: Task, rules: tuple[tuple[str, float], ...], at: str) -> 
 
 
 def batches_of(task: Task, augment: Augment, batch_size: int, steps: int) -> Any:
-    """For each step the images u8 [b, H, W, 3], their labels and weights, 0 of rows that fill up the devices.
+    """Images u8 [b, H, W, 3] of each step, their labels and weights, 0 of rows that fill up the devices.
 
     Which shots, and how each is changed, is a function of the seed and the step.
     """
@@ -79,7 +79,7 @@ def run_steps(
     given: Any,
     batches: Any,
 ) -> Any:
-    """What is learned after a step for each batch: loss(learned, batch, given) is differentiated, in one jitted step.
+    """Learned arrays after a step for each batch: loss(learned, batch, given) is differentiated, in one jitted step.
 
     Args:
         task: whose programs are kept.

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from jclip.config.evals import Count, Labels, template_problems
+from jclip.config.evals.base import Count, Labels
+from jclip.config.evals.prompts import template_problems
 from jclip.config.fields import field_problems
 from jclip.config.kinds import Kind
 from jclip.config.ranges import Range

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from jclip.config.adapt import Method
 from jclip.config.augment import Augment
-from jclip.config.evals import Count
+from jclip.config.evals.base import Count
 from jclip.config.optim import Factor
 from jclip.config.ranges import Range
 from jclip.config.rules import rule_problems

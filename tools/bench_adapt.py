@@ -1,0 +1,173 @@
+"""Times Tip-Adapter on cached features, and a step of CoOp beside the same step in torch on open_clip's tower.
+
+    python tools/bench_adapt.py                                     100 classes, 16 shots, ViT-B-32: a minute on two idle cores
+    python tools/bench_adapt.py --classes 10 --architecture ViT-tiny-test --only tip coop
+
+Weights and features are random. Tip-Adapter is its keys, the published search of 200 x 20 pairs on 4 examples of each class, and
+the head. A step of CoOp is forward, backward and update with a batch of 32 embeddings, 16 contexts, and names of two words;
+torch's has the published form: prompts of all 77 tokens, put together from pieces, in float32. Each runs in a process of its own,
+whose largest memory is told; seconds are by the clock, the first step apart, and CPU seconds, of all threads, tell more on a
+machine that does other work at the same time.
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+PARTS = ("tip", "coop", "torch")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, default=100, help="classes (default: 100)")
+    parser.add_argument("--shots", type=int, default=16, help="examples of each (default: 16)")
+    parser.add_argument("--architecture", default="ViT-B-32", help="of jclip and open_clip (default: ViT-B-32)")
+    parser.add_argument("--steps", type=int, default=3, help="steps after the first (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which (default: all)")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        print(json.dumps(measured({"tip": tip, "coop": coop, "torch": torch_coop}[options.part], options)))
+        return
+    table = Table("what", "first, seconds", "each, seconds", "each, CPU seconds", "memory, MiB")
+    for part in options.only:
+        done = subprocess.run([sys.executable, *sys.argv, "--part", part], capture_output=True, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        table.add_row(part, *(f"{row[name]:.2f}" for name in ("first", "each", "cpu")), f"{row['memory']:,.0f}")
+    Console().print(table)
+
+
+def measured(make: Callable[[argparse.Namespace], Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the first run and of each that follows, and the memory of this process at its largest."""
+    run = make(options)
+    began = time.perf_counter()
+    run()
+    first = time.perf_counter() - began
+    began, used = time.perf_counter(), time.process_time()
+    for _ in range(options.steps):
+        run()
+    each, cpu = (time.perf_counter() - began) / options.steps, (time.process_time() - used) / options.steps
+    return {"first": first, "each": each, "cpu": cpu, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def names_of(classes: int) -> tuple[str, ...]:
+    """Names of two words."""
+    colours = ("red", "green", "blue", "white", "black", "pink", "grey", "brown", "gold", "silver")
+    things = ("dog", "cat", "bird", "horse", "house", "tree", "car", "boat", "chair", "lamp")
+    return tuple(f"{colours[i % 10]} {things[i // 10 % 10]}{' two' * (i // 100)}" for i in range(classes))
+
+
+def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Random unit vectors f32."""
+    x = np.random.default_rng(seed).normal(size=shape)
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def tip(options: argparse.Namespace) -> Callable[[], object]:
+    """Tip-Adapter's search, of cached features."""
+    from jclip.adapt.heads import Features, Head, scalar
+    from jclip.adapt.task import Labelled
+    from jclip.adapt.tip import mean_keys, searched
+    from jclip.config import TipAdapter
+
+    classes, n = options.classes, options.classes * options.shots
+    views = Features(unit((10, n, 512), 0), np.ones((10, n), np.float32))
+    selection = Labelled(
+        Features(unit((4 * classes, 512), 1), np.ones(4 * classes, np.float32)), np.repeat(np.arange(classes), 4)
+    )
+
+    def run() -> object:
+        arrays = {
+            "classifier": unit((classes, 512), 2),
+            "keys": mean_keys(views),
+            "values": np.eye(classes, dtype=np.float32)[np.repeat(np.arange(classes), options.shots)],
+            **{"alpha": scalar(1.17), "beta": scalar(1.0), "scale": scalar(100.0)},
+        }
+        return searched(TipAdapter(), Head("cache", arrays), selection, 0)
+
+    return run
+
+
+def coop(options: argparse.Namespace) -> Callable[[], object]:
+    """A step of CoOp, as jclip takes it."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jclip import create_model
+    from jclip.adapt.contexts import first_contexts, layout, prompt_encoder
+    from jclip.adapt.heads import linear
+    from jclip.adapt.training import coop_optimizer, cross_entropy
+    from jclip.config import CoOp, Mesh, TextTower
+    from jclip.sharding import make_mesh
+
+    clip = create_model(options.architecture)
+    tower = clip.config.towers["text"]
+    assert isinstance(tower, TextTower)
+    params = {name: tree for name, tree in clip.init(jax.random.key(0)).items() if name.startswith("text")}
+    made = layout(tower, names_of(options.classes), 16 if tower.context_length > 30 else 1, "", "end")
+    encode = prompt_encoder(clip.config, make_mesh(Mesh()), "text", remat=True)
+    optimizer = coop_optimizer(CoOp(), 200, 50)
+    z, labels = jnp.asarray(unit((32, clip.config.embed_dim), 0)), jnp.arange(32) % options.classes
+    ids, gather, eot = map(jnp.asarray, made.arrays())
+    contexts = jnp.asarray(first_contexts(np.zeros(0), tower, "", (made.contexts, tower.width), 0))
+    state: Any = optimizer.init(contexts)
+
+    def loss(contexts: Any, params: Any) -> Any:
+        return cross_entropy(linear(z, labels, encode(params, contexts, (ids, gather, eot)), jnp.float32(100.0)), labels)
+
+    @jax.jit
+    def step(contexts: Any, state: Any, params: Any) -> Any:
+        updates, state = optimizer.update(jax.grad(loss)(contexts, params), state, contexts)
+        return optax.apply_updates(contexts, updates), state
+
+    def run() -> object:
+        nonlocal contexts, state
+        contexts, state = jax.block_until_ready(step(contexts, state, params))
+        return contexts
+
+    return run
+
+
+def torch_coop(options: argparse.Namespace) -> Callable[[], object]:
+    """The same step in torch, prompts put together from pieces as in the published code."""
+    open_clip, torch = importlib.import_module("open_clip"), importlib.import_module("torch")
+    model = open_clip.create_model(options.architecture).float().eval().requires_grad_(False)
+    prompts = [" ".join(["X"] * 16) + f" {name}." for name in names_of(options.classes)]
+    ids = open_clip.tokenize(prompts)
+    embedded = model.token_embedding(ids)
+    prefix, suffix = embedded[:, :1], embedded[:, 17:]
+    contexts = torch.nn.Parameter(0.02 * torch.randn(16, embedded.shape[-1]))
+    optimizer = torch.optim.SGD([contexts], lr=0.002, momentum=0.9, weight_decay=5e-4)
+    z = torch.from_numpy(unit((32, model.text_projection.shape[1]), 0))
+    labels = torch.arange(32) % options.classes
+    ends = ids.argmax(dim=-1)
+
+    def run() -> object:
+        own = contexts[None].expand(len(ids), -1, -1)
+        x = torch.cat([prefix, own, suffix], dim=1) + model.positional_embedding
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
+        texts = x[torch.arange(len(x)), ends] @ model.text_projection
+        texts = texts / texts.norm(dim=-1, keepdim=True)
+        loss = torch.nn.functional.cross_entropy(100.0 * z @ texts.T, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
