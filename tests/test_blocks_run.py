@@ -39,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bucket(shards: Path) -> Iterator[dict[str, str]]:
     """The same in s3://bucket/set, and the variables that lead there."""
     pytest.importorskip("s3fs", reason="the extra remote is not installed")
