@@ -271,7 +271,7 @@ def test_classify_refuses_at_once_what_is_no_file_of_an_image(
         file.truncate(6 << 30)
     for name, message in (
         ("pipe.jpg", "no regular file"), ("huge.jpg", "6442450944 bytes, more than"), (".", "6442450944 bytes, more than"),
-        ("none.jpg", "cannot be read"), ("*.png", "no image matches"),
+        ("none.jpg", "cannot be read"), ("*.png", "no image or sound matches"),
     ):  # fmt: skip
         assert cli.main(["classify", str(tmp_path / name), "--model", str(workdir), "--labels", "a", "b"]) == 1
         assert message in capsys.readouterr().err

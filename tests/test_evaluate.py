@@ -296,7 +296,7 @@ def test_classify_takes_folders_and_patterns_in_batches_and_writes_a_line_an_ima
     assert cli.main(["classify", f"{photos}/05.png", f"{photos}/no.png", *asked]) == 1
     assert "none of 2 images can be read, such as" in capsys.readouterr().err
     assert cli.main(["classify", f"{photos}/*.txt", *asked]) == 1
-    assert "no image matches; 1 files or folders do; images end in .jpg" in capsys.readouterr().err
+    assert "no image or sound matches; 1 files or folders do; images end in .jpg" in capsys.readouterr().err
 
 
 SUBJECT = {"format": "jclip results 1", "model": {"weights": "", "name": "a", "step": 1}}

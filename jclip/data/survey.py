@@ -375,7 +375,8 @@ def as_text(found: Survey, context_length: int) -> str:
         lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
     if found.images or not found.sounds:
-        lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
+        what = "images and their sounds" if found.sounds else "images"
+        lines.append(f"reading and decoding: {found.images_per_second:,.0f} {what} a second on this machine")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ class Met(NamedTuple):
     train: int
     """Examples of the training data."""
     train_unknown: int
-    """Those of them without a value."""
+    """Examples of the training data without a value."""
 
 
 def recording_id(value: Any) -> str | None:

@@ -75,8 +75,8 @@ class RetrievalEvaluator(Evaluator):
         of_pictures, of_texts = (a_groups, b_groups) if a.texts is None else (b_groups, a_groups)
         tower = config.a if a.texts is None else config.b
         place = np.flatnonzero(read)
-        seen_by = self.bench.model.towers[tower.partition("+")[0]]
-        field = config.fields.get(tower, tower)
+        shown_of = tower.partition("+")[0]  # of several the first
+        seen_by, field = self.bench.model.towers[shown_of], config.fields.get(shown_of, shown_of)
         shown = retrieval(
             Pictures(self.bench.sources["source"], field, place, pictures.z, of_pictures, seen_by),
             Texts(texts.texts or [], texts.z, texts.owner, of_texts),
