@@ -1,4 +1,4 @@
-"""`jclip classify`: the classes that images are nearest to, by prompts or by a linear probe, and whether any of them fits."""
+"""`jclip classify`: the classes that images or sounds are nearest to, by prompts or a probe, and whether any of them fits."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -16,25 +16,30 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import expit, softmax
 
-from jclip.config import ConfigError
+from jclip.config import ConfigError, SoundTower
 from jclip.config.same import changed_towers
 from jclip.data.decoding import MAX_PIXELS
-from jclip.data.pictures import picture_files, read_pictures
+from jclip.data.pictures import example_files, read_pictures, read_sounds
+from jclip.embedding import Embedding
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
 from jclip.eval.ranks import TIE
+from jclip.eval.templates import DEFAULT, OF_SOUNDS
 from jclip.files import is_adapted
 from jclip.inference import Encoder, load, tower_digest
 
 log = logging.getLogger(__name__)
 
-GENERIC = ("a photo.", "a picture.", "an image.")
-"""Texts that say nothing of what is in an image."""
+GENERIC = {"image": ("a photo.", "a picture.", "an image."), "sound": ("a sound.", "a recording.", "an audio clip.")}
+"""Texts that say nothing of what is in an image, or in a sound."""
 
 TABLES = 10
-"""Images of which each has a table of its own on the terminal; of more each has a line."""
+"""Images or sounds of which each has a table of its own on the terminal; of more each has a line."""
+
+Kind = Literal["image", "sound"]
+"""What is classified; the name of a file's path in an answer."""
 
 Answer = dict[str, Any]
-"""Classes of an image, or why it has none; see `main`."""
+"""Classes of an image or a sound, or why it has none; see `main`."""
 
 
 def main(
@@ -53,75 +58,92 @@ def main(
     max_pixels: int = MAX_PIXELS,
     **how: Any,
 ) -> list[Answer]:
-    """Prints the likeliest classes of each image.
+    """Prints the likeliest classes of each image, or of each sound.
 
     Args:
-        images: files, folders and globs, as `picture_files` takes them; they are turned as their EXIF data say.
+        images: files, folders and globs, as `example_files` takes them: all of images, turned as their EXIF data say, or all of
+            sounds, of which the model hears as much as its waveform has.
         model: as `jclip.load` takes it.
         labels: the classes; "file:PATH" stands for the lines of a file. An adapted model has its own.
         templates: prompts, as in the config of an evaluation.
         probe: a file of `save_probe`, whose classes are used instead.
-        truth: the right class of all images; its rank is printed.
+        truth: the right class of all of them; its rank is printed.
         top: how many classes are told.
-        batch_size: images a batch.
-        out: file that gets a line an image, in place of the terminal: a table where its name ends in .csv or .tsv, else JSON.
-        as_json: print a JSON object an image instead of tables.
+        batch_size: images or sounds a batch.
+        out: file that gets a line for each, in place of the terminal: a table where its name ends in .csv or .tsv, else JSON.
+        as_json: print a JSON object for each instead of tables.
         step: which checkpoint of a workdir.
         max_pixels: a larger image is refused before it is decoded.
         how: further arguments of `jclip.load`.
 
     Returns:
-        For each image {"image", "classes": [[name, score], ...] the `top` best first, "rank" and "of" where truth is given}.
+        For each {"image" or "sound": its path, "classes": [[name, score], ...] the `top` best first, "rank" and "of" where truth
+        is given}.
         Scores are cosines, or of a probe probabilities (of ridge, its scores). With prompts there are also "probabilities" in the
         same order, "by", which says how they are made of the cosines ("softmax" or "sigmoid"), and "hint": "" or why perhaps none
-        of the classes fits; see `Scores`. Of one that cannot be read {"image", "problem"}: it is said, and the others go on.
+        of the classes fits; see `Scores`. Of one that cannot be read the path and "problem": it is said, and the others go on.
 
     Raises:
-        ConfigError: there are no classes, truth is none of them, a number is out of range, no image can be read, or the probe is
-            of another model.
-        SourceError: a folder has no images, or a glob matches none.
+        ConfigError: there are no classes, truth is none of them, a number is out of range, no file can be read, the model has no
+            tower of images or sounds, or the probe is of another model.
+        SourceError: a folder has no images and no sounds, a glob matches none, or there are both.
     """
     own = not labels and probe is None and is_adapted(model)
     if bool(labels) == (probe is not None) and not own:
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if min(top, batch_size) < 1:
         raise ConfigError(f"classify: --top {top} and --batch-size {batch_size} must be at least 1")
-    paths, say = picture_files(images), Console(stderr=True, highlight=False, markup=False)
+    (paths, kind), say = example_files(images), Console(stderr=True, highlight=False, markup=False)
     starts = range(0, len(paths), batch_size)
-    batches = (_read(paths[start : start + batch_size], max_pixels) for start in starts)
+    batches = (_read(paths[start : start + batch_size], kind, max_pixels) for start in starts)
     first = next(batches)  # before the model is loaded, which takes longer
     if len(starts) == 1 and all("problem" in answer for answer in first.answers):
-        raise ConfigError(f"classify: {_none(first.answers)}")
+        raise ConfigError(f"classify: {_none(first.answers, kind)}")
     encoder = load(model, step=step, **how)
-    if own:
-        classifier = _by_head(encoder, max_pixels)
-    else:
-        classifier = _by_probe(encoder, probe, max_pixels) if probe else _by_prompts(encoder, labels, templates, max_pixels)
+    seen = Inputs(kind, encoder, max_pixels)
+    classifier = _by_head(seen) if own else _by_probe(seen, probe) if probe else _by_prompts(seen, labels, templates)
     if truth is not None and truth not in classifier.names:
         known = ", ".join(classifier.names[:20])
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
-    titled = track(chain([first], batches), f"{len(paths):,} images", len(starts), console=say, disable=len(starts) < 2)
-    answers = _show(titled, Form(classifier, top, truth), out, as_json, len(paths), say)
+    titled = track(chain([first], batches), f"{len(paths):,} {kind}s", len(starts), console=say, disable=len(starts) < 2)
+    answers = _show(titled, Form(classifier, kind, top, truth), out, as_json, len(paths), say)
     broken = [answer for answer in answers if "problem" in answer]
     if len(broken) == len(answers):
-        raise ConfigError(f"classify: {_none(broken)}")
+        raise ConfigError(f"classify: {_none(broken, kind)}")
     if broken or out is not None:
         where = "" if out is None else f", written to {out}"
-        say.print(f"{len(answers) - len(broken):,} of {len(answers):,} images classified{where}", soft_wrap=True)
+        say.print(f"{len(answers) - len(broken):,} of {len(answers):,} {kind}s classified{where}", soft_wrap=True)
     return answers
 
 
 class Batch(NamedTuple):
-    """Images, and what is known of them before they are classified."""
+    """Images or sounds, and what is known of them before they are classified."""
 
     answers: list[Answer]
-    """An answer an image, in order: "image", and "problem" of one that cannot be read."""
+    """An answer for each, in order: its path, and "problem" of one that cannot be read."""
     contents: list[bytes]
     """The bytes of those that can be read, in order."""
 
 
+class Inputs(NamedTuple):
+    """What a model sees of files."""
+
+    kind: Kind
+    encoder: Encoder
+    max_pixels: int
+
+    @property
+    def tower(self) -> str:
+        """The tower. Raises ConfigError where the model has none for these files, or several."""
+        return self.encoder.sound_tower if self.kind == "sound" else self.encoder.image_tower
+
+    def features(self, contents: list[bytes], tower: str) -> Embedding:
+        """Features of the contents of files by a tower."""
+        return self.encoder.features(tower, contents, max_pixels=self.max_pixels)
+
+
 class Scores(NamedTuple):
-    """Scores of images for classes.
+    """Scores of images or sounds for classes.
 
     With prompts, the objective of a model that has one makes probabilities of the cosines. A sigmoid model gives each pair of an
     image and a text its own: where the highest is below 1/2 it takes the image and every one of the texts for strangers. A
@@ -141,12 +163,12 @@ class Scores(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """Classes, and a function that scores images for them."""
+    """Classes, and a function that scores images or sounds for them."""
 
     names: tuple[str, ...]
     """The classes."""
     score: Callable[[list[bytes]], Scores]
-    """Contents of image files -> their scores."""
+    """Contents of files -> their scores."""
     unit: str = "cosine"
     """Name of a score."""
     by: str = ""
@@ -157,6 +179,7 @@ class Form(NamedTuple):
     """Form of the answers."""
 
     classifier: Classifier
+    kind: Kind
     top: int
     """Classes that are told."""
     truth: str | None
@@ -192,7 +215,7 @@ class Form(NamedTuple):
             sink: where lines go, or None.
             as_json: whether the terminal gets JSON.
             suffix: of the file.
-            count: of all images.
+            count: of all images or sounds.
         """
         if sink is not None and suffix in (".csv", ".tsv"):
             table = csv.DictWriter(sink, self._columns(), restval="", dialect="excel-tab" if suffix == ".tsv" else "excel")
@@ -203,14 +226,14 @@ class Form(NamedTuple):
         return self._print_table if count <= TABLES else self._print_line
 
     def _columns(self) -> list[str]:
-        """Columns of a table: of the image, then of each class that is told."""
-        own = ["image", "problem", *["hint"] * bool(self.classifier.by), *["rank"] * (self.truth is not None)]
+        """Columns of a table: of the file, then of each class that is told."""
+        own = [self.kind, "problem", *["hint"] * bool(self.classifier.by), *["rank"] * (self.truth is not None)]
         told = ["class", self.classifier.unit, *["probability"] * bool(self.classifier.by)]
         places = range(1, 1 + min(self.top, len(self.classifier.names)))
         return own + [f"{name}_{place}" for place in places for name in told]
 
     def _cells(self, answer: Answer) -> dict[str, Any]:
-        cells: dict[str, Any] = {name: answer[name] for name in ("image", "problem", "hint", "rank") if name in answer}
+        cells: dict[str, Any] = {name: answer[name] for name in (self.kind, "problem", "hint", "rank") if name in answer}
         for place, (name, score) in enumerate(answer.get("classes", ()), 1):
             cells |= {f"class_{place}": name, f"{self.classifier.unit}_{place}": score}
         for place, probability in enumerate(answer.get("probabilities", ()), 1):
@@ -225,14 +248,14 @@ class Form(NamedTuple):
         words += [f"probability {answer['probabilities'][0]:.4f}"] if "by" in answer else []
         words += [f"{self.truth}: rank {answer['rank']} of {answer['of']}"] if self.truth is not None else []
         words += [answer["hint"]] if answer.get("hint") else []
-        print(f"{answer['image']}: {', '.join(words)}".encode("utf-8", "backslashreplace").decode())
+        print(f"{answer[self.kind]}: {', '.join(words)}".encode("utf-8", "backslashreplace").decode())
 
     def _print_table(self, answer: Answer) -> None:
         if "problem" in answer:
             return
         rank = "" if self.truth is None else f"   {self.truth}: rank {answer['rank']} of {answer['of']}"
         columns = ["class", self.classifier.unit, *([f"probability ({answer['by']})"] if "by" in answer else [])]
-        table = Table(*columns, title=Text(f"{answer['image']}{rank}"), title_justify="left", box=None, padding=(0, 2))
+        table = Table(*columns, title=Text(f"{answer[self.kind]}{rank}"), title_justify="left", box=None, padding=(0, 2))
         probabilities = [answer["probabilities"]] if "by" in answer else []
         for (name, score), *more in zip(answer["classes"], *probabilities, strict=True):
             table.add_row(Text(name), f"{score:.4f}", *(f"{probability:.4f}" for probability in more))
@@ -251,40 +274,42 @@ def _show(batches: Iterable[Batch], form: Form, out: str | Path | None, as_json:
         show = form.printer(sink, as_json, Path(out or "").suffix.lower(), count)
         for answer in chain.from_iterable(map(form.answers, batches)):
             if "problem" in answer:
-                say.print(f"{answer['image']}: {answer['problem']}", soft_wrap=True)
+                say.print(f"{answer[form.kind]}: {answer['problem']}", soft_wrap=True)
             show(answer)
             answers.append(answer)
     return answers
 
 
-def _read(paths: Sequence[Path], max_pixels: int) -> Batch:
-    contents, problems = read_pictures(paths, max_pixels)
-    answers: list[Answer] = [{"image": str(p), **({"problem": problems[p]} if p in problems else {})} for p in paths]
+def _read(paths: Sequence[Path], kind: Kind, max_pixels: int) -> Batch:
+    contents, problems = read_sounds(paths) if kind == "sound" else read_pictures(paths, max_pixels)
+    answers: list[Answer] = [{kind: str(p), **({"problem": problems[p]} if p in problems else {})} for p in paths]
     return Batch(answers, [contents[p] for p in paths if p in contents])
 
 
-def _none(answers: Sequence[Answer]) -> str:
-    """Problem of images of which none can be read."""
+def _none(answers: Sequence[Answer], kind: Kind) -> str:
+    """Problem of images or sounds of which none can be read."""
     if len(answers) == 1:
-        return f"{answers[0]['image']}: {answers[0]['problem']}"
-    return f"none of {len(answers):,} images can be read, such as {answers[0]['image']}: {answers[0]['problem']}"
+        return f"{answers[0][kind]}: {answers[0]['problem']}"
+    return f"none of {len(answers):,} {kind}s can be read, such as {answers[0][kind]}: {answers[0]['problem']}"
 
 
-def _by_prompts(encoder: Encoder, labels: Sequence[str], templates: Sequence[str], max_pixels: int) -> Classifier:
+def _by_prompts(seen: Inputs, labels: Sequence[str], templates: Sequence[str]) -> Classifier:
+    encoder, tower = seen.encoder, seen.tower
     names = read_entries(labels, "--labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
-    prompts = read_templates(tuple(templates))
+    prompts = read_templates(tuple(templates), default=OF_SOUNDS if seen.kind == "sound" else DEFAULT)
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))
-    objective = _objective(encoder.params)
+    objective = _objective(encoder, tower)
     scale = 0.0 if objective is None else np.exp(float(objective["logit_scale"]))
     sigmoid = objective is not None and "logit_bias" in objective
     bias = float(objective["logit_bias"]) if objective is not None and sigmoid else 0.0
-    generic = class_embeddings(encoder.embed_text(GENERIC)[None])[0]
+    nothing = GENERIC[seen.kind]
+    generic = class_embeddings(encoder.embed_text(nothing)[None])[0]
 
-    def score(images: list[bytes]) -> Scores:
-        z = encoder.embed_image(images, max_pixels=max_pixels)
+    def score(contents: list[bytes]) -> Scores:
+        z = seen.features(contents, tower).z
         cosines = z @ classes.T
         if objective is None:
             return Scores(cosines)
@@ -292,31 +317,39 @@ def _by_prompts(encoder: Encoder, labels: Sequence[str], templates: Sequence[str
             found = expit(scale * cosines + bias)
             return Scores(cosines, found, tuple(_strangers(row.max()) if row.max() < 0.5 else "" for row in found))
         pairs = zip(cosines.max(axis=1), z @ generic, strict=True)
-        hints = tuple(_says_nothing(highest, nothing) if highest < nothing else "" for highest, nothing in pairs)
+        hints = tuple(_says_nothing(highest, said, nothing[0]) if highest < said else "" for highest, said in pairs)
         return Scores(cosines, softmax(scale * cosines, axis=1), hints)
 
     return Classifier(names, score, by="" if objective is None else "sigmoid" if sigmoid else "softmax")
 
 
-def _objective(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The scale, and the bias where there is one, of the only objective of a model; None where there are several, or none."""
-    found = [part for part in params.values() if isinstance(part, Mapping) and "logit_scale" in part]
-    return found[0] if len(found) == 1 else None
+def _objective(encoder: Encoder, tower: str) -> Mapping[str, Any] | None:
+    """The scale, and the bias where there is one, of the only objective of a model, or of several the only one of this tower and
+    the texts'; None where it is not known."""
+    found = {name: part for name, part in encoder.params.items() if isinstance(part, Mapping) and "logit_scale" in part}
+    if len(found) > 1:
+        sides = {tower, encoder.text_tower}
+        objectives = {name: encoder.objectives.get(name) for name in found}
+        found = {n: found[n] for n, how in objectives.items() if {getattr(how, "a", None), getattr(how, "b", None)} == sides}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _strangers(highest: float) -> str:
     return f"perhaps none fits: the highest probability is {highest:.2g}, below 0.5"
 
 
-def _says_nothing(highest: float, generic: float) -> str:
-    return f'perhaps none fits: the highest cosine is {highest:.4f}, and "{GENERIC[0]}" and the like have {generic:.4f}'
+def _says_nothing(highest: float, generic: float, nothing: str) -> str:
+    return f'perhaps none fits: the highest cosine is {highest:.4f}, and "{nothing}" and the like have {generic:.4f}'
 
 
-def _by_probe(encoder: Encoder, path: str | Path, max_pixels: int) -> Classifier:
-    probe, names, facts = load_probe(path)
+def _by_probe(seen: Inputs, path: str | Path) -> Classifier:
+    (probe, names, facts), encoder = load_probe(path), seen.encoder
     tower = facts.get("tower", "image")
     if tower not in encoder.config.towers:
         raise ConfigError(f"classify: {path} is a probe of tower {tower!r}; the model has {', '.join(encoder.config.towers)}")
+    if isinstance(encoder.config.towers[tower], SoundTower) != (seen.kind == "sound"):
+        takes = "images" if seen.kind == "sound" else "sounds"
+        raise ConfigError(f"classify: {path} is a probe of tower {tower!r}, which takes {takes}; these files are {seen.kind}s")
     if facts.get("weights", "") not in ("", tower_digest(encoder.params, tower, encoder.mesh)):
         raise ConfigError(f"classify: {path} was fitted to features of other weights than those of this model; fit it again")
     if "configuration" not in facts:
@@ -330,8 +363,8 @@ def _by_probe(encoder: Encoder, path: str | Path, max_pixels: int) -> Classifier
     if width != len(probe.weights):
         raise ConfigError(f"classify: {path} takes {len(probe.weights)} features; the model has {width}")
 
-    def score(images: list[bytes]) -> Scores:
-        scores = probe.scores(getattr(encoder.features(tower, images, max_pixels=max_pixels), kind))
+    def score(contents: list[bytes]) -> Scores:
+        scores = probe.scores(getattr(seen.features(contents, tower), kind))
         if probe.protocol == "ridge":
             return Scores(scores)
         return Scores(expit(scores) if facts.get("labels") == "several" else softmax(scores, axis=1))
@@ -339,13 +372,15 @@ def _by_probe(encoder: Encoder, path: str | Path, max_pixels: int) -> Classifier
     return Classifier(names, score, unit="score" if probe.protocol == "ridge" else "probability")
 
 
-def _by_head(encoder: Encoder, max_pixels: int) -> Classifier:
+def _by_head(seen: Inputs) -> Classifier:
     """The classes and the head of an adapted model."""
+    if seen.kind == "sound":
+        raise ConfigError("classify: an adapted model classifies images; these files are sounds")
 
     def score(images: list[bytes]) -> Scores:
-        return Scores(softmax(encoder.classify(images, max_pixels=max_pixels), axis=1))
+        return Scores(softmax(seen.encoder.classify(images, max_pixels=seen.max_pixels), axis=1))
 
-    return Classifier(encoder.classes, score, unit="probability")
+    return Classifier(seen.encoder.classes, score, unit="probability")
 
 
 def _parsed(path: str | Path, text: str) -> Any:

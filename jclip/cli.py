@@ -238,6 +238,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
         most=options.most,
         image=options.image,
         text=options.text,
+        sound=options.sound,
     )
 
 

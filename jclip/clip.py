@@ -24,7 +24,8 @@ from jclip.config import (
     ImageTower,
     Model,
     MultiView,
-    TextTower,
+    SoundTower,
+    TokenTower,
     check_model,
 )
 from jclip.data import eval_transform, get_tokenizer
@@ -157,6 +158,10 @@ class CLIP:
         """Unit vectors f32 [b, E] of images u8 [b, H, W, 3], or of floats that are `normalised`."""
         return self.encode(params, self.image_tower, pixels, normalised=normalised)
 
+    def encode_sound(self, params: Params, waves: Any) -> Array:
+        """Unit vectors f32 [b, E] of waveforms [b, samples], int16 of which 32767 is 1.0, or floats of -1 to 1."""
+        return self.encode(params, self.sound_tower, waves)
+
     def encode_text(self, params: Params, ids: Any) -> Array:
         """Unit vectors f32 [b, E] of token ids i32 [b, L], as `tokenize` makes them."""
         return self.encode(params, self.text_tower, ids)
@@ -209,7 +214,7 @@ class CLIP:
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
         """Token ids i32 [n, L] of texts, cut or padded to the text tower's context_length; of one text, [1, L]."""
         tower = self.config.towers[self.text_tower]
-        assert isinstance(tower, TextTower)
+        assert isinstance(tower, TokenTower)
         return get_tokenizer(tower.tokenizer)([texts] if isinstance(texts, str) else list(texts), tower.context_length)
 
     @property
@@ -218,9 +223,14 @@ class CLIP:
         return self._only("images", ImageTower)
 
     @property
+    def sound_tower(self) -> str:
+        """Name of the only tower of sounds. Raises ConfigError where there is none, or several."""
+        return self._only("sounds", SoundTower)
+
+    @property
     def text_tower(self) -> str:
         """Name of the only tower of texts. Raises ConfigError where there is none, or several."""
-        return self._only("texts", TextTower)
+        return self._only("texts", TokenTower)
 
     @property
     def captioners(self) -> dict[str, Caption]:

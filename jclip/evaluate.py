@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
 from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, check_suite, to_json
-from jclip.data import SourceError
+from jclip.data import Source, SourceError, open_data
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.names import match_names
@@ -45,6 +45,7 @@ def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[
         between_batches=between_batches,
         max_pixels=config.data.max_pixels,
         captioners=config.captioners(),
+        trained_on=(config.data.title, functools.partial(open_data, config)),
     )
     return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
 
@@ -61,6 +62,7 @@ def make_functions(
     max_pixels: int = MAX_PIXELS,
     captioners: Mapping[str, Caption] | None = None,
     head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None,
+    trained_on: tuple[str, Callable[[], Source]] | None = None,
 ) -> Functions:
     """Functions with which evaluators embed on a mesh.
 
@@ -75,6 +77,7 @@ def make_functions(
         max_pixels: of an image; a larger one is a broken example.
         captioners: what writes captions, by the name of its parameters.
         head: of an adapted model; see `Functions`.
+        trained_on: see Functions.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -111,6 +114,7 @@ def make_functions(
         caption=caption if captioners else None,
         captioners=captioners or {},
         head=head,
+        trained_on=trained_on,
     )
 
 
@@ -171,6 +175,7 @@ def main(
         max_pixels=suite.max_pixels,
         captioners=subject.captioners,
         head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.params),
+        trained_on=subject.trained_on,
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
@@ -212,6 +217,8 @@ class Subject(NamedTuple):
     """Evaluations of a run's own configuration."""
     captioners: Mapping[str, Caption] = {}
     """Captioners by the name of their parameters."""
+    trained_on: tuple[str, Callable[[], Source]] | None = None
+    """See Functions."""
     adapted: "Adapted | None" = None
     """Classes and head of an adapted model."""
 
@@ -256,4 +263,5 @@ def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subj
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
-    return Subject(str(model), config.model, params, mesh, step, gather, suite, config.captioners())
+    trained_on = config.data.title, functools.partial(open_data, config)
+    return Subject(str(model), config.model, params, mesh, step, gather, suite, config.captioners(), trained_on)

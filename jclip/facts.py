@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jclip import __version__
-from jclip.config import Config, Plan, TextTower, differences, from_json, to_saved
+from jclip.config import Config, Data, Plan, TokenTower, differences, from_json, to_saved
 from jclip.data import BadExample, Mixture, Source
 from jclip.data.addresses import shown
 from jclip.files import read_whole
@@ -156,9 +156,15 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
     elif before != after:
         what = "names or sizes of shards" if before.get("sizes") != after.get("sizes") else "examples"
         lines.append(f"the data is other than it was ({what}), in the same number of examples")
+    shuffles = [_shuffle(from_json(record["config"]).data) for record in (saved, now)]
+    if shuffles[0] != shuffles[1]:
+        lines.append(
+            f"examples are shuffled otherwise ({shuffles[1]} instead of {shuffles[0]}): the order goes on at the same place of "
+            "another one, so that some examples of this epoch come again and others are left out"
+        )
     seen, place = (_seen(record, step) for record in (saved, now))
-    then, today = (_shares(record, seen) for record in (saved, now))
-    if then and today and then != today:
+    shares = [_shares(record, seen) for record in (saved, now)]
+    if all(shares) and shares[0] != shares[1]:
         lines.append(
             "weights of sources are others: the order goes on where they would have led from the start, so that some examples "
             "come again and others are left out; data.sources.NAME.changes changes a weight from a step on, and nothing else"
@@ -173,6 +179,11 @@ def _data_changes(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -
             + ("what lies between is seen again" if epochs[1] < epochs[0] else "what lies between is left out")
         )
     return lines
+
+
+def _shuffle(data: Data) -> str:
+    """The way in which the examples of a run are shuffled, for people."""
+    return "all at once" if data.shuffle == "full" else f"in {data.lanes} lanes of blocks of {data.block_shards} shards"
 
 
 def _seen(record: Mapping[str, Any], step: int) -> int:
@@ -222,7 +233,7 @@ def _value_text(value: Any) -> str:
 
 def _vocabularies(config: Config) -> dict[str, str]:
     """The digest of each text tower's vocabulary, where it is a file."""
-    towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TextTower)}
+    towers = {name: tower for name, tower in config.model.towers.items() if isinstance(tower, TokenTower)}
     files = {name: tower.tokenizer.file for name, tower in towers.items() if tower.tokenizer.file}
     return {name: hashlib.blake2b(read_whole(file), digest_size=16).hexdigest() for name, file in files.items()}
 

@@ -29,6 +29,7 @@ SOURCES = """The data of a suite may also be
   folder:DIR?labels=folders             images, labelled by the folders right below DIR
   sugarcrepe:FILE.json?images=DIR       an image, a right and a wrong caption (for Choice)
   winoground:FILE.jsonl?images=DIR      two images and their two captions (for Choice)
+  esc50:DIR?folds=1,2                   ESC-50's layout: meta/esc50.csv and audio/*.wav
   shapes:counting, shapes:left_right    drawn scenes with captions of which the first is true (for Choice)
 """
 
@@ -50,20 +51,21 @@ EVAL += SOURCES
 
 REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
 
-CLASSIFY = """Classify images by the names of classes, or with a linear probe, and print the likeliest.
+CLASSIFY = """Classify images, or sounds, by the names of classes, or with a linear probe, and print the likeliest.
 
 Beside the cosine of image and prompt stands a probability: of a softmax model among the classes given, of a sigmoid model of each
 class by itself. A line below says where perhaps none of them fits: a sigmoid model gives each less than 1/2, or with a softmax
-model "a photo." and the like, which say nothing, fit better.
+model "a photo." and the like, which say nothing, fit better (of sounds "a sound.").
 
   jclip classify cat.jpg dog.jpg --model runs/clipart --labels cat dog "hot dog"
   jclip classify cat.jpg --model hf://ORG/NAME --labels file:classes.txt --templates set:imagenet --truth cat
   jclip classify cat.jpg --model runs/clipart --probe probe.safetensors
+  jclip classify dog.wav rain.flac --model runs/clap --labels dog rain
   jclip classify photos '/data/*/[ab]*.jpg' --model runs/clipart --labels cat dog --top 1 --output classes.csv
 
-IMAGES are files, folders with all images in and below them, and patterns. An image that cannot be read is said, and the others go
-on; where none can be read the exit status is 1. --output gets a line an image, also of one that cannot be read: columns image,
-problem, class_1, cosine_1, ..., or objects of JSON.
+FILES are images, or else sounds, folders with all of them in and below, and patterns; images and sounds together are refused. One
+that cannot be read is said, and the others go on; where none can be read the exit status is 1. --output gets a line for each,
+those that cannot be read too: columns image (or sound), problem, class_1, cosine_1, ..., or objects of JSON.
 """
 
 CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.

@@ -1,4 +1,4 @@
-"""Using a trained model: `jclip.load(...)`, then `embed_image`, `embed_text` and, where it has a decoder, `caption`."""
+"""Using a trained model: `jclip.load(...)`, then `embed_image`, `embed_text`, `embed_sound` and, with a decoder, `caption`."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from jax.sharding import Mesh as DeviceMesh
 from numpy.typing import NDArray
 
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
-from jclip.config import ConfigError, ImageSize, Mesh, TextTower, architecture_names, check_model
+from jclip.config import ConfigError, ImageSize, Mesh, TokenTower, architecture_names, check_model
 from jclip.config.instead import near_names, tag_instead
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
@@ -186,7 +186,7 @@ def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder(CLIP):
-    """A CLIP with its parameters; embeds what people have: images, paths and texts.
+    """A CLIP with its parameters; embeds what people have: images, sounds, paths and texts.
 
     An embedding is the projection of what a tower pools, or where it has none, as a tower alone may, the pooled output itself.
     """
@@ -217,6 +217,18 @@ class Encoder(CLIP):
     def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors f32 [n, E] of texts, one or many; an empty one is a text too."""
         return self.embed(self.text_tower, [texts] if isinstance(texts, str) else texts, batch_size=batch_size)
+
+    def embed_sound(self, sounds: Any, *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors f32 [n, E] of sounds: paths, bytes of files, pairs (array [n] or [n, channels], samples a second), one or
+        many. Of a longer sound than the tower hears, the part that its `Waveform.crop` says.
+
+        Raises:
+            BadExample: a sound cannot be read; the message says which.
+            ConfigError: the model has no tower for sounds, or several, or the packages that decode them are missing.
+        """
+        pair = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[1], (int, float, np.number))
+        one = pair or isinstance(sounds, (str, bytes, Path, Mapping))
+        return self.embed(self.sound_tower, [sounds] if one else sounds, batch_size=batch_size)
 
     def embed(
         self, tower: str, inputs: Iterable[Any], *, batch_size: int = 64, max_pixels: int = MAX_PIXELS
@@ -327,7 +339,7 @@ class Encoder(CLIP):
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
         transform = self.transform(tower, max_pixels)
-        files = not isinstance(self.config.towers[tower], TextTower)  # whose strings are the inputs themselves
+        files = not isinstance(self.config.towers[tower], TokenTower)  # whose strings are the inputs themselves
         remaining = enumerate(inputs)
         while chunk := list(islice(remaining, batch_size)):
             yield np.stack([_transformed(transform, number, value, files) for number, value in chunk])

@@ -99,13 +99,14 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 
 def _add_classify(classify: argparse.ArgumentParser) -> None:
-    classify.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders of them, and patterns in quotes")
+    files = "files of images or of sounds, folders of them, and patterns in quotes"
+    classify.add_argument("images", nargs="+", metavar="FILES", help=files)
     classify.add_argument("--model", required=True, metavar="MODEL", help="as in `jclip eval`")
     classify.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="classes; file:PATH: the lines of a file")
-    prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}.")'
+    prompts = 'prompts with {} for the class, set:NAME or file:PATH (default: "a photo of a {}." or "This is a sound of {}.")'
     classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
     classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
-    classify.add_argument("--truth", metavar="NAME", help="the right class of all images, whose rank is printed")
+    classify.add_argument("--truth", metavar="NAME", help="the right class of all files, whose rank is printed")
     classify.add_argument("--top", type=int, default=5, metavar="K", help="classes told of each (default: 5)")
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
     add_model_options(classify)
@@ -151,7 +152,7 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:
-    data.add_argument("source", metavar="SOURCE", help="a folder of images, or a source as in `jclip train --help`")
+    data.add_argument("source", metavar="SOURCE", help="a folder of images or sounds, or a source as in `jclip train --help`")
     data.add_argument("--json", action="store_true", help="print one JSON object")
     instead = data.add_mutually_exclusive_group()
     instead.add_argument("--html", type=writable, metavar="FILE", help="write a page with pictures, too (extra: report)")
@@ -159,6 +160,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     data.add_argument("--most", type=int, default=2000, metavar="N", help="examples that are read (default: 2000)")
     data.add_argument("--context-length", type=int, default=77, metavar="N", help="tokens of a caption that count (default: 77)")
     data.add_argument("--image", default="image", metavar="FIELD", help="field of the image, as in data.fields (default: image)")
+    data.add_argument("--sound", default="sound", metavar="FIELD", help="field of the sound, as in data.fields (default: sound)")
     data.add_argument("--text", default="text", metavar="FIELD", help="field of the caption, as in data.fields (default: text)")
     add_subset_options(data)
     rate = data.add_argument_group("for --rate")

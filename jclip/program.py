@@ -139,13 +139,13 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
 
 def _require_frozen(config: Config, shapes: Params) -> None:
-    """Raises ConfigError where the rules would let a tower that only teaches decay, or give it a moving average."""
+    """Raises ConfigError where the rules would let a tower that no objective trains decay, or give it a moving average."""
     trained, _ = split(config.optim, shapes)
-    for tower in sorted(config.teachers()):
+    for tower in sorted(config.teachers() | config.idle_towers()):
         if tower in trained or f"{tower}_projection" in trained:
+            what = "is a teacher, which no objective trains" if tower in config.teachers() else "is read by no objective"
             raise ConfigError(
-                f"config: tower {tower} is a teacher, which no objective trains; freeze it: let optim.lr_rules begin with "
-                f"('{tower}(_projection)?/.*', 0.0)"
+                f"config: tower {tower} {what}; freeze it: let optim.lr_rules begin with ('{tower}(_projection)?/.*', 0.0)"
             )
 
 

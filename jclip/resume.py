@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Config, InitFrom, Model, Plan, TextTower, differences, from_json, make_plan
+from jclip.config import Config, InitFrom, Model, Plan, TokenTower, differences, from_json, make_plan
 from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
@@ -291,8 +291,8 @@ def _with_free(saved: Model, now: Model) -> Model:
             if None in (free.get("layer_scale"), getattr(tower, "layer_scale", None)):
                 free.pop("layer_scale", None)
             if (
-                isinstance(tower, TextTower)
-                and isinstance(other, TextTower)
+                isinstance(tower, TokenTower)
+                and isinstance(other, TokenTower)
                 and tower.tokenizer.sha256 == other.tokenizer.sha256 != ""
             ):
                 free["tokenizer"] = dataclasses.replace(tower.tokenizer, file=other.tokenizer.file)  # the same file elsewhere

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
 from jclip.config import Config, ConfigError, Plan
-from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, in_numbers, make_run_loader
+from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, make_run_loader
+from jclip.data.blocks import require_order, run_order, said_order
 from jclip.data.loader import Loader
 from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
@@ -66,6 +67,7 @@ def main(
     opened, parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
     compare_hosts({**parts[-1].record, "command": command}, opened)
+    together(lambda: _require_orders(parts, opened))
     mesh = make_mesh(config.mesh)
     programs = together(lambda: [_make_program(part, mesh) for part in parts])
     results: dict[str, float] = {}
@@ -123,9 +125,8 @@ def _run_part(
         phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
-        if isinstance(source, Mixture):
-            for line in in_numbers(source, config.seed, plan.skipped, plan.skipped + plan.length * config.batch_size):
-                terminal.say(f"jclip:   {line}")
+        for line in said_order(source, run_order(config, source, plan.skipped), plan, config.batch_size, jax.process_count()):
+            terminal.say(f"jclip:   {line}")
         fields = {name: view.field for name, view in config.inputs().items()}
         for line in shortcomings(source, fields, config.batch_size, config.data.optional):
             terminal.say(f"jclip: {line}")
@@ -307,6 +308,11 @@ def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loade
     return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
 
 
+def _require_orders(parts: Sequence[RunPart], source: Source) -> None:
+    for part in parts:
+        require_order(part.config, source, part.plan.skipped, jax.process_index(), jax.process_count())
+
+
 def _make_program(part: RunPart, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
     config, plan = part.config, part.plan
@@ -328,7 +334,7 @@ def _say_changes(start: Start, part: RunPart, checkpoints: Checkpoints, terminal
 
 def _make_log(part: RunPart, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     config, plan = part.config, part.plan
-    order = source.order(config.seed) if isinstance(source, Mixture) else None
+    order = run_order(config, source, plan.skipped) if isinstance(source, Mixture) else None
 
     def seen(step: int) -> Mapping[str, int]:
         return order.counts(plan.skipped + (step - plan.first) * config.batch_size) if order else {}

@@ -102,6 +102,8 @@ def shortened(command: list[str]) -> list[str]:
     options = SHORT | SHALLOW
     if "configs/vit_b16.py" in words:
         options |= LARGE
+    if "configs/shapes_sound.py" in words:
+        options = dict(SHORT)
     if "--weights" in words:
         options = SHORT | TUNED
     if "runs/quickstart" in made_by(words):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jclip.config import TextTower, VisionTower
+from jclip.config import BertTower, TextTower, VisionTower
 
 Params = dict[str, Any]
 
@@ -130,3 +130,17 @@ def text(p: Params, ids: np.ndarray, c: TextTower) -> tuple[np.ndarray, np.ndarr
         return map_pool(p["map"], tokens, c, real), tokens
     pooled = {"eot": tokens[end], "first": tokens[0], "last": tokens[-1], "mean": tokens[real].mean(0)}
     return pooled[c.pool], tokens
+
+
+def bert(p: Params, ids: np.ndarray, c: BertTower) -> tuple[np.ndarray, np.ndarray]:
+    """One text i [L] -> pooled [d], its real tokens [n, d]; padding is not even there."""
+    real = ids[: int(np.flatnonzero(ids != c.tokenizer.pad_id)[-1]) + 1]
+    places = [i if c.positions_from == "zero" else c.tokenizer.pad_id + 1 + i for i in range(len(real))]
+    x = layer_norm(p["embed_norm"], p["token_embed"][real] + p["pos_embed"][places] + p["type_embed"][0], c.norm_eps)
+    for i in range(c.depth):
+        block = take_layer(p["blocks"], i)
+        x = layer_norm(block["norm1"], x + attend(block["attn"], x, x, c.heads, np.ones((len(x), len(x)), bool)), c.norm_eps)
+        x = layer_norm(block["norm2"], x + mlp(block["mlp"], x, c.activation), c.norm_eps)
+    x = layer_norm(p["norm"], x, c.norm_eps) if c.final_norm else x
+    x = dense(p["out"], x) if c.output_width is not None else x
+    return {"first": x[0], "mean": x.mean(0), "pooler": np.tanh(dense(p["pooler"], x[0])) if "pooler" in p else x[0]}[c.pool], x

@@ -3,10 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jclip.config.architectures import architecture, architecture_names, siglip_image
+from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
 from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
+from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import LEAST_SHARE, Data, Portion
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
@@ -18,6 +20,7 @@ from jclip.config.evals import (
     Labels,
     LinearProbe,
     NearestNeighbours,
+    Overlap,
     Retrieval,
     Robustness,
     Suite,
@@ -85,6 +88,7 @@ from jclip.config.towers import (
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     VisionTower,
     as_image_size,
@@ -125,11 +129,13 @@ __all__ = [
     "Adapt",
     "AffinityDistillation",
     "Augment",
+    "BertTower",
     "Caption",
     "Captioning",
     "Checkpoint",
     "Choice",
     "ClipAdapter",
+    "Cnn14Tower",
     "CoCoOp",
     "CoOp",
     "Config",
@@ -146,6 +152,7 @@ __all__ = [
     "Filter",
     "FineTune",
     "Groups",
+    "HtsatTower",
     "ImageSize",
     "ImageTower",
     "ImuTower",
@@ -164,6 +171,7 @@ __all__ = [
     "NearestNeighbour",
     "NearestNeighbours",
     "Optim",
+    "Overlap",
     "Pair",
     "Plan",
     "PlaneTower",
@@ -191,6 +199,7 @@ __all__ = [
     "ThermalTower",
     "TipAdapter",
     "TipAdapterF",
+    "TokenTower",
     "TokenWise",
     "Tokenizer",
     "Tower",
@@ -213,6 +222,7 @@ __all__ = [
     "differences",
     "from_json",
     "groups_of",
+    "hf_text",
     "load",
     "load_adapt",
     "load_filter",

@@ -1,11 +1,12 @@
 """The table of named architectures, by the names that open_clip gives them."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+from jclip.config.bert import BertTower
 from jclip.config.errors import ConfigError
 from jclip.config.inputs import Preprocess, Tokenizer
-from jclip.config.towers import ImageTower, Model, ResNetTower, TextTower, VisionTower
+from jclip.config.towers import ImageTower, Model, ResNetTower, TextTower, TokenTower, VisionTower
 
 Size = tuple[int, int, int]
 """Width, depth and heads."""
@@ -17,6 +18,7 @@ QUICK = "-quickgelu"
 
 BERT = Tokenizer("hugging_face", clean="whitespace", strip_id=102)
 XLM_V = Tokenizer("hugging_face", clean="whitespace", pad_id=1)
+UNCASED = Tokenizer("hugging_face", clean="whitespace")
 MT5 = Tokenizer("hugging_face", clean="canonicalize")
 T5 = Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)
 GEMMA = Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=0)
@@ -53,7 +55,7 @@ def _text(size: Size, **others: Any) -> TextTower:
     return TextTower(width=width, depth=depth, heads=heads, **others)
 
 
-def _clip(embed_dim: int, image: ImageTower, text: TextTower) -> Model:
+def _clip(embed_dim: int, image: ImageTower, text: TokenTower) -> Model:
     return Model(towers={"image": image, "text": text}, embed_dim=embed_dim)
 
 
@@ -85,9 +87,30 @@ def _siglip(size: str, patch_size: int, image_size: int, tokenizer: Tokenizer, v
     return _clip(image.width, image, _text(text_size, **ONE_WORD, **(text | others)))
 
 
+def _roberta(vocab_size: int, size: Size) -> BertTower:
+    """RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020)."""
+    width, depth, heads = size
+    how: dict[str, Any] = {"max_positions": 514, "positions_from": "pad_id", "token_types": 1, "norm_eps": 1e-5}
+    return BertTower(vocab_size=vocab_size, width=width, depth=depth, heads=heads, tokenizer=XLM_V, **how)
+
+
 def _at(name: str, *image_sizes: int) -> dict[str, int]:
     """Names of a model for several sizes of images; 224 goes without saying."""
     return {name if size == 224 else f"{name}-{size}": size for size in image_sizes}
+
+
+HF_TEXTS: dict[str, BertTower] = {
+    "bert-base-uncased": BertTower(tokenizer=UNCASED),
+    "roberta-base": _roberta(50265, (768, 12, 12)),
+    "xlm-roberta-base": _roberta(250002, (768, 12, 12)),
+    "xlm-roberta-large": _roberta(250002, (1024, 24, 16)),
+}
+"""Text towers by the names that open_clip has of transformers, without their vocabularies."""
+
+
+def hf_text(name: str, pool: Literal["pooler", "first", "mean"]) -> BertTower:
+    """The tower of HF_TEXTS of that name, with that pooling."""
+    return replace(HF_TEXTS[name], pool=pool)
 
 
 # Sizes: Dosovitskiy et al. 2021, table 1 (B, L, H); Zhai et al. 2022, table 2 (g, G); Touvron et al. 2021 (S); text towers:
@@ -134,6 +157,12 @@ _OTHERS = {
     },
 }
 
+_MLP: dict[str, Any] = {"projection": "mlp_gelu"}
+_FOREIGN = {
+    "roberta-ViT-B-32": _clip(512, _vit(224, 32, B, activation="quick_gelu"), replace(hf_text("roberta-base", "mean"), **_MLP)),
+    "xlm-roberta-base-ViT-B-32": _clip(512, _vit(224, 32, B), replace(hf_text("xlm-roberta-base", "mean"), **_MLP)),
+    "xlm-roberta-large-ViT-H-14": _clip(1024, _vit(224, 14, H), replace(hf_text("xlm-roberta-large", "mean"), **_MLP)),
+}
 _TANH: dict[str, Any] = {"image_activation": "gelu_tanh"}
 _SIGLIP = {
     **{name: _siglip("B", 16, size, T5, 32000) for name, size in _at("ViT-B-16-SigLIP", 224, 256, 384, 512).items()},
@@ -165,7 +194,7 @@ def _coca(image: VisionTower, text: TextTower) -> Model:
 
 
 _COCA = {"coca_ViT-B-32": _coca(_vit(224, 32, B), _text(M)), "coca_ViT-L-14": _coca(_vit(224, 14, L), _text(B))}
-_TABLE = {**_CLIP, **_COCA, **_OTHERS, **_SIGLIP, **_SIGLIP_2}
+_TABLE = {**_CLIP, **_COCA, **_OTHERS, **_FOREIGN, **_SIGLIP, **_SIGLIP_2}
 
 
 def architecture(name: str) -> Model:
@@ -181,7 +210,10 @@ def architecture(name: str) -> Model:
     if base == name:
         return model
     quick: Any = {"activation": "quick_gelu"}
-    towers = {key: tower if isinstance(tower, ResNetTower) else replace(tower, **quick) for key, tower in model.towers.items()}
+    towers = {
+        key: tower if isinstance(tower, ResNetTower | BertTower) else replace(tower, **quick)
+        for key, tower in model.towers.items()
+    }
     return replace(model, towers=towers)
 
 

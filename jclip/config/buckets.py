@@ -5,7 +5,7 @@ from typing import Annotated
 
 from jclip.config.evals import Count
 from jclip.config.ranges import Range
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TextTower, TokenTower, Tower
 
 Bucket = tuple[str, Count, Annotated[float, Range(above=0, most=1)]]
 """(text tower, tokens, share of a device's rows)."""
@@ -27,13 +27,13 @@ def bucket_problems(buckets: tuple[Bucket, ...], towers: Mapping[str, Tower]) ->
     for name, groups in groups_of(buckets).items():
         tower, at = towers.get(name), f".buckets: {name}"
         lengths, share = [tokens for tokens, _ in groups], sum(share for _, share in groups)
-        if not isinstance(tower, TextTower):
+        if not isinstance(tower, TokenTower):
             yield f"{at} is no text tower of the model; towers: {', '.join(towers)}"
         elif not tower.ignores_padding:
             yield f"{at} sees its padding, on which its output depends; give it causal or mask_padding, or another pool"
         elif tower.dropout:
             yield f"{at} draws its dropout for padding too; leave dropout 0"
-        elif tower.eot_id is None and tower.tokenizer.kind != "clip":
+        elif isinstance(tower, TextTower) and tower.eot_id is None and tower.tokenizer.kind != "clip":
             yield f"{at} has no eot_id, so that a word in place of another could end a text elsewhere; give it one"
         elif lengths != sorted(set(lengths)):
             yield f"{at} has groups of {', '.join(map(str, lengths))} tokens; give each once, the shortest first"

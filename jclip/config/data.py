@@ -68,6 +68,13 @@ class Data:
     decode: Literal["exact", "fast"] = "exact"
     """fast: in training a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its crop stays at least as large as what the tower
     sees; docs/speed.md says what it gains and changes. Evaluations decode exactly, whatever is said here."""
+    shuffle: Literal["full", "blocks"] = "full"
+    """full: any example may follow any other. blocks: a host reads a few shards at a time, and its own alone, which is for shards
+    in a bucket that no cache of a host holds; docs/tutorials/buckets.md says what it changes."""
+    lanes: Annotated[int, Range(least=1, most=2**16)] = 8
+    """Lanes of blocks: parts of the shards and of a batch, each read by one host where the number of hosts divides it."""
+    block_shards: Annotated[int, Range(least=1, most=2**20)] = 4
+    """Shards of a block: of each lane so many are mixed at a time."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 
@@ -79,6 +86,8 @@ class Data:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from field_problems(".fields", self.fields)
+        if self.shuffle == "full" and (self.lanes, self.block_shards) != (Data.lanes, Data.block_shards):
+            yield ".lanes and block_shards are of shuffle blocks, and shuffle is full; give shuffle blocks, or leave them out"
         for name, portion in self.sources.items():
             yield from field_problems(f".sources.{name}.fields", portion.fields)
         if self.sources and self.subset != Subset():

@@ -34,9 +34,12 @@ ADDED: dict[str, Any] = {
     "Data.batches": "mixed",
     "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
+    "Data.block_shards": 4,
+    "Data.lanes": 8,
     "Data.optional": (),
     "Data.max_seconds": 36_000.0,
     "Data.sound_augment": {"type": "SoundAugment", "gain": (0.0, 0.0), "shift": 0.0, "invert": 0.0},
+    "Data.shuffle": "full",
     "Data.sources": {},
     "Data.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
     "Portion.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
@@ -67,6 +70,8 @@ ADDED: dict[str, Any] = {
     "VisionTower.query_heads": 8,
     "VisionTower.query_width": None,
     "Suite.max_pixels": 64_000_000,
+    "ZeroShot.groups": "",
+    "ZeroShot.ks": (1, 5),
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""

@@ -1,5 +1,6 @@
 """The configuration of the optimizer: every option with its unit, its default and its source."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -69,6 +70,10 @@ class Optim:
     linear fall over the whole run, which takes up another at init_from, with its optimizer's state and its place in the data."""
     cooldown: Annotated[str, Length(least=0)] = "20%"
     """Length of the linear fall to final_lr at the end of wsd and inverse_sqrt."""
+
+    def freezes(self, path: str) -> bool:
+        """True where the first of lr_rules that fits a parameter's path is 0."""
+        return next((factor == 0 for rule, factor in self.lr_rules if re.fullmatch(rule, path)), False)
 
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""

@@ -58,13 +58,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return tyro.cli(Config, default=config, args=overrides, prog=f"jclip train {path}", description=description)
 
 
-def beside(recipe: str, name: str, **arguments: str) -> Config:
-    """The configuration of another recipe in the folder of this one (`__file__`); arguments that are empty keep their defaults.
+def beside(recipe: str, name: str, **arguments: str | bool) -> Config:
+    """The configuration of another recipe in the folder of this one (`__file__`).
+
+    Arguments that are empty or False keep their defaults; True turns one on.
 
     Raises:
         ConfigError: as `load`.
     """
-    options = [part for key, value in arguments.items() if value for part in (f"--{key}", value)]
+    given = {f"--{key}": value for key, value in arguments.items() if value}
+    options = [part for key, value in given.items() for part in ((key,) if value is True else (key, str(value)))]
     return load(Path(recipe).with_name(name), options)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jclip.config.io import from_json
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TextTower, TokenTower, Tower
 
 TRAINING = {"dropout", "patch_dropout"}
 """Fields that change training alone."""
@@ -30,7 +30,7 @@ def changed_towers(saved: Mapping[str, Any], towers: Mapping[str, Tower]) -> lis
 
 def _with_moved_file(before: Tower, now: Tower) -> Tower:
     """The tower, whose vocabulary is where it is now if it is the same."""
-    if not isinstance(before, TextTower) or not isinstance(now, TextTower):
+    if not isinstance(before, TokenTower) or not isinstance(now, TokenTower):
         return before
     if before.tokenizer.sha256 != now.tokenizer.sha256 or not now.tokenizer.sha256:
         return before

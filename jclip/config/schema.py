@@ -176,6 +176,10 @@ class Config:
         read = (views[view] for objective in self.objectives.values() for view in objective.teachers())
         return {view.tower for view in read if not view.stored} - self.trained_towers()
 
+    def idle_towers(self) -> set[str]:
+        """Towers that no objective reads: evaluations do."""
+        return self.model.towers.keys() - {view.tower for view in self.inputs().values()}
+
     def trained_towers(self) -> set[str]:
         """Towers that the gradients of objectives reach."""
         views = self.inputs()
@@ -230,7 +234,8 @@ class Config:
         """Contradictions, each after the place of this dataclass."""
         towers, known = self.model.towers, ", ".join(self.model.towers)
         yield from view_problems(self.views, towers)
-        yield from objective_problems(self.objectives, self.views, towers, self.batch_size)
+        frozen = [name for name in towers if self.optim.freezes(f"{name}/norm/scale")]
+        yield from objective_problems(self.objectives, self.views, towers, self.batch_size, frozen)
         read = {name: how.views() for name, how in self.objectives.items()}
         may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
         yield from optional_problems(self.data.optional, read, may_lack)
@@ -243,6 +248,8 @@ class Config:
                 yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
         yield from stage_problems(self)
         yield from bucket_problems(self.buckets, towers)
+        if self.data.shuffle == "blocks" and self.batch_size % self.data.lanes:
+            yield f".data.lanes {self.data.lanes} does not divide the batch of {self.batch_size} examples; use a divisor of it"
         if self.evaluate_ema and self.optim.ema is None:
             yield ".evaluate_ema: there is no moving average; give optim.ema a decay"
         if self.optim.schedule == "cooldown" and self.init_from != InitFrom(self.init_from.path, self.init_from.step):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from jclip.config.data import Weight
 from jclip.config.durations import Length, Plan, make_plan
 from jclip.config.ranges import Range
-from jclip.config.towers import ImageSize, TextTower, VisionTower
+from jclip.config.towers import ImageSize, TokenTower, VisionTower
 
 if TYPE_CHECKING:  # which has stages
     from jclip.config.schema import Config
@@ -76,7 +76,7 @@ def _with(config: "Config", stage: Stage) -> "Config":
         if isinstance(tower, VisionTower):
             sizes = given(image_size=stage.image_size, patch_dropout=stage.patch_dropout)
             towers[name] = dataclasses.replace(tower, **sizes)
-        elif isinstance(tower, TextTower):
+        elif isinstance(tower, TokenTower):
             towers[name] = dataclasses.replace(tower, **given(context_length=stage.context_length))
     changes = given(batch_size=stage.batch_size, accumulate=stage.accumulate)
     sources = {

@@ -12,7 +12,11 @@ from jclip.config.ranges import Range, Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
-Projection = Literal["linear", "affine", "none"]
+Projection = Literal["linear", "affine", "mlp", "mlp_gelu", "residual", "none"]
+"""Maps of what a tower pools to the shared space: linear; affine, with a bias; mlp: two affine maps with ReLU between them, the
+first to embed_dim (LAION-CLAP); mlp_gelu: two linear maps with GELU between them, the first to (width + embed_dim) // 2 (texts of
+open_clip's multilingual models); residual: LayerNorm(y + W gelu(y)) of a linear map y (MS-CLAP); none, where the width is
+embed_dim."""
 
 ImageSize = Size | tuple[Size, Size]
 """Side of a square image, or its height and width, in pixels."""
@@ -79,6 +83,40 @@ class ImageTower(Tower):
         """Preprocessing."""
         how = self.preprocess
         return {"mean": how.mean, "std": how.std, "resize": how.resize, "interpolation": how.interpolation}
+
+
+class TokenTower(Tower):
+    """Base of the towers of texts, as token ids."""
+
+    context_length: int
+    """Number of tokens a text is padded or cut to."""
+    vocab_size: int
+    """Number of token ids."""
+    heads: int
+    """Attention heads."""
+    norm_eps: float
+    """Epsilon of every LayerNorm."""
+    dropout: float
+    """Probability that training zeroes a number that attention or MLP adds to a token."""
+    causal: bool
+    """Causal attention: a token sees only the tokens before it."""
+    eot_id: int | None
+    """Token id that ends a text, where one is known."""
+    tokenizer: Tokenizer
+    """Tokenizer."""
+
+    def input(self) -> tuple[tuple[int, ...], str]:
+        """Token ids."""
+        return (self.context_length,), "int32"
+
+    def summary(self) -> Mapping[str, Any]:
+        """Kind of the tokenizer."""
+        return {"tokenizer": self.tokenizer.kind}
+
+    @property
+    def ignores_padding(self) -> bool:
+        """True where no output depends on how far a text is padded."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -215,8 +253,8 @@ class ResNetTower(ImageTower):
 
 
 @dataclass(frozen=True)
-class TextTower(Tower):
-    """A text transformer."""
+class TextTower(TokenTower):
+    """A text transformer of CLIP's kind, whose blocks begin with their norms; BERT's is `BertTower`."""
 
     context_length: Annotated[int, Range(least=2, most=2**20)] = 77
     """Number of tokens a text is padded or cut to."""
@@ -253,14 +291,6 @@ class TextTower(Tower):
     tokenizer: Tokenizer = Tokenizer()
     """Tokenizer."""
 
-    def input(self) -> tuple[tuple[int, ...], str]:
-        """Token ids."""
-        return (self.context_length,), "int32"
-
-    def summary(self) -> Mapping[str, Any]:
-        """Kind of the tokenizer."""
-        return {"tokenizer": self.tokenizer.kind}
-
     @property
     def ignores_padding(self) -> bool:
         """True where no output depends on how far a text is padded."""
@@ -270,16 +300,11 @@ class TextTower(Tower):
         """Contradictions, each after the place of this dataclass."""
         yield from head_problems(self)
         yield from hidden_problems(self)
+        yield from id_problems(self)
         if self.tokenizer.kind == "clip" and self.vocab_size != 49408:
             yield f".vocab_size {self.vocab_size} is not that of the clip tokenizer; use 49408"
         if self.tokenizer.kind == "clip" and self.eot_id not in (None, 49407):
             yield f".eot_id {self.eot_id} is not the end of text of the clip tokenizer; use 49407, or None"
-        ids = {
-            f"tokenizer.{name}": getattr(self.tokenizer, name) for name in ("bos_id", "eos_id", "last_id", "strip_id", "pad_id")
-        }
-        for name, value in {"eot_id": self.eot_id, **ids}.items():
-            if value is not None and value >= self.vocab_size:
-                yield f".{name} {value} is no id of a vocabulary of {self.vocab_size}"
         if self.pool in ("cls", "cls_legacy") and not self.causal:
             yield f".causal: pool={self.pool!r} has its class token behind the text, which is not to see it; use causal=True"
         if self.causal and self.pool == "first":
@@ -360,3 +385,11 @@ def hidden_problems(tower: Any) -> Iterator[str]:
     """An MLP without a hidden unit."""
     if round(tower.mlp_ratio * tower.width) < 1:
         yield f".mlp_ratio {tower.mlp_ratio} of width {tower.width} leaves the MLP no hidden unit; use 4.0"
+
+
+def id_problems(tower: TokenTower) -> Iterator[str]:
+    """Ids of a tower of texts, or of its tokenizer, that are not in its vocabulary."""
+    ids = {f"tokenizer.{name}": getattr(tower.tokenizer, name) for name in ("bos_id", "eos_id", "last_id", "strip_id", "pad_id")}
+    for name, value in {"eot_id": tower.eot_id, **ids}.items():
+        if value is not None and value >= tower.vocab_size:
+            yield f".{name} {value} is no id of a vocabulary of {tower.vocab_size}"

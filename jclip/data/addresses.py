@@ -7,6 +7,8 @@ from collections.abc import Iterable
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 """Stores that are read; see `jclip.data.stores`."""
 
+_BEGINNINGS = tuple(f"{scheme}://" for scheme in SCHEMES)
+
 State = tuple[int, int, int, int]
 """Marks of a file that change when it does: its size, mtime and ctime (which nobody can set back) in ns, and inode. Of a
 remote file -1 and two numbers of a digest of its version, one negative, stand for the last three: no local file has them."""
@@ -52,7 +54,12 @@ class Address(str):
 
 def is_address(text: str) -> bool:
     """True for what begins with the scheme of one of the stores."""
-    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+    return text.startswith(_BEGINNINGS)
+
+
+def is_copied(path: str) -> bool:
+    """True where a remote file is read from a copy of it; what was opened before that was so asks for ranges still."""
+    return isinstance(path, Address) and path.whole
 
 
 def by_ranges(paths: Iterable[str]) -> bool:
@@ -77,4 +84,4 @@ def _cut(address: str, end: str) -> str:
 
 
 def _without_user(text: str) -> str:
-    return re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#]*@", r"\1", text)
+    return re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#]*@", r"\1", text) if "@" in text else text

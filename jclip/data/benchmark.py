@@ -56,6 +56,16 @@ class Benchmark:
         """Bytes of each shard, by name."""
         return self.samples.shards
 
+    @property
+    def shard_paths(self) -> list[str]:
+        """Path of each shard."""
+        return self.samples.shard_paths
+
+    @property
+    def shard_ends(self) -> list[int]:
+        """Number of samples up to the end of each shard."""
+        return self.samples.shard_ends
+
     def __getitem__(self, index: int) -> LazyExample:
         example = self.samples[index]
         readers: dict[str, Callable[[], Any]] = {name: partial(example.__getitem__, name) for name in example if name != "key"}
@@ -67,7 +77,7 @@ class Benchmark:
             case "retrieval" if "text" in example:
                 readers["captions"] = lambda: caption_lines(example["text"])
                 readers["text"] = lambda: caption_lines(example["text"])[0]
-        return LazyExample(example["key"], readers)
+        return LazyExample(example["key"], readers, example.aliases)
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, the type and the names of the classes."""

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 
@@ -24,3 +26,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part = Path(folder, f"part{path.suffix}")
         write(part)
         os.replace(part, path)
+
+
+_for_blocks: ContextVar[bool] = ContextVar("for_blocks", default=False)
+
+
+@contextmanager
+def opening_for_blocks(yes: bool = True) -> Iterator[None]:
+    """Remote sources that are opened meanwhile are shuffled in blocks of shards, of which `jclip.data.ahead` makes copies."""
+    token = _for_blocks.set(yes)
+    try:
+        yield
+    finally:
+        _for_blocks.reset(token)
+
+
+def opened_for_blocks() -> bool:
+    """True within `opening_for_blocks`."""
+    return _for_blocks.get()

@@ -3,8 +3,9 @@
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -53,6 +54,10 @@ class Columns:
     """Names of labels that are numbers."""
     sound: str = ""
     """Bytes of an encoded sound, a mapping of an array and its rate, or a path below `images`."""
+    more_texts: tuple[str, ...] = ()
+    """Further columns of texts, each a caption as `text` is."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Paths of images and sounds by their column, with {} for its value, where that is but a part of them: "Y{}.wav"."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -74,7 +79,7 @@ class Columns:
             found["sound"] = partial(self._sound, read)
         if self.text:
             found["text"] = partial(self._text, read)
-            if several or self.lines:
+            if several or self.lines or self.more_texts:
                 found["captions"] = found["text"]
         if self.label:
             found["label"] = partial(self._label, read)
@@ -93,7 +98,12 @@ class Columns:
         images = dict(zip(found, digests[len(tables) :], strict=True))
         roles = (self.image, self.text, self.label, self.key, "lines" if self.lines else "", *self.classes)
         roles += ("sound", self.sound) if self.sound else ()  # without sounds as before there were any
+        roles += ("texts", *self.more_texts) if self.more_texts else ()
         return combine(kind, *roles, *digests[: len(tables)], "", *(images.get(place, "missing") for place in places))
+
+    def path(self, column: str, value: str | int) -> str:
+        """The path of an image or a sound by the value of its column."""
+        return self.named.get(column, "{}").replace("{}", str(value))
 
     def locate(self, path: str) -> str:
         """The place of an image that a table names by its path.
@@ -135,28 +145,38 @@ class Columns:
 
     def _image(self, read: Read) -> Any:
         value = _present(read, self.image)
-        if isinstance(value, str):
-            return self.read_image(value)
+        if isinstance(value, str) or (self.image in self.named and isinstance(value, int)):
+            return self.read_image(self.path(self.image, value))
         if not isinstance(value, (bytes, np.ndarray)):
             raise BadExample(f"image is neither bytes nor a path: column {self.image} is a {type(value).__name__}")
         return value
 
     def _sound(self, read: Read) -> Any:
         value = _present(read, self.sound)
-        if isinstance(value, str):
-            return self.read_image(value, "sound")
+        if isinstance(value, str) or (self.sound in self.named and isinstance(value, int)):
+            return self.read_image(self.path(self.sound, value), "sound")
         if not isinstance(value, (bytes, Mapping)):
             raise BadExample(f"sound is neither bytes nor a path: column {self.sound} is a {type(value).__name__}")
         return value
 
     def _text(self, read: Read) -> Any:
-        value = _present(read, self.text)
+        if not self.more_texts:
+            return self._text_of(read, self.text)
+        found = [read(column) for column in (self.text, *self.more_texts)]
+        there = [column for column, value in zip((self.text, *self.more_texts), found, strict=True) if not is_nothing(value)]
+        if not there:
+            raise Lacking("it has no caption")
+        texts = (self._text_of(read, column) for column in there)
+        return tuple(chain.from_iterable((text,) if isinstance(text, str) else text for text in texts))
+
+    def _text_of(self, read: Read, column: str) -> Any:
+        value = _present(read, column)
         if isinstance(value, bytes):
             value = decode_text(value)
         if isinstance(value, str):
             return caption_lines(value) if self.lines else value
         if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-            raise BadExample(f"text is no text: column {self.text} is a {type(value).__name__}")
+            raise BadExample(f"text is no text: column {column} is a {type(value).__name__}")
         if not value:
             raise BadExample("it has no caption")
         return value
@@ -178,7 +198,8 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     Args:
         at: what an error begins with.
         names: the table's columns.
-        options: those of OPTIONS that are given.
+        options: those of OPTIONS that are given. The image and the sound may be paths with a column in them, "Y{youtube_id}.wav",
+            and the texts several columns, "caption_1,caption_2".
         folder: the table's, which paths of images are relative to where `images` is not given.
 
     Raises:
@@ -186,6 +207,21 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SourceError(f"{at}: there are several columns {twice[0]!r}; rename all but one")
+    options, named = dict(options), dict[str, str]()
+    for role in ("image", "sound"):
+        before, brace, rest = options.get(role, "").partition("{")
+        column, end, after = rest.partition("}")
+        if brace and end and options[role] not in names:
+            options[role], named[column] = column, f"{before}{{}}{after}"
+    several = options.get("text", "").split(",")
+    if len(several) > 1 and options["text"] not in names:
+        if unknown := [name for name in several if name not in names or several.count(name) > 1]:
+            raise SourceError(
+                f"{at}: text= has {unknown[0]!r}, which is no column, or is there twice; columns: {', '.join(names)}"
+            )
+        options["text"] = several[0]
+    else:
+        several = several[:1]
     for role in ("image", "sound", "text", "label", "key"):
         if role in options and options[role] not in names:
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
@@ -200,9 +236,12 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     image = options.get("image") or next((name for name in IMAGES if name in names and name != sound), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
     label = options.get("label") or ("label" if "label" in names else "")
-    if options.get("captions") == "rows" and not (text and (image or options.get("key"))):
-        raise SourceError(f"{at}: captions=rows needs a column of texts and one of images; name them with text= and image=")
-    return Columns(image, text, label, options.get("key", ""), images, options.get("captions") == "lines", sound=sound)
+    if options.get("captions") == "rows" and not (text and (image or sound or options.get("key"))):
+        raise SourceError(
+            f"{at}: captions=rows needs a column of texts and one of images or sounds; name them with text= and image= or sound="
+        )
+    lines, more = options.get("captions") == "lines", tuple(several[1:])
+    return Columns(image, text, label, options.get("key", ""), images, lines, sound=sound, more_texts=more, named=named)
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:
@@ -245,6 +284,11 @@ def as_f32(values: ArrayLike) -> NDArray[np.float32]:
     if np.any(np.isinf(found) & ~np.isinf(exact)):
         raise BadExample("one of its numbers is too large for f32")
     return found
+
+
+def is_nothing(value: Any) -> bool:
+    """True for a cell of a caption that says nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _present(read: Read, name: str) -> Any:

@@ -12,7 +12,7 @@ from shutil import disk_usage
 
 from jclip.data.addresses import Address, public
 from jclip.data.answers import Refused
-from jclip.data.caches import cache_folder
+from jclip.data.caches import cache_folder, opened_for_blocks
 from jclip.data.remote import RemoteFile
 from jclip.data.source import SourceError
 from jclip.data.storage import LocalFile
@@ -31,7 +31,7 @@ RESERVED = 0o100
 """Bit of the mode of a part whose fetcher has room for all of the file; without it, it waits for room."""
 
 _chosen: dict[str, int] = {}
-"""Bytes of each file of which this process makes copies, by address."""
+"""Bytes of each file of which this process makes copies, by address; and of the copies that blocks of shards need at a time."""
 
 
 def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
@@ -43,9 +43,7 @@ def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
     Raises:
         SourceError: a file is larger than the limit, and copies are asked for; a variable of the environment is wrong.
     """
-    limit, way = _limit(at), os.environ.get(WAY, "")
-    if way not in ("", "whole", "ranges"):
-        raise SourceError(f"{at}: {WAY}={way} is unknown; let it be whole or ranges, or leave it out")
+    limit, way = _limit(at), asked_way(at)
     total = sum(address.size for address in addresses)
     together = sum(({public(address): address.size for address in addresses} | _chosen).values())
     what = f"{len(addresses):,} files, {_gb(total)} GB,"
@@ -54,6 +52,8 @@ def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
     by_ranges = f"{what} are read by a request for each example or row group"
     if way == "ranges":
         return False, f"{by_ranges}, because of {WAY}=ranges"
+    if together > limit and opened_for_blocks():
+        return False, f"{what} are copied to {_folder()} a few shards at a time, because data.shuffle is blocks"
     if way == "whole":
         largest = max(addresses, key=lambda address: address.size)
         if largest.size > limit:
@@ -68,6 +68,62 @@ def choose_way(at: str, addresses: Sequence[Address]) -> tuple[bool, str]:
     return True, copied + why
 
 
+def asked_way(at: str) -> str:
+    """The way that the environment asks for: "whole", "ranges", or "" where the rule holds. Raises SourceError."""
+    way = os.environ.get(WAY, "")
+    if way not in ("", "whole", "ranges"):
+        raise SourceError(f"{at}: {WAY}={way} is unknown; let it be whole or ranges, or leave it out")
+    return way
+
+
+def reserve(at: str, addresses: Sequence[Address], total: int, need: int) -> bool:
+    """Counts copies that are made of a few files at a time; True where all of them find room for good.
+
+    Args:
+        at: what an error names.
+        addresses: files that are not counted by themselves any more.
+        total: bytes of those that are ever copied.
+        need: bytes of those that are needed at a time, at most.
+
+    Raises:
+        SourceError: there is no room for that within the limit.
+    """
+    limit = _limit(at)
+    for address in addresses:
+        _chosen.pop(public(address), None)
+    _chosen.pop(at, None)
+    rest = limit - sum(_chosen.values())
+    if min(total, need) > rest:
+        others = f", of which other sources have {_gb(sum(_chosen.values()))}" if _chosen else ""
+        raise SourceError(
+            f"{at}: copies of two blocks of shards in each lane of this host are up to {_gb(need)} GB, more than the "
+            f"{_gb(limit)} GB of copies{others}; set {LIMIT}, or use fewer data.block_shards, fewer data.lanes, or more hosts"
+        )
+    _chosen[at] = min(total, need) if total > rest else total
+    return total <= rest
+
+
+def drop_copy(address: Address) -> None:
+    """Deletes the copy of a file; who has it open can read it on."""
+    with suppress(OSError):
+        _place(address).unlink()
+
+
+def touch_copy(address: Address) -> None:
+    """Marks the copy of a file, where there is one, as used now."""
+    with suppress(OSError):
+        os.utime(_place(address))
+
+
+def _place(address: Address) -> Path:
+    """Path of the copy of a file."""
+    return _folder() / f"{_name(address)}-{os.path.basename(public(address))[-60:]}"
+
+
+def _name(address: Address) -> str:
+    return hashlib.sha256(repr((public(address), address.state)).encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
 def open_copy(address: Address) -> LocalFile:
     """The copy of a file, which is fetched where there is none; one that is deleted meanwhile can still be read.
 
@@ -79,9 +135,8 @@ def open_copy(address: Address) -> LocalFile:
     """
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(repr((public(address), address.state)).encode("utf-8", "surrogatepass")).hexdigest()[:20]
-    place = folder / f"{name}-{os.path.basename(public(address))[-60:]}"
-    part = folder / f"{name}-{address.size}.part"
+    place = _place(address)
+    part = folder / f"{_name(address)}-{address.size}.part"
     while True:
         with suppress(FileNotFoundError):
             file = LocalFile(place, address.state)

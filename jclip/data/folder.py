@@ -50,6 +50,8 @@ class Folder:
     """True: each line of a caption's file is a caption."""
     sounds: Mapping[str, str] = field(default_factory=dict)
     """The sounds beside images, by the names of these."""
+    alone: tuple[str, ...] = ()
+    """The sounds without an image beside them, where there are images: they are in no example."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -107,7 +109,9 @@ def open_folder(spec: str) -> Folder:
         if options.get(option, value) != value:
             raise SourceError(f"{at}: {option}={options[option]} is unknown; use {option}={value}, or leave it out")
     names, left_out = _walk(root, at)
-    names, sounds = _examples(names, left_out)
+    names, sounds, alone = _examples(names)
+    left_out["sounds without an image of their name beside them"] += len(alone)
+    left_out = +left_out
     reasons = "; ".join(f"{count} {what}" for what, count in left_out.most_common())
     if not names:
         others = f" (left out: {reasons})" if reasons else ""
@@ -116,7 +120,9 @@ def open_folder(spec: str) -> Folder:
     if reasons:
         log.warning("%s: left out: %s", at, reasons)
     folders, classes = _classes(at, root, names) if "labels" in options else ((), ())
-    return Folder(root, tuple(names), folders, classes, left_out=dict(left_out), lines="captions" in options, sounds=sounds)
+    return Folder(
+        root, tuple(names), folders, classes, left_out=dict(left_out), lines="captions" in options, sounds=sounds, alone=alone
+    )
 
 
 def _local(path: str) -> Path:
@@ -158,19 +164,18 @@ def is_sound(name: str) -> bool:
     return Path(name).suffix.lower() in SOUNDS
 
 
-def _examples(names: list[str], left_out: Counter[str]) -> tuple[list[str], dict[str, str]]:
-    """The images, and the sounds beside them by their names; or all sounds, where there is no image. Other sounds are counted."""
+def _examples(names: list[str]) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """The images, the sounds beside them by their names, and the other sounds; or all sounds, where there is no image."""
     images = [name for name in names if not is_sound(name)]
     if not images:
-        return names, {}
+        return names, {}, ()
     sounds: dict[str, str] = {}
     for name in reversed(names):  # of several sounds of one name the first counts
         if is_sound(name):
             sounds[str(Path(name).with_suffix(""))] = name
     beside = {name: sounds[stem] for name in images if (stem := str(Path(name).with_suffix(""))) in sounds}
-    if alone := sum(map(is_sound, names)) - len(set(beside.values())):
-        left_out["sounds without an image of their name beside them"] += alone
-    return images, beside
+    used = set(beside.values())
+    return images, beside, tuple(name for name in names if is_sound(name) and name not in used)
 
 
 def _is_debris(name: str) -> bool:

@@ -6,27 +6,39 @@ from typing import Any, Literal
 from jclip.config import (
     Augment,
     ConfigError,
+    HtsatTower,
     ImageTower,
     ImuTower,
     PlaneTower,
     SoundAugment,
     SoundTower,
     TextAugment,
-    TextTower,
+    TokenTower,
     Tower,
 )
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.reading import MAX_SECONDS, Reading, Transform
 from jclip.data.sensors import imu_transform, plane_transform
-from jclip.data.sounds import sound_transform
 from jclip.data.transforms import image_transform, text_transform
+
+
+def sound_transform(tower: SoundTower, reading: Reading) -> Transform:
+    """The waveform of a sound, or with fusion the sound and its length."""
+    if isinstance(tower, HtsatTower) and tower.fused_seconds is not None:
+        from jclip.data.long_sounds import long_transform
+
+        return long_transform(tower, reading)
+    from jclip.data.sounds import sound_transform as transform  # which programs without sounds need not import
+
+    return transform(tower, reading)
+
 
 INPUTS: dict[type, Callable[[Any, Reading], Transform]] = {
     ImageTower: image_transform,
     ImuTower: imu_transform,
     PlaneTower: plane_transform,
     SoundTower: sound_transform,
-    TextTower: text_transform,
+    TokenTower: text_transform,
 }
 """Makers of the inputs of each kind of tower, of a base those of all below it: (tower, reading) ->
 transform. A row of your own is one of them."""

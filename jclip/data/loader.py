@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jclip.config import Config
 from jclip.data.allocator import keep_freed_memory
+from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
+from jclip.data.caches import opening_for_blocks
 from jclip.data.fields import check_fields, class_names
 from jclip.data.inputs import train_transform
 from jclip.data.mixture import Mixture, open_data
@@ -25,7 +27,9 @@ from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
 from jclip.data.reading import Transform
 from jclip.data.source import BadExample, Source, SourceError
-from jclip.data.stored import stored_embeddings
+
+if TYPE_CHECKING:  # it imports what reads remote files
+    from jclip.data.ahead import FetchAhead
 
 MAX_ATTEMPTS = 100
 """Broken examples in a row, for one place of a batch, after which the source is given up."""
@@ -54,9 +58,11 @@ class LostWorker(RuntimeError):
 class Loader(Iterator[Batch]):
     """The endless iterator of `make_loader`. Close it, or use it as a context manager, to end its threads and processes."""
 
-    def __init__(self, batches: Any, together: "_Together | None" = None) -> None:
-        self._batches = batches
-        self._end = weakref.finalize(self, _close, batches, together)
+    def __init__(
+        self, batches: Any, together: "_Together | None" = None, ahead: "FetchAhead | None" = None, start: int = 0
+    ) -> None:
+        self._batches, self._ahead, self._next = batches, ahead, start
+        self._end = weakref.finalize(self, _close, batches, together, ahead)
         self.ended = False
         """True where all threads and processes have ended after `close`; not where a thread waits for a disk for ever."""
 
@@ -67,6 +73,9 @@ class Loader(Iterator[Batch]):
             if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
                 raise LostWorker(_why_lost(int(code[1]))) from None
             raise
+        self._next += 1
+        if self._ahead is not None:
+            self._ahead.at(self._next)
         # Worker processes hand over shared memory, which a copy lets go of at once.
         arrays = {name: value if type(value) is np.ndarray else np.array(value) for name, value in batch["arrays"].items()}
         return Batch(arrays, batch["notes"].keys, batch["notes"].problems)
@@ -97,6 +106,8 @@ def make_loader(
     fields: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
     optional: Mapping[str, tuple[tuple[int, ...], str]] | None = None,
+    blocks: Blocks | None = None,
+    ahead: bool = True,
     workers: int = 0,
 ) -> Loader:
     """Endless batches of a source from batch `start` on: batch k is a function of the source, the transforms, the seed and k.
@@ -120,12 +131,16 @@ def make_loader(
         same: arrays that repeat the random draws of another.
         optional: arrays that an example may lack, with the shape and dtype of the zeros that then stand for each. Beside each
             there is another one, "NAME/valid", bool [b]: whether the example has it.
+        blocks: shuffles in blocks of shards, see jclip.data.blocks, in place of all examples at once: then an epoch is that of a
+            lane, and a substitute is drawn from the same block.
+        ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
         workers: processes that read; 0: threads do.
 
     Raises:
-        SourceError: the source cannot be opened; from `next`: MAX_ATTEMPTS examples in a row were broken.
-        ValueError: `hosts` does not divide batch_size; that, host, start, skipped or workers are out of range; or `fields`,
-            `same` or `optional` name an array that no transform makes; or a field is no expression.
+        SourceError: the source cannot be opened, or not shuffled in blocks; from `next`: MAX_ATTEMPTS examples in a row were
+            broken.
+        ValueError: `hosts` or `blocks.lanes` does not divide batch_size; that, host, start, skipped or workers are out of range;
+            or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression.
     """
     if not 0 <= host < hosts or start < 0 or skipped < 0:
         place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
@@ -140,10 +155,15 @@ def make_loader(
     import grain
     from absl import flags
 
-    source = open_source(source) if isinstance(source, str) else source
+    with opening_for_blocks(blocks is not None):
+        source = open_source(source) if isinstance(source, str) else source
+    by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
+    fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
     empty = {name: np.zeros(*like) for name, like in (optional or {}).items()}
-    prepare = _Prepare(source, transforms, fields or {}, same or {}, empty)
-    if isinstance(source, Mixture):
+    prepare = _Prepare(source, transforms, fields or {}, same or {}, empty, by_blocks)
+    if by_blocks:
+        order = grain.MapDataset.source(by_blocks).seed(seed)
+    elif isinstance(source, Mixture):
         order = grain.MapDataset.source(source.order(seed)).seed(seed)
     else:
         order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
@@ -160,15 +180,24 @@ def make_loader(
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
     keep_freed_memory()
     threads = reading_threads() if workers == 0 else 1
-    ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
-    return Loader(iter(ahead), together)
+        read = read.mp_prefetch(options, worker_init_fn=_start_worker)
+    if fetch:
+        fetch.at(start)
+    return Loader(iter(read), together, fetch, start)
 
 
 def make_run_loader(
-    config: Config, source: Source | None = None, *, start: int = 0, skipped: int = 0, host: int = 0, hosts: int = 1
+    config: Config,
+    source: Source | None = None,
+    *,
+    start: int = 0,
+    skipped: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    ahead: bool = True,
 ) -> Loader:
     """The batches of a run: those of `make_loader`, of the views of a configuration; batch k takes step k to k+1.
 
@@ -176,6 +205,8 @@ def make_run_loader(
         SourceError: as `make_loader`.
         ValueError: as `make_loader`.
     """
+    from jclip.data.stored import stored_embeddings
+
     views, data = config.inputs(), config.data
     transforms: dict[str, Transform] = {
         name: stored_embeddings(view.stored, view.tower, view.stored_size)
@@ -203,8 +234,19 @@ def make_run_loader(
         fields={name: view.field for name, view in views.items()},
         same={name: view.same_as for name, view in views.items() if view.same_as},
         optional={name: view.seen_by.input() for name, view in views.items() if name in data.optional},
+        blocks=run_blocks(config),
+        ahead=ahead,
         workers=data.workers,
     )
+
+
+def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "FetchAhead | None":
+    """The threads that fetch remote shards; None where all lie on disks."""
+    if not any_remote(source):
+        return None
+    from jclip.data.ahead import fetch_ahead
+
+    return fetch_ahead(order, source, host, hosts)
 
 
 @dataclass(frozen=True)
@@ -216,10 +258,11 @@ class _Prepare:
     fields: Mapping[str, str]
     same: Mapping[str, str]
     optional: Arrays
+    blocks: BlockOrder | None = None
 
-    def __call__(self, place: int | tuple[str, int], rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
+    def __call__(self, place: int | tuple[str, int] | Spot, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
         """Makes the example of an index, or of an index in one of the sources of a mixture."""
-        name, index = ("", place) if isinstance(place, int) else place
+        name, index = ("", place) if isinstance(place, int) else place[:2]
         mixture = self.source if isinstance(self.source, Mixture) else None
         size = len(mixture.sources[name] if mixture else self.source)
         fields = {**self.fields, **mixture.fields.get(name, {})} if mixture else self.fields
@@ -234,7 +277,10 @@ class _Prepare:
                 return key, arrays, problems
             except BadExample as error:
                 problems.append(f"{key}: {error}")
-            index = int(rng.integers(size))
+            if self.blocks is not None and isinstance(place, Spot):
+                index = self.blocks.draw(place, len(problems), rng)  # where shards are that this host has
+            else:
+                index = int(rng.integers(size))
         first = "\n  ".join(problems[:5])
         raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
 
@@ -314,7 +360,7 @@ def _why_lost(code: int) -> str:
     return f"a worker process that reads data {end}; {advice} (data.workers 0 uses threads)"
 
 
-def _close(batches: Any, together: _Together | None) -> bool:
+def _close(batches: Any, together: _Together | None, ahead: "FetchAhead | None") -> bool:
     """Ends threads and processes, and returns whether they have ended.
 
     What does not end by itself, such as a frozen worker, is killed; a thread that waits for a disk or store which does not
@@ -325,6 +371,8 @@ def _close(batches: Any, together: _Together | None) -> bool:
         batches.close()
         if together is not None:
             together.close()
+        if ahead is not None:
+            ahead.close()
 
     closing = threading.Thread(target=close, daemon=True)
     closing.start()

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import LEAST_SHARE, Config, ConfigError, Data, Plan, to_steps
+from jclip.data.caches import opening_for_blocks
 from jclip.data.fingerprint import combine
 from jclip.data.open import open_source
 from jclip.data.reader import waits
@@ -148,13 +149,18 @@ class Order:
 
     def __getitem__(self, place: int) -> tuple[str, int]:
         """The source of a place of the order, and the index of its example there."""
+        name, position = self.place(place)
+        return name, _endless(self.seed, name, self.sizes[self.names.index(name)])[position]
+
+    def place(self, place: int) -> tuple[str, int]:
+        """The source of a place of the order, and the number of earlier places with that source."""
         i = self._phase(place)
         phase = self.phases[i]
         unit, row = divmod(place - phase.first, phase.together)
         block = _block(self.seed, i, phase.weights, unit // (size := _block_size(phase.weights)))
         which = int(block.sources[unit % size])
         position = self._before[i][which] + int(block.positions[unit % size]) * phase.together + row
-        return self.names[which], _endless(self.seed, self.names[which], self.sizes[which])[position]
+        return self.names[which], position
 
     def counts(self, place: int) -> dict[str, int]:
         """The number of examples of each source before a place."""
@@ -181,6 +187,11 @@ def open_data(config: Config) -> Source:
     Raises:
         SourceError: one of them cannot be opened.
     """
+    with opening_for_blocks(config.data.shuffle == "blocks"):
+        return _open_data(config)
+
+
+def _open_data(config: Config) -> Source:
     if not config.data.sources:
         return select(open_source(config.data.source), config.data.subset, "data.subset")
     sources, fields = dict[str, Source](), dict[str, dict[str, str]]()
@@ -221,9 +232,17 @@ def planned(mixture: Mixture, parts: Iterable[tuple[Config, Plan]]) -> Mixture:
     return dataclasses.replace(mixture, phases=tuple(phases.values()))
 
 
-def in_numbers(mixture: Mixture, seed: int, first: int, last: int) -> list[str]:
-    """A line for each source: its size, and its examples and epochs between two places of the order."""
-    order, total, lines = mixture.order(seed), last - first, []
+class Counted(Protocol):
+    """An order that counts."""
+
+    def counts(self, place: int) -> dict[str, int]:
+        """The number of examples of each source before a place."""
+        ...
+
+
+def in_numbers(mixture: Mixture, order: Counted, first: int, last: int) -> list[str]:
+    """A line for each source: its size, and its examples and epochs between two places of an order."""
+    total, lines = last - first, []
     before, after = order.counts(first), order.counts(last)
     for name, source in mixture.sources.items():
         count = after[name] - before[name]

@@ -39,6 +39,7 @@ SCHEMES: dict[str, Scheme] = {
     "jsonl": Scheme(_later("rows", "open_jsonl"), "jsonl:/data/metadata.jsonl"),
     "sugarcrepe": Scheme(_later("selection", "open_sugarcrepe"), "sugarcrepe:/data/swap_obj.json?images=/data/val2017"),
     "winoground": Scheme(_later("selection", "open_winoground"), "winoground:/data/examples.jsonl?images=/data/images"),
+    "esc50": Scheme(_later("esc50", "open_esc50"), "esc50:/data/ESC-50-master?folds=1,2,3,4"),
 }
 """Every scheme. A row of your own, added by a recipe or before `train.main` is called, is one of them."""
 
@@ -59,6 +60,7 @@ def open_source(spec: str) -> Source:
       With `captions=rows` the rows of an image are one example, see jclip.data.grouped.
     - PATTERN and FILE of webdataset, parquet, csv and jsonl may be addresses, and `images` one of a folder: `https://`, `s3://`,
       `gs://`, `hf://datasets/ORG/NAME/`; see jclip.data.remote.
+    - `esc50:DIR[?folds=1,2][&esc10=1]`: sounds in ESC-50's layout, with their folds, see jclip.data.esc50.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.
 

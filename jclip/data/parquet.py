@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -13,13 +12,14 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from jclip.data.addresses import State, by_ranges, is_address, public, shown
+from jclip.data.addresses import State, by_ranges, is_address, is_copied, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, unique
 from jclip.data.files import unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
-from jclip.data.patterns import expand, short_names
+from jclip.data.patterns import short_names
 from jclip.data.source import BadExample, LazyExample, SourceError, Unreachable
+from jclip.data.splits import find_tables
 from jclip.data.storage import open_for_arrow, state_at
 
 log = logging.getLogger("jclip.data")
@@ -59,8 +59,6 @@ class Parquet:
         self._names = tuple(names)
         self._columns = columns
         self._several = several
-        self.waits = by_ranges([file.path for file in files]) or is_address(columns.images)
-        """True: each example, or its row group, is a request to a store."""
         self._shown = short_names([file.path for file in files])
         self._ends = list(accumulate(file.ends[-1] if file.ends else 0 for file in files))
         self._start()
@@ -86,6 +84,21 @@ class Parquet:
         return self._columns.classes
 
     @property
+    def waits(self) -> bool:
+        """True: each example, or its row group, is a request to a store."""
+        return by_ranges(self.shard_paths) or is_address(self._columns.images)
+
+    @property
+    def shard_paths(self) -> list[str]:
+        """Path or address of each file."""
+        return [file.path for file in self._files]
+
+    @property
+    def shard_ends(self) -> list[int]:
+        """Number of rows up to the end of each file."""
+        return self._ends
+
+    @property
     def shards(self) -> dict[str, int]:
         """Bytes of each file, by name."""
         return {name: file.state[0] for name, file in zip(self._shown, self._files, strict=True)}
@@ -107,18 +120,19 @@ class Parquet:
 
         Args:
             at: what an error begins with.
-            paths_only: whether the column of images holds paths.
+            paths_only: whether the column of images, or else of sounds, holds paths.
             joined: whether captions=rows is given.
         """
         columns = self._columns
         if joined:
             if not columns.key and not paths_only:
-                raise SourceError(f"{at}: column {columns.image} holds the images; name a column that tells them with key=")
-            return group_rows(self, known_by(self.values(columns.key or columns.image)))
+                held = f"column {columns.image} holds the images" if columns.image else f"column {columns.sound} holds the sounds"
+                raise SourceError(f"{at}: {held}; name a column that tells them with key=")
+            return group_rows(self, known_by(self.values(columns.key or columns.image or columns.sound)))
         if columns.key:
             unique(at, columns.key, (value for value in self.values(columns.key) if not isinstance(value, BadExample)))
         if paths_only and columns.text:
-            tell_repeated(at, self.values(columns.image))
+            tell_repeated(at, self.values(columns.image or columns.sound))
         return self
 
     def fingerprint(self) -> str:
@@ -141,9 +155,8 @@ class Parquet:
                     continue
                 for row in range(file.ends[group - 1] if group else 0, end):
                     try:
-                        value = path_of(self._scalar(number, row, column))
-                        if value:
-                            yield self._columns.locate(value)
+                        if value := path_of(self._scalar(number, row, column)):
+                            yield self._columns.locate(self._columns.path(column, value))
                     except Unreachable:
                         raise
                     except (BadExample, UnicodeDecodeError):
@@ -210,10 +223,12 @@ class Parquet:
         """File `number`, open. One that is closed here lives on until its last reader lets go of it."""
         with self._lock:
             file = self._open.get(number)
-        if file is None:
+        if file is None or file.copied != is_copied(self._files[number].path):
             file = _OpenFile(self._files[number])
         with self._lock:
-            file = self._open.setdefault(number, file)
+            if self._open.setdefault(number, file).copied != file.copied:
+                self._open[number] = file
+            file = self._open[number]
             self._open.move_to_end(number)
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
@@ -228,6 +243,7 @@ class _OpenFile:
         import pyarrow.parquet as pq
 
         self.lock = threading.Lock()
+        self.copied = is_copied(file.path)
         self._path = file.path
         self._ends = file.ends
         self._errors = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: names in a damaged footer
@@ -290,7 +306,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     except ImportError as error:
         raise SourceError(f'{at}: pyarrow cannot be imported ({error}); pip install "jclip[tables]"') from None
     pattern, options = split_table(spec, ("split",))
-    paths = _find(at, pattern, options.pop("split", ""))
+    paths = find_tables(at, pattern, options.pop("split", ""))
     first = None
     files: list[File] = []
     sizes: list[int] = []
@@ -317,37 +333,8 @@ def open_parquet(spec: str) -> Parquet | Grouped:
             at,
             max(sizes) >> 20,
         )
-    paths_only = bool(columns.image) and is_text(first.field(columns.image).type)
+    paths_only = bool(told := columns.image or columns.sound) and is_text(first.field(told).type)
     return source.of_rows(at, paths_only, options.get("captions") == "rows")
-
-
-def _find(at: str, pattern: str, split: str) -> list[str]:
-    """The files of a pattern, or of one split of a folder."""
-    folder = os.path.expanduser(pattern)
-    if not os.path.isdir(folder):
-        if split:
-            raise SourceError(f"{at}: split= chooses among the files of a folder, and this is none; name the files")
-        return expand(pattern, "parquet")
-    place, names = folder, _tables(folder)
-    if not names:
-        place = os.path.join(folder, "data")
-        names = _tables(place)
-    splits: dict[str, list[str]] = {}
-    for name in names:
-        match = re.fullmatch(r"(.+?)(-\d+-of-\d+)?(-[0-9a-f]{16})?\.parquet", name)
-        splits.setdefault(match[1] if match and match[2] else "", []).append(os.path.join(place, name))
-    if not splits:
-        raise SourceError(f"{at}: there is no .parquet file in it, nor in its folder data")
-    if split and split not in splits:
-        raise SourceError(f"{at}: there is no split {split!r}; splits: {', '.join(splits)}")
-    if not split and len(splits) > 1:
-        raise SourceError(f"{at}: it has several splits; add ?split= one of {', '.join(filter(None, splits))}")
-    return splits[split] if split else next(iter(splits.values()))
-
-
-def _tables(folder: str) -> list[str]:
-    """The names of the Parquet files right below a folder, sorted; none where there is no such folder."""
-    return sorted(name for name in os.listdir(folder) if name.endswith(".parquet")) if os.path.isdir(folder) else []
 
 
 def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:

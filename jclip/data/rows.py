@@ -94,8 +94,8 @@ class Rows:
             for index in range(len(self)):
                 try:
                     value = self._row(index, file).get(column)
-                    if isinstance(value, str):
-                        yield self._columns.locate(value)
+                    if isinstance(value, str) or (column in self._columns.named and isinstance(value, int)):
+                        yield self._columns.locate(self._columns.path(column, value))
                 except Unreachable:
                     raise
                 except BadExample:
@@ -156,7 +156,8 @@ def open_csv(spec: str) -> Rows | Grouped:
     doubled (RFC 4180); blank lines are no rows; a row that has more or fewer cells than the header is a BadExample. The separator
     (comma, tab or semicolon) is a tab where the file's name ends in .tsv, else a comma. The columns that are image and text are
     found as those of `open_parquet` are; paths are relative to `images`, or else to the folder of FILE. captions=rows makes one
-    example of the rows with the same image, or with key= with the same key.
+    example of the rows with the same image, or where there is none sound, or with key= with the same key. A path may be made of a
+    column, `sound=Y{youtube_id}.wav`, and several columns be captions, `text=caption_1,caption_2`.
 
     Raises:
         SourceError: no such file, column, folder or option; it is compressed, no UTF-8, has a quote that does not end, or no row.
@@ -207,13 +208,13 @@ def _checked(
         raise SourceError(f"{at}: there is no row in it")
     source = Rows(path, separator, header, columns, index)
     if options.get("captions") == "rows":
-        return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image)))
+        return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image or columns.sound)))
     if columns.key:
         values = _column(path, separator, header, columns.key)
         unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
-    if columns.image and columns.text:
+    if (told := columns.image or columns.sound) and columns.text:
         with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
-            tell_repeated(at, _column(path, separator, header, columns.image))
+            tell_repeated(at, _column(path, separator, header, told))
     return source
 
 

@@ -1,7 +1,9 @@
-"""The source `shapes`: drawn scenes of one to three coloured shapes with captions, computed from seed, split and index."""
+"""The source `shapes`: drawn scenes of one to three coloured shapes with captions and sounds, computed from their index."""
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.shapes_captions import caption
 from jclip.data.shapes_drawing import COLOURS, SHAPES, background, draw
-from jclip.data.source import Source, SourceError, split_options
+from jclip.data.source import LazyExample, Source, SourceError, split_options
 
 CLASSES = tuple((colour, shape) for shape in SHAPES for colour in COLOURS)
 """All 64 (colour, shape) classes, in the order of the labels."""
@@ -41,7 +43,8 @@ RADIUS = ((0.3, 0.46), (0.18, 0.24), (0.16, 0.23))
 
 @dataclass(frozen=True)
 class Shapes:
-    """Scenes of one split. Example fields: key, image u8[size,size,3], text, label, objects.
+    """Scenes of one split. Example fields: key, image u8[size,size,3], text, label, objects; and sound, not listed, which is made
+    for who asks, see jclip.data.shapes_sounds.
 
     `label` is the class of the first object, `objects` has a dict of colour, shape, x, y, r for each (fractions of the
     image; r is the radius). train and val have one to three objects of the 56 seen classes; test has one of them; heldout has
@@ -68,20 +71,26 @@ class Shapes:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> LazyExample:
         if not 0 <= index < self.length:
             raise IndexError(f"shapes:{self.split} has no example {index}; it has {self.length}")
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
         objects = self._objects(rng)
         first = (objects[0]["colour"], objects[0]["shape"])
         text = caption(objects, rng, complete=self.complete) if self.split in ("train", "val") else f"a {first[0]} {first[1]}"
-        return {
-            "key": f"shapes:{self.split}:{index}",
-            "image": paint(objects, self.size, rng),
-            "text": text,
-            "label": (SEEN if self.seen_only else CLASSES).index(first),
-            "objects": objects,
+        label = (SEEN if self.seen_only else CLASSES).index(first)
+        readers: dict[str, Callable[[], Any]] = {
+            "image": cache(lambda: paint(objects, self.size, rng)),  # the rng goes on: it is painted once
+            "text": lambda: text,
+            "label": lambda: label,
+            "objects": lambda: objects,
         }
+        return LazyExample(f"shapes:{self.split}:{index}", readers, {"sound": partial(self._sound, index, objects)})
+
+    def _sound(self, index: int, objects: list[dict[str, Any]]) -> Any:
+        from jclip.data.shapes_sounds import sound
+
+        return sound(objects, np.random.default_rng((self.seed, SPLITS.index(self.split), index, 1)))
 
     def _objects(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         several = self.split in ("train", "val")

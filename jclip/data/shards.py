@@ -67,11 +67,11 @@ def load_shards(paths: Sequence[str]) -> Loaded:
         SourceError: a file is a compressed tar, or cannot be read.
     """
     shards, skipped, indexes = list[Shard](), list[str](), Indexes()
-    sizes = Counter(map(_folder_of, paths))
-    folders = {folder: _Folder(folder) for folder, size in sizes.items() if size >= MANY}
-    _index_remote([path for path in paths if not (found := folders.get(_folder_of(path))) or not found.has(path)], indexes)
-    for path in _progress(paths):
-        folder = folders.get(_folder_of(path))
+    places = list(map(_folder_of, paths))
+    folders = {folder: _Folder(folder) for folder, size in Counter(places).items() if size >= MANY}
+    kept = [folders.get(place) for place in places]
+    _index_remote([path for path, folder in zip(paths, kept, strict=True) if not folder or not folder.has(path)], indexes)
+    for path, folder in zip(_progress(paths), kept, strict=True):
         try:
             state = state_at(path)
             shard = folder.find(path, state) if folder else None

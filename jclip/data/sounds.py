@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +172,33 @@ class AsType:
         if self.dtype == "float32":
             return np.ascontiguousarray(value, np.float32)
         return (np.clip(value, -1, 1) * np.float32(32767)).astype(np.int16)
+
+
+class SoundFacts(NamedTuple):
+    """Facts of a sound as it is stored."""
+
+    format: str
+    """Format of its file, as libsndfile calls it; "array" of samples."""
+    rate: int
+    """Samples a second."""
+    channels: int
+    seconds: float
+
+
+def sound_facts(value: Any) -> SoundFacts:
+    """Facts of a sound whose beginning, ten seconds of it, can be decoded. Raises BadExample where it cannot, or is none."""
+    try:
+        needs_packages()
+    except ConfigError as problem:
+        raise BadExample(str(problem)) from None
+    import soundfile
+
+    DecodeSound()(value)
+    if isinstance(value, bytes):
+        with soundfile.SoundFile(BytesIO(value)) as file:
+            return SoundFacts(str(file.format), file.samplerate, file.channels, file.frames / file.samplerate)
+    array, rate = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else value
+    return SoundFacts("array", int(rate), 1 if array.ndim == 1 else array.shape[1], len(array) / rate)
 
 
 def one_channel(value: Samples, how: str) -> Samples:

@@ -10,9 +10,10 @@ from jclip.files import read_whole
 
 Example = Mapping[str, Any]
 """One example: field names to raw values. "key" (str, unique in its source) is always there; "image" is encoded bytes or
-u8[H,W,3], "text" a str (or with captions=lines a tuple of several), "label" an int or a str, where a source has them; bool[C] in
-a multi-label set. "captions" (tuple of str) are all the captions of an image that has several. A source of selection has "images"
-and "captions", both tuples, instead: image i and caption i belong together, and captions beyond the images are wrong."""
+u8[H,W,3], "sound" encoded bytes or a pair (array [n] or [n, channels], samples a second), "text" a str (or with captions=lines a
+tuple of several), "label" an int or a str, where a source has them; bool[C] in a multi-label set. "captions" (tuple of str) are
+all the captions of an image that has several. A source of selection has "images" and "captions", both tuples, instead: image i
+and caption i belong together, and captions beyond the images are wrong."""
 
 
 class SourceError(ValueError):
@@ -88,15 +89,20 @@ def lookup(example: Example, path: str) -> Any:
 class LazyExample(Mapping[str, Any]):
     """An example whose fields are read when they are asked for, so that a bad caption does not spoil its image."""
 
-    def __init__(self, key: str, readers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self, key: str, readers: Mapping[str, Callable[[], Any]], aliases: Mapping[str, Callable[[], Any]] | None = None
+    ) -> None:
         self._key = key
         self._readers = readers
+        self.aliases = aliases or {}
+        """Readers of fields that say what a listed one says, too. They are there for who asks, and not listed: nobody packs them
+        twice, and cheap fingerprints are what they were before there were any."""
 
     def __getitem__(self, name: str) -> Any:
-        return self._key if name == "key" else self._readers[name]()
+        return self._key if name == "key" else (self._readers[name] if name in self._readers else self.aliases[name])()
 
     def __contains__(self, name: object) -> bool:
-        return name == "key" or name in self._readers
+        return name == "key" or name in self._readers or name in self.aliases
 
     def __iter__(self) -> Iterator[str]:
         yield "key"

@@ -60,9 +60,18 @@ class LocalFile:
     def onward(self) -> File:
         return self
 
+    def links(self) -> int:
+        """Number of names that the file has."""
+        return os.fstat(self._descriptor).st_nlink
+
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+
+def is_deleted(file: File) -> bool:
+    """True for a file on a disk, such as a copy, that was deleted there: it can be read, and takes room until it is closed."""
+    return isinstance(file, LocalFile) and file.links() == 0
 
 
 def open_file(path: str | Path) -> File:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,9 @@ from jclip.data.open import open_source
 from jclip.data.reader import reading_threads, waits
 from jclip.data.source import BadExample, Example, Source, SourceError, Unreachable, lookup, read_lines
 from jclip.files import read_whole
+
+if TYPE_CHECKING:
+    from jclip.data.keys import KeyIndex
 
 AT_A_TIME = 2048
 """Examples that a thread looks at before it hands over what it has found; where each is a request to a store, WAITING_EACH."""
@@ -64,6 +66,17 @@ class SelectedExamples:
     def shards(self) -> Mapping[str, int] | None:
         """Bytes of each shard of the source, by name; None where it has none."""
         return getattr(self.source, "shards", None)
+
+    @property
+    def shard_paths(self) -> Sequence[str] | None:
+        """Path or address of each shard of the source; None where it has none."""
+        return getattr(self.source, "shard_paths", None)
+
+    @property
+    def shard_ends(self) -> Rows | None:
+        """Number of these examples up to the end of each shard of the source; None where it has none."""
+        ends = getattr(self.source, "shard_ends", None)
+        return None if ends is None else np.searchsorted(self.rows, np.asarray(ends, self.rows.dtype)).astype(np.int64)
 
     @property
     def left_out(self) -> Mapping[str, int]:
@@ -187,6 +200,8 @@ class _Search:
     def of(cls, subset: Subset, at: str) -> "_Search":
         names = list(parse_condition(subset.where).paths) if subset.where else []
         names += [subset.best[0]] if subset.best is not None else []
+        from jclip.data.keys import KeyIndex
+
         keys = KeyIndex(read_keys(subset.keys, subset.by, at)) if subset.keys else None
         return cls(subset, keys, read_table(subset.table, names, at) if subset.table else None)
 
@@ -255,46 +270,12 @@ class _LeftOut(Exception):
     """The reason why an example is left out."""
 
 
-class KeyIndex:
-    """The place of each key in a list, in 24 bytes a key: keys are known by a digest of 16 bytes, and are found by bisection."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        content = bytearray()  # a list of digests would take four times the memory
-        for key in keys:
-            content += _digest(key)
-        digests = np.frombuffer(content, "<u8").reshape(-1, 2)
-        self._order = np.lexsort((digests[:, 1], digests[:, 0]))
-        self._high, self._low = digests[self._order].T.copy()
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def find(self, key: str) -> int:
-        """The first place of a key; -1 where it is not there."""
-        high, low = np.frombuffer(_digest(key), "<u8")
-        first = int(np.searchsorted(self._high, high))
-        while first < len(self) and self._high[first] == high:
-            if self._low[first] == low:
-                return int(self._order[first])
-            first += 1
-        return -1
-
-    @property
-    def distinct(self) -> int:
-        """Number of different keys."""
-        return len(self) - int(np.sum((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])))
-
-
-def _digest(key: str) -> bytes:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 @dataclass(frozen=True)
 class Table:
     """Columns of a table, by the keys of examples."""
 
     path: str
-    index: KeyIndex
+    index: "KeyIndex"
     columns: Mapping[str, Any]
     """Arrow arrays by name."""
 
@@ -317,6 +298,8 @@ def read_table(path: str, names: Sequence[str], at: str) -> Table:
         raise SourceError(f"{at}: {path} has no column key, by which a row is known")
     if len(columns) == 1:
         raise SourceError(f"{at}: {path} has none of the columns {', '.join(names)}")
+    from jclip.data.keys import KeyIndex
+
     index = KeyIndex(_texts(columns.pop("key").to_pylist(), path, at))
     if index.distinct < len(index):
         raise SourceError(f"{at}: {path} has a key twice; a row is known by its key")

@@ -22,7 +22,8 @@ from jclip.data.folder import Folder
 from jclip.data.mixture import Mixture
 from jclip.data.reader import reading_threads
 from jclip.data.samples import field_of
-from jclip.data.source import BadExample, Example, Source
+from jclip.data.sounds import SoundFacts, sound_facts
+from jclip.data.source import BadExample, Example, Lacking, Source
 from jclip.data.subset import SelectedExamples
 from jclip.data.tokenizer import get_tokenizer
 from jclip.data.transforms import Tokenize
@@ -172,7 +173,7 @@ class Survey:
     shards: int | None
     looked_at: int
     usable: int
-    """Examples, of those looked at, with an image and a text that can be read."""
+    """Examples, of those looked at, with an image or a sound, and a text, that can be read."""
     images: int = 0
     """Examples, of those looked at, with an image that can be read."""
     classes: int = 0
@@ -201,6 +202,12 @@ class Survey:
     """Captions, of those looked at, that equal an earlier one."""
     images_per_second: float = 0.0
     """Images that all threads of this process read and decode in a second."""
+    sounds: int = 0
+    """Examples, of those looked at, with a sound whose beginning can be decoded."""
+    seconds: list[float] = field(default_factory=list)
+    """Lengths of sounds; as `widths`."""
+    rates: Counts = field(default_factory=dict)
+    """Number of sounds by samples a second and channels."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +221,7 @@ class Look:
     size: tuple[int, int] = (0, 0)
     text: str = ""
     labels: tuple[str, ...] = ()
+    sound: SoundFacts | None = None
 
 
 def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 77, most: int = 2000) -> tuple[Survey, list[Look]]:
@@ -221,7 +229,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
 
     Args:
         source: the data.
-        fields: fields of "image" and "text", as data.fields; of alternatives one is drawn for each example.
+        fields: fields of "image", "sound" and "text", as data.fields; of alternatives one is drawn for each example.
         context_length: tokens of a caption that count, of CLIP's vocabulary.
         most: how many examples are read.
     """
@@ -233,7 +241,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     texts = [look.text for look in looks if look.text]
     long = get_tokenizer(Tokenizer())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
-    images = [look for look in looks if look.format]
+    images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound is not None]
     several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
     reasons = Counter(re.sub(r"\d+", "N", problem)[:100] for look in looks for problem in look.problems)
     return Survey(
@@ -248,7 +256,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         fields=dict(getattr(source, "fields", {})),
         left_out=dict(getattr(source, "left_out", {})),
         alternatives={name: shares(source, text, most) for name, text in several.items()},
-        formats=dict(Counter(look.format for look in images).most_common()),
+        formats=dict(Counter([*(look.format for look in images), *(sound.format for sound in sounds)]).most_common()),
         widths=_range([look.size[0] for look in images]),
         heights=_range([look.size[1] for look in images]),
         characters=_range([len(text) for text in texts]),
@@ -257,6 +265,9 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         cut=sum(count > context_length for count in tokens),
         duplicates=len(texts) - len(set(texts)),
         images_per_second=round(len(images) / seconds, 1),
+        sounds=len(sounds),
+        seconds=_range([round(sound.seconds, 3) for sound in sounds]),
+        rates=dict(Counter(f"{sound.rate} Hz x {sound.channels}" for sound in sounds).most_common()),
     ), looks
 
 
@@ -292,10 +303,19 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         key = example["key"]
     except BadExample as problem:
         return Look(index, key, (str(problem),))
+    sound, lacking = None, list[str]()
     try:
         value = find(example, fields.get("image", "image"), class_names(source), np.random.default_rng(index)).value
         image = Decode()(value)
         size, kind = image.size, (_format(value) if isinstance(value, bytes) else type(value).__name__)
+    except Lacking as problem:
+        lacking.append(str(problem))
+    except BadExample as problem:
+        problems.append(str(problem))
+    try:
+        sound = sound_facts(find(example, fields.get("sound", "sound"), class_names(source), np.random.default_rng(index)).value)
+    except Lacking:
+        problems += lacking  # an example needs one of both, and images are what most have
     except BadExample as problem:
         problems.append(str(problem))
     try:
@@ -304,7 +324,7 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))
-    return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)))
+    return Look(index, key, tuple(problems), kind, size, text, _labels(example, class_names(source)), sound)
 
 
 def _labels(example: Example, classes: Sequence[str]) -> tuple[str, ...]:
@@ -329,8 +349,10 @@ def as_text(found: Survey, context_length: int) -> str:
     lines = [f"{found.examples:,} examples" + (f" in {found.shards:,} shards" if found.shards else "")]
     lines += [f"  {count:,} with {has}" for has, count in found.fields.items()]
     lines += [f"left out: {count:,} {what}" for what, count in found.left_out.items()]
-    pairs = f"{found.usable:,} usable as pairs of image and text ({found.usable / texts:.1%})"
-    lines.append(f"looked at {found.looked_at:,}: {found.images:,} images that can be read, {pairs}")
+    kinds = [name for name, count in (("image", found.images), ("sound", found.sounds)) if count] or ["image"]
+    pairs = f"{found.usable:,} usable as pairs of {' or '.join(kinds)} and text ({found.usable / texts:.1%})"
+    read = {"image": f"{found.images:,} images that can be read", "sound": f"{found.sounds:,} sounds that can be read"}
+    lines.append(f"looked at {found.looked_at:,}: {', '.join(read[kind] for kind in kinds)}, {pairs}")
     lines += [f"  {count:,} ({count / texts:.1%}): {reason}" for reason, count in found.unusable.items()]
     if found.labels:
         counts, names = list(found.labels.values()), ", ".join(list(found.labels)[:3])
@@ -339,21 +361,25 @@ def as_text(found: Survey, context_length: int) -> str:
         lines.append(f"labels: {sum(counts):,}, of {len(counts):,}{of} classes, such as {names}; {each}")
     lines += [f"{name}, one of: {shares}" for name, shares in found.alternatives.items()]
     for name, values in (
-        ("width", found.widths), ("height", found.heights), ("characters", found.characters), ("tokens", found.tokens),
+        ("width", found.widths), ("height", found.heights), ("seconds", found.seconds), ("characters", found.characters),
+        ("tokens", found.tokens),
     ):  # fmt: skip
         if values:
             lines.append(f"{name}: {values[0]:g} to {values[2]:g}, median {values[1]:g}")
     if found.formats:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
+    if found.rates:
+        lines.append("samples a second x channels: " + ", ".join(f"{name} {count:,}" for name, count in found.rates.items()))
     if found.tokens:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
         lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
-    lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
+    if found.images or not found.sounds:
+        lines.append(f"reading and decoding: {found.images_per_second:,.0f} images a second on this machine")
     return "\n".join(lines)
 
 
 def first_usable(looks: Sequence[Look], most: int) -> list[Look]:
-    """Examples with an image that can be read, at most `most`, spread evenly."""
-    good = [look for look in looks if look.format]
+    """Examples with an image or a sound that can be read, at most `most`, spread evenly."""
+    good = [look for look in looks if look.format or look.sound is not None]
     return list(itertools.islice(good, 0, None, max(1, math.ceil(len(good) / most))))

@@ -53,7 +53,7 @@ class Tfds:
         }
         if self._rates and "sound" not in readers:
             audio, rate = next(iter(self._rates.items()))
-            readers["sound"] = partial(_sound, record[audio], rate, audio)
+            return LazyExample(f"{self._name}:{index}", readers, {"sound": partial(_sound, record[audio], rate, audio)})
         return LazyExample(f"{self._name}:{index}", readers)
 
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip import config
-from jclip.config import ConfigError, TextTower
+from jclip.config import ConfigError, TokenTower
 from jclip.data.clean import RULES
 from jclip.data.vocabulary import load_vocabulary
 
@@ -30,7 +30,7 @@ def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
     return ClipTokenizer(config.clean) if config.kind == "clip" else FileTokenizer(config)
 
 
-def text_ends(tower: TextTower) -> tuple[int, int, int]:
+def text_ends(tower: TokenTower) -> tuple[int, int, int]:
     """The ids that start a text of a tower, end it, and fill what is left, of towers that a `Caption` may be of."""
     start, end = _ends(tower)
     assert start is not None
@@ -38,7 +38,7 @@ def text_ends(tower: TextTower) -> tuple[int, int, int]:
     return start, end, tower.tokenizer.pad_id
 
 
-def detokenize(tower: TextTower, rows: NDArray[np.int32]) -> list[str]:
+def detokenize(tower: TokenTower, rows: NDArray[np.int32]) -> list[str]:
     """The texts of token ids i32 [n, L], from behind the start to before the end; cleaned as they were, not as they were written.
 
     A text without an end, which was cut or whose tokenizer puts none, ends before its padding.
@@ -51,7 +51,7 @@ def detokenize(tower: TextTower, rows: NDArray[np.int32]) -> list[str]:
     return [" ".join(decode(_words(tower, row)).split()) for row in rows.tolist()]
 
 
-def text_parts(tower: TextTower, text: str) -> tuple[list[int], list[int], list[int]]:
+def text_parts(tower: TokenTower, text: str) -> tuple[list[int], list[int], list[int]]:
     """Ids before a text, of its words, and of its end, without padding.
 
     Raises:
@@ -68,7 +68,7 @@ def text_parts(tower: TextTower, text: str) -> tuple[list[int], list[int], list[
     return row[:first], words, after
 
 
-def _ends(tower: TextTower) -> tuple[int | None, int | None]:
+def _ends(tower: TokenTower) -> tuple[int | None, int | None]:
     """The ids that start a text and end it; None where the configuration names none."""
     how = tower.tokenizer
     if how.kind == "clip":
@@ -76,7 +76,7 @@ def _ends(tower: TextTower) -> tuple[int | None, int | None]:
     return how.bos_id, tower.eot_id if how.eos_id is None else how.eos_id
 
 
-def _words(tower: TextTower, ids: list[int]) -> list[int]:
+def _words(tower: TokenTower, ids: list[int]) -> list[int]:
     """The ids between the start of a text and its end, or its padding."""
     how, (start, end) = tower.tokenizer, _ends(tower)
     ids = ids[1:] if ids[0] == start else ids
@@ -90,7 +90,7 @@ def _words(tower: TextTower, ids: list[int]) -> list[int]:
     return ids
 
 
-def check_vocabulary(tower: TextTower) -> None:
+def check_vocabulary(tower: TokenTower) -> None:
     """Raises ConfigError where the vocabulary file of `tower` is missing, damaged, another one, or has too many ids."""
     tokenizer = tower.tokenizer
     if tokenizer.kind == "clip":

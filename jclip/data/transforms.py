@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ImageTower, TextAugment, TextTower, Tokenizer
+from jclip.config import Augment, ImageTower, TextAugment, Tokenizer, TokenTower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
@@ -60,7 +60,7 @@ def _augmented(tower: ImageTower, reading: Reading, augment: Augment) -> Compose
     return Compose((*steps, *changes(augment), ToArray()))
 
 
-def text_transform(tower: TextTower, reading: Reading) -> Compose:
+def text_transform(tower: TokenTower, reading: Reading) -> Compose:
     """i32[L] of a text."""
     check_vocabulary(tower)  # here, where the error reaches the user, and not in the first batch of a worker
     how = reading.text_augment

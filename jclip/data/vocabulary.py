@@ -151,9 +151,10 @@ def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJso
     except ImportError:
         raise ConfigError(f"tokenizer: kind 'hugging_face' needs a package that is not installed: {INSTALL}") from None
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(data.decode())
+        tokenizer = _words(data.decode()) if file.endswith(".txt") else tokenizers.Tokenizer.from_str(data.decode())
     except Exception as error:  # the library raises nothing more special
-        raise ConfigError(f"tokenizer: {file} is no tokenizer.json, or damaged: {error}") from None
+        what = "vocab.txt of BERT's" if file.endswith(".txt") else "tokenizer.json"
+        raise ConfigError(f"tokenizer: {file} is no {what}, or damaged: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if lower:  # within the tokenizer, because special tokens are looked for in the text as it came
@@ -161,3 +162,20 @@ def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJso
         tokenizer.normalizer = tokenizers.normalizers.Sequence(rules)
     around = tokenizer.encode("").ids  # ids that stand in the post-processor alone
     return TokenizerJson(tokenizer, 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *around], default=-1))
+
+
+def _words(text: str) -> Any:
+    """The tokenizer of an uncased BERT (Devlin et al. 2019), of its vocab.txt: a word a line, whose number is its id."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    words = {word: i for i, word in enumerate(text.removesuffix("\n").replace("\r\n", "\n").split("\n"))}
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    if missing := [word for word in special if word not in words]:
+        raise ValueError(f"it has no {' and no '.join(missing)}")
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in special])
+    return tokenizer

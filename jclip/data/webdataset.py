@@ -13,14 +13,14 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from jclip.data.addresses import by_ranges, is_address, shown
+from jclip.data.addresses import by_ranges, is_address, is_copied, shown
 from jclip.data.files import MAX_BYTES, unread
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.patterns import expand, short_names
 from jclip.data.samples import FIELDS, RARE_IMAGES, SOUNDS, with_sounds
 from jclip.data.shards import Loaded, load_shards
 from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, split_options, text_readers
-from jclip.data.storage import File, open_file
+from jclip.data.storage import File, is_deleted, open_file
 from jclip.data.tar_headers import NotTar
 from jclip.data.tar_index import Indexes
 
@@ -28,6 +28,9 @@ log = logging.getLogger("jclip.data")
 
 OPEN_SHARDS = 128
 """Shards whose file and index are held open by a process at a time, at most; see also `_most_open`."""
+
+LET_GO = 256
+"""Reads after which copies of shards that were deleted meanwhile are closed, whose room on the disk is free only then."""
 
 
 class WebDataset:
@@ -59,8 +62,6 @@ class WebDataset:
         """Files that are used."""
         self._paths = [shard.path for shard in loaded.shards]
         self._sizes = [shard.size for shard in loaded.shards]
-        self.waits = by_ranges(self._paths)
-        """True: each example is a request to a store."""
         self._names = short_names(self._paths)
         self._ends = list(accumulate(shard.samples for shard in loaded.shards))
         self._start()
@@ -70,6 +71,7 @@ class WebDataset:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._indexes = Indexes()
         self._lock = threading.Lock()
+        self._reads = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process."""
@@ -80,9 +82,24 @@ class WebDataset:
         self._start()
 
     @property
+    def waits(self) -> bool:
+        """True: each example is a request to a store."""
+        return by_ranges(self._paths)
+
+    @property
     def shards(self) -> dict[str, int]:
         """Bytes of each shard, by name."""
         return dict(zip(self._names, self._sizes, strict=True))
+
+    @property
+    def shard_paths(self) -> list[str]:
+        """Path or address of each shard."""
+        return self._paths
+
+    @property
+    def shard_ends(self) -> list[int]:
+        """Number of samples up to the end of each shard."""
+        return self._ends
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -101,11 +118,11 @@ class WebDataset:
                 readers.setdefault(field, partial(_read, file, extension, offset, size))
         if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
             readers["image"] = readers[rare]
-        if "sound" not in readers and (sound := next((extension for extension in readers if extension in SOUNDS), None)):
-            readers["sound"] = readers[sound]
+        sounds = [readers[extension] for extension in readers if extension in SOUNDS]
+        aliases = {"sound": sounds[0]} if sounds and "sound" not in readers else {}
         if self.lines and "text" in readers:
             readers |= text_readers(readers["text"], lines=True)
-        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers)
+        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers, aliases)
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, in order."""
@@ -114,11 +131,17 @@ class WebDataset:
     def _shard(self, number: int) -> "_OpenShard":
         """Shard `number`, open. One that is closed here lives on until its last reader lets go of it."""
         shard = self._open.get(number)
-        if shard is None:
+        if shard is None or shard.copied != is_copied(self._paths[number]):
             samples = self._ends[number] - (self._ends[number - 1] if number else 0)
             shard = _OpenShard(self._paths[number], self._indexes, samples)
         with self._lock:
-            shard = self._open.setdefault(number, shard)
+            self._reads += 1
+            if self._reads % LET_GO == 0:
+                for other in [other for other, opened in self._open.items() if is_deleted(opened.file)]:
+                    del self._open[other]
+            if self._open.setdefault(number, shard).copied != shard.copied:
+                self._open[number] = shard
+            shard = self._open[number]
             self._open.move_to_end(number)
             while len(self._open) > _most_open():
                 self._open.popitem(last=False)
@@ -141,6 +164,7 @@ class _OpenShard:
     """A shard's file and index. Raises BadExample where it is not what it was when the source was opened, or Unreachable."""
 
     def __init__(self, path: str, indexes: Indexes, samples: int) -> None:
+        self.copied = is_copied(path)
         try:
             self.file = open_file(path)
             self.index = indexes.read(path, self.file.state)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jclip.config import Caption, Captioning, ConfigError, TextTower, Tower, to_json
+from jclip.config import Caption, Captioning, ConfigError, TokenTower, Tower, to_json
 from jclip.data import BadExample, Source, Transform, eval_transform, read_once
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fingerprint import file_digests
@@ -57,6 +57,8 @@ class Functions:
     head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None
     """Head of an adapted model: (names of C classes, z [n, E], pooled [n, d]) -> scores f32 [n, C], in cosines, which
     take the place of prompts. None: the model has none."""
+    trained_on: tuple[str, Callable[[], Source]] | None = None
+    """Name of the data that the model's run is trained on, and a function that opens them; None where nothing says it."""
 
 
 class Embedded(NamedTuple):
@@ -199,7 +201,7 @@ def cached(
 def tower_facts(tower: Tower) -> dict[str, Any]:
     """All that a tower's features depend on but its weights: its configuration, and the bytes of its vocabulary."""
     facts: dict[str, Any] = to_json(tower)
-    if isinstance(tower, TextTower) and tower.tokenizer.file:
+    if isinstance(tower, TokenTower) and tower.tokenizer.file:
         facts["vocabulary"] = file_digests([Path(tower.tokenizer.file)])[0].hex()
     return facts
 

@@ -10,6 +10,9 @@ from jclip.eval.labels import read_entries
 
 DEFAULT = ("a photo of a {}.",)
 
+OF_SOUNDS = ("This is a sound of {}.",)
+"""Prompts of sounds, where none are given."""
+
 
 @functools.cache
 def template_sets() -> dict[str, tuple[str, ...]]:
@@ -36,18 +39,19 @@ def template_set(name: str) -> tuple[str, ...]:
     return sets[name]
 
 
-def read_templates(given: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+def read_templates(given: Sequence[str], own: Sequence[str] = (), default: Sequence[str] = DEFAULT) -> tuple[str, ...]:
     """The prompts of a config: "set:NAME" stands for a set, "file:PATH" for the lines of a file, in which {c} is the class too.
 
     Args:
         given: as in the config.
-        own: those of the source, which are used where none are given; and where it has none, DEFAULT.
+        own: those of the source, which are used where none are given; and where it has none, `default`.
+        default: those of nothing else.
 
     Raises:
         ConfigError: there is no such set or file, or a template has no {} where the class name goes.
     """
     found: list[str] = []
-    for entry in read_entries(given or own or DEFAULT, "templates"):
+    for entry in read_entries(given or own or default, "templates"):
         found += template_set(entry.removeprefix("set:")) if entry.startswith("set:") else [entry.replace("{c}", "{}")]
     for template in found:
         if "{}" not in template:

@@ -1,5 +1,7 @@
 """Zero-shot classification: an image belongs to the class whose prompts it is nearest to (Radford et al. 2021, section 3.1)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,9 @@ import numpy as np
 from jclip.eval.blocks import map_rows, rows_at_a_time
 from jclip.eval.labels import mean_per_class
 from jclip.eval.ranks import TIE, ranks
+
+KS = (1, 5)
+"""Places that the right class may have, where none are given."""
 
 
 def class_embeddings(z: np.ndarray) -> np.ndarray:
@@ -23,8 +28,8 @@ def class_embeddings(z: np.ndarray) -> np.ndarray:
     return _normalise(_normalise(z).mean(axis=1))
 
 
-def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Fractions of examples whose class is nearest, or among the five nearest.
+def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Fractions of examples whose class is nearest, or among the k nearest.
 
     An example whose class is tied with another counts as wrong (see `ranks`): a collapsed model scores 0. So do two classes with
     equal prompts, which no model can tell apart.
@@ -33,26 +38,19 @@ def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) ->
         z: [n, E] float32 unit vectors of the examples.
         classes: [C, E] float32 unit vectors of the classes.
         labels: [n] integers, 0 to C - 1.
+        ks: rising, from 1 on.
 
     Returns:
-        "top1"; "top5", where there are at least 5 classes; "mean_per_class": top1 averaged over the classes present in `labels`.
+        "topK" of each k, where there are at least k classes; "mean_per_class": top1 averaged over the classes present in
+        `labels`; with 10 among `ks` "map@10": the mean of 1 / rank where that is at most 10, and of 0 elsewhere, which is the
+        mean average precision at 10 of queries with one right answer.
     """
     rank = ranks(z, classes, labels, np.arange(len(classes)))
-    metrics = {"top1": float(np.mean(rank <= 1))}
-    if len(classes) >= 5:
-        metrics["top5"] = float(np.mean(rank <= 5))
-    return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
-
-
-def score_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The metrics of `zero_shot_metrics`, of scores f32 [n, C] in cosines: of a head that is no list of vectors."""
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    others = np.arange(scores.shape[1])[None, :] != labels[:, None]
-    rank = 1 + np.sum(others & ~(scores < own - TIE), axis=1)
-    metrics = {"top1": float(np.mean(rank <= 1))}
-    if scores.shape[1] >= 5:
-        metrics["top5"] = float(np.mean(rank <= 5))
-    return metrics | {"mean_per_class": mean_per_class(rank <= 1, labels)}
+    metrics = {f"top{k}": float(np.mean(rank <= k)) for k in ks if k <= max(1, len(classes))}
+    metrics["mean_per_class"] = mean_per_class(rank <= 1, labels)
+    if 10 in ks:
+        metrics["map@10"] = float(np.mean(np.where(rank <= 10, 1 / rank, 0)))
+    return metrics
 
 
 def predict_classes(z: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jclip.models import attention_tpu
 from jclip.models.compute import Backend, Compute
 
 HIDDEN = -1e30  # a logit of attention that counts for nothing; finite, because the difference of two infinities is NaN
@@ -34,8 +33,11 @@ def attend(
         if backend.platform == "gpu" and fits_cudnn(q):
             # Kept as "attention" too: see `cudnn_attention`.
             return jax.nn.dot_product_attention(q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
-        if backend.platform == "tpu" and attention_tpu.fits(q):
-            return _named(backend.by_rows(lambda *rows: attention_tpu.attend(*rows, causal=causal))(q, k, v, lengths))
+        if backend.platform == "tpu":
+            from jclip.models import attention_tpu  # Pallas, which nothing else needs
+
+            if attention_tpu.fits(q):
+                return _named(backend.by_rows(lambda *rows: attention_tpu.attend(*rows, causal=causal))(q, k, v, lengths))
     return _named(_plain(q, k, v, lengths, causal, backend))
 
 

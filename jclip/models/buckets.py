@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import Config, Groups, TextTower, groups_of
+from jclip.config import Config, Groups, TokenTower, groups_of
 from jclip.models.compute import Backend
 from jclip.models.layers import Hidden
 from jclip.models.output import TowerOutput
@@ -41,7 +41,7 @@ def fits_buckets(config: Config, batch: Mapping[str, Array], mesh: Mesh) -> Arra
     fits = jnp.ones((), bool)
     for tower, views in bucketed_views(config).items():
         how, groups = config.model.towers[tower], groups_of(config.buckets)[tower]
-        assert isinstance(how, TextTower)
+        assert isinstance(how, TokenTower)
         for view in views:
             lengths = end_of_text(batch[view], how) + 1
             rows = lengths.reshape(mesh.size, config.accumulate, -1)  # as split_rows cuts them
@@ -60,7 +60,7 @@ def in_buckets(
     hidden: Hidden | None,
     *,
     groups: Groups,
-    tower: TextTower,
+    tower: TokenTower,
     backend: Backend,
 ) -> TowerOutput:
     """A text tower's output, computed in groups; that of `encode` at once, to rounding, where each fits.

@@ -2,10 +2,22 @@
 
 import math
 
-from jclip.config import Mel, ResNetTower, SensorTower, SpectrogramTower, TextTower, Tower, VisionTower
+from jclip.config import (
+    BertTower,
+    Cnn14Tower,
+    HtsatTower,
+    Mel,
+    ResNetTower,
+    SensorTower,
+    SpectrogramTower,
+    TextTower,
+    TokenTower,
+    Tower,
+    VisionTower,
+)
 from jclip.models.vit import PatchTower, class_tokens, kept_patches
 
-ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last")
+ONE_TOKEN = ("cls", "cls_legacy", "eot", "first", "last", "pooler")
 """Poolings of a single token."""
 
 
@@ -53,12 +65,61 @@ def mel_flops(mel: Mel, samples: int) -> int:
     return mel.frames_of(samples) * (round(2.5 * mel.n_fft * math.log2(mel.n_fft)) + 2 * bins * mel.mels)
 
 
+def htsat_flops(tower: HtsatTower, *, tokens: bool = True) -> int:
+    """Spectrogram, patches, blocks, and the merging between stages. The pooling asks for all: without `tokens` it is no less."""
+    fused = tower.fused_seconds is not None
+    samples = tower.input()[0][0] - 1 if fused else tower.waveform.samples
+    total, images, stretched = mel_flops(tower.mel, samples), 4 if fused else 1, tower.spec_size**2 // tower.mel.mels
+    if stretched != tower.frames:
+        total += images * 2 * stretched * tower.frames * tower.mel.mels
+    places, patch, width = tower.sides[0] ** 2, tower.patch_size**2, tower.stem_width
+    total += 2 * places * patch * width
+    if fused:
+        hidden, wide = width // tower.fusion_ratio, tower.spec_size // (3 * tower.patch_size)
+        total += 3 * 2 * tower.sides[0] * wide * 3 * patch * width + 2 * 2 * (places + 1) * width * hidden
+    for stage, (depth, side) in enumerate(zip(tower.depths, tower.sides, strict=True)):
+        size = width * 2**stage
+        token = 4 * size**2 + 2 * size * round(tower.mlp_ratio * size) + 2 * tower.window**2 * size
+        total += 2 * depth * side**2 * token
+        if stage + 1 < len(tower.depths):
+            total += 2 * (side // 2) ** 2 * 4 * size * 2 * size
+    return total
+
+
+def htsat_tokens(tower: HtsatTower) -> int:
+    """Tokens of the last stage."""
+    return tower.sides[-1] ** 2
+
+
+def cnn14_flops(tower: Cnn14Tower, *, tokens: bool = True) -> int:
+    """Spectrogram, convolutions, and the layer behind the pooling, which asks for all: without `tokens` no less."""
+    frames, mels, before = tower.frames, tower.mel.mels, 1
+    total = mel_flops(tower.mel, tower.waveform.samples) + 2 * tower.width**2
+    for channels in tower.channels:
+        total += 2 * frames * mels * 9 * (before + channels) * channels
+        frames, mels, before = frames // 2, mels // 2, channels
+    return total
+
+
+def cnn14_tokens(tower: Cnn14Tower) -> int:
+    """Frames that are left."""
+    return tower.tokens
+
+
 def text_flops(tower: TextTower, *, tokens: bool = True) -> int:
     """Operations of a text forward, padding too; see `TowerKind`."""
     return _blocks_flops(tower, tower.context_length + (tower.pool in ("cls", "cls_legacy")), tokens)
 
 
-def text_tokens(tower: TextTower) -> int:
+def bert_flops(tower: BertTower, *, tokens: bool = True) -> int:
+    """Operations of a text forward, padding too; see `TowerKind`."""
+    total = _blocks_flops(tower, tower.context_length, tokens)
+    if tower.output_width is not None:
+        total += 2 * tower.width * tower.output_width * (tower.context_length if tokens or tower.pool == "mean" else 1)
+    return total + (2 * tower.pooled_width**2 if tower.pool == "pooler" else 0)
+
+
+def text_tokens(tower: TokenTower) -> int:
     """Tokens that it returns, padding too."""
     return tower.context_length
 
@@ -98,10 +159,18 @@ def decoder_flops(decoder: TextTower, images: int, size: int) -> int:
 
 def projection_flops(tower: Tower, embed_dim: int) -> int:
     """Operations of one example forward, from the tower to the shared space."""
-    return 0 if tower.projection == "none" else 2 * tower.pooled_width * embed_dim
+    width = tower.pooled_width
+    match tower.projection:
+        case "none":
+            return 0
+        case "mlp" | "residual":
+            return 2 * (width + embed_dim) * embed_dim
+        case "mlp_gelu":
+            return 2 * (width + embed_dim) * ((width + embed_dim) // 2)
+    return 2 * width * embed_dim
 
 
-def _blocks_flops(tower: PatchTower | TextTower, length: int, tokens: bool) -> int:
+def _blocks_flops(tower: PatchTower | TextTower | BertTower, length: int, tokens: bool) -> int:
     """The blocks with so many tokens in them, and the pooling by one query."""
     width, hidden = tower.width, round(tower.mlp_ratio * tower.width)
     dense = 4 * width * width + 2 * width * hidden

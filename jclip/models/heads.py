@@ -1,11 +1,13 @@
-"""Heads: small networks on a tower's pooled output, that an objective trains for itself."""
+"""Small networks on a tower's pooled output: its projection to the shared space, and the heads of objectives."""
 
 import itertools
+from typing import Literal
 
 import flax.linen as nn
 import jax
 from jax import Array
 
+from jclip.config import Tower
 from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, Dense, LayerNorm
 
@@ -56,3 +58,52 @@ class WordHead(nn.Module):
     def flops(self, width: int) -> int:
         """Floating-point operations of one word, forward, logits too."""
         return 2 * width * (width + self.words)
+
+
+def make_projection(tower: Tower, features: int, how: Compute, name: str) -> nn.Module:
+    """The module of a tower's `config.Projection`, other than none: [b, tower.pooled_width] -> [b, features]."""
+    kind = tower.projection
+    if kind == "mlp":
+        return MlpProjection(features, features, "relu", True, how, name=name)
+    if kind == "mlp_gelu":
+        return MlpProjection((tower.pooled_width + features) // 2, features, "gelu", False, how, name=name)
+    if kind == "residual":
+        return ResidualProjection(features, how, name=name)
+    return Dense(features, nn.initializers.normal(tower.width**-0.5), kind == "affine", how, name=name)
+
+
+class MlpProjection(nn.Module):
+    """Two dense layers with an activation between them: [b, d] -> [b, features].
+
+    With ReLU and biases as in LAION-CLAP (Wu et al. 2023, section 3.1), with GELU and without as in open_clip's `HFTextEncoder`.
+    """
+
+    hidden: int
+    features: int
+    activation: Literal["relu", "gelu"]
+    use_bias: bool
+    how: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.lecun_normal()
+        x = Dense(self.hidden, init, self.use_bias, self.how, name="fc1")(x)
+        x = jax.nn.relu(x) if self.activation == "relu" else ACTIVATIONS[self.activation](x)
+        return Dense(self.features, init, self.use_bias, self.how, name="fc2")(x)
+
+
+class ResidualProjection(nn.Module):
+    """LayerNorm(y + W gelu(y)) of a linear map y of the input (Elizalde et al. 2023, MS-CLAP): [b, d] -> [b, features].
+
+    In training MS-CLAP zeroes half of what W makes; that is left out.
+    """
+
+    features: int
+    how: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.lecun_normal()
+        y = Dense(self.features, init, False, self.how, name="fc1")(x)
+        y = y + Dense(self.features, init, False, self.how, name="fc2")(ACTIVATIONS["gelu"](y))
+        return LayerNorm(1e-5, self.how, name="norm")(y)

@@ -53,8 +53,8 @@ def _energies(x: Array, mel: Mel, sample_rate: int, backend: Backend) -> Array:
     """f32 [b, frames, mels] of waveforms that are padded already."""
     bank = mel_bank(mel, sample_rate)
     if backend.platform == "tpu":
-        # The matrix units transform a frame with the few bins that filters see faster than a TPU's FFT, and the partitioner
-        # splits products by rows, where it would gather the batch for an FFT.
+        # A product with the bins that filters see, 1.2 GFLOP for 10 s at 48 kHz in LAION-CLAP's definition, is 1% of a ViT-B's
+        # forward and backward pass, and what matrix units are for. Which is faster on a TPU has not been measured.
         used = np.flatnonzero(bank.any(axis=1))
         matrix, bank = frame_matrix(mel)[:, used], bank[used]
         parts = (jnp.asarray(part, jnp.float32) for part in (matrix.real, matrix.imag))
@@ -62,7 +62,7 @@ def _energies(x: Array, mel: Mel, sample_rate: int, backend: Backend) -> Array:
         real, imaginary = (jnp.matmul(taken, part, precision=lax.Precision.HIGHEST) for part in parts)
         power = real**2 + imaginary**2
     else:
-        power = backend.by_rows(lambda x: _power_by_fft(x, mel))(x)
+        power = backend.by_rows(lambda x: _power_by_fft(x, mel))(x)  # the partitioner would gather the batch for an FFT
     if mel.power == 1:
         power = jnp.sqrt(jnp.maximum(power, 1e-30))
     return jnp.matmul(power, jnp.asarray(bank, jnp.float32), precision=lax.Precision.HIGHEST)

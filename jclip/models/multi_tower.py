@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import Groups, ImageTower, Model, TextTower, Tower
+from jclip.config import Groups, ImageTower, Model, TokenTower, Tower
 from jclip.models.buckets import in_buckets
 from jclip.models.compute import Backend, Compute, Params, Taps
-from jclip.models.layers import Dense, Hidden
+from jclip.models.heads import make_projection
+from jclip.models.layers import Hidden
 from jclip.models.output import TowerOutput
 from jclip.models.towers import kind_of
 
@@ -108,7 +109,7 @@ class MultiTower(nn.Module):
                 inputs, hidden = inputs.input, (inputs.hidden, inputs.token)
             if not isinstance(inputs, tuple):
                 inputs = (inputs,)
-            if groups and isinstance(config, TextTower) and len(inputs) == 1:
+            if groups and isinstance(config, TokenTower) and len(inputs) == 1:
                 output = in_buckets(see, inputs[0], rows, hidden, groups=groups, tower=config, backend=self.backend)
             else:
                 output = see(inputs, rows, hidden)
@@ -123,8 +124,7 @@ class MultiTower(nn.Module):
         if tower.projection == "none":
             return lambda pooled: pooled
         how = Compute(jnp.dtype(c.dtype), backend=self.backend, reduce=jnp.dtype(c.reduce_dtype))
-        init = nn.initializers.normal(tower.width**-0.5)
-        return Dense(c.embed_dim, init, tower.projection == "affine", how, name=f"{name}_projection")
+        return make_projection(tower, c.embed_dim, how, f"{name}_projection")
 
 
 def _of_one_shape(views: Sequence[str], batch: Mapping[str, Any]) -> list[list[str]]:

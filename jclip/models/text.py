@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jclip.config import TextTower
+from jclip.config import TextTower, TokenTower
 from jclip.models.layers import Hidden, LayerNorm, Position, hide
 from jclip.models.output import TowerOutput
 from jclip.models.products import broadcast
@@ -33,9 +33,8 @@ class TextTransformer(Transformer):
             ValueError: the length is not the tower's, or embeddings come without `eot`.
         """
         c, dtype = self.config, self.how.dtype
+        check_length(text, c, cut)
         length = text.shape[1]
-        if length != c.context_length and not (cut and length < c.context_length and c.ignores_padding):
-            raise ValueError(f"text: length {length} is not context_length {c.context_length}; pad or cut it")
         table = self.param("token_embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if text.ndim == 2:
             eot = end_of_text(text, c) if eot is None else eot
@@ -64,6 +63,14 @@ class TextTransformer(Transformer):
         else:
             pooled = mean(tokens, mask)
         return TowerOutput(pooled, tokens, mask)
+
+
+def check_length(text: Array, config: TokenTower, cut: bool) -> None:
+    """Raises ValueError where texts, ids [b, L] or embeddings [b, L, width], have another length than the tower's; those that are
+    `cut` may be shorter, where it ignores padding."""
+    length = text.shape[1]
+    if length != config.context_length and not (cut and length < config.context_length and config.ignores_padding):
+        raise ValueError(f"text: length {length} is not context_length {config.context_length}; pad or cut it")
 
 
 def with_class_token(x: Array, cls: Array, lengths: Array, *, legacy: bool) -> tuple[Position, Array, Array]:
@@ -97,14 +104,14 @@ def class_tokens(config: TextTower) -> int:
     return int(config.pool in ("cls", "cls_legacy"))
 
 
-def end_of_text(ids: Array, config: TextTower) -> Array:
+def end_of_text(ids: Array, config: TokenTower) -> Array:
     """i32 [b] of ids i32 [b, L]: where the first `eot_id` is, or, in texts without, the last that is no padding.
 
-    Without an `eot_id` it is the first of the largest id, as in CLIP.
+    Without an `eot_id` it is the first of the largest id, as in CLIP, but of a BertTower the last that is no padding.
     """
-    if config.eot_id is None:
+    if config.eot_id is None and isinstance(config, TextTower):
         return jnp.argmax(ids, axis=1)
-    ends = ids == config.eot_id
+    ends = ids == (-1 if config.eot_id is None else config.eot_id)
     last = ids.shape[1] - 1 - jnp.argmax(ids[:, ::-1] != config.tokenizer.pad_id, axis=1)
     return jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1), last)
 

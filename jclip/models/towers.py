@@ -1,24 +1,34 @@
 """The kinds of towers: one row for each, with its module, its operations and its tokens; and sums over towers."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 from jclip.config import (
+    BertTower,
+    Cnn14Tower,
     Config,
     ConfigError,
     DepthTower,
     Groups,
+    HtsatTower,
     ImuTower,
     ResNetTower,
     SpectrogramTower,
     TextTower,
     ThermalTower,
+    TokenTower,
     Tower,
     VisionTower,
     groups_of,
 )
 from jclip.models.flops import (
+    bert_flops,
+    cnn14_flops,
+    cnn14_tokens,
+    htsat_flops,
+    htsat_tokens,
     projection_flops,
     resnet_flops,
     resnet_tokens,
@@ -31,8 +41,6 @@ from jclip.models.flops import (
     vision_flops,
     vision_tokens,
 )
-from jclip.models.resnet import ModifiedResNet
-from jclip.models.sensors import SensorTransformer
 from jclip.models.spectrogram import SpectrogramTransformer
 from jclip.models.text import TextTransformer
 from jclip.models.transformer import Transformer
@@ -60,14 +68,36 @@ class TowerKind(NamedTuple):
     """Tokens that it returns in training, class token and padding too."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Later:
+    """A module of this room, imported when a tower is first made: models without such a tower start without it."""
+
+    file: str
+    """Its file in this room."""
+    name: str
+    """Its name there."""
+
+    def load(self) -> type:
+        """The module itself."""
+        loaded: type = getattr(importlib.import_module(f"jclip.models.{self.file}"), self.name)
+        return loaded
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module made of what it takes."""
+        return self.load()(*args, **kwargs)
+
+
 TOWERS: dict[type[Tower], TowerKind] = {
     VisionTower: TowerKind(VisionTransformer, vision_flops, vision_tokens),
-    ResNetTower: TowerKind(ModifiedResNet, resnet_flops, resnet_tokens),
-    DepthTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
-    ThermalTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
-    ImuTower: TowerKind(SensorTransformer, sensor_flops, sensor_tokens),
+    ResNetTower: TowerKind(Later("resnet", "ModifiedResNet"), resnet_flops, resnet_tokens),
+    DepthTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
+    ThermalTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
+    ImuTower: TowerKind(Later("sensors", "SensorTransformer"), sensor_flops, sensor_tokens),
     SpectrogramTower: TowerKind(SpectrogramTransformer, spectrogram_flops, spectrogram_tokens),
     TextTower: TowerKind(TextTransformer, text_flops, text_tokens),
+    BertTower: TowerKind(Later("bert", "BertTransformer"), bert_flops, text_tokens),
+    HtsatTower: TowerKind(Later("htsat", "Htsat"), htsat_flops, htsat_tokens),
+    Cnn14Tower: TowerKind(Later("cnn14", "Cnn14"), cnn14_flops, cnn14_tokens),
 }
 """The kinds of towers by their dataclass."""
 
@@ -83,6 +113,7 @@ def kind_of(tower: Tower) -> TowerKind:
 def depth_of(tower: Tower) -> int:
     """Number of blocks of a tower of transformer blocks, which can be tapped; 0 of other kinds."""
     module = kind_of(tower).module
+    module = module.load() if isinstance(module, Later) else module
     return int(vars(tower)["depth"]) if isinstance(module, type) and issubclass(module, Transformer) else 0
 
 
@@ -116,9 +147,9 @@ def towers_flops(config: Config, locked: Collection[str] = ()) -> int:
 
 def in_groups(tower: Tower, groups: Groups) -> list[tuple[Tower, float]]:
     """The tower as each group of texts sees it, and the group's share of them."""
-    if not isinstance(tower, TextTower):
+    if not isinstance(tower, TokenTower):
         return [(tower, 1.0)]
-    parts = [(dataclasses.replace(tower, context_length=tokens), share) for tokens, share in groups]
+    parts: list[tuple[Tower, float]] = [(dataclasses.replace(tower, context_length=tokens), share) for tokens, share in groups]
     return [*parts, (tower, 1 - sum(share for _, share in parts))]
 
 

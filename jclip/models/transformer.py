@@ -100,7 +100,7 @@ class Transformer(nn.Module):
     def block(self, causal: bool) -> Block:
         """One of the stack, without parameters."""
         c = self.config
-        extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": c.layer_scale}
+        extra = {"residual_scale": (2 * c.depth) ** -0.5, "dropout": c.dropout, "layer_scale": getattr(c, "layer_scale", None)}
         return self.BLOCK(**self._fields(), **extra, causal=causal, parent=None)
 
     def _fields(self) -> dict[str, Any]:

@@ -24,13 +24,13 @@ class MaskedText(Objective):
     def __init__(self, name: str, how: config.MaskedText, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole, self.mesh, self.salt = how, whole, mesh, zlib.crc32(name.encode())
         (self.view,) = how.makes(name)
-        self.tower = cast(config.TextTower, whole.model.towers[whole.inputs()[how.text].tower])
+        self.tower = cast(config.TokenTower, whole.model.towers[whole.inputs()[how.text].tower])
         self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute.of(whole.model, mesh))
 
     def init(self, key: Array, part: Part) -> Params:
         """The head, and an embedding that stands for hidden words."""
         head, token = jax.random.split(key)
-        x = jnp.zeros((1, self.tower.width))
+        x = jnp.zeros((1, self.tower.pooled_width))
         hidden = nn.initializers.normal(0.02)(token, (self.tower.width,))
         return {"head": self.head.init(head, x)["params"], "mask": {"bias": hidden}}  # a name that the rules never decay
 
@@ -58,14 +58,16 @@ class MaskedText(Objective):
 
     def _choose(self, ids: Array, rows: Array, key: Array) -> "Chosen":
         tower = self.tower
-        last = [tower.vocab_size - 1] if tower.eot_id is None else []  # the largest id ends a text
+        last = (
+            [tower.vocab_size - 1] if isinstance(tower, config.TextTower) and tower.eot_id is None else []
+        )  # the largest id ends a text
         words, key = real_words(ids, tower), jax.random.fold_in(key, self.salt)
         return choose(ids, words, key, rows, self.how, tower.vocab_size, [*special_ids(tower), *last])
 
     def flops(self) -> int:
         """The head forward and backward, on the words that can be chosen."""
         words = self.whole.batch_size * chosen_of(self.tower.context_length, self.how.share)
-        return 3 * words * self.head.flops(self.tower.width)
+        return 3 * words * self.head.flops(self.tower.pooled_width)
 
 
 class Chosen(NamedTuple):

@@ -21,7 +21,7 @@ class Vocabulary(Objective):
         self.how, self.whole = how, whole
         inputs, towers = whole.inputs(), whole.model.towers
         self.image = towers[inputs[how.image].tower]
-        self.text = cast(config.TextTower, towers[inputs[how.text].tower])
+        self.text = cast(config.TokenTower, towers[inputs[how.text].tower])
         compute = Compute.of(whole.model, mesh)
         self.head = Dense(self.text.vocab_size, nn.initializers.normal(0.02), True, compute)
 
@@ -53,13 +53,13 @@ class Vocabulary(Objective):
         return 3 * 2 * self.whole.batch_size * self.image.width * self.text.vocab_size
 
 
-def multi_hot(ids: Array, tower: config.TextTower) -> Array:
+def multi_hot(ids: Array, tower: config.TokenTower) -> Array:
     """f32 [b, V] of ids i32 [b, L]: 1 for each word of a text, however often it is there."""
     rows = jnp.broadcast_to(jnp.arange(len(ids))[:, None], ids.shape)
     return jnp.zeros((len(ids), tower.vocab_size)).at[rows, ids].max(real_words(ids, tower).astype(jnp.float32))
 
 
-def real_words(ids: Array, tower: config.TextTower) -> Array:
+def real_words(ids: Array, tower: config.TokenTower) -> Array:
     """bool [b, L] of ids i32 [b, L]: which are words.
 
     Begin, end and padding that the configuration names are none; a tokenizer.json may put a begin of its own.
@@ -71,7 +71,7 @@ def real_words(ids: Array, tower: config.TextTower) -> Array:
     return real
 
 
-def special_ids(tower: config.TextTower) -> list[int]:
+def special_ids(tower: config.TokenTower) -> list[int]:
     """The ids of begin, end and padding, as far as the configuration names them."""
     how, clip = tower.tokenizer, tower.tokenizer.kind == "clip"
     padding = None if clip else how.pad_id  # of CLIP's texts what is behind the end, for 0 is a word

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jclip.data.decoding import Decode
 from jclip.data.fields import check_fields
 from jclip.data.survey import Look, as_text, first_usable, outline, survey
 from jclip.data.transforms import ToRgb
+from jclip.eval.previews import sound_preview
 
 PICTURES = 24
 """Examples on the page."""
@@ -33,18 +35,20 @@ def main(
     most: int = 2000,
     image: str = "image",
     text: str = "text",
+    sound: str = "sound",
 ) -> None:
     """Prints what a source holds; see `jclip.data.survey.Survey`.
 
     Args:
-        spec: a source, or a folder of images.
+        spec: a source, or a folder of images or sounds.
         subset: the part of the source that is looked at.
-        html: a page to write as well, with pictures.
+        html: a page to write as well, with pictures; of sounds their spectrograms, and players.
         as_json: print one JSON object instead of text.
         context_length: tokens of a caption that count.
         most: how many examples are read, spread evenly.
         image: field of an example that holds its image; an expression, as in data.fields.
         text: field that holds its caption.
+        sound: field that holds its sound.
 
     Raises:
         ConfigError: a number is below 1, a field is no expression, or the extra of the page is missing.
@@ -52,19 +56,25 @@ def main(
     """
     if most < 1 or context_length < 1:
         raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
-    fields = {"image": image, "text": text}
+    fields = {"image": image, "sound": sound, "text": text}
     check_fields(fields, "data")
     source = open_part(spec, subset, "data")
     found, looks = survey(source, fields, context_length=context_length, most=most)
-    lines = [as_text(found, context_length), *outline(source, fields)[1:]]
+    of_sounds = found.sounds > 0 and not found.images
+    seen = {name: field for name, field in fields.items() if name != ("image" if of_sounds else "sound")}
+    lines = [as_text(found, context_length), *outline(source, seen)[1:]]
     print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
     if html is not None:
-        page = _page(spec, "\n".join(lines), [_picture(source, look, image) for look in first_usable(looks, PICTURES)])
+        page = _page(spec, "\n".join(lines), [_picture(source, look, fields) for look in first_usable(looks, PICTURES)])
         write_atomically(Path(html), lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
 
 
-def _picture(source: Source, look: Look, field: str) -> dict[str, str]:
-    return {"key": look.key, "text": look.text[:300], "src": thumbnail(find(source[look.index], field).value)}
+def _picture(source: Source, look: Look, fields: Mapping[str, str]) -> dict[str, str]:
+    """An example: its image, or else the spectrogram of its sound; and its sound where it has one."""
+    example, shown = source[look.index], {"key": look.key, "text": look.text[:300]}
+    heard = None if look.sound is None else sound_preview(find(example, fields["sound"]).value)
+    src = thumbnail(find(example, fields["image"]).value) if look.format or heard is None else heard.image
+    return {**shown, "src": src, "sound": "" if heard is None else heard.sound}
 
 
 def thumbnail(image: Any) -> str:

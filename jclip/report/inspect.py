@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, TextTower
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TokenTower
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
+from jclip.data.blocks import BlockOrder, run_order, said_blocks
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
+from jclip.eval.previews import player_of, spectrogram
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
 from jclip.optim import lr_factors, make_schedule, split
@@ -47,9 +49,11 @@ class Picture(NamedTuple):
     """An input of a tower, as a page shows it."""
 
     src: str
-    """Data URL of a PNG; empty where the input is no image."""
+    """Data URL of a PNG, of a sound its spectrogram; empty where the input is neither image nor sound."""
     text: str
-    """Words of a text, or shape and dtype of what is neither."""
+    """Words of a text, or shape and dtype of what is none of these."""
+    sound: str = ""
+    """Data URL of a sound."""
 
 
 class PartPage(NamedTuple):
@@ -130,7 +134,7 @@ def learning_rates(parts: list[RunPart]) -> tuple[list[float], list[float]]:
 
 def loader_rate(config: Config, source: Source, seconds: float) -> float:
     """Examples a second that the loader of this host hands over, after its first batch."""
-    with make_run_loader(config, source) as loader:
+    with make_run_loader(config, source, ahead=False) as loader:
         next(loader)
         began = now = time.perf_counter()
         batches = 0
@@ -143,7 +147,9 @@ def loader_rate(config: Config, source: Source, seconds: float) -> float:
 def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
     config, plan = last.config, last.plan
     seen = plan.skipped + plan.length * config.batch_size
-    mixed = in_numbers(source, config.seed, 0, seen) if isinstance(source, Mixture) else []
+    mixed = in_numbers(source, source.order(config.seed), 0, seen) if isinstance(source, Mixture) else []
+    order = run_order(config, source, plan.skipped)
+    mixed += said_blocks(order) if isinstance(order, BlockOrder) else []
     return [
         ("data", "; ".join([f"{shown(config.data.title)}: {len(source):,} examples", *mixed])),
         ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
@@ -216,7 +222,7 @@ def _factor(factor: Any) -> str:
 
 def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
     """The first EXAMPLES rows that training will see in this stage, of this host."""
-    with make_run_loader(config, source, skipped=plan.skipped) as loader:
+    with make_run_loader(config, source, skipped=plan.skipped, ahead=False) as loader:  # no copies for so few
         batches = list(itertools.islice(loader, math.ceil(EXAMPLES / config.batch_size)))
     arrays = {view: np.concatenate([batch.arrays[view] for batch in batches])[:EXAMPLES] for view in batches[0].arrays}
     return Batch(arrays, list(_joined(batches, "keys"))[:EXAMPLES], list(_joined(batches, "problems")))
@@ -227,10 +233,14 @@ def _joined(batches: list[Batch], field: str) -> Iterator[str]:
 
 
 def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
-    """Inputs of a tower as a page shows them: images as they are, texts as the words that are left of them."""
+    """Inputs of a tower as a page shows them: images as they are, sounds as their spectrograms with
+    a player, texts as the words that are left of them."""
     if not view.stored and isinstance(view.seen_by, ImageTower):
         return [Picture(_png(pixels), "") for pixels in rows]
-    if not view.stored and isinstance(view.seen_by, TextTower):
+    if not view.stored and isinstance(view.seen_by, SoundTower):
+        heard = view.seen_by
+        return [Picture(spectrogram(row, heard), "", player_of(row, heard.waveform)) for row in rows]
+    if not view.stored and isinstance(view.seen_by, TokenTower):
         tower = view.seen_by
         lengths = (np.asarray(end_of_text(jnp.asarray(rows), tower)) + 1).tolist()
         return [

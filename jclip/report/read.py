@@ -12,6 +12,7 @@ from jclip.results import FORMAT
 
 HOW = "write one with: jclip eval MODEL --suite FILE.py --json OUT.json"
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_SOUND = re.compile(r"data:audio/(mpeg|wav|ogg);base64,[A-Za-z0-9+/]+={0,2}")
 # Control characters are no part of HTML or SVG, and half a surrogate pair is no part of UTF-8.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -34,6 +35,10 @@ class ReadResults:
 
 class Picture(str):
     """A data URL of a JPEG, PNG or WebP."""
+
+
+class Sound(str):
+    """A data URL of an MP3, a WAV or an Ogg file."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,25 @@ _SCHEMA: dict[str, Any] = {
             "details?": {
                 "per_class?": [{"name": str, "examples": int, "recall": float}],
                 "confusion?": {"names": [str], "matrix": [[float]]},
-                "mistakes?": [{"image": Picture, "key": str, "truth": str, "predictions": [(str, float)], "rank": int}],
+                "mistakes?": [
+                    {"image": Picture, "sound?": Sound, "key": str, "truth": str, "predictions": [(str, float)], "rank": int}
+                ],
                 "heat_map?": {"images": [Picture], "texts": [str], "cosines": [[float]]},
                 "grids?": {
                     "text_to_image?": [
-                        {"query": str, "rank": int, "answers": [{"image": Picture, "right": bool, "score": float}]}
+                        {
+                            "query": str,
+                            "rank": int,
+                            "answers": [{"image": Picture, "sound?": Sound, "right": bool, "score": float}],
+                        }
                     ],
                     "image_to_text?": [
-                        {"query": Picture, "rank": int, "answers": [{"text": str, "right": bool, "score": float}]}
+                        {
+                            "query": Picture,
+                            "sound?": Sound,
+                            "rank": int,
+                            "answers": [{"text": str, "right": bool, "score": float}],
+                        }
                     ],
                 },
                 "curve?": {**_CURVE, "y_name": str, "mean": [float], "deviation": [float]},
@@ -138,6 +154,10 @@ def _check(value: Any, schema: Any, where: str) -> Any:
         if not _PICTURE.fullmatch(_is(value, str, "a data URL", where)):
             raise ConfigError(f"{where} is {_short(value)}, not a picture: data:image/jpeg;base64,... (or png, webp)")
         return Picture(value)
+    if schema is Sound:
+        if not _SOUND.fullmatch(_is(value, str, "a data URL", where)):
+            raise ConfigError(f"{where} is {_short(value)}, not a sound: data:audio/mpeg;base64,... (or wav, ogg)")
+        return Sound(value)
     names = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
     return _clean(value if schema is Any else _is(value, schema, names[schema], where))
 

@@ -210,8 +210,9 @@ def _grids(found: Found, labels: Sequence[str]) -> list[Panel]:
     blocks = []
     for direction in ("text_to_image", "image_to_text"):
         for i, details in found:
-            if details["grids"].get(direction):
-                blocks.append(Panel(direction, i, {"all": details["grids"][direction], "shown": QUERIES_SHOWN}))
+            if rows := details["grids"].get(direction):
+                heard = any("sound" in one for row in rows for one in (row, *row["answers"]))
+                blocks.append(Panel(direction, i, {"all": rows, "shown": QUERIES_SHOWN, "heard": heard}))
     return blocks
 
 

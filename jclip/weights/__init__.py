@@ -17,7 +17,7 @@ from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, ar
 from jclip.config.instead import instead_of
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
-from jclip.weights import big_vision, hub, hugging_face, open_clip, openai, own
+from jclip.weights import big_vision, hub, hugging_face, imagebind, open_clip, openai, own
 from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
@@ -119,7 +119,7 @@ class Weights:
     model: Model
     """Architecture, with preprocessing and tokenizer."""
     format: str
-    """One of FORMATS, or big_vision, which is read alone."""
+    """One of FORMATS, or big_vision or imagebind, which are read alone."""
     shapes: Mapping[str, tuple[int, ...]]
     """Shapes of our parameters, by path."""
     _rules: list[Rule]
@@ -152,7 +152,7 @@ def read_weights(
     kind: str | None = None,
     preprocess: Mapping[str, Any] | None = None,
 ) -> Weights:
-    """Opens a folder of one of FORMATS, a weight file with open_clip's names, or an .npz of big_vision.
+    """Opens a folder of one of FORMATS, a weight file with open_clip's names or ImageBind's, or an .npz of big_vision.
 
     Args:
         path: of the folder or file.
@@ -176,6 +176,10 @@ def read_weights(
                 f"{path}: the architecture of an .npz says its pixels, and it is no folder; leave out {', '.join(unused)}"
             )
         return _read_big_vision(path, name, tokenizer)
+    if path.is_file() and imagebind.is_imagebind(arrays := open_tensors(path)):
+        if unused := [str(word) for word in (name, tokenizer, kind, *(preprocess or ())) if word]:
+            raise WeightsError(f"{path}: holds ImageBind's weights, which are of one model; leave out {', '.join(unused)}")
+        return _read_imagebind(path, arrays)
     if path.is_dir():
         path = _model_folder(path)
     if kind is not None and not path.is_dir():
@@ -297,6 +301,17 @@ def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None)
     with errors_of(path):
         require_fit(rules, tensors, shapes)
     return Weights(model, "big_vision", shapes, rules, tensors)
+
+
+def _read_imagebind(path: Path, tensors: Mapping[str, Lazy]) -> Weights:
+    model, scales = imagebind.open_model({name: array.shape for name, array in tensors.items()})
+    check_model(model)
+    shapes = tower_shapes(model) | dict.fromkeys(scales, ())
+    rules = imagebind.rules(model, shapes)
+    kept = {name: array for name, array in tensors.items() if name != imagebind.BUFFER}
+    with errors_of(path):
+        require_fit(rules, kept, shapes)
+    return Weights(model, "imagebind", shapes, rules, kept)
 
 
 def write_weights(

@@ -4,26 +4,28 @@ Whole models, or a tower alone.
 """
 
 import json
-import logging
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
-from jclip.config import Caption, Model, TextTower, Tokenizer, VisionTower
+from jclip.config import BertTower, Caption, Model, SoundTower, TextTower, Tokenizer, VisionTower
+from jclip.config import replace as replace_path
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy
+from jclip.weights.hugging_face_bert import DEFAULTS, bert_config, bert_tower
+from jclip.weights.hugging_face_clap import opened_clap, read_clap, write_clap
 from jclip.weights.hugging_face_names import model_type, rules
 from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
 from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Values, check_options, one_of, optional
 from jclip.weights.same import require_same
 from jclip.weights.tokenizer_files import write_hugging_face
-from jclip.weights.tokenizers import read_hugging_face
+from jclip.weights.tokenizers import longest_text, read_hugging_face
 
 __all__ = [
     "BUFFERS",
@@ -35,29 +37,28 @@ __all__ = [
     "read_captioners",
     "read_model",
     "rules",
-    "without_foreign_texts",
     "write_config",
 ]
-
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the weights in a folder, the preferred first."""
 
-MARK = r"(.*\.)?(vision_model|text_model|embeddings)\..*"
+MARK = r"(.*\.)?(vision_model|text_model|audio_model|embeddings)\..*"
 """Names that tell weights of this library."""
 
-BUFFERS = r"((text|vision)_model\.)?embeddings\.position_ids"
+BUFFERS = r"((text|vision)_model\.(roberta\.)?)?embeddings\.(position_ids|token_type_ids)"
 """Names in some state dicts that are no parameters."""
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 """Activations: transformers' name, and ours."""
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+KINDS |= {"chinese_clip": "ChineseCLIPModel", "altclip": "AltCLIPModel", "clap": "ClapModel"}
 """Types of models in transformers, and their classes."""
+
+LIKE_CLIP = ("clip", "chinese_clip", "altclip")
+"""Types with CLIP's image tower and linear projections."""
 
 ALONE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("chinese_clip_vision_model", "altclip_vision_model"), ("clip", "image")),
@@ -71,13 +72,10 @@ CLASSES |= {("siglip", "image"): "SiglipVisionModel", ("siglip", "text"): "Sigli
 PROJECTED = "WithProjection"
 """Classes of towers alone in transformers; CLIP's end in PROJECTED where the tower comes with its projection."""
 
-FOREIGN_TEXTS = {"chinese_clip": "a BERT", "altclip": "an XLM-RoBERTa"}
-"""Types of models whose image tower is CLIP's and is read alone, and what reads their texts, which no tower here is."""
+REFUSED = {f"{kind}_text_model": kind for kind in ("chinese_clip", "altclip")}
+"""Types of towers alone that are known and not read, and the type of the model in which they are."""
 
-REFUSED = {f"{kind}_text_model": reader for kind, reader in FOREIGN_TEXTS.items()}
-"""Types of towers alone that are known and not read, and what they are."""
-
-SCALES = {"clip": (SCALE,), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
+SCALES = {**dict.fromkeys(LIKE_CLIP, (SCALE,)), "siglip": (SCALE, BIAS), "siglip2": (SCALE, BIAS)}
 """The parameters of the objective of a type of model."""
 
 SIGLIP_END = 1
@@ -109,8 +107,9 @@ INERT |= {"_attn_implementation", "_attn_implementation_autoset", "attn_implemen
 
 
 def _defaults(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options that say what is computed, of images and of texts, with the library's defaults: files leave these out."""
-    clip = kind == "clip"
+    """Options that say what is computed, of images and of texts, with the library's defaults: files leave these out. Those of
+    texts of BERT's kind stand in `hugging_face_bert`."""
+    clip = kind in LIKE_CLIP
     act, eps = ("quick_gelu", 1e-5) if clip else ("gelu_pytorch_tanh", 1e-6)
     common = {"num_hidden_layers": 12, "hidden_act": act, "layer_norm_eps": eps}
     base = common | {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
@@ -126,7 +125,7 @@ Processor = tuple[str, Mapping[str, Any] | None]
 
 
 def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
-    """The architecture, preprocessing and tokenizer of a `CLIPModel`, `SiglipModel` or `Siglip2Model`, and its SCALES.
+    """The architecture, preprocessing and tokenizer of a model of one of KINDS, and its SCALES.
 
     Or of one of their towers alone, which has no scale. Its embedding is what is projected, where the folder has the projection,
     and otherwise the pooled output.
@@ -141,9 +140,7 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     """
     at, kind = str(folder / CONFIG), config.get("model_type")
     if isinstance(kind, str) and kind in REFUSED:
-        raise WeightsError(f"{at}: model_type is {kind!r}: {REFUSED[kind]}, which no tower here is")
-    if isinstance(kind, str) and kind in FOREIGN_TEXTS:
-        return _image_of(at, config, _required(read_processor(folder))), ()
+        raise WeightsError(f"{at}: model_type is {kind!r}; give the folder of the whole model, of type {REFUSED[kind]!r}")
     if isinstance(kind, str) and kind in ALONE:
         projected = any(re.fullmatch(r"(.*\.)?(visual|text)_projection\.weight", name) for name in names)
         part, tower = ALONE[kind]
@@ -153,27 +150,29 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
         return _tower_alone(at, config, source, projected), ()
     if not isinstance(kind, str) or kind not in KINDS:
         raise WeightsError(f"{at}: model_type is {kind!r}; reproduced are {', '.join((*KINDS, *ALONE))}")
-    return _model(at, config, read_processor(folder), read_hugging_face(folder, kind)), SCALES[kind]
+    if kind == "clap":
+        return read_clap(folder, config, INERT)
+    processor = read_processor(folder)
+    if kind in DEFAULTS:
+        processor = _required(processor)
+    return _model(at, config, processor, read_hugging_face(folder, kind), longest_text(folder)), SCALES[kind]
 
 
-def _model(at: str, config: Mapping[str, Any], processor: Processor, tokenizer: Tokenizer) -> Model:
+def _model(at: str, config: Mapping[str, Any], processor: Processor, tokenizer: Tokenizer, longest: int | None = None) -> Model:
+    """`longest`: tokens that a text of a tower of BERT's kind is cut to, where the tokenizer says it."""
     kind = config["model_type"]
-    clip = {"projection_dim": COUNT} if kind == "clip" else {}
+    clip = {"projection_dim": COUNT} if kind in LIKE_CLIP else {}
     check_options(f"{at}: ", config, SECTIONS | clip, NEUTRAL, INERT)
     vision, text = _defaults(kind)
     image = _image_tower(kind, {**vision, **_section(at, config, "vision_config", VISION, vision)}, processor)
-    words = {**text, **_section(at, config, "text_config", TEXT | ({"eos_token_id": ID} if clip else {}), text)}
-    embed_dim = config.get("projection_dim", 512) if clip else words.get("projection_size") or words["hidden_size"]
-    return Model({"image": image, "text": _text_tower(kind, words, tokenizer)}, embed_dim)
-
-
-def _image_of(at: str, config: Mapping[str, Any], processor: Processor) -> Model:
-    """The model of the image tower of a whole model, whose options are those of a CLIP; those of texts are not looked at."""
-    own = {name: value for name, value in config.items() if not name.startswith("text_config")}
-    check_options(f"{at}: ", own, SECTIONS | {"projection_dim": COUNT}, NEUTRAL, INERT)
-    vision, _ = _defaults("clip")
-    image = _image_tower("clip", {**vision, **_section(at, config, "vision_config", VISION, vision)}, processor)
-    return Model({"image": image}, config.get("projection_dim", 512))
+    if kind in DEFAULTS:
+        if "text_config_dict" in config:
+            raise WeightsError(f"{at}: text_config_dict beside text_config is not reproduced for {kind!r}; leave it out")
+        words = bert_tower(f"{at}: text_config", kind, config.get("text_config") or {}, tokenizer, INERT, longest)
+        return Model({"image": image, "text": words}, config.get("projection_dim", 768 if kind == "altclip" else 512))
+    options = {**text, **_section(at, config, "text_config", TEXT | ({"eos_token_id": ID} if clip else {}), text)}
+    embed_dim = config.get("projection_dim", 512) if clip else options.get("projection_size") or options["hidden_size"]
+    return Model({"image": image, "text": _text_tower(kind, options, tokenizer)}, embed_dim)
 
 
 def _required(processor: Processor) -> Processor:
@@ -183,20 +182,13 @@ def _required(processor: Processor) -> Processor:
     return processor
 
 
-def without_foreign_texts(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, T]) -> dict[str, T]:
-    """The arrays that belong to what is read of one of FOREIGN_TEXTS, which is said; all of any other model."""
-    reader = FOREIGN_TEXTS.get(str(config.get("model_type")))
-    if reader is None:
+def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """See Format: the arrays by the names that older versions of transformers write, where newer ones write others."""
+    if config.get("model_type") == "clap":
+        return opened_clap(folder, tensors)
+    if config.get("model_type") != "altclip":
         return dict(tensors)
-    kept = {name: x for name, x in tensors.items() if re.fullmatch(r"(.*\.)?(vision_model\..*|visual_projection\.weight)", name)}
-    # As transformers 5 writes AltCLIP's blocks, of which it reads both names.
-    kept = {name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): x for name, x in kept.items()}
-    left = len(tensors) - len(kept)
-    log.warning(
-        "%s: %s reads its texts, which no tower here is; it is a model of its image tower alone, %d arrays are left out",
-        *(folder, reader, left),
-    )
-    return kept
+    return {name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): x for name, x in tensors.items()}
 
 
 def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | Tokenizer, projected: bool) -> Model:
@@ -223,8 +215,14 @@ def _image_tower(kind: str, options: Mapping[str, Any], processor: Processor) ->
     if kind == "siglip2":
         size = math.isqrt(options["num_patches"]) * patch_size
     siglip: dict[str, Any] = {"crop": bool(size % patch_size), "patch_bias": True, "pool": "map", "pre_norm": False}
-    own = {} if kind == "clip" else siglip | {"projection": "none"}
-    return VisionTower(size, patch_size, **_common(options), **own, preprocess=preprocess(kind, *processor, size))
+    own = {} if kind in LIKE_CLIP else siglip | {"projection": "none"}
+    return VisionTower(
+        size,
+        patch_size,
+        **_common(options),
+        **own,
+        preprocess=preprocess("clip" if kind in LIKE_CLIP else kind, *processor, size),
+    )
 
 
 def _text_tower(kind: str, options: Mapping[str, Any], tokenizer: Tokenizer) -> TextTower:
@@ -249,7 +247,7 @@ def _section(
     if again is None:
         return given
     check_options(f"{at}: {name}_dict.", again, read, NEUTRAL, INERT)
-    if config["model_type"] == "clip":
+    if config["model_type"] in LIKE_CLIP:
         return again
     ours, theirs = ({option: {**defaults, **section}.get(option) for option in read} for section in (given, again))
     if others := [option for option in read if ours[option] != theirs[option]]:
@@ -274,11 +272,6 @@ def read_captioners(folder: Path, config: Mapping[str, Any]) -> dict[str, Captio
     return {}
 
 
-def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """See Format: the arrays of what is read; see `without_foreign_texts`."""
-    return without_foreign_texts(folder, config, tensors)
-
-
 def finish(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """See Format: nothing is left to write."""
 
@@ -288,12 +281,16 @@ def write_config(
 ) -> Collection[str]:
     """Writes `config.json`, `preprocessor_config.json` and the tokenizer, so that `from_pretrained` builds the same model.
 
-    A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; any other a `CLIPModel`.
+    A tower with pooling by attention makes a `SiglipModel`, or with that tokenizer a `Siglip2Model`; a text tower of BERT's kind
+    a `ChineseCLIPModel` or an `AltCLIPModel`; any other a `CLIPModel`.
     A tower alone makes their class of it. Returns the names of the captioners that are part of it: none.
 
     Raises:
         WeightsError: the library has no such model.
     """
+    if any(isinstance(tower, SoundTower) for tower in model.towers.values()):
+        write_clap(model, folder, scales, INERT)
+        return ()
     alone = set(model.towers) in ({"image"}, {"text"})
     if not alone:
         require_pair("hugging_face", model)
@@ -302,14 +299,20 @@ def write_config(
         raise WeightsError(f"Hugging Face's models have no {type(image).__name__}")
     if image is not None and not isinstance(image.image_size, int):
         raise WeightsError(f"Hugging Face's models take square images, and this one's are of {image.image_size} pixels")
-    assert text is None or isinstance(text, TextTower)
+    assert text is None or isinstance(text, TextTower | BertTower)
     kind = model_type(model)
-    processor = None if image is None else settings(kind, image)
+    processor = None if image is None else settings("clip" if kind in LIKE_CLIP else kind, image)
     if image is not None and text is not None:
         config = _config(kind, model, image, text)
         again = _model(CONFIG, config, (FILE, processor), text.tokenizer)
+        if isinstance(text, BertTower):  # whose length the tokenizer says
+            again = replace_path(again, "towers.text.context_length", text.context_length)
         if (BIAS in scales) != (BIAS in SCALES[kind]):
-            raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind == 'clip' else 'a'} bias of the logits")
+            raise WeightsError(f"Hugging Face's {KINDS[kind]} has {'no' if kind in LIKE_CLIP else 'a'} bias of the logits")
+    elif isinstance(text, BertTower):
+        raise WeightsError(
+            "Hugging Face's models have no tower of BERT's kind with a projection, alone; write it with an image tower"
+        )
     else:
         config = _config_alone(kind, model, image, text)
         again = _tower_alone(CONFIG, config, text.tokenizer if text else (FILE, processor), False)
@@ -317,18 +320,19 @@ def write_config(
     if not alone:
         require_one_scale("hugging_face", scales)
     if text is not None:
-        write_hugging_face(text.tokenizer, folder, kind)
+        write_hugging_face(text.tokenizer, folder, kind, text.context_length if isinstance(text, BertTower) else None)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if processor is not None:
         (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n")
     return ()
 
 
-def _config(kind: str, model: Model, image: VisionTower, text: TextTower) -> dict[str, Any]:
+def _config(kind: str, model: Model, image: VisionTower, text: TextTower | BertTower) -> dict[str, Any]:
     config: dict[str, Any] = {"architectures": [KINDS[kind]], "model_type": kind}
-    if kind == "clip":
+    if kind in LIKE_CLIP:
         config |= {"projection_dim": model.embed_dim}
-    return {**config, "text_config": _text_config(kind, model, text), "vision_config": _vision_config(kind, model, image)}
+    words = bert_config(text) if isinstance(text, BertTower) else _text_config(kind, model, text)
+    return {**config, "text_config": words, "vision_config": _vision_config(kind, model, image)}
 
 
 def _config_alone(kind: str, model: Model, image: VisionTower | None, text: TextTower | None) -> dict[str, Any]:
@@ -344,7 +348,7 @@ def _vision_config(kind: str, model: Model, image: VisionTower) -> dict[str, Any
     config = {**_common_config(image), "image_size": image.image_size, "patch_size": image.patch_size}
     if kind == "siglip2":
         config |= {"num_patches": math.prod(image.grid)}
-    return config | ({"projection_dim": model.embed_dim} if kind == "clip" else {})
+    return config | ({"projection_dim": model.embed_dim} if kind in LIKE_CLIP else {})
 
 
 def _text_config(kind: str, model: Model, text: TextTower) -> dict[str, Any]:

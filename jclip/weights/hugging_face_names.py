@@ -2,16 +2,20 @@
 
 from collections.abc import Container, Iterable
 
-from jclip.config import Model, TextTower, VisionTower
+from jclip.config import BertTower, Model, TextTower, VisionTower
+from jclip.weights.hugging_face_bert import text_rules
+from jclip.weights.hugging_face_clap import clap_rules
 from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 
 def model_type(model: Model) -> str:
     """Type of the model that is written: siglip and siglip2 differ in how texts are cleaned, and in how patches are embedded.
 
-    A tower alone is one of a clip or a siglip.
+    A text tower of BERT's kind is Chinese-CLIP's or AltCLIP's. A tower alone is one of a clip or a siglip.
     """
     image, text = model.towers.get("image"), model.towers.get("text")
+    if isinstance(text, BertTower):
+        return "altclip" if text.final_norm or text.output_width is not None else "chinese_clip"
     if image is None:
         return "siglip" if isinstance(text, TextTower) and text.pool == "last" else "clip"
     if not isinstance(image, VisionTower) or image.pool != "map":
@@ -28,21 +32,26 @@ def rules(model: Model, paths: Container[str], names: Iterable[str] | None = Non
         names: of the arrays of a file, which tell whether those of a tower alone begin with its name, as all did before
             transformers 5; what is written does, and any version reads it.
     """
+    if "sound" in model.towers:
+        return clap_rules(model, paths, writing=names is None)
     image, text = model.towers.get("image"), model.towers.get("text")
     kind = model_type(model)
-    scalar = SCALAR if kind == "clip" else VECTOR
+    clip = not kind.startswith("siglip")
+    scalar = SCALAR if clip else VECTOR
     bare = len(model.towers) == 1 and names is not None and any(name.startswith(("embeddings.", "encoder.")) for name in names)
     found = [Rule(path, name, scalar) for path, name in ((SCALE, "logit_scale"), (BIAS, "logit_bias")) if path in paths]
     if isinstance(image, VisionTower):
         found += _image_rules(image, kind, "" if bare else "vision_model.")
     if isinstance(text, TextTower):
         found += _text_rules(kind, "" if bare else "text_model.")
-    return [rule for rule in found if kind != "clip" or "_projection/" not in rule.ours or rule.ours in paths]
+    if isinstance(text, BertTower):
+        found += text_rules(text, kind)
+    return [rule for rule in found if not clip or "_projection/" not in rule.ours or rule.ours in paths]
 
 
 def _image_rules(image: VisionTower, kind: str, at: str) -> list[Rule]:
     return [
-        *(_clip_rules(image, at) if kind == "clip" else _siglip_rules(image, kind, at)),
+        *(_siglip_rules(image, kind, at) if kind.startswith("siglip") else _clip_rules(image, at)),
         Rule("image/pos_embed", f"{at}embeddings.position_embedding.weight"),
         *_block_rules("image/blocks", f"{at}encoder.layers.{{}}"),
         *norm_rules("image/norm", f"{at}post_layernorm"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from jclip.config import (
+    BertTower,
     Caption,
     ImageSize,
     ImageTower,
@@ -17,12 +19,15 @@ from jclip.config import (
     ResNetTower,
     TextTower,
     Tokenizer,
+    TokenTower,
     VisionTower,
     as_image_size,
 )
+from jclip.weights.bert_names import UNUSED_POOLER
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
+from jclip.weights.open_clip_bert import bert_cfg, bert_of
 from jclip.weights.open_clip_coca import NAME, captioner_cfg, captioner_of, is_captioner, queries, queries_cfg
 from jclip.weights.open_clip_names import rules
 from jclip.weights.options import (
@@ -72,7 +77,10 @@ FILES = (
 MARK = r"(.*\.)?visual\..*"
 """Names that tell weights of this library."""
 
-BUFFERS = r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vocab_size|.*\.position_ids|.*\.num_batches_tracked"
+BUFFERS = (
+    r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vocab_size|"
+    r".*\.(num_batches_tracked|position_ids|token_type_ids)"
+)
 """Names in state dicts that are no parameters, and on which no result depends."""
 
 IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
@@ -108,7 +116,7 @@ HOW |= {"resize_mode": one_of(("shortest", "longest", "squash"))}
 """The options of each section that our towers have."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("hf_model_name", "block_type", "timm_drop_path"), (None,)),
+    **dict.fromkeys(("block_type", "timm_drop_path"), (None,)),
     **dict.fromkeys(("final_ln_after_pool", "timm_proj_bias"), (False, None)),
     **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn"), (False, None)),
     **{"scale_fc": (False, None), "pos_embed_type": ("learnable", None), "mode": ("RGB", None)},
@@ -141,7 +149,9 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     read = VISION | (RESNET if isinstance(vision.get("layers"), list) else {})
     check_options(f"{at}: vision_cfg.", _without_others(vision, "timm_", VISION), read, NEUTRAL, INERT)
-    check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
+    foreign = text.get("hf_model_name") is not None
+    if not foreign:
+        check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     if "multimodal_cfg" in cfg:
         captioner_of(at, cfg)  # it has to be one
     elif vision.get("attentional_pool") or text.get("embed_cls"):
@@ -152,7 +162,8 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     check_options(f"{at}: preprocess_cfg.", how, HOW, {"mode": ("RGB",)})
     quick = bool(cfg.get("quick_gelu"))
     image = _image_tower(at, vision, quick, how, cfg["embed_dim"])
-    words = _text_tower(at, text, quick, read_open_clip(folder, text))
+    tokenizer = read_open_clip(folder, text)
+    words = bert_of(f"{at}: text_cfg", text, tokenizer) if foreign else _text_tower(at, text, quick, tokenizer)
     scales = (SCALE,) if cfg.get("init_logit_bias") is None else (SCALE, BIAS)
     return Model({"image": image, "text": words}, embed_dim=cfg["embed_dim"]), scales
 
@@ -280,26 +291,28 @@ def config_of(model: Model, scales: Container[str], captioner: Caption | None = 
     """
     image, text = model.towers["image"], model.towers["text"]
     assert isinstance(image, VisionTower | ResNetTower)
-    assert isinstance(text, TextTower)
+    assert isinstance(text, TextTower | BertTower)
+    foreign = isinstance(text, BertTower)
     timm, coca = timm_name(image), {}
     if captioner is not None:
         coca = {"multimodal_cfg": captioner_cfg(model, captioner), "custom_text": True}
-    quick = "quick_gelu" in (text.activation, getattr(image, "activation", None))
+    quick = "quick_gelu" in (None if foreign else text.activation, getattr(image, "activation", None))
     vision: dict[str, Any] = (
         {"timm_model_name": timm, "timm_pool": "map", "timm_proj": "none"} if timm else _vision_cfg(image, quick)
     )
-    words, how = _text_cfg(text, quick), image.preprocess
+    words, how = bert_cfg(text) if isinstance(text, BertTower) else _text_cfg(text, quick), image.preprocess
     preprocess: dict[str, Any] = {"mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation}
     preprocess |= {"resize_mode": how.resize, "fill_color": how.fill}
     vision["image_size"] = image.image_size if isinstance(image.image_size, int) else list(image.image_size)
     read = _image_tower(CONFIG, vision, quick, preprocess, model.embed_dim)
-    towers = {"image": read, "text": _text_tower(CONFIG, words, quick, text.tokenizer)}
+    make = bert_of(CONFIG, words, text.tokenizer) if foreign else _text_tower(CONFIG, words, quick, text.tokenizer)
+    towers = {"image": read, "text": make}
     require_same("open_clip cannot compute this model", model, Model(towers, model.embed_dim))
     return {
         "model_cfg": {
             "embed_dim": model.embed_dim,
             "quick_gelu": quick,
-            **({"custom_text": True} if timm else {}),
+            **({"custom_text": True} if timm or foreign else {}),
             **coca,
             **({"init_logit_bias": -10.0} if BIAS in scales else {}),
             "vision_cfg": vision,
@@ -357,8 +370,10 @@ def _common_cfg(tower: VisionTower | TextTower, quick_gelu: bool) -> dict[str, A
 
 
 def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """See Format: the arrays as they are."""
-    return dict(tensors)
+    """See Format: the arrays, without a pooler of transformers that pools nothing."""
+    text = config["model_cfg"]["text_cfg"]
+    unused = text.get("hf_model_name") and text.get("hf_pooler_type", "mean_pooler") != "cls_pooler"
+    return {name: x for name, x in tensors.items() if not (unused and re.fullmatch(UNUSED_POOLER, name))}
 
 
 def finish(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -375,7 +390,7 @@ def write_config(
         raise WeightsError(f"open_clip's CoCa has one captioner, and this model with towers like it has {len(kept)}")
     config = config_of(model, scales, captioners[kept[0]] if captioners and kept else None)
     text = model.towers["text"]
-    assert isinstance(text, TextTower)
+    assert isinstance(text, TokenTower)
     config["model_cfg"]["text_cfg"] |= write_open_clip(text.tokenizer, folder)
     require_one_scale("open_clip", scales)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

@@ -1,9 +1,11 @@
 """Names of open_clip's parameters; OpenAI's files have the same."""
 
 from collections.abc import Collection, Container
+from typing import cast
 
-from jclip.config import Model, ResNetTower, TextTower, VisionTower
+from jclip.config import BertTower, Model, ResNetTower, TextTower, VisionTower
 from jclip.weights.layout import BIAS, CONV, SCALAR, SCALE, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
+from jclip.weights.open_clip_bert import bert_text_rules
 from jclip.weights.open_clip_coca import decoder_rules, is_captioner, pool_rules
 from jclip.weights.timm import timm_name, timm_rules
 
@@ -17,7 +19,6 @@ def rules(model: Model, paths: Collection[str], names: Container[str] | None = N
         names: of the arrays of a file, which tell whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
     """
     image, text = model.towers["image"], model.towers["text"]
-    assert isinstance(text, TextTower)
     coca = is_captioner(model)
     apart = timm_name(image) is not None or coca if names is None else "text.token_embedding.weight" in names
     decoders = sorted({path.split("/")[0] for path in paths if "/decoder/" in path})
@@ -26,12 +27,17 @@ def rules(model: Model, paths: Collection[str], names: Container[str] | None = N
     else:
         assert isinstance(image, VisionTower)
         visual = timm_rules(image) if image.pool == "map" else _vit_rules(image)
+    if isinstance(text, BertTower):
+        words = bert_text_rules(text)
+    else:
+        assert isinstance(text, TextTower)
+        words = _text_rules(text, "text." if apart else "")
     return [
         *visual,
-        *_text_rules(text, "text." if apart else ""),
+        *words,
         Rule(SCALE, "logit_scale", SCALAR),
         *([Rule(BIAS, "logit_bias", SCALAR)] if BIAS in paths else []),
-        *(rule for name in decoders for rule in decoder_rules(name, text)),
+        *(rule for name in decoders for rule in decoder_rules(name, cast(TextTower, text))),
     ]
 
 

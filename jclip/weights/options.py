@@ -44,6 +44,9 @@ LAYERS = Values(
     "a whole number from 1, or a list of four",
     lambda value: _whole(value) or (isinstance(value, list) and len(value) == 4 and all(map(_whole, value))),
 )
+COUNTS = Values(
+    "a list of whole numbers from 1", lambda value: isinstance(value, list) and bool(value) and all(map(_whole, value))
+)
 COLOUR = Values("a list of three numbers", lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)))
 
 

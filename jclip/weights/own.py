@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip import __version__
-from jclip.config import Caption, ConfigError, Model, TextTower, from_json, to_saved
+from jclip.config import Caption, ConfigError, Model, TokenTower, from_json, to_saved
 from jclip.config.ranges import value_problems
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, read_json
@@ -69,7 +69,7 @@ def vocabularies(folder: Path) -> list[str]:
     """The names of the vocabularies that have to lie beside `jclip.json`; none where there is no such file."""
     path = folder / CONFIG
     model = _model(folder, read_json(path).get("model")) if path.is_file() else Model()
-    tokenizers = [tower.tokenizer for tower in model.towers.values() if isinstance(tower, TextTower)]
+    tokenizers = [tower.tokenizer for tower in model.towers.values() if isinstance(tower, TokenTower)]
     return sorted({tokenizer.file for tokenizer in tokenizers if tokenizer.kind != "clip"})
 
 

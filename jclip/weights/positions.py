@@ -7,12 +7,14 @@ import jax
 import numpy as np
 
 from jclip.config import (
+    BertTower,
     ConfigError,
     ImageSize,
     ImageTower,
     Model,
     ResNetTower,
     TextTower,
+    TokenTower,
     Tower,
     as_image_size,
     check_model,
@@ -33,7 +35,7 @@ def with_sizes(model: Model, image_size: ImageSize | None = None, context_length
         return model
     for size, field, kinds in (
         (as_image_size(image_size), "image_size", (ImageTower,)),
-        (context_length, "context_length", (TextTower,)),
+        (context_length, "context_length", (TokenTower,)),
     ):
         names = [name for name, tower in model.towers.items() if isinstance(tower, kinds)]
         if size is not None and not names:
@@ -55,7 +57,7 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
         params: arrays by path; those of towers that only one of the models has are passed on too, and a tower of which there are
             none may be another one.
         source: the model they are of.
-        target: the model they are for; its towers may differ in image_size and context_length.
+        target: the model they are for; its towers may differ in image_size and context_length, and those of sounds in seconds.
 
     Raises:
         WeightsError: a tower of that name is of another kind, or its tokens are not comparable.
@@ -63,9 +65,11 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
     resized = dict(params)
     for name in sorted({path.partition("/")[0] for path in params} & source.towers.keys() & target.towers.keys()):
         before, after = source.towers[name], target.towers[name]
+        if before == after:
+            continue
         _check(name, before, after)
         path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
-        if path not in params:
+        if path not in params or isinstance(after, BertTower):  # which has more positions than tokens
             continue
         if isinstance(after, TextTower):
             resized[path] = _resize_line(params[path], text_class_tokens(after), after.context_length)
@@ -116,7 +120,7 @@ def _resample(x: Any, shape: tuple[int, ...], method: str, *, antialias: bool) -
 
 
 def _check(name: str, before: Tower, after: Tower) -> None:
-    fields = ("width", "patch_size", "positions") if type(before) is type(after) else ()
+    fields = ("width", "patch_size", "positions", "max_positions", "stride", "mel") if type(before) is type(after) else ()
     other = [field for field in fields if getattr(before, field, None) != getattr(after, field, None)]
     if isinstance(before, PatchTower) and isinstance(after, PatchTower) and class_tokens(before) != class_tokens(after):
         other.append("class_token")

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jclip.config import ConfigError, Model, TextTower, Tokenizer
+from jclip.config import ConfigError, Model, Tokenizer, TokenTower
 from jclip.data.vocabulary import read_pieces, read_vocabulary
 from jclip.weights.clip_vocabulary import write_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, TokenizerFile
+from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, WORDS, TokenizerFile
+
+JSON_KINDS = ("clip", "siglip", "chinese_clip", "altclip", "clap")
+"""Types of models whose tokenizer transformers reads from a tokenizer.json."""
 
 OWN = "jclip"
 """Value of `hf_tokenizer_name` in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
@@ -43,11 +46,13 @@ def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     return {"hf_tokenizer_name": OWN, "tokenizer_kwargs": kwargs, **({"tokenizer_mode": "clips"} if clips else {})}
 
 
-def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str) -> None:
+def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str, longest: int | None = None) -> None:
     """Writes the files from which transformers makes the same ids.
 
     Of CLIP's own tokenizer these are OpenAI's: the ids are the same for clean texts, while what RULES of cleaning mend before
     (entities of HTML, say), and padding, which nothing depends on, have others there.
+
+    `longest`: tokens that a text is cut to, where that is not in the model's configuration.
 
     Raises:
         WeightsError: transformers has no such tokenizer for `model_type`, or the vocabulary file is missing or another one.
@@ -56,12 +61,16 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str) -> N
         write_clip_vocabulary(folder)
         _write_config(folder, {"tokenizer_class": CLASSES["clip"], **CLIP_TOKENS})
         return
+    length = {} if longest is None else {"model_max_length": longest}
     single = tokenizer.bos_id is None and tokenizer.last_id is None and tokenizer.strip_id is None
     match tokenizer.kind, tokenizer.clean, model_type:
         case "sentencepiece", "siglip", "siglip" if single and tokenizer.eos_id is not None:
             _write_siglip(tokenizer, folder)
-        case "hugging_face", "none", "clip" | "siglip" if single and tokenizer.eos_id is None:
-            _write_json_tokenizer(tokenizer, folder, {"pad": tokenizer.pad_id})
+        case "hugging_face", "none", "chinese_clip" if single and tokenizer.eos_id is None and Path(tokenizer.file).name == WORDS:
+            (folder / WORDS).write_bytes(_bytes(tokenizer))
+            _write_config(folder, {"tokenizer_class": CLASSES["chinese_clip"], "do_lower_case": True, **length})
+        case "hugging_face", "none", kind if kind in JSON_KINDS and single and tokenizer.eos_id is None:
+            _write_json_tokenizer(tokenizer, folder, {"pad": tokenizer.pad_id}, length)
         case "hugging_face", "siglip2", "siglip2" if single and tokenizer.eos_id is None:
             _write_siglip2(tokenizer, folder)
         case _:
@@ -71,12 +80,14 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str) -> N
             )
 
 
-def _write_json_tokenizer(tokenizer: Tokenizer, folder: Path, ids: Mapping[str, int | None]) -> None:
-    """`ids`: of the special tokens that are needed, by name."""
+def _write_json_tokenizer(
+    tokenizer: Tokenizer, folder: Path, ids: Mapping[str, int | None], more: Mapping[str, int] | None = None
+) -> None:
+    """`ids`: of the special tokens that are needed, by name; `more`: what else the configuration says."""
     (folder / JSON).write_bytes(_bytes(tokenizer))
     names = {number: token for token, number in TokenizerFile(folder).ids.items()}
     tokens = {f"{name}_token": _name_of(names, number, name) for name, number in ids.items() if number is not None}
-    _write_config(folder, {"tokenizer_class": "PreTrainedTokenizerFast", **tokens})
+    _write_config(folder, {"tokenizer_class": "PreTrainedTokenizerFast", **tokens, **(more or {})})
 
 
 def _write_siglip2(tokenizer: Tokenizer, folder: Path) -> None:
@@ -129,7 +140,7 @@ def copy_vocabularies(model: Model, folder: Path) -> Model:
     """
     towers = dict(model.towers)
     for name, tower in model.towers.items():
-        if not isinstance(tower, TextTower) or tower.tokenizer.kind == "clip":
+        if not isinstance(tower, TokenTower) or tower.tokenizer.kind == "clip":
             continue
         data, file = _bytes(tower.tokenizer), Path(tower.tokenizer.file).name
         taken = (folder / file).exists() and (folder / file).read_bytes() != data
@@ -149,7 +160,7 @@ def find_vocabularies(model: Model, folder: Path) -> Model:
     """
     towers = dict(model.towers)
     for name, tower in model.towers.items():
-        if not isinstance(tower, TextTower) or tower.tokenizer.kind == "clip":
+        if not isinstance(tower, TokenTower) or tower.tokenizer.kind == "clip":
             continue
         file = tower.tokenizer.file
         if file in ("", "..") or Path(file).name != file:

@@ -21,17 +21,19 @@ SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 JSON = "tokenizer.json"
 PIECES = "spiece.model"
-FILES = (CONFIG, SPECIAL, ADDED, JSON, PIECES, VOCABULARY, MERGES)
+WORDS = "vocab.txt"
+FILES = (CONFIG, SPECIAL, ADDED, JSON, PIECES, WORDS, VOCABULARY, MERGES)
 """All that is read."""
 
 CLASSES = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer", "siglip2": "Siglip2Tokenizer"}
+CLASSES |= {"chinese_clip": "BertTokenizer", "altclip": "XLMRobertaTokenizer", "clap": "RobertaTokenizer"}
 """transformers' class for a model type, where `tokenizer_config.json` names none."""
 
 CLIP_TOKENS = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
 """The special tokens of CLIP's own tokenizer."""
 
 PADS = {"CLIPTokenizer": "<|endoftext|>", "BertTokenizer": "[PAD]", "SiglipTokenizer": "</s>"}
-PADS |= dict.fromkeys(("T5Tokenizer", "XLMRobertaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"), "<pad>")
+PADS |= dict.fromkeys(("T5Tokenizer", "XLMRobertaTokenizer", "RobertaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"), "<pad>")
 """The padding of a class where nothing is said."""
 
 LEFT = ("GemmaTokenizer", "Siglip2Tokenizer", "LlamaTokenizer")
@@ -102,9 +104,17 @@ def read_hugging_face(folder: Path, model_type: str) -> Tokenizer:
     if not (folder / JSON).is_file():
         if model_type == "clip":
             return _read_clip(folder)
+        if kind == "BertTokenizer" and (folder / WORDS).is_file():
+            return _read_words(folder)
         raise WeightsError(f"{folder}: the tokenizer is missing; put its {JSON} and {CONFIG} there")
     tokenizer = TokenizerFile(folder, kind).tokenizer()
     return dataclasses.replace(tokenizer, clean="siglip2" if kind == "Siglip2Tokenizer" else "none")
+
+
+def longest_text(folder: Path) -> int | None:
+    """Tokens that transformers cuts a text to, `model_max_length`; None where nothing is said."""
+    length = _config(folder).get("model_max_length")
+    return length if type(length) is int and length > 0 else None
 
 
 def _read_clip(folder: Path) -> Tokenizer:
@@ -123,6 +133,24 @@ def _read_clip(folder: Path) -> Tokenizer:
         raise WeightsError(f"{folder}: CLIP's own tokenizer has {CLIP_TOKENS}; here are {given} and the added tokens {added}")
     check_clip_vocabulary(folder)
     return Tokenizer()
+
+
+def _read_words(folder: Path) -> Tokenizer:
+    """BERT's, of a vocab.txt alone, with the rules of uncased models, which nothing in the folder may contradict."""
+    config, path = _config(folder), folder / WORDS
+    rules = {"do_lower_case": True, "do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None}
+    names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+    given = {name: _content(value) if name in names else value for name, value in config.items()}
+    if wrong := {name: given[name] for name, value in {**rules, **names}.items() if given.get(name, value) != value}:
+        raise WeightsError(
+            f"{folder / CONFIG}: a {WORDS} with {wrong} is not reproduced; save it with transformers' save_pretrained, "
+            f"which writes a {JSON}"
+        )
+    _check_sides(folder, config, "right")
+    words = read_whole(path).decode("utf-8", "replace").split("\n")
+    if "[PAD]" not in words:
+        raise WeightsError(f"{path}: has no [PAD], the word for padding")
+    return Tokenizer("hugging_face", str(path.absolute()), sha256_of(path), clean="none", pad_id=words.index("[PAD]"))
 
 
 def _read_siglip(folder: Path) -> Tokenizer:

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jclip.config import Model, TextTower, Tokenizer, architecture
+from jclip.config import Model, Tokenizer, TokenTower, architecture
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import read_json
 from jclip.weights.tokenizers import sha256_of, template
@@ -28,7 +28,7 @@ def named_model(name: str, vocabulary: str | Path | None = None) -> Model:
     """
     model = architecture(name)
     without = {
-        key: tower for key, tower in model.towers.items() if isinstance(tower, TextTower) and tower.tokenizer.kind != "clip"
+        key: tower for key, tower in model.towers.items() if isinstance(tower, TokenTower) and tower.tokenizer.kind != "clip"
     }
     if not without and vocabulary is not None:
         raise WeightsError(f"{name} has CLIP's own tokenizer; leave out the tokenizer {vocabulary}")

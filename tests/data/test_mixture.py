@@ -189,7 +189,7 @@ def test_a_repeat_is_so_many_epochs_of_a_source() -> None:
     source = open_data(config)
     assert isinstance(source, Mixture)
     mixture = planned(source, [(config, make_plans(config, len(source))[0])])
-    lines = in_numbers(mixture, 0, 0, 3 * 1024)
+    lines = in_numbers(mixture, mixture.order(0), 0, 3 * 1024)
     assert lines == [
         "a: 100 examples, 33.3% of what is seen, 10.24 epochs",
         "b: 50 examples, 66.7% of what is seen, 40.96 epochs",

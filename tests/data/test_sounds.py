@@ -12,6 +12,7 @@ import pytest
 
 from jclip.config import SoundAugment, SpectrogramTower, Waveform
 from jclip.data import BadExample, SourceError, eval_transform, lookup, open_source, train_transform
+from jclip.data.fingerprint import sample_fingerprint
 from jclip.data.samples import with_sounds
 from jclip.data.sounds import ChangeSound, DecodeSound, FitSound
 
@@ -217,6 +218,14 @@ def test_shards_have_sounds_beside_the_fields_that_they_had(tmp_path: Path) -> N
     assert [source[1][name] for name in ("wav", "mp3")] == [b"w", b"m"]  # as they were
     assert "image" not in source[0]
     assert source.fields == {"flac json sound": 1, "image mp3 sound text wav": 1, "sound wav": 1, "image": 1}
+
+
+def test_the_cheap_fingerprint_of_shards_is_that_of_before_there_were_sounds(tmp_path: Path) -> None:
+    source = open_source(tar(tmp_path / "a.tar", {"1.jpg": b"j", "1.wav": b"w", "1.txt": b"t"}))
+    plain = [{"key": "a.tar:1", "image": b"j", "wav": b"w", "text": "t"}]
+    assert dict(source[0]) == plain[0]
+    assert source[0]["sound"] == b"w"
+    assert sample_fingerprint(source) == sample_fingerprint(plain)  # type: ignore[arg-type]
 
 
 def test_fields_that_are_counted_in_an_index_of_before_have_their_sounds() -> None:

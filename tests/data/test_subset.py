@@ -21,8 +21,9 @@ from jclip import cli
 from jclip.config import Config, ConfigError, Data, Portion, Subset, check, from_json, to_saved
 from jclip.config.conditions import CannotSay, parse_condition
 from jclip.data import BadExample, SelectedExamples, SourceError, make_loader, open_source, select
+from jclip.data.keys import KeyIndex
 from jclip.data.source import Unreachable
-from jclip.data.subset import KeyIndex, highest
+from jclip.data.subset import highest
 from jclip.data.survey import shortcomings
 from jclip.parts import prepare
 

@@ -181,50 +181,26 @@ def test_commands_use_an_image_tower_and_say_where_texts_are_needed(tmp_path: Pa
         assert "Traceback" not in said
 
 
-def write_foreign(folder: Path, kind: str, **processor: Any) -> Path:
-    """The image tower of the golden model, in a whole one whose texts are read by something else."""
-    parts = ("vision_model.", "visual_projection.")
-    tensors = {name: array for name, array in arrays("hugging_face").items() if name.startswith(parts)}
-    others = (
-        "text_model.embeddings.word_embeddings.weight",
-        "text_model.pooler.dense.bias",
-        "text_projection.weight",
-        "logit_scale",
-    )
-    folder.mkdir()
-    save_file(tensors | {name: np.zeros((2, 2), np.float32) for name in others}, folder / "model.safetensors")
-    config = {"model_type": kind, "projection_dim": 24, "text_config": {"type_vocab_size": 2}}
-    (folder / "config.json").write_text(json.dumps(config | {"vision_config": MODELS["hugging_face"]["vision_config"]}))
-    if processor:
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["chinese_clip", "altclip"])
-def test_the_image_tower_of_a_model_with_foreign_texts_is_read_alone_and_that_is_said(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    class_name = {"chinese_clip": "ChineseCLIPFeatureExtractor", "altclip": "CLIPFeatureExtractor"}[kind]
-    how = {"feature_extractor_type": class_name, "size": {"height": 24, "width": 24}, "do_center_crop": False}
-    encoder = jclip.load(write_foreign(tmp_path / "w", kind, **how))
-    assert list(encoder.config.towers) == ["image"]
-    assert encoder.config.towers["image"].preprocess.resize == "squash"
-    np.testing.assert_allclose(encoded(encoder, "hugging_face", "image").z, unit(golden("hugging_face")["image"]), atol=1e-6)
-    assert "reads its texts, which no tower here is; it is a model of its image tower alone, 4 arrays are left out" in caplog.text
-    with pytest.raises(ConfigError, match="no tower for texts"):
-        encoder.embed_text("a")
-    with pytest.raises(WeightsError, match="this model's pixels need not be those of CLIP; put it there"):
-        read_weights(write_foreign(tmp_path / "without", kind))
+def test_the_pixels_of_other_libraries_are_said(kind: str, tmp_path: Path) -> None:
     alone = write_tower(tmp_path / "alone", "hugging_face", "image", model_type=f"{kind}_vision_model")
     with pytest.raises(WeightsError, match="this model's pixels need not be those of CLIP; put it there"):
         read_weights(alone)
+    class_name = {"chinese_clip": "ChineseCLIPFeatureExtractor", "altclip": "CLIPFeatureExtractor"}[kind]
+    how = {"feature_extractor_type": class_name, "size": {"height": 24, "width": 24}, "do_center_crop": False}
     (alone / "preprocessor_config.json").write_text(json.dumps(how))
-    assert read_weights(alone).model == encoder.config
+    encoder = jclip.load(alone)
+    assert encoder.config.towers["image"].preprocess.resize == "squash"
+    np.testing.assert_allclose(encoded(encoder, "hugging_face", "image").z, unit(golden("hugging_face")["image"]), atol=1e-6)
+    with pytest.raises(WeightsError, match=f"give the folder of the whole model, of type '{kind}'"):
+        read_weights(write_tower(tmp_path / "text", "hugging_face", "image", model_type=f"{kind}_text_model"))
 
 
 def test_a_size_that_versions_of_transformers_take_for_another_is_refused(tmp_path: Path) -> None:
     for i, how in enumerate(({"size": 24, "do_center_crop": False}, {"do_resize": True})):
-        folder = write_foreign(tmp_path / str(i), "chinese_clip", image_processor_type="ChineseCLIPImageProcessor", **how)
+        folder = write_tower(tmp_path / str(i), "hugging_face", "image", model_type="chinese_clip_vision_model")
+        settings = {"image_processor_type": "ChineseCLIPImageProcessor", **how}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
         with pytest.raises(WeightsError, match="reproduced is a resize of the shortest edge to 24 and a centre crop, or"):
             read_weights(folder)
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from jclip.config.evals.base import Count, Evaluation, Labels, OfLabels, OfPrompts, Penalty, Seed
 from jclip.config.evals.labels import FewShot, LinearProbe, NearestNeighbours
-from jclip.config.evals.prompts import Captioning, Choice, Retrieval, Robustness, ZeroShot
+from jclip.config.evals.overlap import Overlap
+from jclip.config.evals.prompts import Captioning, Choice, Retrieval, Robustness, ZeroShot, template_problems
 from jclip.config.ranges import Range
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "NearestNeighbours",
     "OfLabels",
     "OfPrompts",
+    "Overlap",
     "Penalty",
     "Retrieval",
     "Robustness",
     "Seed",
     "Suite",
     "ZeroShot",
+    "template_problems",
 ]
 
 

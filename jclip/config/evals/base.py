@@ -8,7 +8,7 @@ from jclip.config.durations import Duration
 from jclip.config.fields import field_problems
 from jclip.config.kinds import Kind
 from jclip.config.ranges import Range
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TokenTower, Tower
 
 Penalty = Annotated[float, Range(least=0, most=1e6)]
 Count = Annotated[int, Range(least=1)]
@@ -87,7 +87,7 @@ class OfPrompts(Evaluation):
 
     def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
         """A tower of prompts that is none of texts."""
-        if not isinstance(towers[self.text], TextTower):
+        if not isinstance(towers[self.text], TokenTower):
             what = "prompts" if self.captions() is None else "captions"
             yield f".text {self.text!r} is not a text tower; {what} need one"
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from jclip.config.durations import Duration
 from jclip.config.evals.base import Count, Evaluation, Labels, OfPrompts, Penalty
+from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
-from jclip.config.towers import TextTower, Tower
+from jclip.config.towers import TokenTower, Tower
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,23 @@ class ZeroShot(OfPrompts):
     """Zero-shot classification: the class whose prompts' mean embedding is nearest (CLIP, section 3.1)."""
 
     source: str
-    """Labelled images."""
+    """Labelled images, or sounds, or what else a tower sees."""
     labels: Labels = Labels()
-    """Labels of these images."""
+    """Labels of these examples."""
     templates: tuple[str, ...] = ()
     """Prompts; {} is the class name. "set:NAME" stands for the published prompts of a data set (`jclip.eval.template_set`),
-    "file:PATH" for the lines of a file. Empty: the source's own, or else "a photo of a {}."."""
+    "file:PATH" for the lines of a file. Empty: the source's own, or else "a photo of a {}.", and "This is a sound of {}."
+    for sounds."""
     image: str = "image"
     """Tower that embeds the examples."""
     text: str = "text"
     """Tower that embeds the prompts."""
+    ks: tuple[Count, ...] = (1, 5)
+    """Places that the right class may have: top1, top5, ... are the shares of examples where it is among the first of them, each
+    from so many classes on. With 10 among them there is map@10 too, as of retrieval: 1 / place up to the tenth, and 0 beyond."""
+    groups: str = ""
+    """Field that divides the examples, such as ESC-50's `fold`: each metric is told of each group, and as the mean of these;
+    empty: they are not divided."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Like data.fields, for this source."""
     every: Duration = "100%"
@@ -37,6 +45,10 @@ class ZeroShot(OfPrompts):
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from template_problems(self.templates)
+        if list(self.ks) != sorted({1, *self.ks}):
+            yield f".ks {self.ks} must be rising numbers from 1 on, such as (1, 5, 10)"
+        if self.groups:
+            yield from field_problems("", {"groups": self.groups})
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Retrieval(Evaluation):
     def misfits(self, towers: Mapping[str, Tower]) -> Iterator[str]:
         """Sums with texts, of which an example may have several."""
         for side, names in (("a", self.a.split("+")), ("b", self.b.split("+"))):
-            texts = [name for name in names if isinstance(towers[name], TextTower)]
+            texts = [name for name in names if isinstance(towers[name], TokenTower)]
             if texts and len(names) > 1:
                 yield f".{side} {'+'.join(names)!r} adds texts, of which an example may have several; leave out {texts[0]}"
 
@@ -185,9 +197,9 @@ class Captioning(OfPrompts):
         """A tower of captions that is none of texts, or not so long."""
         text = towers[self.text]
         yield from super().misfits(towers)
-        if isinstance(text, TextTower) and (self.length or 0) > text.context_length:
+        if isinstance(text, TokenTower) and (self.length or 0) > text.context_length:
             yield f".length {self.length} is more than the tower's context_length {text.context_length}"
-        if isinstance(text, TextTower) and 2 * self.beams > text.vocab_size:
+        if isinstance(text, TokenTower) and 2 * self.beams > text.vocab_size:
             yield f".beams {self.beams} is more than half of the vocabulary of {text.vocab_size}"
 
 

@@ -1,7 +1,7 @@
 """The dataclasses of what is learned: views of each example, and the objectives that read them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
@@ -38,9 +38,13 @@ __all__ = [
 
 
 def objective_problems(
-    objectives: Mapping[str, Family], views: Mapping[str, View], towers: Mapping[str, Tower], batch_size: int
+    objectives: Mapping[str, Family],
+    views: Mapping[str, View],
+    towers: Mapping[str, Tower],
+    batch_size: int,
+    frozen: Collection[str] = (),
 ) -> Iterator[str]:
-    """Problems of the names of objectives, and of what they read."""
+    """Problems of the names of objectives, and of what they read; `frozen` towers need none that trains them."""
     if not objectives:
         yield ".objectives is empty: there is nothing to learn; use {'image_text': Contrastive('image', 'text')}"
     elif all(objective.begin > 0 for objective in objectives.values()):
@@ -71,5 +75,7 @@ def objective_problems(
     yield from same_problems({name: view for name, view in views.items() if name in read}, read)
     if unused := set(views) - read:
         yield f".views: no objective reads {', '.join(sorted(unused))}"
-    if untrained := set(towers) - trained - teaching:
-        yield f".objectives: none trains the tower {', '.join(sorted(untrained))}"
+    if untrained := set(towers) - trained - teaching - {*frozen}:
+        first = min(untrained)
+        freeze = f"let optim.lr_rules begin with ('{first}(_projection)?/.*', 0.0), or leave it out"
+        yield f".objectives: none trains the tower {', '.join(sorted(untrained))}; where it is for evaluations alone, {freeze}"

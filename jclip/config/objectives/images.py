@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from jclip.config.evals import Count
 from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
-from jclip.config.towers import TextTower, Tower, VisionTower
+from jclip.config.towers import TokenTower, Tower, VisionTower
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class SelfDistillation(Family):
         names = sorted({tower_of[view] for view in self.views()})
         if len(names) > 1:
             yield f": its views are of the towers {' and '.join(names)}; use views of one"
-        elif isinstance(towers[names[0]], TextTower) or (self.hidden > 0 and not isinstance(towers[names[0]], VisionTower)):
+        elif isinstance(towers[names[0]], TokenTower) or (self.hidden > 0 and not isinstance(towers[names[0]], VisionTower)):
             what = "a vision transformer" if self.hidden > 0 else "a tower of images"
             yield f": {names[0]} is not {what}"
         elif self.hidden > 0 and getattr(towers[names[0]], "pool", None) == "queries":

@@ -8,7 +8,7 @@ from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Size
 from jclip.config.sound import SoundTower
-from jclip.config.towers import ImageSize, TextTower, Tower, VisionTower
+from jclip.config.towers import ImageSize, TokenTower, Tower, VisionTower
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Ite
             yield f".views.{name}.tower: there is no tower {view.tower!r}; towers: {', '.join(towers)}"
         elif view.stored and view != View(view.tower, stored=view.stored, stored_size=view.stored_size):
             yield f".views.{name}.stored: of an embedding that is stored nothing else can be said; leave the other fields out"
-        elif view.augment is not None and isinstance(towers[view.tower], TextTower):
+        elif view.augment is not None and isinstance(towers[view.tower], TokenTower):
             yield f".views.{name}.augment: {view.tower} is a text tower; use text_augment"
-        elif view.text_augment is not None and not isinstance(towers[view.tower], TextTower):
+        elif view.text_augment is not None and not isinstance(towers[view.tower], TokenTower):
             yield f".views.{name}.text_augment: {view.tower} is no text tower; use augment"
         elif view.sound_augment is not None and not isinstance(towers[view.tower], SoundTower):
             yield f".views.{name}.sound_augment: {view.tower} is no tower of sounds; leave it out"

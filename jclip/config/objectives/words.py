@@ -7,7 +7,7 @@ from typing import Annotated
 from jclip.config.evals import Count
 from jclip.config.objectives.family import Family
 from jclip.config.ranges import Range, Size
-from jclip.config.towers import Layers, TextTower, Tower
+from jclip.config.towers import Layers, TextTower, TokenTower, Tower
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Vocabulary(Family):
 
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Towers of other modalities."""
-        if isinstance(towers[tower_of[self.image]], TextTower):
+        if isinstance(towers[tower_of[self.image]], TokenTower):
             yield f".image {self.image!r} is of a text tower; use a view of images"
         if getattr(towers[tower_of[self.image]], "pool", None) == "queries":
             yield f".image {self.image!r} is of a tower whose tokens are those of queries, not patches; use another pool"
-        if not isinstance(towers[tower_of[self.text]], TextTower):
+        if not isinstance(towers[tower_of[self.text]], TokenTower):
             yield f".text {self.text!r} is not of a text tower; use a view of texts"
 
 
@@ -84,7 +84,7 @@ class MaskedText(Family):
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Towers of other modalities, and those that never see what follows a word."""
         tower = towers[tower_of[self.text]]
-        if not isinstance(tower, TextTower):
+        if not isinstance(tower, TokenTower):
             yield f".text {self.text!r} is not of a text tower; use a view of texts"
         elif tower.causal:
             yield f".text {self.text!r} is of a causal tower, which cannot tell a word from what follows it; use causal=False"
@@ -122,10 +122,12 @@ class Caption(Family):
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
         """Towers of other modalities, and texts that cannot be told token by token."""
         image, text = towers[tower_of[self.image]], towers[tower_of[self.text]]
-        if isinstance(image, TextTower):
+        if isinstance(image, TokenTower):
             yield f".image {self.image!r} is of a text tower; use a view of images"
         if not isinstance(text, TextTower):
-            yield f".text {self.text!r} is not of a text tower; use a view of texts"
+            known = isinstance(text, TokenTower)
+            what = "of a tower that writes no texts; use a TextTower" if known else "not of a text tower; use a view of texts"
+            yield f".text {self.text!r} is {what}"
             return
         if not text.causal:
             yield f".text {self.text!r} is of a tower whose tokens see those they are to tell; use causal=True"

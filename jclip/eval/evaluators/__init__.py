@@ -11,6 +11,7 @@ from jclip.config import (
     LinearProbe,
     Model,
     NearestNeighbours,
+    Overlap,
     Retrieval,
     Robustness,
     ZeroShot,
@@ -20,6 +21,7 @@ from jclip.eval.bench import Bench
 from jclip.eval.embed import Functions
 from jclip.eval.evaluators.captioning import make_captioning
 from jclip.eval.evaluators.choice import ChoiceEvaluator
+from jclip.eval.evaluators.overlap import make_overlap
 from jclip.eval.evaluators.probes import make_few_shot, make_linear_probe, make_nearest_neighbours
 from jclip.eval.evaluators.retrieval import RetrievalEvaluator
 from jclip.eval.evaluators.zero_shot import make_robustness, make_zero_shot
@@ -36,6 +38,7 @@ EVALUATORS: dict[type[Evaluation], Callable[[Any, Bench], Evaluator]] = {
     Robustness: make_robustness,
     Choice: ChoiceEvaluator,
     Captioning: make_captioning,
+    Overlap: make_overlap,
 }
 """Makers of evaluators: (the dataclass, the model with its open sources) -> the evaluator."""
 

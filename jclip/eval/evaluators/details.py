@@ -1,22 +1,17 @@
 """Details of an evaluation for a report: tables, the worst mistakes, and pictures of what was retrieved."""
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from jclip.data import BadExample, Source, find
-from jclip.data.decoding import Decode
+from jclip.config import Tower
+from jclip.data import Source
 from jclip.eval.bench import Examples
 from jclip.eval.classification import confusion_matrix, per_class_recall
+from jclip.eval.previews import Preview, preview
 from jclip.eval.ranks import rank_answers
 from jclip.eval.zero_shot import predict_classes
-
-SIDE = 96
-"""Pixels of the longer side of a thumbnail."""
 
 SHOWN = 12
 """Mistakes, queries, and pictures of a heat map."""
@@ -31,15 +26,18 @@ def per_class(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str])
     return [{"name": name, "examples": count, "recall": recall} for name, (count, recall) in rows if count]
 
 
-def classification(source: Source, field: str, examples: Examples, classes: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def classification(
+    source: Source, field: str, examples: Examples, classes: np.ndarray, names: Sequence[str], tower: Tower
+) -> dict[str, Any]:
     """Recall by class, the confusion matrix, and the mistakes of which the model was surest.
 
     Args:
-        source: of the images.
+        source: of the images or sounds.
         field: which holds them.
         examples: unit vectors and labels.
         classes: unit vectors [C, E].
         names: of the classes.
+        tower: which embeds the examples.
     """
     scores, labels = examples.features @ classes.T, examples.labels
     predictions = predict_classes(examples.features, classes, labels)
@@ -49,9 +47,10 @@ def classification(source: Source, field: str, examples: Examples, classes: np.n
     mistakes = []
     for i in worst:
         order = np.argsort(-scores[i], kind="stable")
+        shown = preview(source, int(examples.place[i]), field, tower)
         mistakes.append(
             {
-                "image": thumbnail(source, int(examples.place[i]), field),
+                **({"image": None} if shown is None else shown.facts()),
                 "key": str(source[int(examples.place[i])]["key"]),
                 "truth": names[labels[i]],
                 "predictions": [[names[j], float(scores[i, j])] for j in order[:ANSWERS]],
@@ -67,7 +66,7 @@ def classification(source: Source, field: str, examples: Examples, classes: np.n
 
 
 class Pictures(NamedTuple):
-    """The side of retrieval that has pictures."""
+    """The side of retrieval that has pictures, or sounds."""
 
     source: Source
     field: str
@@ -78,10 +77,12 @@ class Pictures(NamedTuple):
     """[n, E] float32 unit vectors."""
     groups: np.ndarray
     """[n] or [n, P], as `rank_answers` takes them."""
+    tower: Tower
+    """Tower that embeds them."""
 
-    def show(self, i: int) -> str | None:
-        """The picture of example i."""
-        return thumbnail(self.source, int(self.place[i]), self.field)
+    def show(self, i: int) -> Preview | None:
+        """The picture of example i, and its sound."""
+        return preview(self.source, int(self.place[i]), self.field, self.tower)
 
 
 class Texts(NamedTuple):
@@ -103,24 +104,32 @@ def retrieval(pictures: Pictures, texts: Texts) -> dict[str, Any]:
     """
     n, m = len(pictures.z), len(texts.z)
     chosen = np.unique(np.linspace(0, n - 1, SHOWN).astype(int))
-    if pictures.show(0) is None:
-        return {}
-    first = [int(np.argmax(texts.owner == i)) for i in chosen]
-    heat_map = {
-        "images": [pictures.show(i) for i in chosen],
-        "texts": [texts.texts[j] for j in first],
-        "cosines": (pictures.z[chosen] @ texts.z[first].T).tolist(),
-    }
     asked = np.unique(np.linspace(0, m - 1, SHOWN).astype(int))
     to_texts = _nearest(pictures.z[chosen], texts.z, pictures.groups[chosen], texts.groups)
     to_images = _nearest(texts.z[asked], pictures.z, texts.groups[asked], pictures.groups)
+    answers = {place for _, nearest in to_images for place, _ in nearest}
+    shown = {i: pictures.show(i) for i in sorted({*chosen.tolist(), *answers})}
+    facts = {i: one.facts() for i, one in shown.items() if one is not None}
+    if len(facts) < len(shown):
+        return {}
+    first = [int(np.argmax(texts.owner == i)) for i in chosen]
+    heat_map = {
+        "images": [facts[i]["image"] for i in chosen],
+        "texts": [texts.texts[j] for j in first],
+        "cosines": (pictures.z[chosen] @ texts.z[first].T).tolist(),
+    }
     grids = {
         "image_to_text": [
-            {"query": pictures.show(i), "rank": rank, "answers": [{"text": texts.texts[j], **facts} for j, facts in answers]}
+            {
+                "query": facts[i]["image"],
+                **{name: value for name, value in facts[i].items() if name == "sound"},
+                "rank": rank,
+                "answers": [{"text": texts.texts[j], **score} for j, score in answers],
+            }
             for i, (rank, answers) in zip(chosen, to_texts, strict=True)
         ],
         "text_to_image": [
-            {"query": texts.texts[i], "rank": rank, "answers": [{"image": pictures.show(j), **facts} for j, facts in answers]}
+            {"query": texts.texts[i], "rank": rank, "answers": [{**facts[j], **score} for j, score in answers]}
             for i, (rank, answers) in zip(asked, to_images, strict=True)
         ],
     }
@@ -142,16 +151,3 @@ def _nearest(
             (int(ranks[i]), [(int(j), {"right": r, "score": float(row[j])}) for j, r in zip(nearest, right, strict=True)])
         )
     return found
-
-
-def thumbnail(source: Source, index: int, field: str) -> str | None:
-    """An example's picture as the data URI of a small JPEG; None where the field holds none."""
-    try:
-        pixels = Decode()(find(source[index], field).value)
-    except (BadExample, TypeError, ValueError):
-        return None
-    image = Image.fromarray(np.asarray(pixels))
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jclip.config import ConfigError, Retrieval, TextTower
+from jclip.config import ConfigError, Retrieval, TokenTower
 from jclip.data import BadExample, Source, read_field
 from jclip.eval.bench import Bench
 from jclip.eval.evaluators.details import Pictures, Texts, retrieval
@@ -75,8 +75,10 @@ class RetrievalEvaluator(Evaluator):
         of_pictures, of_texts = (a_groups, b_groups) if a.texts is None else (b_groups, a_groups)
         tower = config.a if a.texts is None else config.b
         place = np.flatnonzero(read)
+        seen_by = self.bench.model.towers[tower.partition("+")[0]]
+        field = config.fields.get(tower, tower)
         shown = retrieval(
-            Pictures(self.bench.sources["source"], config.fields.get(tower, tower), place, pictures.z, of_pictures),
+            Pictures(self.bench.sources["source"], field, place, pictures.z, of_pictures, seen_by),
             Texts(texts.texts or [], texts.z, texts.owner, of_texts),
         )
         return Result(metrics, counts, shown)
@@ -90,7 +92,7 @@ class RetrievalEvaluator(Evaluator):
         return Gallery(z, each[0].owner, np.all([side.read for side in each], axis=0), None)
 
     def _seen_by(self, params: Any, tower: str) -> Gallery:
-        if not isinstance(self.bench.model.towers[tower], TextTower):
+        if not isinstance(self.bench.model.towers[tower], TokenTower):
             embedded = self.bench.embed(params, "source", tower)
             return Gallery(embedded.z, np.arange(len(embedded.z)), embedded.read, None)
         source = self.bench.sources["source"]

@@ -1,0 +1,54 @@
+"""CLAP on shards of sounds and captions, for one GPU host: a spectrogram transformer, with the numbers of LAION-CLAP.
+
+    jclip train configs/clap.py --data "/data/clap/{00000..00999}.tar" --workdir runs/clap
+
+Samples are KEY.flac (or .wav, .ogg, .mp3) with KEY.txt, or with KEY.json whose "text" is a caption or a list of several, as
+LAION-Audio-630K's shards have it. Sounds are heard for 10 s at 48 kHz, a random part of longer ones, shorter ones repeated; the
+log-mel spectrogram is LAION-CLAP's without fusion, 64 mels of 1,001 frames. Batch (96 on each of 8 GPUs), Adam without decay,
+learning rate, warm-up and masks of the spectrogram are LAION-CLAP's (Wu et al. 2023). The tower of sounds is a ViT-B/16 of 248
+patches in place of an HTSAT, and that of texts CLIP's in place of RoBERTa, both from nothing.
+
+Mel.mean and Mel.std are a guess for recordings; docs/tutorials/sound.md says how to measure those of your data. Neither time nor
+accuracy has been measured: a test trains two steps of it, with one block a tower.
+"""
+
+from jclip.config import (
+    LAION_MEL,
+    LAION_WAVEFORM,
+    Checkpoint,
+    Config,
+    Contrastive,
+    Data,
+    Model,
+    Optim,
+    Retrieval,
+    SpecAugment,
+    SpectrogramTower,
+    TextTower,
+    replace,
+)
+
+
+def get_config(data: str = "/data/clap/{00000..00999}.tar", val: str = "") -> Config:
+    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval every epoch."""
+    mel = replace(replace(LAION_MEL, "mean", -40.0), "std", 25.0)
+    masks = SpecAugment(time_masks=2, time_width=64, mel_masks=2, mel_width=8)
+    sound = SpectrogramTower(LAION_WAVEFORM, mel, pre_norm=False, patch_bias=True, spec_augment=masks)
+    return Config(
+        model=Model(
+            {"sound": sound, "text": TextTower()},
+            embed_dim=512,
+            dtype="bfloat16",
+            scan=True,
+            remat="dots_with_no_batch_dims_saveable",
+        ),
+        data=Data(source=f"webdataset:{data}", fields={"text": "text | json.text"}, workers=8),
+        optim=Optim(lr=1e-4, warmup="3200", weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8),
+        objectives={"sound_text": Contrastive("sound", "text")},
+        evals={"val/retrieval": Retrieval(f"webdataset:{val}", a="sound", every="1ep")} if val else {},
+        checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
+        batch_size=768,
+        eval_batch_size=256,
+        duration="45ep",
+        log_every=50,
+    )
