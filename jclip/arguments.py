@@ -28,7 +28,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--architecture", dest="architecture_name", metavar="NAME", help="of a weight file: ViT-B-32-quickgelu, ..."
     )
     model.add_argument(
-        "--tokenizer", metavar="FILE", help="vocabulary of a big_vision .npz or a SigLIP architecture, left out there"
+        "--tokenizer",
+        metavar="FILE",
+        help="vocabulary of a big_vision .npz, a SigLIP architecture, or a CLAP: left out there",
     )
     model.add_argument("--from", dest="kind", choices=OWNERS, help="as whose a folder is read, if it has the files of several")
     model.add_argument(

@@ -36,7 +36,7 @@ TABLES = 10
 """Images or sounds of which each has a table of its own on the terminal; of more each has a line."""
 
 Kind = Literal["image", "sound"]
-"""What is classified; the name of a file's path in an answer."""
+"""Kind of the files that are classified; the name of a file's path in an answer."""
 
 Answer = dict[str, Any]
 """Classes of an image or a sound, or why it has none; see `main`."""
@@ -126,7 +126,7 @@ class Batch(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a model sees of files."""
+    """Files as a model sees them."""
 
     kind: Kind
     encoder: Encoder

@@ -61,8 +61,8 @@ def make_functions(
     between_batches: Callable[[], object] = lambda: None,
     max_pixels: int = MAX_PIXELS,
     captioners: Mapping[str, Caption] | None = None,
-    head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None,
     trained_on: tuple[str, Callable[[], Source]] | None = None,
+    head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Functions:
     """Functions with which evaluators embed on a mesh.
 
@@ -76,8 +76,8 @@ def make_functions(
         between_batches: called before each batch; what it raises ends the evaluation.
         max_pixels: of an image; a larger one is a broken example.
         captioners: what writes captions, by the name of its parameters.
-        head: of an adapted model; see `Functions`.
         trained_on: see Functions.
+        head: of an adapted model; see `Functions`.
     """
     encode = make_encode(model, mesh, gather)
 
@@ -113,8 +113,8 @@ def make_functions(
         max_pixels=max_pixels,
         caption=caption if captioners else None,
         captioners=captioners or {},
-        head=head,
         trained_on=trained_on,
+        head=head,
     )
 
 
@@ -174,8 +174,8 @@ def main(
         weights=weights,
         max_pixels=suite.max_pixels,
         captioners=subject.captioners,
-        head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.params),
         trained_on=subject.trained_on,
+        head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.params),
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}

@@ -102,7 +102,7 @@ def shortened(command: list[str]) -> list[str]:
     options = SHORT | SHALLOW
     if "configs/vit_b16.py" in words:
         options |= LARGE
-    if "configs/shapes_sound.py" in words:
+    if {"configs/shapes_sound.py", "configs/imagebind.py"} & {*words}:
         options = dict(SHORT)
     if "--weights" in words:
         options = SHORT | TUNED

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapt_fakes import unit64
 from PIL import Image
 from test_cli import exit_status
 
@@ -36,6 +37,7 @@ from jclip.config import (
     load_adapt,
 )
 from jclip.data.folder import open_folder
+from jclip.eval.zero_shot import score_metrics, zero_shot_metrics
 from jclip.inference import load
 
 MODEL = "ViT-tiny-test"
@@ -174,6 +176,13 @@ def test_evaluations_of_prompts_are_of_the_head_where_a_model_is_adapted(
     with pytest.raises(ConfigError, match=r"adapted to 3 classes, and 1 of these 3 are none of them: 'crimson'"):
         evaluate.main(out / "tip/shots-1/seed-0", suite=Suite({"other": other}, 16))
     capsys.readouterr()
+
+
+def test_scores_of_a_head_have_the_metrics_of_zero_shot() -> None:
+    rng = np.random.default_rng(0)
+    z, classes = (unit64(rng.normal(size=(n, 8))).astype(np.float32) for n in (40, 7))
+    labels = rng.integers(0, 7, 40)
+    assert score_metrics(z @ classes.T, labels) == zero_shot_metrics(z, classes, labels)
 
 
 def test_a_model_whose_base_has_changed_is_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
 The server is a process of this machine that answers each request after a delay. Batches of 100 come from `make_loader`: shuffled
 over all shards, each picture decoded and cropped to 224 pixels (the column "loader"); and as bytes, not decoded, so that what
 the store costs shows (the column "bytes"). The first batch, which opens shards, counts. Each figure is of a
-process of its own; "cold" has no copies before, and fetches all shards; "warm" finds them. The time until the source is open is
+process of its own; "cold" has no copies before, and fetches all shards; "warm" finds them; "blocks" shuffles in blocks of shards
+(two lanes, blocks of one) with a cache of 0.6 of the set, cold but for the indexes. The time until the source is open is
 "first" where the indexes are built, and "again" where they are found. docs/tutorials/buckets.md has what was measured.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,21 +62,29 @@ def main() -> None:
                 table.add_row(f"{delay:g} ms, ranges", *row(source, caches / "ranges", "ranges"))
                 table.add_row(f"{delay:g} ms, copies, cold", *row(source, caches / "whole", "whole", "cold"))
                 table.add_row(f"{delay:g} ms, copies, warm", *row(source, caches / "whole", "whole", "warm"))
+                table.add_row(f"{delay:g} ms, blocks", *row(source, caches / "ranges", "", room=0.6 * size_of(folder)))
     Console().print(table)
 
 
-def row(source: str, cache: Path, way: str, state: str = "") -> list[str]:
-    """The cells of a source's row."""
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def row(source: str, cache: Path, way: str, state: str = "", room: float = 20e9) -> list[str]:
+    """The cells of a source's row, which is read with so many bytes of copies; in blocks where no way is forced."""
 
     def run(kind: str, cache: Path) -> dict[str, float]:
-        environment = {**os.environ, "JCLIP_CACHE": str(cache), "JCLIP_REMOTE": way, "JCLIP_CACHE_GB": "20"}
+        if state != "warm":
+            shutil.rmtree(cache / "files", ignore_errors=True)
+        environment = {**os.environ, "JCLIP_CACHE": str(cache), "JCLIP_REMOTE": way, "JCLIP_CACHE_GB": str(room / 1e9)}
         command = [sys.executable, __file__, "--worker", source, kind]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found: dict[str, float] = json.loads(done.stdout)
         return found
 
     bytes_, loader = (run(kind, cache / kind if state else cache) for kind in ("bytes", "loader"))
-    first = "-" if state == "warm" else f"{bytes_['start']:.2f}"
+    first = "-" if state == "warm" or not way else f"{bytes_['start']:.2f}"
     again = "-" if state == "cold" else f"{loader['start']:.2f}"
     return [first, again, f"{bytes_['rate']:,.0f}", f"{loader['rate']:,.0f}", f"{loader['threads']:.0f}"]
 
@@ -103,6 +113,7 @@ def measure(spec: str, kind: str) -> dict[str, float]:
     from jclip.config import VisionTower
     from jclip.config.augment import Augment
     from jclip.data import make_loader, open_source, train_transform
+    from jclip.data.blocks import Blocks
     from jclip.data.reader import reading_threads
 
     start = time.perf_counter()
@@ -111,7 +122,9 @@ def measure(spec: str, kind: str) -> dict[str, float]:
     transform = train_transform(VisionTower(image_size=224), Augment()) if kind == "loader" else length
     batches = len(source) // BATCH
     start = time.perf_counter()
-    with make_loader(source, {"image": transform}, batch_size=BATCH) as loader:
+    blocks = None if os.environ["JCLIP_REMOTE"] else Blocks(2, 1)
+    with make_loader(source, {"image": transform}, batch_size=BATCH, blocks=blocks) as loader:
+        found["threads"] = float(reading_threads(source))  # blocks are read from copies
         problems = [problem for batch in islice(loader, batches) for problem in batch.problems]
     assert not problems, problems[0]
     return {**found, "rate": batches * BATCH / (time.perf_counter() - start)}

@@ -39,9 +39,10 @@ class Tokenizer:
     """A sentencepiece model, or a tokenizer.json."""
     sha256: str = ""
     """SHA-256 of `file`, hex; a different file is refused; empty accepts any."""
-    clean: Literal["none", "whitespace", "lower", "canonicalize", "siglip", "siglip2"] = "lower"
+    clean: Literal["none", "whitespace", "lower", "canonicalize", "siglip", "siglip2", "msclap"] = "lower"
     """whitespace: mend mojibake and HTML, single spaces; lower: also lower case; canonicalize: also no punctuation (open_clip).
-    siglip, siglip2: as transformers' tokenizers of these names."""
+    siglip, siglip2: as transformers' tokenizers of these names. msclap: a space follows, and pad_id is split off where it is a
+    word ("!" of GPT-2)."""
     bos_id: Id | None = None
     """Put before the ids."""
     eos_id: Id | None = None
@@ -63,7 +64,7 @@ class Tokenizer:
             yield f".file is empty; kind {self.kind!r} needs the path of a vocabulary"
         if self.kind == "clip" and self.clean not in ("lower", "canonicalize"):
             yield f".clean {self.clean!r}: kind 'clip' knows lower case only; use 'lower' or 'canonicalize'"
-        owner = {"siglip": "sentencepiece", "siglip2": "hugging_face"}.get(self.clean, self.kind)
+        owner = {"siglip": "sentencepiece", "siglip2": "hugging_face", "msclap": "hugging_face"}.get(self.clean, self.kind)
         if self.kind not in ("clip", owner):
             yield f".clean {self.clean!r} is for kind {owner!r}; with {self.kind!r} use 'none' to 'canonicalize'"
         if self.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):

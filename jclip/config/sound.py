@@ -62,6 +62,9 @@ class Mel:
     """Lower end of the first filter, in Hz."""
     fmax: Hertz = 14_000.0
     """Upper end of the last filter, in Hz; at most half of the sample rate."""
+    filter_rate: Annotated[int, Range(least=1000, most=400_000)] | None = None
+    """Rate that the filters are made for, where it is not the waveform's: frequencies are then those of that rate (MS-CLAP 2023
+    hears 44.1 kHz by filters for 32); None: the waveform's."""
     scale: Literal["slaney", "htk", "kaldi"] = "slaney"
     """Mel scale: Slaney's, linear up to 1 kHz (librosa, torchlibrosa); HTK's; or Kaldi's, which is HTK's with filters that are
     triangles in mels instead of in Hz."""
@@ -147,9 +150,10 @@ class SoundTower(Tower):
 
 def mel_problems(waveform: Waveform, mel: Mel) -> Iterator[str]:
     """Contradictions of a spectrogram and the waveform that it is made of, each after the place of their tower."""
-    nyquist = waveform.sample_rate / 2
+    rate = mel.filter_rate or waveform.sample_rate
+    nyquist = rate / 2
     if mel.fmax > nyquist:
-        yield f".mel.fmax {mel.fmax} is above half of the sample rate {waveform.sample_rate}; use {nyquist:g} at most"
+        yield f".mel.fmax {mel.fmax} is above half of the sample rate {rate}; use {nyquist:g} at most"
     least = mel.window if mel.framing == "kaldi" else mel.n_fft // 2 + 1
     if waveform.samples < least:
         yield f".waveform.seconds {waveform.seconds} are {waveform.samples} samples; the spectrogram needs {least}"

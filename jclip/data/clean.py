@@ -44,6 +44,11 @@ def siglip(text: str) -> str:
     return META_SPACE + (behind + " ".join(words) if words else "")
 
 
+def msclap(text: str) -> str:
+    """`text` with a space behind it: MS-CLAP writes its end of text after one, and GPT-2 makes a token of a space at an end."""
+    return f"{text} "
+
+
 def _unchanged(text: str) -> str:
     return text
 
@@ -54,6 +59,7 @@ RULES: Mapping[str, Callable[[str], str]] = {
     "lower": lower,
     "canonicalize": canonicalize,
     "siglip": siglip,
+    "msclap": msclap,
     "siglip2": _unchanged,  # the vocabulary does it, for each letter by itself, where no special token is spelt
 }
 """Rules by the name of Tokenizer.clean."""

@@ -40,17 +40,17 @@ def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
     Raises:
         ConfigError: the file is missing or damaged, is not the one that `sha256` names, or its library is not installed.
     """
-    return _load(tokenizer.kind, tokenizer.file, tokenizer.sha256, tokenizer.clean)
+    return _load(tokenizer.kind, tokenizer.file, tokenizer.sha256, tokenizer.clean, tokenizer.pad_id)
 
 
 @functools.cache
-def _load(kind: str, file: str, sha256: str, clean: str) -> Vocabulary:
+def _load(kind: str, file: str, sha256: str, clean: str, pad_id: int) -> Vocabulary:
     data = read_vocabulary(file, sha256)
     match kind:
         case "sentencepiece":
             return _open_sentencepiece(file, data, siglip=clean == "siglip")
         case "hugging_face":
-            return _open_tokenizer_json(file, data, lower=clean == "siglip2")
+            return _open_tokenizer_json(file, data, lower=clean == "siglip2", apart=pad_id if clean == "msclap" else None)
         case _:
             raise ConfigError(f"tokenizer: kind {kind!r} has no vocabulary file; use 'sentencepiece' or 'hugging_face'")
 
@@ -145,7 +145,8 @@ class TokenizerJson:
         return text.replace(suffix, " ") if suffix else text
 
 
-def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJson:
+def _open_tokenizer_json(file: str, data: bytes, *, lower: bool, apart: int | None = None) -> TokenizerJson:
+    """`apart`: an id that is a token by itself wherever it is spelt."""
     try:
         import tokenizers
     except ImportError:
@@ -160,6 +161,8 @@ def _open_tokenizer_json(file: str, data: bytes, *, lower: bool) -> TokenizerJso
     if lower:  # within the tokenizer, because special tokens are looked for in the text as it came
         rules = [tokenizers.normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
         tokenizer.normalizer = tokenizers.normalizers.Sequence(rules)
+    if apart is not None and (word := tokenizer.id_to_token(apart)) is not None:
+        tokenizer.add_tokens([tokenizers.AddedToken(word, normalized=False)])
     around = tokenizer.encode("").ids  # ids that stand in the post-processor alone
     return TokenizerJson(tokenizer, 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *around], default=-1))
 

@@ -54,11 +54,11 @@ class Functions:
     """(how, params, {image tower: host-local rows}) -> token ids of captions, rows of all hosts; None: nothing writes any."""
     captioners: Mapping[str, Caption] = field(default_factory=dict)
     """Captioners by the name of their parameters."""
+    trained_on: tuple[str, Callable[[], Source]] | None = None
+    """Name of the data that the model's run is trained on, and a function that opens them; None where nothing says it."""
     head: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray] | None = None
     """Head of an adapted model: (names of C classes, z [n, E], pooled [n, d]) -> scores f32 [n, C], in cosines, which
     take the place of prompts. None: the model has none."""
-    trained_on: tuple[str, Callable[[], Source]] | None = None
-    """Name of the data that the model's run is trained on, and a function that opens them; None where nothing says it."""
 
 
 class Embedded(NamedTuple):

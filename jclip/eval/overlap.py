@@ -47,7 +47,7 @@ def content_digest(value: Any) -> str | None:
 
 
 def meet(test: Iterable[str | None], train: Iterable[str | None]) -> Met:
-    """Which values of a test set the training data have, in one pass over each, and the test set's alone in memory.
+    """The values of a test set that the training data have, in one pass over each, and the test set's alone in memory.
 
     Args:
         test: of each example, an id or a digest; None where there is none.

@@ -1,4 +1,4 @@
-"""What pages show of an example: a small picture of an image; of a sound its spectrogram, and a player of its beginning."""
+"""Examples as pages show them: a small picture of an image; the spectrogram of a sound, and a player of its beginning."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jclip.config import Mel, SoundTower, SpectrogramTower, Tower, Waveform
+from jclip.config import Mel, SoundTower, Tower, Waveform
 from jclip.data import BadExample, Source, eval_transform, find
 from jclip.data.decoding import Decode
 from jclip.data.sounds import DecodeSound, FitSound, resampled
@@ -45,7 +45,7 @@ class Preview(NamedTuple):
     """Data URL of a sound; empty where there is none."""
 
     def facts(self) -> dict[str, str]:
-        """What there is of it, by name."""
+        """Its parts that there are, by name."""
         return {"image": self.image, **({"sound": self.sound} if self.sound else {})}
 
 
@@ -78,11 +78,12 @@ def spectrogram(row: NDArray[Any], tower: SoundTower) -> str:
     """Data URL of a PNG of what a tower sees of a sound: mels from low to high upwards, time to the right.
 
     Args:
-        row: input of the tower, [samples].
+        row: input of the tower, [samples]; of a longer one, as those that fuse parts take it, the beginning.
         tower: its own spectrogram is drawn; of a tower without one HEARD_MEL.
     """
-    mel = tower.mel if isinstance(tower, SpectrogramTower) else _fitting(tower.waveform)
-    return _picture(_energies(row, tower.waveform, mel))
+    own = getattr(tower, "mel", None)
+    mel = own if isinstance(own, Mel) else _fitting(tower.waveform)
+    return _picture(_energies(row[: tower.waveform.samples], tower.waveform, mel))
 
 
 def player(value: Any) -> str:
@@ -92,7 +93,7 @@ def player(value: Any) -> str:
 
 def player_of(row: NDArray[Any], waveform: Waveform) -> str:
     """Data URL of the input of a tower, [samples], as a browser plays it."""
-    samples = np.asarray(as_waveform(jnp.asarray(row)[None], waveform))[0]
+    samples = np.asarray(as_waveform(jnp.asarray(row[: waveform.samples])[None], waveform))[0]
     if waveform.sample_rate > HEARD.sample_rate:
         samples = resampled(samples, waveform.sample_rate, HEARD.sample_rate)
     rate = min(waveform.sample_rate, HEARD.sample_rate)

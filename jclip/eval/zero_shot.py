@@ -45,8 +45,19 @@ def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks
         `labels`; with 10 among `ks` "map@10": the mean of 1 / rank where that is at most 10, and of 0 elsewhere, which is the
         mean average precision at 10 of queries with one right answer.
     """
-    rank = ranks(z, classes, labels, np.arange(len(classes)))
-    metrics = {f"top{k}": float(np.mean(rank <= k)) for k in ks if k <= max(1, len(classes))}
+    return _metrics_of_ranks(ranks(z, classes, labels, np.arange(len(classes))), labels, len(classes), ks)
+
+
+def score_metrics(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """The metrics of `zero_shot_metrics`, of scores f32 [n, C] in cosines: of a head that is no list of vectors."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    others = np.arange(scores.shape[1])[None, :] != labels[:, None]
+    rank = 1 + np.sum(others & ~(scores < own - TIE), axis=1)
+    return _metrics_of_ranks(rank, labels, scores.shape[1], ks)
+
+
+def _metrics_of_ranks(rank: np.ndarray, labels: np.ndarray, classes: int, ks: Sequence[int]) -> dict[str, float]:
+    metrics = {f"top{k}": float(np.mean(rank <= k)) for k in ks if k <= max(1, classes)}
     metrics["mean_per_class"] = mean_per_class(rank <= 1, labels)
     if 10 in ks:
         metrics["map@10"] = float(np.mean(np.where(rank <= 10, 1 / rank, 0)))

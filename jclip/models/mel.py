@@ -115,7 +115,7 @@ def frame_matrix(mel: Mel) -> NDArray[Any]:
 @lru_cache(maxsize=16)
 def mel_bank(mel: Mel, sample_rate: int) -> NDArray[Any]:
     """Triangular filters f64 [n_fft / 2 + 1, mels], whose corners are equally far apart on the mel scale."""
-    bins = np.arange(mel.n_fft // 2 + 1) * (sample_rate / mel.n_fft)
+    bins = np.arange(mel.n_fft // 2 + 1) * ((mel.filter_rate or sample_rate) / mel.n_fft)
     low, high = (to_mels(np.array(hertz), mel.scale) for hertz in (mel.fmin, mel.fmax))
     corners = np.linspace(low, high, mel.mels + 2)
     if mel.scale == "kaldi":

@@ -17,7 +17,7 @@ from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, ar
 from jclip.config.instead import instead_of
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
-from jclip.weights import big_vision, hub, hugging_face, imagebind, open_clip, openai, own
+from jclip.weights import big_vision, clap_files, hub, hugging_face, imagebind, open_clip, openai, own
 from jclip.weights.errors import WeightsError, errors_of
 from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
@@ -119,7 +119,7 @@ class Weights:
     model: Model
     """Architecture, with preprocessing and tokenizer."""
     format: str
-    """One of FORMATS, or big_vision or imagebind, which are read alone."""
+    """One of FORMATS, or big_vision, imagebind, laion_clap or msclap, which are read alone."""
     shapes: Mapping[str, tuple[int, ...]]
     """Shapes of our parameters, by path."""
     _rules: list[Rule]
@@ -152,14 +152,15 @@ def read_weights(
     kind: str | None = None,
     preprocess: Mapping[str, Any] | None = None,
 ) -> Weights:
-    """Opens a folder of one of FORMATS, a weight file with open_clip's names or ImageBind's, or an .npz of big_vision.
+    """Opens a folder of one of FORMATS, a file with the names of open_clip, ImageBind or a CLAP, or an .npz of big_vision.
 
     Args:
         path: of the folder or file.
         name: of an architecture in the table, for a file beside which no configuration lies (OpenAI's own need none);
             "-quickgelu" at its end gives both towers that activation.
         tokenizer: the vocabulary that the source leaves out: a sentencepiece model of an .npz of big_vision, that or a
-            tokenizer.json of an architecture whose tokenizer is not CLIP's own, such as "ViT-B-16-SigLIP".
+            tokenizer.json of an architecture whose tokenizer is not CLIP's own, such as "ViT-B-16-SigLIP", and the tokenizer.json
+            of a LAION-CLAP or MS-CLAP.
         kind: which of FORMATS a folder is read as; None: the first of them that it has.
         preprocess: fields of `config.Preprocess` in which the pixels that a weight file was trained on differ from those of the
             architecture `name`, such as mean and std.
@@ -176,16 +177,21 @@ def read_weights(
                 f"{path}: the architecture of an .npz says its pixels, and it is no folder; leave out {', '.join(unused)}"
             )
         return _read_big_vision(path, name, tokenizer)
-    if path.is_file() and imagebind.is_imagebind(arrays := open_tensors(path)):
-        if unused := [str(word) for word in (name, tokenizer, kind, *(preprocess or ())) if word]:
-            raise WeightsError(f"{path}: holds ImageBind's weights, which are of one model; leave out {', '.join(unused)}")
-        return _read_imagebind(path, arrays)
     if path.is_dir():
         path = _model_folder(path)
+    tensors: Mapping[str, Lazy] = {} if path.is_dir() else open_tensors(path)
+    if imagebind.is_imagebind(tensors):
+        if unused := [str(word) for word in (name, tokenizer, kind, *(preprocess or ())) if word]:
+            raise WeightsError(f"{path}: holds ImageBind's weights, which are of one model; leave out {', '.join(unused)}")
+        return _read_imagebind(path, tensors)
     if kind is not None and not path.is_dir():
         raise WeightsError(f"{path} is no folder, so there is nothing to choose; leave out {kind}")
+    if clap_files.is_clap(tensors):
+        if unused := [*(preprocess or ()), *([name] if name else [])]:
+            raise WeightsError(f"{path}: a CLAP, which says its architecture and sees no pixels; leave out {', '.join(unused)}")
+        return _read_clap(path, tensors, tokenizer)
     key, model, scales, tensors, captioners = (
-        _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, name, tokenizer)
+        _open_folder(path, name, tokenizer, kind) if path.is_dir() else _open_file(path, tensors, name, tokenizer)
     )
     if preprocess:
         if name is None:
@@ -267,9 +273,8 @@ def _model_folder(path: Path) -> Path:
     return path / names[0]
 
 
-def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _Opened:
+def _open_file(path: Path, tensors: Mapping[str, Lazy], name: str | None, tokenizer: str | Path | None) -> _Opened:
     """Content of a file alone, whose names must be open_clip's."""
-    tensors = open_tensors(path)
     marks = [n for n in tensors if n.rpartition(".")[2] == "input_resolution"]
     if len(marks) == 1:
         tensors = without_prefix(path, tensors, lambda names: {"input_resolution", *openai.OPENAI})
@@ -290,6 +295,15 @@ def _open_file(path: Path, name: str | None, tokenizer: str | Path | None) -> _O
         f"{path}: a file does not say its architecture; give the folder with its configuration, or --architecture "
         f"(architecture_name): one of {', '.join(architecture_names())}"
     )
+
+
+def _read_clap(path: Path, tensors: Mapping[str, Lazy], tokenizer: str | Path | None) -> Weights:
+    key, model, rules, arrays = clap_files.open_clap(path, tensors, tokenizer)
+    check_model(model)
+    shapes = tower_shapes(model) | {clap_files.SOUND_SCALE: ()}
+    with errors_of(path):
+        require_fit(rules, arrays, shapes)
+    return Weights(model, key, shapes, rules, arrays)
 
 
 def _read_big_vision(path: Path, name: str | None, tokenizer: str | Path | None) -> Weights:

@@ -65,8 +65,6 @@ def resize_positions(params: Mapping[str, Any], source: Model, target: Model) ->
     resized = dict(params)
     for name in sorted({path.partition("/")[0] for path in params} & source.towers.keys() & target.towers.keys()):
         before, after = source.towers[name], target.towers[name]
-        if before == after:
-            continue
         _check(name, before, after)
         path = f"{name}/pool/pos_embed" if isinstance(before, ResNetTower) else f"{name}/pos_embed"
         if path not in params or isinstance(after, BertTower):  # which has more positions than tokens

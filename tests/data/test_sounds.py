@@ -133,6 +133,7 @@ BROKEN = {
     "the header of a wav": (encoded(GOOD)[:30], "cut short|cannot be decoded"),
     "half a flac": (encoded(GOOD, kind="FLAC")[:6000], "cannot be decoded"),
     "half an ogg": (encoded(wave(2), kind="OGG", subtype="VORBIS")[:9000], "cut short|no samples|cannot be decoded"),
+    "an ogg without its end": (encoded(wave(2), kind="OGG", subtype="VORBIS")[:-50], "its last page is not whole"),
     "half an mp3": (encoded(GOOD, kind="MP3", subtype=None)[:1500], "cut short or damaged: it ends after"),
     "another format": (encoded(GOOD, kind="NIST"), "is a NIST file, not one of WAV, "),
 }

@@ -1,5 +1,6 @@
 """Tables as sources: Parquet, CSV and JSON lines beside a folder and tar shards of the same pictures."""
 
+import csv
 import io
 import json
 import os
@@ -593,6 +594,53 @@ def test_rows_of_the_same_image_are_one_example_if_that_is_said(
     assert [by_key[i]["captions"] for i in range(2)] == [("one", "three", "five"), ("two",)]
     prints = [open_source(f"{spec}{options}").fingerprint() for options in ("", "?captions=rows", "?captions=rows")]
     assert prints[0] != prints[1] == prints[2]
+
+
+def test_the_tables_of_clotho_and_audiocaps_are_sounds_with_several_captions(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for name in ("a b.wav", "Yx1.wav", "Yy2.wav"):
+        (tmp_path / "audio" / name).write_bytes(name.encode())
+    captions = [f"caption_{i}" for i in range(1, 6)]
+    write_rows(tmp_path / "clotho.csv", [["file_name", *captions], ["a b.wav", "one", "two, three", "", "four", "five"]])
+    clotho = f"csv:{tmp_path}/clotho.csv?sound=file_name&images={tmp_path}/audio"
+    example = open_source(f"{clotho}&text={','.join(captions)}")[0]
+    assert example["sound"] == b"a b.wav"
+    assert example["captions"] == example["text"] == ("one", "two, three", "four", "five")
+    rows = [("1", "x1", "0", "a dog"), ("2", "y2", "30", "rain"), ("3", "x1", "0", "a dog barks")]
+    header = ("audiocap_id", "youtube_id", "start_time", "caption")
+    write_rows(tmp_path / "audiocaps.csv", [header, *rows])
+    spec = f"csv:{tmp_path}/audiocaps.csv?sound=Y{{youtube_id}}.wav&images={tmp_path}/audio&captions=rows"
+    source = open_source(spec)
+    assert [(e["sound"], e["captions"]) for e in map(source.__getitem__, range(2))] == [
+        (b"Yx1.wav", ("a dog", "a dog barks")),
+        (b"Yy2.wav", ("rain",)),
+    ]
+    prints = [source.fingerprint(), open_source(clotho + "&text=caption_1").fingerprint()]
+    prints += [open_source(f"{clotho}&text={text}").fingerprint() for text in ("caption_1,caption_2", "caption_2,caption_1")]
+    (tmp_path / "audio" / "Yy2.wav").write_bytes(b"other")
+    prints.append(open_source(spec).fingerprint())
+    assert len(set(prints)) == len(prints)
+    write_rows(tmp_path / "none.csv", [["file_name", "a", "b"], ["a b.wav", " ", ""], ["a b.wav", "x", ""]])
+    none = open_source(f"csv:{tmp_path}/none.csv?sound=file_name&text=a,b&images={tmp_path}/audio")
+    with pytest.raises(BadExample, match="it has no caption"):
+        none[0]["captions"]
+    assert none[1]["captions"] == ("x",)
+    numbers = tmp_path / "numbers.jsonl"
+    (tmp_path / "audio" / "7.wav").write_bytes(b"seven")
+    numbers.write_text('{"id": 7, "caption": "a"}\n')
+    assert open_source(f"jsonl:{numbers}?sound={{id}}.wav&images={tmp_path}/audio")[0]["sound"] == b"seven"
+    for option, message in (
+        ("text=caption_1,caption_9", "text= has 'caption_9', which is no column, or is there twice"),
+        ("text=caption_1,caption_1", "text= has 'caption_1', which is no column, or is there twice"),
+        ("sound={name}.wav", "there is no column 'name'"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            open_source(f"csv:{tmp_path}/clotho.csv?{option}")
+
+
+def write_rows(path: Path, rows: list[Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def test_rows_cannot_be_joined_by_what_is_not_there(tmp_path: Path, photos: Path) -> None:

@@ -8,7 +8,7 @@ SIZES = {
     "birdsnap": 1, "caltech101": 34, "cifar10": 18, "cifar100": 18, "clevr_counts": 1, "country211": 5, "dtd": 8, "eurosat": 3,
     "fer2013": 6, "fgvc_aircraft": 2, "flowers102": 1, "food101": 1, "gtsrb": 3, "hateful_memes": 1, "imagenet": 80,
     "kinetics700": 28, "kitti": 1, "mnist": 1, "pcam": 1, "pets": 1, "resisc45": 18, "simple": 7, "sst2": 1, "stanford_cars": 8,
-    "stl10": 2, "sun397": 2, "ucf101": 48, "voc2007": 1,
+    "stl10": 2, "sun397": 2, "ucf101": 48, "voc2007": 1, "laion_clap": 1, "msclap": 1, "transformers_clap": 1,
 }  # fmt: skip
 
 
@@ -43,6 +43,9 @@ def test_every_template_names_the_class_once_and_none_is_there_twice():
         ("sst2", "a {} review of a movie."),
         ("stanford_cars", "i love my {}!"),
         ("ucf101", "a example of the person during {}."),
+        ("laion_clap", "This is a sound of {}"),
+        ("msclap", "this is the sound of {}"),
+        ("transformers_clap", "This is a sound of {}."),
     ],
 )
 def test_a_set_has_its_published_wording(name, some):

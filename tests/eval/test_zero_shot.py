@@ -39,6 +39,19 @@ def test_metrics_of_scores_made_by_hand():
     assert metrics == pytest.approx({"top1": 2 / 6, "top5": 5 / 6, "mean_per_class": (1 / 2 + 1 / 2 + 0 + 0) / 4})
 
 
+def test_places_and_map_at_10_are_those_of_sorted_scores():
+    rng = np.random.default_rng(3)
+    z, classes, labels = rng.normal(size=(200, 8)), rng.normal(size=(30, 8)), rng.integers(0, 30, 200)
+    z, classes = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, classes))
+    place = 1 + np.argmax(np.argsort(-(z @ classes.T), axis=1) == labels[:, None], axis=1)
+    metrics = zero_shot_metrics(z.astype(np.float32), classes.astype(np.float32), labels, (1, 3, 10, 40))
+    assert metrics.keys() == {"top1", "top3", "top10", "mean_per_class", "map@10"}  # 40 are more than the classes
+    for k in (1, 3, 10):
+        assert metrics[f"top{k}"] == pytest.approx(np.mean(place <= k))
+    assert metrics["map@10"] == pytest.approx(np.mean([1 / p if p <= 10 else 0 for p in place]))
+    assert "map@10" not in zero_shot_metrics(z.astype(np.float32), classes.astype(np.float32), labels, (1, 5, 20))
+
+
 def test_top5_is_undefined_below_5_classes():
     eye = np.eye(4, dtype=np.float32)
     assert zero_shot_metrics(eye, eye, np.arange(4)) == {"top1": 1.0, "mean_per_class": 1.0}

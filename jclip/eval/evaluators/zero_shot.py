@@ -1,6 +1,7 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,12 @@ from jclip.eval.logistic import fit_logistic
 from jclip.eval.result import Evaluator, Result
 from jclip.eval.robustness import robustness_table
 from jclip.eval.templates import DEFAULT, OF_SOUNDS, read_templates
-from jclip.eval.zero_shot import class_embeddings, zero_shot_metrics
+from jclip.eval.zero_shot import class_embeddings, score_metrics, zero_shot_metrics
 
 log = logging.getLogger(__name__)
+
+Measure = Callable[[np.ndarray], dict[str, float]]
+"""(bool [n], some of the examples) -> their metrics."""
 
 GROUPS = 100
 """Groups of an evaluation, at most."""
@@ -25,8 +29,6 @@ GROUPS = 100
 
 def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...], text: str) -> np.ndarray:
     """Unit vectors [C, E] of the candidates, from their prompts."""
-    if bench.functions.head is not None:  # whose scores, of `seen_examples`, are compared as they are
-        return np.eye(len(bench.names), dtype=np.float32)
     prompts = [template.replace("{}", name) for name in bench.names for template in templates]
     z, read = bench.bench.embed_texts(params, prompts, text)
     if not read.all():
@@ -36,13 +38,11 @@ def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...]
     return class_embeddings(z.reshape(len(bench.names), len(templates), -1))
 
 
-def seen_examples(bench: LabelledBench, params: Any, source: str, tower: str) -> Examples:
-    """Examples of a source as unit vectors; of an adapted model as its head's scores of the classes, [n, C]."""
-    examples = bench.examples(params, source, tower, pooled=False)
-    if bench.functions.head is None:
-        return examples
-    pooled = bench.examples(params, source, tower, pooled=True).features
-    return examples._replace(features=bench.functions.head(bench.names, examples.features, pooled))
+def head_scores(bench: LabelledBench, params: Any, source: str, image: str) -> np.ndarray:
+    """Scores f32 [n, C] of the examples of a source by the head of an adapted model."""
+    assert bench.functions.head is not None
+    z, pooled = (bench.examples(params, source, image, pooled=part).features for part in (False, True))
+    return bench.functions.head(bench.names, z, pooled)
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,20 @@ class ZeroShotEvaluator(Evaluator):
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, bench = self.config, self.bench
-        examples = seen_examples(bench, params, "source", config.image)
-        classes = prompt_classes(bench, params, config.templates, config.text)
-        counts = {**examples.counts, "classes": len(bench.names), "templates": len(config.templates)}
-        metrics = self._metrics(examples.features, examples.labels, classes)
-        shown: dict[str, Any] = {}
-        if details and examples.labels.ndim == 1:
-            field = config.fields.get(config.image, config.image)
-            shown = classification(bench.sources["source"], field, examples, classes, bench.names, self._tower)
+        examples = bench.examples(params, "source", config.image, pooled=False)
+        counts, shown = {**examples.counts, "classes": len(bench.names)}, dict[str, Any]()
+        if bench.functions.head is not None:
+            measure = self._by_scores(head_scores(bench, params, "source", config.image), examples.labels)
+        else:
+            classes = prompt_classes(bench, params, config.templates, config.text)
+            counts["templates"] = len(config.templates)
+            measure = self._by_classes(examples, classes)
+            if details and examples.labels.ndim == 1:
+                field = config.fields.get(config.image, config.image)
+                shown = classification(bench.sources["source"], field, examples, classes, bench.names, self._tower)
+        metrics = measure(np.ones(len(examples.labels), bool))
         if config.groups:
-            each = self._of_groups(examples, classes)
+            each = {name: measure(rows) for name, rows in self._groups(examples).items()}
             counts["groups"] = len(each)
             rows = [[name, *one.values()] for name, one in each.items()]
             mean = {metric: float(np.mean([one[metric] for one in each.values()])) for metric in metrics}
@@ -78,13 +82,21 @@ class ZeroShotEvaluator(Evaluator):
     def _tower(self) -> Tower:
         return self.bench.model.towers[self.config.image]
 
-    def _metrics(self, features: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    def _by_classes(self, examples: Examples, classes: np.ndarray) -> Measure:
+        """Metrics of examples that are compared with the prompts of classes."""
+        z, labels = examples.features, examples.labels
         if labels.ndim == 2:
-            return multi_label_metrics(features @ classes.T, labels)
-        return zero_shot_metrics(features, classes, labels, self.config.ks)
+            return lambda rows: multi_label_metrics(z[rows] @ classes.T, labels[rows])
+        return lambda rows: zero_shot_metrics(z[rows], classes, labels[rows], self.config.ks)
 
-    def _of_groups(self, examples: Examples, classes: np.ndarray) -> dict[str, dict[str, float]]:
-        """Metrics of each group by its name, in the order of numbers or of names.
+    def _by_scores(self, scores: np.ndarray, labels: np.ndarray) -> Measure:
+        """Metrics of examples by the scores of a head."""
+        if labels.ndim == 2:
+            return lambda rows: multi_label_metrics(scores[rows], labels[rows])
+        return lambda rows: score_metrics(scores[rows], labels[rows], self.config.ks)
+
+    def _groups(self, examples: Examples) -> dict[str, np.ndarray]:
+        """Examples of each group, bool [n], by its name, in the order of numbers or of names.
 
         Raises:
             ConfigError: an example has no group, or nearly each has one of its own.
@@ -101,8 +113,7 @@ class ZeroShotEvaluator(Evaluator):
             raise ConfigError(
                 f"evaluation: groups={field!r} has {len(names):,} values, more than {GROUPS}; name a field of fewer"
             )
-        kept = {name: of == name for name in names}
-        return {n: self._metrics(examples.features[k], examples.labels[k], classes) for n, k in kept.items()}
+        return {name: of == name for name in names}
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ class RobustnessEvaluator(Evaluator):
     def run(self, params: Any, *, details: bool = False) -> Result:
         """See Evaluator."""
         config, bench, functions = self.config, self.bench, self.bench.functions
-        classes = prompt_classes(bench, params, config.templates, config.text)
+        head = functions.head is not None
+        classes = None if head else prompt_classes(bench, params, config.templates, config.text)
         train = bench.examples(params, "train", config.image, pooled=True)
         pairs, how = (train.features, train.labels), functions.place
         probe = fit_logistic(*pairs, len(bench.names), l2=config.l2, place=how, devices=functions.devices)
@@ -126,14 +138,17 @@ class RobustnessEvaluator(Evaluator):
             counts["not_converged"] = 1
         zero_shot, probed, sizes = {}, {}, {}
         for name in ("clean", *config.shifted):
-            z = seen_examples(bench, params, name, config.image)
-            pooled = bench.examples(params, name, config.image, pooled=True)
+            z, pooled = (bench.examples(params, name, config.image, pooled=part) for part in (False, True))
             chosen = bench.candidates(name, config.masks.get(name, ()))
             kept = np.isin(z.labels, chosen)
             if not kept.any():
                 raise ConfigError(f"evaluation: no example of {name} has a class of its mask; see masks")
             labels = np.searchsorted(chosen, z.labels[kept])
-            zero_shot[name] = zero_shot_metrics(z.features[kept], classes[chosen], labels)["top1"]
+            if classes is None:
+                scores = head_scores(bench, params, name, config.image)[kept][:, chosen]
+                zero_shot[name] = score_metrics(scores, labels)["top1"]
+            else:
+                zero_shot[name] = zero_shot_metrics(z.features[kept], classes[chosen], labels)["top1"]
             found = np.argmax(probe.scores(pooled.features[kept])[:, chosen], axis=1)
             probed[name], sizes[name] = float(np.mean(found == labels)), len(labels)
             masked = {"masked": int(np.sum(~kept)), "candidates": len(chosen)} if len(chosen) < len(bench.names) else {}
