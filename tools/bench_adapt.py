@@ -1,4 +1,4 @@
-"""Times Tip-Adapter on cached features, and a step of CoOp beside the same step in torch on open_clip's tower.
+"""Times Tip-Adapter on cached features, and a step of CoOp beside the same step in torch, on a tower of the same size.
 
     python tools/bench_adapt.py                                     100 classes, 16 shots, ViT-B-32: a minute on two idle cores
     python tools/bench_adapt.py --classes 10 --architecture ViT-tiny-test --only tip coop
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=100, help="classes (default: 100)")
     parser.add_argument("--shots", type=int, default=16, help="examples of each (default: 16)")
-    parser.add_argument("--architecture", default="ViT-B-32", help="of jclip and open_clip (default: ViT-B-32)")
+    parser.add_argument("--architecture", default="ViT-B-32", help="whose tower of texts (default: ViT-B-32)")
     parser.add_argument("--steps", type=int, default=3, help="steps after the first (default: 3)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which (default: all)")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -141,24 +141,36 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
 
 
 def torch_coop(options: argparse.Namespace) -> Callable[[], object]:
-    """The same step in torch, prompts put together from pieces as in the published code."""
-    open_clip, torch = importlib.import_module("open_clip"), importlib.import_module("torch")
-    model = open_clip.create_model(options.architecture).float().eval().requires_grad_(False)
-    prompts = [" ".join(["X"] * 16) + f" {name}." for name in names_of(options.classes)]
-    ids = open_clip.tokenize(prompts)
-    embedded = model.token_embedding(ids)
-    prefix, suffix = embedded[:, :1], embedded[:, 17:]
-    contexts = torch.nn.Parameter(0.02 * torch.randn(16, embedded.shape[-1]))
+    """The same step in torch, prompts put together from pieces as in the published code, through torch's own transformer."""
+    from jclip.config import TextTower, architecture
+    from jclip.data import get_tokenizer
+
+    torch = importlib.import_module("torch")
+    model = architecture(options.architecture)
+    tower = model.towers["text"]
+    assert isinstance(tower, TextTower)
+    width, length = tower.width, tower.context_length
+    block = torch.nn.TransformerEncoderLayer(
+        width, tower.heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    transformer = torch.nn.TransformerEncoder(block, tower.depth, torch.nn.LayerNorm(width)).requires_grad_(False)
+    table, projection = torch.nn.Embedding(tower.vocab_size, width), torch.randn(width, model.embed_dim) * width**-0.5
+    positions, mask = 0.01 * torch.randn(length, width), torch.full((length, length), float("-inf")).triu(1)
+    count = 16 if length > 30 else 1
+    prompts = [" ".join(["X"] * count) + f" {name}." for name in names_of(options.classes)]
+    ids = torch.from_numpy(get_tokenizer(tower.tokenizer)(prompts, length)).long()
+    embedded = table(ids).detach()
+    prefix, suffix = embedded[:, :1], embedded[:, 1 + count :]
+    contexts = torch.nn.Parameter(0.02 * torch.randn(count, width))
     optimizer = torch.optim.SGD([contexts], lr=0.002, momentum=0.9, weight_decay=5e-4)
-    z = torch.from_numpy(unit((32, model.text_projection.shape[1]), 0))
-    labels = torch.arange(32) % options.classes
+    z, labels = torch.from_numpy(unit((32, model.embed_dim), 0)), torch.arange(32) % options.classes
     ends = ids.argmax(dim=-1)
 
     def run() -> object:
         own = contexts[None].expand(len(ids), -1, -1)
-        x = torch.cat([prefix, own, suffix], dim=1) + model.positional_embedding
-        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
-        texts = x[torch.arange(len(x)), ends] @ model.text_projection
+        x = torch.cat([prefix, own, suffix], dim=1) + positions
+        x = transformer(x, mask=mask)
+        texts = x[torch.arange(len(x)), ends] @ projection
         texts = texts / texts.norm(dim=-1, keepdim=True)
         loss = torch.nn.functional.cross_entropy(100.0 * z @ texts.T, labels)
         optimizer.zero_grad()
