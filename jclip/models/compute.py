@@ -1,7 +1,7 @@
 """Settings of the computation of a tower: its types, its loops, what it keeps, and the device it is compiled for."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,21 +43,11 @@ class Backend(NamedTuple):
         return jax.checkpoint(f, prevent_cse=self.platform == "cpu")
 
     def by_rows(self, f: F) -> F:
-        """f of arrays [b, ...], on each device of its own rows: for kernels that the partitioner cannot split.
-
-        Rows that cannot be shared evenly, which no batch of training has, every device computes.
-        """
+        """f of arrays [b, ...], on each device of its own rows: for kernels that the partitioner cannot split."""
         if self.mesh is None or self.mesh.size == 1:
             return f
-        devices, rows = self.mesh.size, PartitionSpec(self.mesh.axis_names)
-        shared = jax.shard_map(f, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False)
-        whole = jax.shard_map(f, mesh=self.mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
-
-        def by_rows(*arrays: Array | None) -> Any:
-            even = all(len(array) % devices == 0 for array in arrays if array is not None)
-            return (shared if even else whole)(*arrays)
-
-        return cast(F, by_rows)
+        rows = PartitionSpec(self.mesh.axis_names)
+        return jax.shard_map(f, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False)
 
     def row_major(self, x: Array) -> Array:
         """x, laid out in memory as it is written. XLA for GPUs may choose the batch as the fastest axis of the residual stream,

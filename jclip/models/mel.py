@@ -62,7 +62,10 @@ def _energies(x: Array, mel: Mel, sample_rate: int, backend: Backend) -> Array:
         real, imaginary = (jnp.matmul(taken, part, precision=lax.Precision.HIGHEST) for part in parts)
         power = real**2 + imaginary**2
     else:
-        power = backend.by_rows(lambda x: _power_by_fft(x, mel))(x)  # the partitioner would gather the batch for an FFT
+        devices = 1 if backend.mesh is None else backend.mesh.size
+        alone = len(x) % devices == 0  # rows that devices cannot share, as no batch of training has, are not on any of them alone
+        # The partitioner would gather the batch for an FFT.
+        power = backend.by_rows(lambda x: _power_by_fft(x, mel))(x) if alone else _power_by_fft(x, mel)
     if mel.power == 1:
         power = jnp.sqrt(jnp.maximum(power, 1e-30))
     return jnp.matmul(power, jnp.asarray(bank, jnp.float32), precision=lax.Precision.HIGHEST)
