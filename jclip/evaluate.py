@@ -175,7 +175,7 @@ def main(
         max_pixels=suite.max_pixels,
         captioners=subject.captioners,
         trained_on=subject.trained_on,
-        head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.params),
+        head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.model, subject.params),
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
     values: dict[str, float] = {}
@@ -232,7 +232,9 @@ class Subject(NamedTuple):
         return {"model": model, **describe_machine(), "suite": suite, "training": training_curves(Path(self.name))}
 
 
-def class_scores(adapted: "Adapted", params: Any, names: Sequence[str], z: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+def class_scores(
+    adapted: "Adapted", model: Model, params: Any, names: Sequence[str], z: np.ndarray, pooled: np.ndarray
+) -> np.ndarray:
     """Scores f32 [n, C] of an adapted model for classes by name, in cosines: logits divided by their scale.
 
     Raises:
@@ -246,7 +248,7 @@ def class_scores(adapted: "Adapted", params: Any, names: Sequence[str], z: np.nd
             f"evaluation: the model was adapted to {len(adapted.classes)} classes, and {len(places.unmatched)} of these "
             f"{len(names)} are none of them: {places.describe()}; evaluate it on its classes, or the model before it was adapted"
         )
-    logits = adapted.logits(Features(z, projected_norm(params, adapted.image, pooled)))
+    logits = adapted.logits(Features(z, projected_norm(model, params, adapted.image, pooled)))
     return logits[:, np.array(places.places)] / np.float32(adapted.head.scale)
 
 

@@ -254,7 +254,7 @@ class Encoder(CLIP):
         adapted = self._adapted()
         if not len(features.z):
             return np.zeros((0, len(adapted.classes)), np.float32)
-        norm = projected_norm(self.params, adapted.image, features.pooled)
+        norm = projected_norm(self.config, self.params, adapted.image, features.pooled)
         return adapted.logits(Features(features.z, norm))
 
     @property

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from adapt_fakes import CLASSES, SCALE, features, make_task, unit64
@@ -10,13 +12,15 @@ from scipy.special import log_softmax, softmax
 
 from jclip.adapt import METHODS, fit
 from jclip.adapt.clip_adapter import first_weights
-from jclip.adapt.heads import Features, Head, accuracy, linear_head, right, scalar
+from jclip.adapt.heads import Features, Head, accuracy, linear_head, projected_norm, right, scalar
 from jclip.adapt.linear import batch_sizes
 from jclip.adapt.tip import cached_head, fit_tip, fit_tip_f, grids, mean_keys, search
 from jclip.adapt.training import draws, epochs_of
-from jclip.config import ClipAdapter, ConfigError, CrossModal, LinearHead, TipAdapter, TipAdapterF, Views
+from jclip.config import BertTower, ClipAdapter, ConfigError, CrossModal, LinearHead, Model, TipAdapter, TipAdapterF, Views
 from jclip.config.adapt import Method
 from jclip.eval import zero_shot_metrics
+from jclip.models.compute import Compute
+from jclip.models.heads import make_projection
 
 STILL = Views(0)
 
@@ -101,6 +105,18 @@ def test_a_search_without_any_hit_keeps_alpha_and_beta() -> None:
     assert (fitted.choice["alpha"], fitted.choice["beta"], fitted.choice["accuracy"]) == (1.17, 1.0, 0.0)
 
 
+def test_a_search_keeps_a_better_pair_of_before_but_where_the_published_choice_is_asked_for() -> None:
+    """Every pair of the grids drowns the classifier, which alone is right."""
+    task = make_task(noise=0.05, text_noise=0.05)
+    wrong = dataclasses.replace(task, labels=np.where(task.labels == 0, 0, (task.labels + 1) % CLASSES))
+    method = TipAdapter(alpha=0.0, beta=0.1, steps=(1, 2), most=(50.0, 1e7))
+    wrong = dataclasses.replace(wrong, scale=1e-4)  # so that every alpha of the grid is large beside it
+    honest, leaky = (fit_tip(method, dataclasses.replace(wrong, select=select)).choice for select in ("val", "test"))
+    assert (honest["alpha"], honest["beta"], honest["accuracy"]) == (0.0, 0.1, 1.0)
+    assert leaky["alpha"] >= 0.1
+    assert 0 < leaky["accuracy"] < leaky["before"] == 1.0
+
+
 def adamw64(
     gradient: Callable[[np.ndarray, int], np.ndarray],
     x: np.ndarray,
@@ -122,18 +138,18 @@ def test_keys_are_trained_as_published_and_those_of_step_zero_are_the_cache() ->
     task = make_task()
     method = TipAdapterF(epochs=3, batch_size=8, steps=(0, 0), alpha=2.0, beta=3.0, lr=0.01)
     head = cached_head(method, task)
-    views, rows = task.encode.views(method.training_views, 3), epochs_of(len(task.labels), 8, 3, 0)
-    steps = rows.reshape(-1, 8)
-    each = rows.shape[1]
+    views, rows = task.encode.views(method.training_views, 3), epochs_of(len(task.labels), 20, 3, 0)
+    parts = [part for epoch in rows.reshape(3, 20) for part in (epoch[:8], epoch[8:16], epoch[16:])]  # the last is of 4
+    each = 3
 
     def gradient(keys: np.ndarray, t: int) -> np.ndarray:
-        z, labels = views.z[t // each, steps[t]].astype(np.float64), task.labels[steps[t]]
+        z, labels = views.z[t // each, parts[t]].astype(np.float64), task.labels[parts[t]]
         logits = cache_logits64({**head.arrays, "keys": keys}, z)
         d = (softmax(logits, axis=1) - np.eye(CLASSES)[labels]) / len(z)
         weights = np.exp(-3.0 * (1 - z @ keys.T)) * 3.0 * 2.0
         return (weights * (d @ head.arrays["values"].T.astype(np.float64))).T @ z
 
-    rates = 0.5 * 0.01 * (1 + np.cos(np.pi * np.arange(len(steps)) / len(steps)))
+    rates = 0.5 * 0.01 * (1 + np.cos(np.pi * np.arange(len(parts)) / len(parts)))
     expected = list(adamw64(gradient, head.arrays["keys"].astype(np.float64), rates, decay=0.01, eps=1e-4))
     scores = [accuracy(with_keys(head, expected[each * (e + 1) - 1]), *task.selection) for e in range(3)]
     fitted = fit_tip_f(method, task)
@@ -278,6 +294,21 @@ def test_an_epoch_has_every_example_at_most_once_and_depends_on_the_seed_alone()
     steps = draws(20, 8, 5, 0)
     assert steps.shape == (5, 8)
     assert len(np.unique(steps[:2])) == 16
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "affine", "mlp", "mlp_gelu", "residual"])
+def test_the_length_before_the_norm_is_that_of_every_projection(kind: Any) -> None:
+    tower = BertTower(context_length=4, vocab_size=9, width=8, depth=1, heads=2, max_positions=8, projection=kind)
+    model = Model(embed_dim=8, towers={"text": tower})
+    pooled = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    params, expected = {}, pooled
+    if kind != "none":
+        module = make_projection(tower, 8, Compute(), "text_projection")
+        made = jax.tree.map(lambda x: x + 0.3, module.init(jax.random.key(0), pooled)["params"])
+        params, expected = {"text_projection": made}, np.asarray(module.apply({"params": made}, pooled))
+    found = projected_norm(model, params, "text", pooled)
+    np.testing.assert_allclose(found, np.linalg.norm(expected, axis=1), rtol=1e-5)
+    assert kind == "none" or np.abs(found - np.linalg.norm(pooled, axis=1)).max() > 1e-2
 
 
 def test_accuracy_is_that_of_the_evaluation_zero_shot() -> None:

@@ -13,13 +13,15 @@ from scipy.special import log_softmax
 from jclip import config
 from jclip.adapt import fit
 from jclip.adapt.cocoop import LEARNED, conditional, first_network
-from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder
+from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import Head
+from jclip.adapt.prompts import fill
 from jclip.adapt.task import Labelled, Task
 from jclip.clip import create_model
-from jclip.config import CoCoOp, ConfigError, CoOp, TextTower, Views
+from jclip.config import BertTower, CoCoOp, ConfigError, CoOp, Model, TextTower, Views
 from jclip.data import get_tokenizer
 from jclip.eval import class_embeddings
+from jclip.models import MultiTower
 from jclip.sharding import make_mesh
 
 NAMES = ("dog", "electric guitar", "cat")
@@ -76,6 +78,45 @@ def test_contexts_that_begin_as_words_are_the_zero_shot_classifier() -> None:
     words = np.concatenate([np.tile(ids[:1, 1:5], (3, 1)), made.ids], axis=1)
     np.testing.assert_array_equal(np.take_along_axis(words, made.gather, axis=1), ids[:, :9])
     np.testing.assert_allclose(encode(PARAMS, contexts, made.arrays()), MODEL.encode_text(PARAMS, ids), atol=5e-7)
+
+
+def test_prompts_are_read_in_the_precision_of_evaluations() -> None:
+    """Every product of the towers, and of their gradients, asks for the highest."""
+    made = layout(TOWER, NAMES, 4, "", "end")
+    encode = prompt_encoder(MODEL.config, DEVICES[1], "text", remat=True)
+
+    def total(contexts: jax.Array) -> jax.Array:
+        return encode(PARAMS, contexts, made.arrays()).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(total))(jnp.zeros((4, 32))))
+    products = text.count("dot_general[")
+    assert products >= 10
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
+def test_underscores_are_spaces_in_prompts() -> None:
+    names = ("electric_guitar", "dog")
+    made = [layout(TOWER, names, 4, "", "end") for names in (names, tuple(name.replace("_", " ") for name in names))]
+    np.testing.assert_array_equal(made[0].ids, made[1].ids)
+    assert fill(("a {}.",), names[0]) == ("a electric guitar.",)
+
+
+@pytest.mark.parametrize("positions", ["zero", "pad_id"])
+def test_towers_of_berts_kind_read_contexts(positions: Any) -> None:
+    """Contexts that begin as words are these words."""
+    tower = BertTower(context_length=12, vocab_size=49408, width=16, depth=1, heads=2, max_positions=14, positions_from=positions)
+    model = Model(embed_dim=8, towers={"text": tower})
+    ids = get_tokenizer(tower.tokenizer)([f"a photo of a {name}." for name in NAMES], 12)
+    params = MultiTower(model).init(jax.random.key(0), {"text": ids})["params"]
+    made = layout(tower, NAMES, 1, "a photo of a", "end")
+    contexts = first_contexts(np.asarray(params["text"]["token_embed"]), tower, "a photo of a", (4, 16), 0)
+    found = jax.jit(prompt_encoder(model, DEVICES[1], "text", remat=False))(params, contexts, made.arrays())
+    np.testing.assert_allclose(found, MultiTower(model).apply({"params": params}, {"text": ids})["text"].z, atol=1e-6)
+
+
+def test_a_tower_that_reads_no_tokens_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"tower 'image', a VisionTower, reads no tokens"):
+        reading_tower(MODEL.config, "image")
 
 
 def test_prompts_that_do_not_fit_are_named() -> None:

@@ -75,7 +75,7 @@ def test_the_first_step_of_lora_is_that_of_adamw_by_hand(task: Task) -> None:
     pixels = task.encode.pixels(STILL, np.arange(6), np.zeros(6, int))
 
     def loss(b: jax.Array) -> jax.Array:
-        kernel = params()[path] + 0.5 * jnp.matmul(start["a"], b)
+        kernel = params()[path] + 0.5**0.5 * jnp.matmul(start["a"], b)
         z = encoder().encode_image(unflatten({**params(), path: kernel}), pixels)
         return -jnp.mean(jax.nn.log_softmax(task.scale * z @ task.classifier.T)[jnp.arange(6), task.labels])
 
@@ -85,7 +85,7 @@ def test_the_first_step_of_lora_is_that_of_adamw_by_hand(task: Task) -> None:
     assert list(fitted.changed) == [path]
     sure = np.abs(gradient) > 1e-5
     found = np.linalg.lstsq(
-        np.asarray(a[0], np.float64), (fitted.changed[path][0] - np.asarray(params()[path][0])) / 0.5, rcond=None
+        np.asarray(a[0], np.float64), (fitted.changed[path][0] - np.asarray(params()[path][0])) / 0.5**0.5, rcond=None
     )[0]
     np.testing.assert_allclose(found[sure[0]], b[0][sure[0]], atol=2e-4)
 

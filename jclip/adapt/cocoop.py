@@ -9,12 +9,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder
+from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.coop import train
 from jclip.adapt.heads import Features, Head, scalar
 from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import cross_entropy
-from jclip.config import Model, TextTower
+from jclip.config import Model
 from jclip.config.adapt_methods import CoCoOp
 
 LEARNED = ("contexts", "weights_1", "bias_1", "weights_2", "bias_2")
@@ -24,8 +24,7 @@ PROMPTS_AT_A_TIME = 512
 
 def fit_cocoop(method: CoCoOp, task: Task) -> Fitted:
     """Contexts and network after the last step; nothing is chosen."""
-    tower = task.model.towers[task.text]
-    assert isinstance(tower, TextTower)
+    tower = reading_tower(task.model, task.text)
     table = np.asarray(task.params[task.text]["token_embed"])
     made = layout(tower, task.names, method.contexts, method.words, "end")
     contexts = first_contexts(table, tower, method.words, (made.contexts, table.shape[1]), task.seed)

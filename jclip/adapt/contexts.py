@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip.config import ConfigError, Model, TextTower
+from jclip.adapt.prompts import spoken
+from jclip.config import ConfigError, Model, TokenTower
 from jclip.data import detokenize, get_tokenizer, text_parts
 from jclip.models import Backend, MultiTower
 from jclip.models.text import end_of_text
@@ -24,6 +25,17 @@ DEVIATION = 0.02
 
 NEAREST = 3
 """Words that are told of each context."""
+
+
+def reading_tower(model: Model, text: str) -> TokenTower:
+    """The tower of texts whose prompts get contexts. Raises ConfigError where it reads no tokens."""
+    tower = model.towers[text]
+    if not isinstance(tower, TokenTower):
+        raise ConfigError(
+            f"adapt: coop and cocoop learn embeddings in place of words, and tower {text!r}, a {type(tower).__name__}, reads no "
+            "tokens; use other methods, or another tower as text"
+        )
+    return tower
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Layout:
         return self.ids, self.gather, self.eot
 
 
-def layout(tower: TextTower, names: Sequence[str], contexts: int, words: str, position: Position) -> Layout:
+def layout(tower: TokenTower, names: Sequence[str], contexts: int, words: str, position: Position) -> Layout:
     """The layout of "X X X name." with the name behind the contexts, in their middle, or before them.
 
     As short as the longest prompt where the tower ignores padding. With `words` the contexts are as many as these have tokens.
@@ -52,6 +64,7 @@ def layout(tower: TextTower, names: Sequence[str], contexts: int, words: str, po
     Raises:
         ConfigError: a prompt is longer than the context, or is another one when its words stand together.
     """
+    names = [spoken(name) for name in names]
     count = len(word_ids(tower, words)) if words else contexts
     rows = [_row(tower, name, count, position) for name in names]
     longest = max(len(row) for row, _ in rows)
@@ -74,7 +87,7 @@ def layout(tower: TextTower, names: Sequence[str], contexts: int, words: str, po
     return found
 
 
-def _row(tower: TextTower, name: str, contexts: int, position: Position) -> tuple[list[int], np.ndarray]:
+def _row(tower: TokenTower, name: str, contexts: int, position: Position) -> tuple[list[int], np.ndarray]:
     """Ids of a prompt, of some word in the places of contexts, and these places."""
     before, whole, after = text_parts(tower, f"{name}.")
     bare = text_parts(tower, name)[1]
@@ -87,7 +100,7 @@ def _row(tower: TextTower, name: str, contexts: int, position: Position) -> tupl
     return row, np.r_[start : start + first, behind : behind + contexts - first]
 
 
-def _require_same(tower: TextTower, names: Sequence[str], words: str, found: Layout) -> None:
+def _require_same(tower: TokenTower, names: Sequence[str], words: str, found: Layout) -> None:
     """Raises ConfigError where "words name." has other tokens than words and name apart."""
     table = np.concatenate([np.tile(word_ids(tower, words), (len(names), 1)), found.ids], axis=1)
     ids = np.take_along_axis(table, found.gather, axis=1)
@@ -98,7 +111,7 @@ def _require_same(tower: TextTower, names: Sequence[str], words: str, found: Lay
         raise ConfigError(f"adapt: {odd!r} has other tokens than its words apart; begin the contexts at random, with words empty")
 
 
-def word_ids(tower: TextTower, words: str) -> list[int]:
+def word_ids(tower: TokenTower, words: str) -> list[int]:
     """Token ids of words, without start and end. Raises ConfigError where there are none."""
     ids = text_parts(tower, words)[1]
     if not ids:
@@ -106,7 +119,7 @@ def word_ids(tower: TextTower, words: str) -> list[int]:
     return ids
 
 
-def first_contexts(table: np.ndarray, tower: TextTower, words: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def first_contexts(table: np.ndarray, tower: TokenTower, words: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Contexts f32 [M, d] or [C, M, d] at the start: embeddings of words, from the tower's table, or at random."""
     if words:
         return np.broadcast_to(table[word_ids(tower, words)], shape).astype(np.float32)
@@ -132,7 +145,8 @@ def prompt_encoder(
         joined = jnp.concatenate([contexts, table], axis=1)
         inputs = jnp.take_along_axis(joined, gather[:, :, None], axis=1)
         inputs, eot = (jax.lax.with_sharding_constraint(x, batch_sharding(mesh)) for x in (inputs, eot))
-        z = towers.apply({"params": params}, {text: (inputs, eot)})[text].z
+        with jax.default_matmul_precision("highest"):  # as evaluations have it
+            z = towers.apply({"params": params}, {text: (inputs, eot)})[text].z
         return jax.lax.with_sharding_constraint(z, replicated(mesh))[: len(arrays[0])]
 
     return encode
@@ -140,7 +154,7 @@ def prompt_encoder(
 
 def _cuts(model: Model, text: str) -> bool:
     tower = model.towers[text]
-    return isinstance(tower, TextTower) and tower.ignores_padding
+    return isinstance(tower, TokenTower) and tower.ignores_padding
 
 
 def _padded(arrays: tuple[Array, ...], multiple: int) -> tuple[Array, ...]:
@@ -148,7 +162,7 @@ def _padded(arrays: tuple[Array, ...], multiple: int) -> tuple[Array, ...]:
     return tuple(jnp.pad(x, [(0, -len(x) % multiple)] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in arrays)
 
 
-def nearest_words(table: np.ndarray, tower: TextTower, contexts: np.ndarray) -> list[list[tuple[str, float]]]:
+def nearest_words(table: np.ndarray, tower: TokenTower, contexts: np.ndarray) -> list[list[tuple[str, float]]]:
     """The words whose embeddings are nearest to each context [M, d], with their distances, as CoOp reads them."""
     found = []
     for context in contexts.astype(np.float64):
@@ -158,7 +172,7 @@ def nearest_words(table: np.ndarray, tower: TextTower, contexts: np.ndarray) -> 
     return found
 
 
-def _word(tower: TextTower, token: int) -> str:
+def _word(tower: TokenTower, token: int) -> str:
     """A token as people read it."""
     end = text_parts(tower, "")[2]
     row = np.array([[token, *end, *[tower.tokenizer.pad_id] * (tower.context_length - 1 - len(end))]], np.int32)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder
+from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import linear, linear_head
 from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import coop_optimizer, cross_entropy, epochs_of, scan_steps
-from jclip.config import TextTower
+from jclip.config import TokenTower
 from jclip.config.adapt_methods import CoOp, OfCoOp
 
 SHOWN_CLASSES = 20
@@ -21,8 +21,7 @@ SHOWN_CLASSES = 20
 
 def fit_coop(method: CoOp, task: Task) -> Fitted:
     """The contexts after the last step, and the classifier that they make; nothing is chosen."""
-    tower = task.model.towers[task.text]
-    assert isinstance(tower, TextTower)
+    tower = reading_tower(task.model, task.text)
     table = np.asarray(task.params[task.text]["token_embed"])
     made = layout(tower, task.names, method.contexts, method.words, method.position)
     shape = (*((len(task.names),) if method.per_class else ()), made.contexts, table.shape[1])
@@ -50,7 +49,7 @@ def fit_coop(method: CoOp, task: Task) -> Fitted:
     )
 
 
-def _by_class(table: np.ndarray, tower: TextTower, contexts: np.ndarray, task: Task) -> dict[str, Any]:
+def _by_class(table: np.ndarray, tower: TokenTower, contexts: np.ndarray, task: Task) -> dict[str, Any]:
     """Nearest words of each class's own contexts, of the first classes."""
     few = zip(task.names[:SHOWN_CLASSES], contexts, strict=False)
     return {"class_words": {name: nearest_words(table, tower, own) for name, own in few}}

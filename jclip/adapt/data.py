@@ -13,6 +13,7 @@ from jclip.adapt.heads import Features, projected_norm
 from jclip.adapt.prompts import read_prompts
 from jclip.adapt.task import Encoding, Labelled, Task
 from jclip.config import Adapt, Augment, ConfigError, Model, to_json
+from jclip.config.adapt import Choose
 from jclip.config.adapt_methods import Views
 from jclip.data import BadExample, Source, Transform, train_transform
 from jclip.data.fields import class_names
@@ -162,7 +163,7 @@ class AdaptData:
         if not found.read.all() and role != "test":
             key = self._key(rows, int(np.argmin(found.read)))
             raise ConfigError(f"adapt: example {key} of {role} cannot be read; leave it out of the source, or mend it")
-        norm = projected_norm(used, tower, found.pooled)
+        norm = projected_norm(subject.model, used, tower, found.pooled)
         return Labelled(Features(found.z, norm).take(found.read), rows.labels[found.read])
 
     def _key(self, rows: Rows, index: int) -> str:
@@ -188,7 +189,7 @@ class AdaptData:
         """The task of a cell, and its shots."""
         rows = self.rows["source"].draw(self.names, shots, seed)
         chosen = self.selection(select, shots, seed)
-        role = "val" if select == "val" else "test"
+        role: Choose = "val" if select == "val" else "test"
         found = self.encoded(rows, "source")
         encoding = Encoding(
             partial(self.views, rows, seed),
@@ -215,6 +216,7 @@ class AdaptData:
             image=self.config.image,
             text=self.config.text,
             encode=encoding,
+            select=role,
             compiled=self.compiled,
         )
         return task, rows
@@ -260,7 +262,7 @@ class AdaptData:
             chosen = np.arange(start, start + functions.batch_size) % len(where)
             pixels = self.pixels(rows, seed, augment, where[chosen[own]], views[chosen[own]])
             made = functions.embed(self.subject.params, {tower: pixels})[tower]
-            norm = projected_norm(self.subject.params, tower, made.pooled)
+            norm = projected_norm(self.subject.model, self.subject.params, tower, made.pooled)
             parts.append(Features(made.z, norm).take(slice(len(where) - start)))
         return Features(*map(np.concatenate, zip(*parts, strict=True)))
 

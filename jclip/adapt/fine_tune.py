@@ -11,7 +11,8 @@ from jax import Array
 from jclip.adapt.changes import with_changes
 from jclip.adapt.heads import linear, linear_head
 from jclip.adapt.task import Fitted, Task
-from jclip.adapt.tuning import batches_of, chosen_params, run_steps, towers_of, weighted_loss
+from jclip.adapt.training import weighted_loss
+from jclip.adapt.tuning import batches_of, chosen_params, run_steps, towers_of
 from jclip.config import ConfigError
 from jclip.config.adapt_methods import FineTune
 from jclip.tree import flatten, unflatten

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jclip.config import Model
 from jclip.eval.blocks import map_rows, rows_at_a_time
 from jclip.eval.ranks import TIE
+from jclip.models.compute import Compute
+from jclip.models.heads import make_projection
 from jclip.tree import flatten
 
 
@@ -150,10 +153,15 @@ def accuracy(head: Head, features: Features, labels: np.ndarray) -> float:
     return float(np.mean(right(head.logits(features), labels, head.scale)))
 
 
-def projected_norm(params: Mapping[str, Any], tower: str, pooled: np.ndarray) -> np.ndarray:
-    """Length f32 [n] of the projection of what a tower pools, [n, d]."""
-    projection = flatten(params.get(f"{tower}_projection", {}))
+def projected_norm(model: Model, params: Mapping[str, Any], tower: str, pooled: np.ndarray) -> np.ndarray:
+    """Length f32 [n] of the projection of what a tower pools, [n, d]: in f64 of one matrix, else in f32 by the model's module."""
+    name, kind = f"{tower}_projection", model.towers[tower].projection
     projected = pooled.astype(np.float64)
-    if "kernel" in projection:
-        projected = projected @ np.asarray(projection["kernel"], np.float64) + np.asarray(projection.get("bias", 0.0), np.float64)
+    if kind in ("linear", "affine"):
+        flat = flatten(params[name])
+        projected = projected @ np.asarray(flat["kernel"], np.float64) + np.asarray(flat.get("bias", 0.0), np.float64)
+    elif kind != "none":
+        module = make_projection(model.towers[tower], model.embed_dim, Compute(), name)
+        with jax.default_matmul_precision("highest"):
+            projected = np.asarray(module.apply({"params": params[name]}, jnp.asarray(pooled, jnp.float32)), np.float64)
     return np.linalg.norm(projected, axis=-1).astype(np.float32)

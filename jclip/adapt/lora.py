@@ -10,8 +10,8 @@ from jax import Array
 
 from jclip.adapt.heads import linear, linear_head
 from jclip.adapt.task import Fitted, Task
-from jclip.adapt.training import cosine_adamw
-from jclip.adapt.tuning import batches_of, chosen_params, run_steps, towers_of, weighted_loss
+from jclip.adapt.training import cosine_adamw, weighted_loss
+from jclip.adapt.tuning import batches_of, chosen_params, run_steps, towers_of
 from jclip.config import ConfigError
 from jclip.config.adapt_methods import LoRA
 from jclip.data import get_tokenizer
@@ -27,7 +27,7 @@ def fit_lora(method: LoRA, task: Task) -> Fitted:
     if not method.rank:
         return Fitted(linear_head(task.classifier, task.scale), 0, {"steps": 0})
     start = first_factors({path: flat[path].shape for path in paths}, method.rank, task.seed)
-    factor = method.alpha / method.rank
+    factor = method.alpha / method.rank**0.5
     reads = any(path.split("/")[0] in (task.text, f"{task.text}_projection") for path in paths)
     ids, owner = prompt_ids(task)
     encode = towers_of(task, remat=method.remat)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jclip.adapt.heads import linear_head
-from jclip.adapt.prompts import read_by_class
+from jclip.adapt.prompts import fill, read_by_class
 from jclip.adapt.task import Fitted, Task
 from jclip.config.adapt_methods import PromptSearch
 from jclip.eval.templates import read_templates
@@ -38,7 +38,7 @@ def fit_prompts(method: PromptSearch, task: Task) -> Fitted:
 
 def encoded(task: Task, templates: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Unit vectors [C, T, E] of every template with every name."""
-    z = task.encode.texts([template.replace("{}", name) for name in names for template in templates])
+    z = task.encode.texts([text for name in names for text in fill(templates, name)])
     return z.reshape(len(names), len(templates), -1)
 
 

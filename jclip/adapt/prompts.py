@@ -32,7 +32,12 @@ def read_prompts(config: Adapt, names: Sequence[str], own: Sequence[str]) -> tup
 
 def fill(templates: Sequence[str], name: str) -> tuple[str, ...]:
     """Templates with the name of a class."""
-    return tuple(template.replace("{}", name) for template in templates)
+    return tuple(template.replace("{}", spoken(name)) for template in templates)
+
+
+def spoken(name: str) -> str:
+    """The name as prompts have it: underscores are spaces, as in the published codes."""
+    return name.replace("_", " ")
 
 
 def read_by_class(path: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from jclip.adapt.heads import Features, Head, accuracy
 from jclip.config import Augment, Model
+from jclip.config.adapt import Choose
 from jclip.config.adapt_methods import Views
 
 
@@ -77,6 +78,8 @@ class Task:
     """Tower of the prompts."""
     encode: Encoding
     """Functions of the model."""
+    select: Choose = "val"
+    """Role of the examples to choose by."""
     compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """Programs that methods have compiled, for those that come after."""
 

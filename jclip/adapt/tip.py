@@ -11,14 +11,14 @@ from jax import Array
 
 from jclip.adapt.heads import Features, Head, cache, right, scalar
 from jclip.adapt.task import Fitted, Labelled, Task
-from jclip.adapt.training import cosine_adamw, cross_entropy, epochs_of, scan_steps
+from jclip.adapt.training import cosine_adamw, scan_steps, weighted_loss, whole_epochs
 from jclip.config.adapt_methods import TipAdapter, TipAdapterF
 from jclip.eval.blocks import map_rows
 
 
 def fit_tip(method: TipAdapter, task: Task) -> Fitted:
     """The cache of the shots, with alpha and beta from the search."""
-    return searched(method, cached_head(method, task), task.selection, parameters=0)
+    return searched(method, cached_head(method, task), task, parameters=0)
 
 
 def cached_head(method: TipAdapter, task: Task) -> Head:
@@ -48,22 +48,21 @@ def grids(method: TipAdapter) -> tuple[np.ndarray, np.ndarray]:
     return beta, alpha
 
 
-def searched(
-    method: TipAdapter, head: Head, selection: Labelled, parameters: int, choice: dict[str, Any] | None = None
-) -> Fitted:
+def searched(method: TipAdapter, head: Head, task: Task, parameters: int, choice: dict[str, Any] | None = None) -> Fitted:
     """The head with the best alpha and beta: of equally good ones the first, beta the outer loop, as published.
 
-    The published search begins at an accuracy of 0, and returns alpha = beta = 0 where no pair exceeds it; here those of before
-    stay then.
+    Those of before stay where no pair of the grids is better. The published search begins at an accuracy of 0, and so takes the
+    best pair of the grids also where that is worse: it does here where `task.select` is the test, and a pair is right once.
     """
     beta, alpha = method.beta, method.alpha
+    selection = task.selection
     best = selection.score(head)
     tried = {"before": best}
     if method.steps[0]:
         betas, alphas = grids(method)
         scores = search(head, selection, betas, alphas)
         i, j = np.unravel_index(int(np.argmax(scores)), scores.shape)
-        if scores[i, j] > 0:
+        if scores[i, j] > (0 if task.select == "test" else best):
             beta, alpha, best = float(betas[i]), float(alphas[j]), float(scores[i, j])
     chosen = replace(head, arrays={**head.arrays, "alpha": scalar(alpha), "beta": scalar(beta)})
     return Fitted(chosen, parameters, {**(choice or {}), "alpha": alpha, "beta": beta, "accuracy": best, **tried})
@@ -98,12 +97,13 @@ def fit_tip_f(method: TipAdapterF, task: Task) -> Fitted:
     """The cache whose keys are trained, of the epoch that is best on validation, and alpha and beta from the search after it."""
     head = cached_head(method, task)
     views = task.encode.views(method.training_views, method.epochs)
-    rows = epochs_of(len(task.labels), method.batch_size, method.epochs, task.seed)
-    keys = _train_keys(method, dict(head.arrays), views, task.labels.astype(np.int32), rows)
+    rows = whole_epochs(len(task.labels), method.batch_size, method.epochs, task.seed)
+    keys = _train_keys(method, dict(head.arrays), views, task.labels.astype(np.int32), *rows)
     scores = [task.selection.score(_with_keys(head, each)) for each in keys]
     best = int(np.argmax(scores))
     choice = {"epoch": best + 1, "epochs": method.epochs}
-    fitted = searched(method, _with_keys(head, keys[best]), task.selection, head.arrays["keys"].size, choice)
+    # The published code reports the better of the epoch and the search: so what was before stays, whatever it chooses on.
+    fitted = searched(method, _with_keys(head, keys[best]), replace(task, select="val"), head.arrays["keys"].size, choice)
     return replace(fitted, details={"curve": {"x_name": "epoch", "x": list(range(1, len(scores) + 1)), "y": scores}})
 
 
@@ -112,21 +112,24 @@ def _with_keys(head: Head, keys: Any) -> Head:
 
 
 @partial(jax.jit, static_argnames="method")
-def _train_keys(method: TipAdapterF, arrays: dict[str, Array], views: Features, labels: Array, rows: Array) -> Array:
-    """Keys [epochs, n, E] after each epoch of rows [epochs, steps, b]; no norm is kept, as published."""
+def _train_keys(
+    method: TipAdapterF, arrays: dict[str, Array], views: Features, labels: Array, rows: Array, weights: Array
+) -> Array:
+    """Keys [epochs, n, E] after each epoch of rows [epochs, steps, b], which weigh so much; no norm is kept, as published."""
     fixed = {name: jnp.asarray(array) for name, array in arrays.items() if name != "keys"}
     optimizer = cosine_adamw(method.lr, method.weight_decay, rows.shape[0] * rows.shape[1], eps=method.eps)
     seen = jnp.arange(rows.shape[0]) % views.z.shape[0]
 
-    def epoch(carry: Any, now: tuple[Array, Array]) -> tuple[Any, Array]:
-        z = views.z[now[1]]
+    def epoch(carry: Any, now: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        z = views.z[now[2]]
 
-        def loss(keys: Array, batch: Array) -> Array:
-            return cross_entropy(cache(z[batch], z[batch, 0], keys=keys, **fixed), labels[batch])
+        def loss(keys: Array, step: tuple[Array, Array]) -> Array:
+            batch, weights = step
+            return weighted_loss(cache(z[batch], z[batch, 0], keys=keys, **fixed), labels[batch], weights)
 
-        keys, state = scan_steps(loss, optimizer, carry[0], carry[1], now[0])
+        keys, state = scan_steps(loss, optimizer, carry[0], carry[1], (now[0], now[1]))
         return (keys, state), keys
 
     keys = jnp.asarray(arrays["keys"])
-    trained: Array = jax.lax.scan(epoch, (keys, optimizer.init(keys)), (rows, seen))[1]
+    trained: Array = jax.lax.scan(epoch, (keys, optimizer.init(keys)), (rows, weights, seen))[1]
     return trained

@@ -23,6 +23,22 @@ def epochs_of(n: int, batch_size: int, epochs: int, seed: int) -> np.ndarray:
     return np.stack(orders).astype(np.int32)
 
 
+def whole_epochs(n: int, batch_size: int, epochs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each step, int32 [epochs, steps, b], and their weights f32, whose sum over a step is 1.
+
+    Every epoch has all examples in an order of its own; the last batch is filled up with rows of weight 0 (torch's loaders with
+    drop_last=False).
+    """
+    size = min(batch_size, n)
+    filler = -n % size
+    rng = np.random.default_rng([seed, 1])
+    orders = np.stack([np.r_[order := rng.permutation(n), order[:filler]] for _ in range(epochs)])
+    own = np.r_[np.ones(n), np.zeros(filler)].reshape(-1, size)
+    weights = own / own.sum(axis=1, keepdims=True)
+    rows = orders.reshape(epochs, -1, size)
+    return rows.astype(np.int32), np.broadcast_to(weights, rows.shape).astype(np.float32)
+
+
 def draws(n: int, batch_size: int, steps: int, seed: int, stream: int = 2) -> np.ndarray:
     """Rows of each of so many steps, int32 [steps, b], epoch after epoch as `epochs_of`."""
     size = min(batch_size, n)
@@ -70,6 +86,11 @@ def cosine_adamw(
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Mean over the rows of [n, C] of -log softmax at the label."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def weighted_loss(logits: Array, labels: Array, weights: Array) -> Array:
+    """Sum over the rows of [b, C] of -log softmax at the label times the weight."""
+    return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
 def scan_steps(

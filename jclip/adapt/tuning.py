@@ -65,11 +65,6 @@ def batches_of(task: Task, augment: Augment, batch_size: int, steps: int) -> Any
         yield pixels, task.labels[padded].astype(np.int32), weights / len(own)
 
 
-def weighted_loss(logits: Array, labels: Array, weights: Array) -> Array:
-    """Sum over the rows of [b, C] of -log softmax at the label times the weight."""
-    return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-
 def run_steps(
     task: Task,
     key: Any,
