@@ -15,21 +15,24 @@ from rich.table import Table
 
 from jclip.adapt import Fitted, Task, fit
 from jclip.adapt.changes import with_changes
+from jclip.adapt.contexts import reading_tower
 from jclip.adapt.data import AdaptData, Subject
 from jclip.adapt.heads import linear_head
-from jclip.adapt.saved import Adapted, write_adapted
+from jclip.adapt.saved import Adapted, base_towers, write_adapted
 from jclip.config import Adapt, ConfigError, Subset, check_adapt, differences, to_json
 from jclip.config.adapt import Method
+from jclip.config.adapt_methods import CoCoOp, CoOp
 from jclip.data import Source, open_part
 from jclip.data.caches import write_atomically
-from jclip.eval import FeatureCache, tower_facts
+from jclip.eval import FeatureCache
 from jclip.evaluate import make_functions
-from jclip.files import is_adapted, read_whole
+from jclip.files import is_adapted, is_run, read_whole
 from jclip.inference import Encoder, load, tower_digest
 from jclip.processes import is_first
 from jclip.results import describe_machine
+from jclip.runs import open_run
 
-FORMAT = "jclip adapt 1"
+FORMAT = "jclip adapt 2"
 
 
 def main(
@@ -57,15 +60,22 @@ def main(
         SourceError: a source cannot be opened.
     """
     check_adapt(config)
+    if is_adapted(model):
+        raise ConfigError(f"adapt: {model} is adapted already; adapt what it was made of, or what `jclip convert` makes of it")
     encoder, out, say = load(model, **how), Path(out), Console(stderr=True, highlight=False, markup=False)
     weights = functools.cache(lambda tower: tower_digest(encoder.params, tower, encoder.mesh))
     data = make_data(config, encoder, None if cache is None else FeatureCache(Path(cache)), weights)
-    base = {"model": _place(model), "options": how, "weights": {name: weights(name) for name in sorted(encoder.config.towers)}}
-    record = Record(out, base, data)
+    data.require()
+    base = {
+        "model": _place(model),
+        "options": _options(model, how),
+        "weights": {t: weights(t) for t in sorted(encoder.config.towers)},
+    }
+    record = Record(out, {**base, "towers": base_towers(encoder.config)}, data, say)
     for number, cell in enumerate(cells := list(_cells(config))):
         if not record.has(cell):
             say.print(f"{cell.name}, {cell.shots} shots, seed {cell.seed} ({number + 1} of {len(cells)}) ...", soft_wrap=True)
-            record.add(cell, _run(cell, data, out, base))
+            record.add(cell, _run(cell, data, out, record.facts["model"]))
     record.finish(say)
     if is_first():
         _print(record.content, as_json)
@@ -77,6 +87,8 @@ def make_data(config: Adapt, encoder: Encoder, cache: FeatureCache | None, weigh
     for tower in (config.image, config.text):
         if tower not in encoder.config.towers:
             raise ConfigError(f"adapt: the model has no tower {tower!r}; towers: {', '.join(encoder.config.towers)}")
+    if any(isinstance(method, CoOp | CoCoOp) for method in config.methods.values()):
+        reading_tower(encoder.config, config.text)
     scale = config.scale
     if scale is None:
         pair = f"{config.image}_{config.text}" if len(encoder.objectives) > 1 else None
@@ -129,6 +141,7 @@ def _run(cell: Cell, data: AdaptData, out: Path, base: Mapping[str, Any]) -> dic
         "shots": cell.shots,
         "seed": cell.seed,
         "settings": to_json(cell.method),
+        "files": data.files(cell.method),
         "test": _measure(fitted, data),
         "val": _selected(fitted, task),
         "seconds": round(seconds, 2),
@@ -170,40 +183,68 @@ def _adapted(fitted: Fitted, data: AdaptData, base: Mapping[str, Any], facts: Ma
 
 
 def _place(model: str | Path) -> str:
-    """The model as `jclip.load` finds it from any folder."""
+    """The model, or another path, as `jclip.load` finds it from any folder."""
     name = os.path.expanduser(str(model))
     return os.path.abspath(name) if os.path.exists(name) else str(model)
+
+
+def _options(model: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Further arguments of `jclip.load` that open this very model from any folder, and after further training."""
+    found = {name: value for name, value in how.items() if value is not None and name != "fsdp"}  # devices are others there
+    if "tokenizer" in found:
+        found["tokenizer"] = _place(found["tokenizer"])
+    if is_run(model) and "step" not in found:
+        with open_run(model, None) as (_, _, step):
+            found["step"] = step
+    return found
 
 
 class Record:
     """The file results.json: what was adapted, by which protocol, and a row for each cell that is finished."""
 
-    def __init__(self, out: Path, base: Mapping[str, Any], data: AdaptData) -> None:
+    def __init__(self, out: Path, base: Mapping[str, Any], data: AdaptData, say: Console) -> None:
         self.path, self.data = out / "results.json", data
         config = data.config
-        towers = {name: tower_facts(tower) for name, tower in data.subject.model.towers.items()}
         settings = {k: v for k, v in to_json(config).items() if k not in ("methods", "shots", "seeds", "save", "batch_size")}
-        fingerprints = {role: source.fingerprint() for role, source in data.sources.items()}
-        facts = {"model": {**base, "towers": towers}, "protocol": settings, "data": fingerprints, "classes": list(data.names)}
+        digests = {role: source.fingerprint() for role, source in data.sources.items()} | {"prompts": data.prompts_digest()}
+        facts = {"model": base, "protocol": settings, "data": digests, "classes": list(data.names)}
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
         self.rows: dict[str, dict[str, Any]] = {}
         self.zero_shot: dict[str, float] = {}
         out.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            self._read()
+            self._read(say)
         self.zero_shot = self.zero_shot or _zero_shot(data)
+        self.left_out = data.left_out()
+        if unread := len(data.rows["test"].labels) - int(self.zero_shot["examples"]):
+            self.left_out.setdefault("test", {})["unreadable"] = unread
+        for role, counts in self.left_out.items():
+            shown = ", ".join(f"{count:,} {why}" for why, count in counts.items())
+            say.print(f"adapt: of {role} examples are left out: {shown}", soft_wrap=True)
 
-    def _read(self) -> None:
+    def _read(self, say: Console) -> None:
         known = read_adaptation(self.path)
         if different := differences({name: known[name] for name in self.facts}, self.facts):
             raise ConfigError(f"adapt: {self.path} is of something else: {'; '.join(different[:5])}; give another --out")
         self.rows, self.zero_shot = known["cells"], known["zero_shot"]
+        methods = self.data.config.methods
+        others = [
+            key for key, row in self.rows.items() if row["method"] in methods and not self._alike(row, methods[row["method"]])
+        ]
+        if others:
+            of = ", ".join(dict.fromkeys(self.rows[key]["method"] for key in others))
+            say.print(f"adapt: {len(others)} rows of {of} had other settings or files, and are dropped", soft_wrap=True)
+        self.rows = {key: row for key, row in self.rows.items() if key not in others}
+
+    def _alike(self, row: Mapping[str, Any], method: Method) -> bool:
+        """True where a row is of these settings, and of what their files hold now."""
+        now = {"settings": to_json(method), "files": self.data.files(method)}
+        return bool({name: row[name] for name in now} == json.loads(json.dumps(now)))
 
     def has(self, cell: Cell) -> bool:
         """True where a cell is finished, with these settings, and its model is there if it is to be kept."""
-        row = self.rows.get(cell.key)
-        same = row is not None and row["settings"] == json.loads(json.dumps(to_json(cell.method)))
-        return same and (self.data.config.save == "none" or is_adapted(self.path.parent / cell.key))
+        there = self.data.config.save == "none" or is_adapted(self.path.parent / cell.key)
+        return cell.key in self.rows and there
 
     def add(self, cell: Cell, row: dict[str, Any]) -> None:
         """Adds the row of a cell, and writes the file."""
@@ -213,7 +254,8 @@ class Record:
     @property
     def content(self) -> dict[str, Any]:
         """Content of the file."""
-        return {"format": FORMAT, **self.facts, "zero_shot": self.zero_shot, "cells": self.rows, **describe_machine()}
+        known = {**self.facts, "left_out": self.left_out, "zero_shot": self.zero_shot}
+        return {"format": FORMAT, **known, "cells": self.rows, **describe_machine()}
 
     def _write(self) -> None:
         if is_first():
@@ -239,6 +281,9 @@ def _zero_shot(data: AdaptData) -> dict[str, float]:
     return {"test": data.test.score(head), "examples": float(len(data.test.labels))}
 
 
+_OF_ROWS = {"settings", "files", "method", "shots", "seed", "test"}
+
+
 def read_adaptation(path: str | Path) -> dict[str, Any]:
     """The content of a results.json of `jclip adapt`.
 
@@ -250,7 +295,7 @@ def read_adaptation(path: str | Path) -> dict[str, Any]:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, and this jclip reads {FORMAT!r}")
         rows = content["cells"].values()
-        if not all(isinstance(row, dict) and {"settings", "method", "shots", "seed", "test"} <= row.keys() for row in rows):
+        if not all(isinstance(row, dict) and row.keys() >= _OF_ROWS for row in rows):
             raise ValueError("a row is damaged")
         if not {"model", "protocol", "data", "classes", "zero_shot"} <= content.keys():
             raise ValueError("a part is missing")

@@ -74,3 +74,5 @@ def main(
         model, params, came_from, captioners = weights.model, dict(arrays), weights.format, weights.captioners
     write_weights(folder, to, model, params, captioners)
     say.print(f"{source} ({came_from}) is now {folder} ({to})")
+    if is_adapted(source):
+        say.print("Its classifier stays behind: weights have no place for it, and classes of the new model are what prompts say")

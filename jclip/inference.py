@@ -147,17 +147,28 @@ def _load_adapted(folder: Path, fsdp: int) -> "Encoder":
     """
     from jclip.adapt.changes import with_changes
     from jclip.adapt.heads import OF_MODELS
-    from jclip.adapt.saved import read_adapted
+    from jclip.adapt.saved import other_towers, read_adapted
+    from jclip.checkpoint import CheckpointError
 
     adapted = read_adapted(folder)
     name, options = adapted.base["model"], {key: _untouched(value) for key, value in adapted.base["options"].items()}
     if fsdp != 1:  # a run brings its own, and says so
         options["fsdp"] = fsdp
-    encoder = load(name, **options)
+    try:
+        if is_adapted(name):
+            raise ConfigError("it is an adapted model itself")
+        encoder = load(name, **options)
+    except (ValueError, TypeError, OSError, CheckpointError) as error:
+        raise ConfigError(f"{folder}: the model that was adapted, {name}, cannot be opened: {error}") from error
     weights = {tower: tower_digest(encoder.params, tower, encoder.mesh) for tower in encoder.config.towers}
     if weights != adapted.base["weights"]:
         raise ConfigError(f"{folder} was adapted from other weights than those that {name} has now; adapt it again")
-    params = with_changes(encoder.params, adapted.changed)
+    try:
+        if different := other_towers(adapted.base["towers"], encoder.config):
+            raise ConfigError(f"towers of {name} are others now: {'; '.join(different)}; adapt it again")
+        params = with_changes(encoder.params, adapted.changed)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
     if adapted.head.kind in OF_MODELS:
         from jclip.adapt.cocoop import bind
 

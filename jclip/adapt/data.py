@@ -1,28 +1,33 @@
 """The data of an adaptation: classes, shots of a seed, their views, and the embeddings of all, encoded once."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jclip.adapt.heads import Features, projected_norm
-from jclip.adapt.prompts import read_prompts
+from jclip.adapt.prompts import read_by_class, read_prompts
 from jclip.adapt.task import Encoding, Labelled, Task
-from jclip.config import Adapt, Augment, ConfigError, Model, to_json
-from jclip.config.adapt import Choose
-from jclip.config.adapt_methods import Views
+from jclip.config import Adapt, Augment, ConfigError, Model, SoundTower, to_json
+from jclip.config.adapt import Choose, Method
+from jclip.config.adapt_methods import CrossModal, PromptSearch, Views
 from jclip.data import BadExample, Source, Transform, train_transform
 from jclip.data.fields import class_names
+from jclip.data.names import name_key
 from jclip.data.reader import make_arrays, reading_threads
 from jclip.data.subset import SelectedExamples
 from jclip.eval import Functions, class_embeddings, embed_source, embed_texts, tower_facts
 from jclip.eval.embed import cached
 from jclip.eval.few_shot import sample_few_shot
 from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, make_classes
+from jclip.eval.templates import DEFAULT, OF_SOUNDS, read_templates
 
 VALIDATION_SHOTS = 4
 """Most examples of a class that are chosen by, with val_shots="few" (CoOp, Lin et al. 2023)."""
@@ -37,6 +42,10 @@ class Rows:
     """int64 [n], rising."""
     labels: np.ndarray
     """int64 [n], indices into the classes."""
+    role: str = "source"
+    """Role or name of the source, for errors."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of examples of the source that are not used, by the reason."""
 
     @cached_property
     def part(self) -> Source:
@@ -46,8 +55,11 @@ class Rows:
 
     def draw(self, names: Sequence[str], k: int, seed: int) -> "Rows":
         """k examples of each class; those of a smaller k are among them. Raises ConfigError where a class has fewer."""
-        chosen = sample_few_shot(self.labels, names, k, seed)
-        return Rows(self.source, self.rows[chosen], self.labels[chosen])
+        try:
+            chosen = sample_few_shot(self.labels, names, k, seed)
+        except ConfigError as error:
+            raise ConfigError(f"adapt: {self.role}: {error}") from None
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
     def keys(self) -> list[str]:
         """The keys of the examples."""
@@ -77,6 +89,8 @@ class AdaptData:
     """Open sources by their roles: source, val, test."""
     open: Callable[[str], Source]
     """Opens further sources."""
+    further: dict[str, Rows] = field(default_factory=dict, repr=False)
+    """Examples of further sources that are open, by their names."""
     compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
     """See Task."""
 
@@ -87,11 +101,13 @@ class AdaptData:
         names = classes.candidate_names
         if len(names) < 2:
             raise ConfigError(f"adapt: there is one class, {names[0]!r}; a classifier needs two or more")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ConfigError(
-                f"adapt: {names.count(twice)} classes are called {twice!r}, and no prompt tells them apart; rename them with "
-                "labels.names"
-            )
+        for alike in groupby(sorted(names, key=name_key), name_key):
+            if len(called := list(dict.fromkeys(same := list(alike[1])))) < len(same) or len(called) > 1:
+                shown = " or ".join(map(repr, called))
+                raise ConfigError(
+                    f"adapt: {len(same)} classes are called {shown}, and no prompt tells them apart; rename them with "
+                    "labels.names"
+                )
         return classes
 
     @property
@@ -107,7 +123,8 @@ class AdaptData:
     @cached_property
     def _prompts(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         own = tuple(getattr(self.sources["source"], "templates", ()))
-        return read_prompts(self.config, self.names, own)
+        sounds = isinstance(self.subject.model.towers[self.config.image], SoundTower)
+        return read_prompts(self.config, self.names, own, OF_SOUNDS if sounds else DEFAULT)
 
     @cached_property
     def classifier(self) -> np.ndarray:
@@ -142,10 +159,12 @@ class AdaptData:
         if found.several is not None:
             raise ConfigError(f"adapt: examples of {role} have several labels each; a classifier of one label is learned")
         used = np.flatnonzero(found.labels >= 0)
+        marks = {"without a label": BROKEN, "of other classes": LEFT_OUT}
+        left_out = {why: int(np.sum(found.labels == mark)) for why, mark in marks.items() if np.any(found.labels == mark)}
         if not len(used):
-            counts = f"broken {np.sum(found.labels == BROKEN)}, of other classes {np.sum(found.labels == LEFT_OUT)}"
+            counts = ", ".join(f"{why} {count}" for why, count in left_out.items())
             raise ConfigError(f"adapt: no example of {role} is left ({counts}); see labels.only and labels.others")
-        return Rows(source, used, found.labels[used])
+        return Rows(source, used, found.labels[used], role, left_out)
 
     def encoded(self, rows: Rows, role: str, *, params: Any = None, tower: str | None = None) -> Labelled:
         """Embeddings of examples; of other parameters than the model's own nothing is cached.
@@ -184,6 +203,56 @@ class AdaptData:
         if self.config.val_shots == "all":
             return self.rows["val"]
         return self.rows["val"].draw(self.names, min(shots, VALIDATION_SHOTS), seed)
+
+    def require(self) -> None:
+        """Looks whether every cell can be drawn, before the first one is run.
+
+        Raises:
+            ConfigError: a class has too few examples in a source; two sources that must differ have the same examples.
+        """
+        most = max(self.config.shots)
+        self.rows["source"].draw(self.names, most, 0)
+        self.selection("val", most, 0)
+        learned = {"source": "source", **{f"methods.{name}.extra": spec for name, spec in self.extras().items()}}
+        for role, spec in learned.items():
+            rows = self.rows["source"] if role == "source" else self.opened(spec)
+            rows.draw(self.names, most, 0)
+            for other in ("val", "test"):
+                if rows.source.fingerprint() == self.sources[other].fingerprint():
+                    raise ConfigError(f"adapt: {other} has the very examples of {role}; give examples of its own")
+        if self.sources["val"].fingerprint() == self.sources["test"].fingerprint():
+            raise ConfigError("adapt: test has the very examples of val; give examples of its own")
+
+    def extras(self) -> dict[str, str]:
+        """Further labelled examples, by the names of the methods that learn from them."""
+        return {name: how.extra for name, how in self.config.methods.items() if isinstance(how, CrossModal) and how.extra}
+
+    def opened(self, spec: str) -> Rows:
+        """The examples of a further source, which is opened once; raises as `rows`."""
+        if spec not in self.further:
+            self.further[spec] = self.read(self.open(spec), spec)
+        return self.further[spec]
+
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Numbers of examples that have no label, or that of another class, by role or source and by the reason."""
+        everything = {**self.rows, **{spec: self.opened(spec) for spec in self.extras().values()}}
+        return {role: dict(rows.left_out) for role, rows in everything.items() if rows.left_out}
+
+    def prompts_digest(self) -> str:
+        """32 hexadecimal digits of the templates and of the texts of every class, wherever they come from."""
+        return blake2b(json.dumps(self._prompts).encode(), digest_size=16).hexdigest()
+
+    def files(self, method: Method) -> dict[str, str]:
+        """Digests of what a method reads beyond its settings, by the names of the fields that name it."""
+        found = {}
+        if isinstance(method, CrossModal) and method.extra:
+            found["extra"] = self.opened(method.extra).source.fingerprint()
+        if isinstance(method, PromptSearch):
+            found["templates"] = blake2b(json.dumps(read_templates(method.templates)).encode(), digest_size=16).hexdigest()
+            if method.names:
+                texts = read_by_class(method.names, self.names)
+                found["names"] = blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
+        return found
 
     def task(self, shots: int, seed: int, select: str = "val") -> tuple[Task, Rows]:
         """The task of a cell, and its shots."""
@@ -225,7 +294,7 @@ class AdaptData:
         if tower not in self.subject.model.towers:
             known = ", ".join(self.subject.model.towers)
             raise ConfigError(f"adapt: the model has no tower {tower!r} for {spec}; towers: {known}")
-        rows = self.read(self.open(spec), spec).draw(self.names, shots, seed)
+        rows = self.opened(spec).draw(self.names, shots, seed)
         return self.encoded(rows, spec, tower=tower)
 
     def views(self, rows: Rows, seed: int, views: Views, epochs: int) -> Features:

@@ -7,22 +7,25 @@ from typing import Any
 
 from jclip.config import Adapt, ConfigError
 from jclip.data.names import NameIndex
-from jclip.eval.templates import read_templates
+from jclip.eval.templates import DEFAULT, read_templates
 from jclip.files import read_whole
 
 
-def read_prompts(config: Adapt, names: Sequence[str], own: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def read_prompts(
+    config: Adapt, names: Sequence[str], own: Sequence[str], default: Sequence[str] = DEFAULT
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Templates, and the texts of each class: those of the templates, of the descriptions, or both.
 
     Args:
         config: says which.
         names: of the classes.
         own: templates that come with the data.
+        default: those of nothing else.
 
     Raises:
         ConfigError: a template or file cannot be used.
     """
-    templates = read_templates(config.templates, own)
+    templates = read_templates(config.templates, own, default)
     if not config.descriptions:
         return templates, tuple(fill(templates, name) for name in names)
     texts = read_by_class(config.descriptions, names)

@@ -18,7 +18,7 @@ from jclip.eval.blocks import map_rows
 
 def fit_tip(method: TipAdapter, task: Task) -> Fitted:
     """The cache of the shots, with alpha and beta from the search."""
-    return searched(method, cached_head(method, task), task, parameters=0)
+    return searched(method, cached_head(method, task), task.selection, 0, keep=task.select == "val")
 
 
 def cached_head(method: TipAdapter, task: Task) -> Head:
@@ -48,21 +48,28 @@ def grids(method: TipAdapter) -> tuple[np.ndarray, np.ndarray]:
     return beta, alpha
 
 
-def searched(method: TipAdapter, head: Head, task: Task, parameters: int, choice: dict[str, Any] | None = None) -> Fitted:
+def searched(
+    method: TipAdapter,
+    head: Head,
+    selection: Labelled,
+    parameters: int,
+    choice: dict[str, Any] | None = None,
+    *,
+    keep: bool = True,
+) -> Fitted:
     """The head with the best alpha and beta: of equally good ones the first, beta the outer loop, as published.
 
     Those of before stay where no pair of the grids is better. The published search begins at an accuracy of 0, and so takes the
-    best pair of the grids also where that is worse: it does here where `task.select` is the test, and a pair is right once.
+    best pair of the grids also where that is worse: without `keep` it is so here, unless no pair is ever right.
     """
     beta, alpha = method.beta, method.alpha
-    selection = task.selection
     best = selection.score(head)
     tried = {"before": best}
     if method.steps[0]:
         betas, alphas = grids(method)
         scores = search(head, selection, betas, alphas)
         i, j = np.unravel_index(int(np.argmax(scores)), scores.shape)
-        if scores[i, j] > (0 if task.select == "test" else best):
+        if scores[i, j] > (best if keep else 0):
             beta, alpha, best = float(betas[i]), float(alphas[j]), float(scores[i, j])
     chosen = replace(head, arrays={**head.arrays, "alpha": scalar(alpha), "beta": scalar(beta)})
     return Fitted(chosen, parameters, {**(choice or {}), "alpha": alpha, "beta": beta, "accuracy": best, **tried})
@@ -103,7 +110,7 @@ def fit_tip_f(method: TipAdapterF, task: Task) -> Fitted:
     best = int(np.argmax(scores))
     choice = {"epoch": best + 1, "epochs": method.epochs}
     # The published code reports the better of the epoch and the search: so what was before stays, whatever it chooses on.
-    fitted = searched(method, _with_keys(head, keys[best]), replace(task, select="val"), head.arrays["keys"].size, choice)
+    fitted = searched(method, _with_keys(head, keys[best]), task.selection, head.arrays["keys"].size, choice)
     return replace(fitted, details={"curve": {"x_name": "epoch", "x": list(range(1, len(scores) + 1)), "y": scores}})
 
 

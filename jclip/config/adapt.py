@@ -36,7 +36,8 @@ class Adapt:
     labels: Labels = Labels()
     """Labels of all three; classes that it does not name are those of `source`."""
     templates: tuple[str, ...] = ()
-    """Prompts of the zero-shot classifier, as in ZeroShot; empty: the source's own, or else "a photo of a {}."."""
+    """Prompts of the zero-shot classifier, as in ZeroShot; empty: the source's own, or else "a photo of a {}.", of
+    sounds "This is a sound of {}."."""
     descriptions: str = ""
     """JSON file of texts by class, {"class": ["text", ...]}, as CuPL publishes them (Pratt et al. 2023): prompts of the
     classifier, beside `templates` where these are given, and in their place where not."""
@@ -72,6 +73,8 @@ class Adapt:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         yield from (f".{role} is empty; give labelled examples" for role, name in self.sources().items() if not name)
+        if self.source and self.val == self.source:
+            yield f".val {self.val!r} is also what shots are drawn from; choose by examples of their own"
         if self.source and self.test in (self.source, self.val):
             yield f".test {self.test!r} is also what methods learn from, or choose by; give examples of its own"
         if not self.methods:

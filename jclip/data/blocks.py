@@ -14,6 +14,7 @@ arithmetic.
 import hashlib
 import heapq
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -325,8 +326,12 @@ def said_blocks(order: BlockOrder, hosts: int = 1) -> list[str]:
         share = f"{len(lanes)} lanes of {min(sizes):,} to {max(sizes):,} examples, each with epochs of its own{uneven}"
         lines.append(f"{_of(name)}{share}; {mixed:,} of {sum(len(lane.shards) for lane in lanes):,} shards are mixed at a time")
     if order.blocks.lanes % hosts:
-        what = f"{hosts} hosts share {order.blocks.lanes} lanes"
-        lines.append(f"{what}, some of which two hosts read, and fetch; let data.lanes be a multiple of {hosts}")
+        readers = Counter(lane for host in range(hosts) for lane in order.lanes_of(host, hosts))
+        fewest, most = min(readers.values()), max(readers.values())
+        each = f"each of which {most} hosts read" if fewest == most else f"each of which {fewest} to {most} hosts read"
+        times = f"{sum(readers.values()) / order.blocks.lanes:.2f}".rstrip("0").rstrip(".")
+        what = f"{hosts} hosts share {order.blocks.lanes} lanes, {each}, so that the whole set is fetched {times} times an epoch"
+        lines.append(f"{what}; let data.lanes be a multiple of {hosts}")
     return lines
 
 

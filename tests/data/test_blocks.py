@@ -314,8 +314,13 @@ def test_what_lanes_change_is_computed_and_said() -> None:
     assert said_blocks(BlockOrder(0, Sharded((10, 10, 10, 20)), Blocks(2, 1), 4), hosts=4) == [
         "2 lanes of 20 to 30 examples, each with epochs of its own, so that an example of the smallest is seen 50.00% more often "
         "than one of the largest; 2 of 4 shards are mixed at a time",
-        "4 hosts share 2 lanes, some of which two hosts read, and fetch; let data.lanes be a multiple of 4",
+        "4 hosts share 2 lanes, each of which 2 hosts read, so that the whole set is fetched 2 times an epoch; "
+        "let data.lanes be a multiple of 4",
     ]
+    uneven = said_blocks(BlockOrder(0, Sharded((10,) * 4), Blocks(2, 1), 6), hosts=3)[-1]
+    assert "each of which 2 hosts read, so that the whole set is fetched 2 times an epoch" in uneven
+    few = said_blocks(BlockOrder(0, Sharded((10,) * 4), Blocks(4, 1), 12), hosts=3)[-1]
+    assert "each of which 1 to 2 hosts read, so that the whole set is fetched 1.5 times an epoch" in few
     even = said_blocks(BlockOrder(0, Mixture({"a": Sharded((10,) * 4)}), Blocks(2, 3), 4), hosts=2)
     assert even == ["a: 2 lanes of 20 to 20 examples, each with epochs of its own; 4 of 4 shards are mixed at a time"]
 
