@@ -142,7 +142,7 @@ def test_rules_that_choose_what_cannot_be_are_refused(task: Task) -> None:
 
 @pytest.mark.slow
 def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit(
-    config: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(adaptation, "load", lambda *_, **__: encoder())
     content = adapted(config, tmp_path / "out")
@@ -158,6 +158,7 @@ def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit
         assert changed <= set(model.adapted.changed)  # type: ignore[union-attr]
         assert all(re.search(where, path) for path in changed)
         convert.main(cell, tmp_path / method)
+        assert "Its classifier stays behind" in capsys.readouterr().err
         written = jclip.load(tmp_path / method)
         jax.tree.map(np.testing.assert_array_equal, written.params, model.params)
     assert set(NAMES) == set(model.classes)

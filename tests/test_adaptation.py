@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from test_cli import exit_status
 
 import jclip
 from jclip import adaptation, evaluate, inference
+from jclip.adapt import saved
 from jclip.adapt.data import Rows
 from jclip.adapt.saved import read_adapted
 from jclip.config import (
@@ -23,14 +26,19 @@ from jclip.config import (
     Augment,
     ClipAdapter,
     ConfigError,
+    CoOp,
     CrossModal,
     Evaluation,
     Labels,
     LinearHead,
+    PromptSearch,
     Robustness,
+    SpectrogramTower,
     Suite,
+    TextTower,
     TipAdapter,
     TipAdapterF,
+    Tokenizer,
     Views,
     ZeroShot,
     check_adapt,
@@ -185,22 +193,143 @@ def test_scores_of_a_head_have_the_metrics_of_zero_shot() -> None:
     assert score_metrics(z @ classes.T, labels) == zero_shot_metrics(z, classes, labels)
 
 
+def resign(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes adapted.json as somebody does who knows how its digest is made."""
+    content = json.loads((folder / "adapted.json").read_text())
+    change(content)
+    content["digest"] = saved._digest(content, (folder / "adapted.safetensors").read_bytes())
+    (folder / "adapted.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(classes="abc"), "classes are no list"),
+        (lambda c: c.update(classes=[1, 2, 3]), "classes are no list"),
+        (lambda c: c["classes"].append("pink"), r"head's classifier of shape \(3, 16\) are of other than the 4 classes"),
+        (lambda c: c.update(head="linear"), "linear head has the arrays"),
+        (lambda c: c.update(head="other"), "its head is 'other'"),
+        (lambda c: c.update(base=None), "base names no model"),
+        (lambda c: c["base"].update(options={"pretrained": "x"}), "option 'pretrained'"),
+        (lambda c: c["base"].pop("weights"), "'weights' is missing"),
+        (lambda c: c["base"].update(towers=[]), "no towers of 'image'"),
+        (lambda c: c.update(image=3), "image, text or digest are no text"),
+    ],
+)
+def test_a_strange_description_is_refused_in_a_line(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    for name in ("adapted.json", "adapted.safetensors"):
+        (tmp_path / name).write_bytes((whole[0] / "tip/shots-1/seed-0" / name).read_bytes())
+    resign(tmp_path, change)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_adapted(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_array_or_word_is_seen(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    for name in ("adapted.json", "adapted.safetensors"):
+        (tmp_path / name).write_bytes((whole[0] / "tip/shots-1/seed-0" / name).read_bytes())
+    data = bytearray((tmp_path / "adapted.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "adapted.safetensors").write_bytes(bytes(data))
+    with pytest.raises(ConfigError, match="its digest is another one"):
+        read_adapted(tmp_path)
+
+
+def test_a_draft_of_a_killed_process_is_in_nobodys_way(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Also where the process has the same number again."""
+    known = read_adapted(whole[0] / "tip/shots-1/seed-0")
+    for number in (os.getpid(), 1):
+        (tmp_path / f".seed-1-{number}").mkdir()
+    (tmp_path / ".seed-10-1").mkdir()
+    saved.write_adapted(tmp_path / "seed-1", known)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".seed-10-1", "seed-1"]
+    assert read_adapted(tmp_path / "seed-1").digest() == known.digest()
+
+
+def test_towers_of_another_vocabulary_are_others_and_those_of_a_moved_one_the_same(tmp_path: Path) -> None:
+    model = inference.load(MODEL).config
+    text = model.towers["text"]
+    assert isinstance(text, TextTower)
+    for name, words in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(words)
+    models = [
+        dataclasses.replace(
+            model,
+            towers={**model.towers, "text": dataclasses.replace(text, tokenizer=Tokenizer("hugging_face", str(tmp_path / n)))},
+        )
+        for n in "abc"
+    ]
+    base = saved.base_towers(models[0])
+    assert saved.other_towers(base, models[1]) == []
+    assert "text has another vocabulary" in saved.other_towers(base, models[2])
+    assert any("width" in found for found in saved.other_towers({**base, "image": {**base["image"], "width": 64}}, models[0]))
+
+
+def test_a_base_is_found_from_any_folder_and_after_further_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "words.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+    @contextmanager
+    def open_run(workdir: str, step: int | None) -> Iterator[tuple[None, None, int]]:
+        yield None, None, 7
+
+    monkeypatch.setattr(adaptation, "open_run", open_run)
+    assert adaptation._options("run", {"fsdp": 2, "tokenizer": "words.json"}) == {
+        "step": 7,
+        "tokenizer": str(tmp_path / "words.json"),
+    }
+    assert adaptation._options("run", {"step": 3, "kind": None}) == {"step": 3}
+    assert adaptation._options(MODEL, {}) == {}
+    (tmp_path / "adapted.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is adapted already"):
+        adaptation.main(tmp_path, Adapt(QUICK, "a", "b", "c"), tmp_path)
+
+
+def test_sounds_have_prompts_of_sounds(pictures: Path) -> None:
+    data = adaptation.make_data(protocol(pictures), inference.load(MODEL), None, None)
+    assert data.templates == ("a photo of a {}.",)
+    towers = {**data.subject.model.towers, "image": SpectrogramTower()}
+    model = dataclasses.replace(data.subject.model, towers=towers)
+    of_sounds = dataclasses.replace(data, subject=dataclasses.replace(data.subject, model=model))
+    assert of_sounds.templates == ("This is a sound of {}.",)
+
+
+def test_methods_of_words_need_a_tower_of_words(pictures: Path) -> None:
+    config = protocol(pictures, methods={"coop": CoOp()}, image="text", text="image")
+    with pytest.raises(ConfigError, match=r"tower 'image', a VisionTower, reads no tokens"):
+        adaptation.make_data(config, inference.load(MODEL), None, None)
+
+
 def test_a_model_whose_base_has_changed_is_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, _ = whole
     for name in ("adapted.json", "adapted.safetensors"):
         (tmp_path / name).write_bytes((out / "tip/shots-1/seed-0" / name).read_bytes())
-    content = json.loads((tmp_path / "adapted.json").read_text())
-    content["base"]["options"] = {"seed": 1}
-    (tmp_path / "adapted.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="adapted from other weights"):
-        jclip.load(tmp_path)
+    towers = read_adapted(tmp_path).base["towers"]
+    towers = {**towers, "image": {**towers["image"], "mlp_ratio": 3.0}}
+    for content, message in (
+        ({"options": {"seed": 1}}, "adapted from other weights"),
+        ({"towers": towers}, "towers of ViT-tiny-test are others now: image.mlp_ratio"),
+        ({"model": str(tmp_path / "gone")}, rf"{tmp_path}: the model that was adapted, .*gone, cannot be opened"),
+        ({"model": str(tmp_path)}, "cannot be opened: it is an adapted model itself"),
+    ):
+        resign(tmp_path, lambda known, new=content: known["base"].update(new))  # type: ignore[misc]
+        with pytest.raises(ConfigError, match=message):
+            jclip.load(tmp_path)
+        (tmp_path / "adapted.json").write_bytes((out / "tip/shots-1/seed-0" / "adapted.json").read_bytes())
     (tmp_path / "adapted.safetensors").write_bytes(b"torn")
     with pytest.raises(ConfigError, match="damaged"):
         jclip.load(tmp_path)
 
 
 def test_an_interrupted_command_goes_on_behind_the_last_finished_cell(
-    whole: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, dict[str, Any]],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, content = whole
     ran: list[str] = []
@@ -232,8 +361,10 @@ def test_an_interrupted_command_goes_on_behind_the_last_finished_cell(
         adapted(protocol(pictures), tmp_path)
         assert ran == []
         changed = {**QUICK, "tip": TipAdapter(steps=(5, 4), views=STILL)}
-        adapted(protocol(pictures, methods=changed), tmp_path)
-        assert ran == ["TipAdapter"] * 4
+        few = adapted(protocol(pictures, methods=changed, shots=(1,)), tmp_path)
+        assert ran == ["TipAdapter"] * 2
+        assert {row["shots"] for row in few["cells"].values() if row["method"] == "tip"} == {1}  # no row of other settings stays
+        assert "4 rows of tip had other settings" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(ConfigError, match=r"is of something else: protocol.val_shots: 'few' -> 'all'"):
         adapted(protocol(pictures, val_shots="all"), tmp_path)
 
@@ -280,7 +411,18 @@ def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> Non
         ({"shots": (4, 1)}, r"rising numbers"),
         ({"methods": {}}, r"methods is empty"),
         ({"test": ""}, r"test is empty"),
-        ({"val": "same"}, r"also what methods learn from"),
+        ({"val": "{}/test"}, r"also what methods learn from"),
+        ({"val": "{}/train"}, r"also what shots are drawn from"),
+        ({"val": "folder:{}/train?labels=folders"}, r"val has the very examples of source"),
+        ({"test": "folder:{}/train?labels=folders"}, r"test has the very examples of source"),
+        ({"test": "folder:{}/val?labels=folders"}, r"test has the very examples of val"),
+        (
+            {"methods": {"m": CrossModal(**SHORT, extra="{}/test", tower="image")}},
+            r"very examples of methods.m.extra",
+        ),
+        ({"shots": (5,), "source": "{}/val", "val": "{}/train"}, r"adapt: source: .*k=5 examples: 'blue' has 4"),
+        ({"shots": (4,), "val": "{}/few"}, r"adapt: val: .*k=4 examples: 'blue' has 1"),
+        ({"labels": Labels(classes=("blue", "green", "red"), names=("Sea_lion", "b", "sea lion"))}, r"'Sea_lion' or 'sea lion'"),
         ({"labels": Labels(only=("red",))}, r"there is one class, 'red'"),
         ({"labels": Labels(classes=("blue", "green", "red"), names=("a", "b", "a"))}, r"2 classes are called 'a'"),
         ({"labels": Labels(classes=("blue", "green"))}, r"match none of the 2 classes: 'red'"),
@@ -289,8 +431,12 @@ def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> Non
     ],
 )
 def test_what_cannot_be_is_said(pictures: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    if changes == {"val": "same"}:
-        changes = {"val": str(pictures / "test")}
+    if changes.get("val") == "{}/few":
+        write_pictures(tmp_path, {"few": 1})
+        changes = {**changes, "val": str(tmp_path / "few")}
+    changes = {name: value.format(pictures) if isinstance(value, str) else value for name, value in changes.items()}
+    for name, method in changes.get("methods", {}).items():
+        changes["methods"] = {name: dataclasses.replace(method, extra=method.extra.format(pictures))}
     with pytest.raises(ConfigError, match=message):
         adapted(protocol(pictures, **changes), tmp_path)
 
@@ -302,12 +448,47 @@ def test_a_broken_shot_is_named(tmp_path: Path) -> None:
         adapted(protocol(tmp_path, shots=(1,), seeds=1), tmp_path / "out")
 
 
+def test_files_of_a_method_count_as_settings(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, templates = tmp_path / "names.json", tmp_path / "templates.txt"
+    names.write_text(json.dumps({"red": ["scarlet"], "green": ["grass"], "blue": ["sky"]}))
+    templates.write_text("a {}.\n")
+    method = PromptSearch((f"file:{templates}",), names=str(names))
+    config = protocol(pictures, methods={"prompts": method}, shots=(1,), seeds=1)
+    said = []
+    for change in (None, (names, '{"red": ["crimson"], "green": ["grass"], "blue": ["sky"]}'), (templates, "the {}.\n"), None):
+        if change:
+            change[0].write_text(change[1])
+        adapted(config, tmp_path / "out")
+        said.append("1 rows of prompts had other settings or files" in capsys.readouterr().err.replace("\n", " "))
+    assert said == [False, True, True, False]
+
+
+def test_examples_that_are_left_out_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path, {"train": 2, "val": 1, "test": 2})
+    (tmp_path / "test/red/0.png").write_bytes(b"torn")
+    methods = {"tip": TipAdapter(steps=(2, 2), views=STILL)}
+    labels = Labels(only=("red", "green"), others="leave_out")
+    config = protocol(tmp_path, methods=methods, shots=(1,), seeds=1, labels=labels, save="none")
+    content = adapted(config, tmp_path / "out")
+    expected = {
+        "source": {"of other classes": 2},
+        "val": {"of other classes": 1},
+        "test": {"of other classes": 2, "unreadable": 1},
+    }
+    assert content["left_out"] == expected
+    assert json.loads((tmp_path / "out/results.json").read_text())["left_out"] == expected
+    assert "of test examples are left out: 2 of other classes, 1 unreadable" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_descriptions_are_prompts(pictures: Path, tmp_path: Path) -> None:
     texts = {"Red": ["it is red", "warm"], "green": ["grass"], "blue": ["the sky"]}
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     methods = {"cross_modal": QUICK["cross_modal"]}
     config = protocol(pictures, methods=methods, shots=(1,), seeds=1, descriptions=str(tmp_path / "texts.json"))
     adapted(config, tmp_path / "out")
+    (tmp_path / "texts.json").write_text(json.dumps({**texts, "blue": ["the sea"]}))
+    with pytest.raises(ConfigError, match=r"is of something else: data.prompts"):
+        adapted(config, tmp_path / "out")
     (tmp_path / "texts.json").write_text(json.dumps({"red": ["it"]}))
     with pytest.raises(ConfigError, match=r"no texts of 2 of 3 classes: 'blue', 'green'"):
         adapted(config, tmp_path / "other")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from safetensors.numpy import save
 
 from jclip import __version__
 from jclip.adapt.heads import HEADS, OF_MODELS, Features, Head
-from jclip.config import ConfigError, Model, TokenTower, Tower, from_json
-from jclip.config.same import differences
+from jclip.config import ConfigError, Model, TokenTower
+from jclip.config.same import changed_towers
 from jclip.eval import tower_facts
 from jclip.files import ADAPTED, read_whole
 
@@ -113,17 +113,13 @@ def other_towers(base: Mapping[str, Any], model: Model) -> list[str]:
     """
     found = [f"{name} is only in one of them" for name in sorted({*base} ^ {*model.towers})]
     for name in sorted({*base} & {*model.towers}):
-        facts, now = dict(base[name]), tower_facts(model.towers[name])
-        if facts.pop("vocabulary", None) != now.get("vocabulary"):
+        facts, tower = dict(base[name]), model.towers[name]
+        if facts.pop("vocabulary", None) != tower_facts(tower).get("vocabulary"):
             found.append(f"{name} has another vocabulary")
-        then = from_json(facts, Tower, name)
-        found += differences(name, _placeless(model.towers[name]), _placeless(then))
+        elif isinstance(tower, TokenTower):  # the same one, wherever it lies
+            facts["tokenizer"] = {**facts["tokenizer"], "file": tower.tokenizer.file}
+        found += changed_towers({name: facts}, {name: tower})
     return found
-
-
-def _placeless(tower: Tower) -> Tower:
-    """A tower without the place of its vocabulary."""
-    return replace(tower, tokenizer=replace(tower.tokenizer, file="")) if isinstance(tower, TokenTower) else tower
 
 
 def _digest(content: Mapping[str, Any], arrays: bytes) -> str:

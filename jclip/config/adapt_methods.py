@@ -221,7 +221,8 @@ class LoRA(Method):
     rank: Number = 2
     """Rank of the products; 0 changes nothing."""
     alpha: Weight = 1.0
-    """Products are multiplied by alpha / sqrt(rank), as Zanella and Ben Ayed publish it; Hu et al. have alpha / rank."""
+    """Products are multiplied by alpha / sqrt(rank), as Zanella and Ben Ayed publish it (Hu et al.: alpha / rank).
+    Their dropout of 0.25 is left out."""
     rules: tuple[tuple[str, Factor], ...] = ((r"(image|text)/blocks/attn/(q|k|v)/kernel", 1.0), (r".*", 0.0))
     """(regex on a parameter's path, 1 or 0), the first match counts: the kernels, of any tower, that get a product."""
     lr: Rate = 2e-4
