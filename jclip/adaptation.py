@@ -18,7 +18,7 @@ from jclip.adapt.changes import with_changes
 from jclip.adapt.contexts import reading_tower
 from jclip.adapt.data import AdaptData, Subject
 from jclip.adapt.heads import linear_head
-from jclip.adapt.saved import Adapted, base_towers, write_adapted
+from jclip.adapt.saved import Adapted, base_towers, read_adapted, write_adapted
 from jclip.config import Adapt, ConfigError, Subset, check_adapt, differences, to_json
 from jclip.config.adapt import Method
 from jclip.config.adapt_methods import CoCoOp, CoOp
@@ -158,7 +158,7 @@ def _run(cell: Cell, data: AdaptData, out: Path, base: Mapping[str, Any]) -> dic
     return row
 
 
-_KEPT = ("method", "shots", "seed", "settings", "test", "val", "choice", "details")
+_KEPT = ("method", "shots", "seed", "settings", "files", "test", "val", "choice", "details")
 """Facts of a row that are kept with a model."""
 
 
@@ -243,8 +243,15 @@ class Record:
 
     def has(self, cell: Cell) -> bool:
         """True where a cell is finished, with these settings, and its model is there if it is to be kept."""
-        there = self.data.config.save == "none" or is_adapted(self.path.parent / cell.key)
-        return cell.key in self.rows and there
+        return cell.key in self.rows and (self.data.config.save == "none" or self._kept(cell.key))
+
+    def _kept(self, key: str) -> bool:
+        """True where the model of a row is there, and not one of earlier settings."""
+        try:
+            facts = read_adapted(self.path.parent / key).facts
+        except ConfigError:
+            return False
+        return all(facts.get(name) == self.rows[key][name] for name in ("settings", "files"))
 
     def add(self, cell: Cell, row: dict[str, Any]) -> None:
         """Adds the row of a cell, and writes the file."""

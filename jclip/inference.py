@@ -167,7 +167,7 @@ def _load_adapted(folder: Path, fsdp: int) -> "Encoder":
         if different := other_towers(adapted.base["towers"], encoder.config):
             raise ConfigError(f"towers of {name} are others now: {'; '.join(different)}; adapt it again")
         params = with_changes(encoder.params, adapted.changed)
-    except ConfigError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{folder}: {error}") from None
     if adapted.head.kind in OF_MODELS:
         from jclip.adapt.cocoop import bind

@@ -311,6 +311,7 @@ def test_a_model_whose_base_has_changed_is_refused(whole: tuple[Path, dict[str, 
     towers = {**towers, "image": {**towers["image"], "mlp_ratio": 3.0}}
     for content, message in (
         ({"options": {"seed": 1}}, "adapted from other weights"),
+        ({"towers": {**towers, "image": [1]}}, f"{tmp_path}: "),
         ({"towers": towers}, "towers of ViT-tiny-test are others now: image.mlp_ratio"),
         ({"model": str(tmp_path / "gone")}, rf"{tmp_path}: the model that was adapted, .*gone, cannot be opened"),
         ({"model": str(tmp_path)}, "cannot be opened: it is an adapted model itself"),
@@ -364,6 +365,11 @@ def test_an_interrupted_command_goes_on_behind_the_last_finished_cell(
         few = adapted(protocol(pictures, methods=changed, shots=(1,)), tmp_path)
         assert ran == ["TipAdapter"] * 2
         assert {row["shots"] for row in few["cells"].values() if row["method"] == "tip"} == {1}  # no row of other settings stays
+        assert adaptation.read_adaptation(tmp_path / "results.json")["cells"] == few["cells"]
+        ran.clear()
+        adapted(protocol(pictures, methods=QUICK, shots=(1,), save="none"), tmp_path)
+        adapted(protocol(pictures, methods=QUICK, shots=(1,)), tmp_path)
+        assert ran == ["TipAdapter"] * 4  # the second time for the models, as those that lie there have other settings
         assert "4 rows of tip had other settings" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(ConfigError, match=r"is of something else: protocol.val_shots: 'few' -> 'all'"):
         adapted(protocol(pictures, val_shots="all"), tmp_path)
