@@ -1,19 +1,17 @@
 """ImageBind (Girdhar et al. 2023): pairs of images with anything else bind all of it, also what was never seen together.
 
     jclip train configs/imagebind.py --workdir runs/bound
-    jclip train configs/imagebind.py --form large --weights hf://laion/CLIP-ViT-H-14-laion2B-s32B-b79K --workdir /runs/imagebind
-    jclip compile configs/imagebind.py --form large --topology v5e:4x8
+    jclip train configs/imagebind.py --large --weights hf://laion/CLIP-ViT-H-14-laion2B-s32B-b79K --workdir /runs/imagebind
+    jclip compile configs/imagebind.py --large --topology v5e:4x8
 
-shapes: drawn scenes, half of them with a caption and the others with their sound, so that no caption is ever seen beside a sound.
+By itself: drawn scenes, half of them with a caption and the others with their sound; no caption is ever seen beside a sound.
 Images meet both. What is emergent is measured: which of the classes a sound belongs to, by texts; see docs/tutorials/binding.md.
 
-large: the towers of images and texts are somebody's weights, locked; those of sounds, depth, heat and motion are ImageBind's and
-new, each bound to images by a scale of its own, which stays (20, 5, 10 and 5). A source is given as NAME=PATTERN of shards, whose
+--large: the towers of images and texts are somebody's weights, locked; those of sounds, depth, heat and motion are ImageBind's
+and new, each bound to images by a scale of its own, which stays (20, 5, 10 and 5). A source is NAME=PATTERN of shards, whose
 samples have an image and NAME.*: --sources sound="/data/audioset/{00000..01999}.tar" depth="/data/sun/{00000..00009}.tar".
 Neither time nor accuracy of it has been measured.
 """
-
-from typing import Literal
 
 from jclip import find_model
 from jclip.config import (
@@ -52,12 +50,12 @@ PROMPTS = ("a {}", "a picture of a {}", "there is a {}")
 
 
 def get_config(
-    form: Literal["shapes", "large"] = "shapes",
+    large: bool = False,
     weights: str = "ViT-H-14",
     sources: tuple[str, ...] = ("sound=/data/audioset/{00000..01999}.tar", "depth=/data/sun/{00000..00009}.tar"),
 ) -> Config:
     """The recipe. An architecture as `weights` is good for `jclip compile`."""
-    return _shapes() if form == "shapes" else _large(weights, dict(source.split("=", 1) for source in sources))
+    return _shapes() if not large else _large(weights, dict(source.split("=", 1) for source in sources))
 
 
 def _shapes() -> Config:

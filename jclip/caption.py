@@ -1,4 +1,4 @@
-"""`jclip caption`: what a model with a decoder writes of images, one line each."""
+"""`jclip caption`: what a model with a decoder writes of images or sounds, one line each."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from jclip.config import ConfigError
+from jclip.config import ConfigError, SoundTower
 from jclip.data.decoding import MAX_PIXELS
-from jclip.data.pictures import picture_files, read_pictures
+from jclip.data.pictures import example_files, read_pictures, read_sounds
 from jclip.inference import Encoder, load
 
 
@@ -31,60 +31,65 @@ def main(
     max_pixels: int = MAX_PIXELS,
     **how: Any,
 ) -> list[dict[str, str]]:
-    """Prints a caption of each image.
+    """Prints a caption of each image, or of each sound where that is what the model's decoder describes.
 
     Args:
         model: as `jclip.load` takes it.
-        images: files, folders and globs, as `picture_files` takes them; they are turned as their EXIF data say.
+        images: files, folders and globs, as `example_files` takes them: all of images, turned as their EXIF data say, or all of
+            sounds.
         beams: as in `Encoder.caption`.
         length: likewise.
         length_penalty: likewise.
-        batch_size: images a batch.
-        out: file that gets a JSON object an image, in place of the terminal; it is there as soon as the first batch is done.
+        batch_size: images or sounds a batch.
+        out: file that gets a JSON object for each, in place of the terminal; it is there as soon as the first batch is done.
         as_json: print JSON objects instead of text.
         step: which checkpoint of a workdir.
         max_pixels: a larger image is refused before it is decoded.
         how: further arguments of `jclip.load`.
 
     Returns:
-        For each image {"image", "caption"}, or {"image", "problem"} of one that cannot be read: it is said, and the others go on.
+        For each {"image" or "sound": its path, "caption"}, or of one that cannot be read the path and "problem": it is said, and
+        the others go on.
 
     Raises:
-        ConfigError: the model has nothing that writes captions, a number is out of range, or there is no image that can be read.
-        SourceError: a folder has no images, or a glob matches none.
+        ConfigError: the model has nothing that writes captions of these, a number is out of range, or no file can be read.
+        SourceError: a folder has no images and no sounds, a glob matches none, or there are both.
     """
     if batch_size < 1:
         raise ConfigError(f"caption: --batch-size {batch_size} must be at least 1")
-    paths = picture_files(images)
+    paths, kind = example_files(images)
     encoder, say = load(model, step=step, **how), Console(stderr=True, highlight=False, markup=False)
-    encoder.captioner()  # or there is nothing to do
+    described = encoder.captioner().how.image  # or there is nothing to do
+    if isinstance(encoder.config.towers[described], SoundTower) != (kind == "sound"):
+        other = "images" if kind == "sound" else "sounds"
+        raise ConfigError(f"caption: the model describes {other}, by its tower {described!r}; these files are {kind}s")
     answers: list[dict[str, str]] = []
     search: dict[str, Any] = {"beams": beams, "length": length, "length_penalty": length_penalty}
     remaining, batches = iter(paths), range(0, len(paths), batch_size)
     with ExitStack() as stack:
         sink = sys.stdout if out is None else stack.enter_context(Path(out).open("w", encoding="utf-8"))
-        shown = track(batches, f"captions of {len(paths):,} images", console=say, disable=len(batches) < 2)
+        shown = track(batches, f"captions of {len(paths):,} {kind}s", console=say, disable=len(batches) < 2)
         for _ in shown:
-            new = _captions(encoder, list(islice(remaining, batch_size)), batch_size, max_pixels, search)
+            new = _captions(encoder, kind, list(islice(remaining, batch_size)), batch_size, max_pixels, search)
             for answer in new:
                 if "problem" in answer:
-                    say.print(f"{answer['image']}: {answer['problem']}", soft_wrap=True)
+                    say.print(f"{answer[kind]}: {answer['problem']}", soft_wrap=True)
                 if as_json or out is not None:
                     print(json.dumps(answer), file=sink)
                 elif "caption" in answer:
-                    print(answer["caption"] if len(paths) == 1 else f"{answer['image']}: {answer['caption']}")
+                    print(answer["caption"] if len(paths) == 1 else f"{answer[kind]}: {answer['caption']}")
             sink.flush()
             answers += new
     if not any("caption" in answer for answer in answers):
-        raise ConfigError(f"caption: none of {len(paths)} images can be read")
+        raise ConfigError(f"caption: none of {len(paths)} {kind}s can be read")
     return answers
 
 
 def _captions(
-    encoder: Encoder, paths: list[Path], batch_size: int, max_pixels: int, search: dict[str, Any]
+    encoder: Encoder, kind: str, paths: list[Path], batch_size: int, max_pixels: int, search: dict[str, Any]
 ) -> list[dict[str, str]]:
     """The answers of a batch, in its order."""
-    contents, problems = read_pictures(paths, max_pixels)
+    contents, problems = read_sounds(paths) if kind == "sound" else read_pictures(paths, max_pixels)
     texts = encoder.caption(list(contents.values()), batch_size=batch_size, max_pixels=max_pixels, **search) if contents else []
     captions = dict(zip(contents, texts, strict=True))
-    return [{"image": str(p), **({"caption": captions[p]} if p in captions else {"problem": problems[p]})} for p in paths]
+    return [{kind: str(p), **({"caption": captions[p]} if p in captions else {"problem": problems[p]})} for p in paths]

@@ -68,15 +68,16 @@ that cannot be read is said, and the others go on; where none can be read the ex
 those that cannot be read too: columns image (or sound), problem, class_1, cosine_1, ..., or objects of JSON.
 """
 
-CAPTION = """Write what is in images: a line for each, by a model that was trained with an objective Caption, or open_clip's CoCa.
+CAPTION = """Write what is in images or sounds: a line for each, by a model with an objective Caption, or by open_clip's CoCa.
 
   jclip caption runs/coca photo.png
   jclip caption runs/coca photos --beams 5 --output captions.jsonl
   jclip caption open_clip_pytorch_model.bin photos --architecture coca_ViT-L-14
 
-IMAGES are files, folders with all images in and below them, and patterns. One beam takes the likeliest word each time; more
-follow so many captions at a time and take the likeliest whole, which is slower by as much. An image that cannot be read is said,
-and the others go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}.
+FILES are files, folders with all images or sounds in and below them, and patterns. One beam takes the likeliest word each time;
+more follow so many captions at a time and take the likeliest whole, which is slower by as much. What cannot be read is said, and
+the others go on. --output gets one JSON object a line, {"image": PATH, "caption": TEXT} or {"image": PATH, "problem": WHY}, and
+of sounds "sound" in place of "image".
 """
 
 INSPECT = """Show what a recipe will do before it is trained: a page that needs no network and runs no script (extra: report).

@@ -288,10 +288,10 @@ class Encoder(CLIP):
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
     ) -> list[str]:
-        """Captions of images, which are as in `embed_image`; in lower case where the tokenizer is so.
+        """Captions of images, which are as in `embed_image`, or of sounds; in lower case where the tokenizer is so.
 
         Args:
-            images: one or many.
+            images: one or many; of sounds a list of what `embed_sound` takes.
             beams: 1 takes the likeliest token each time; more follow as many captions at a time, and the best is taken.
             length: tokens of a caption at most, start and end of text among them; None: the model's context length.
             length_penalty: see `captioning.Search`.

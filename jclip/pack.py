@@ -167,8 +167,8 @@ def pack_example(source: Source, index: int, options: Options) -> Packed:
             if isinstance(value, bytes | np.ndarray) and not NAME.fullmatch(name):
                 raise BadExample(f"its field {name!r} cannot be the name of a member; use letters a to z, digits, _ and dots")
             if isinstance(value, bytes):
-                is_image = isinstance(image, bytes) and value == image
-                if not is_image and name not in dict(members):  # what a field was made of may be one, too
+                twice = (isinstance(image, bytes) and value == image) or (name == "sound" and value in dict(members).values())
+                if not twice and name not in dict(members):  # what a field was made of may be one, too
                     members.append((name, value))
             elif isinstance(value, np.ndarray):
                 members.append((f"{name}.npy", _npy(value)))

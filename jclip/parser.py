@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_eval(command("eval", "evaluate a model", EVAL, allow_abbrev=False))
     _add_report(command("report", "results as a page", REPORT))
     _add_classify(command("classify", "name what is in images", CLASSIFY))
-    _add_caption(command("caption", "write what is in images", CAPTION))
+    _add_caption(command("caption", "write what is in images, or in sounds", CAPTION))
     _add_embed(command("embed", "write embeddings to .npy", EMBED))
     _add_data(command("data", "what a source holds", DATA))
     _add_filter(command("filter", "which examples are worth training on", FILTER, add_help=False, allow_abbrev=False))
@@ -111,19 +111,19 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
     add_model_options(classify)
     classify.add_argument("--output", type=writable, metavar="FILE", help="write a line an image: .csv, .tsv, or JSON lines")
-    classify.add_argument("--json", action="store_true", help="print one JSON object an image")
+    classify.add_argument("--json", action="store_true", help="print one JSON object a file")
     _add_max_pixels(classify)
 
 
 def _add_caption(caption: argparse.ArgumentParser) -> None:
     caption.add_argument("model", metavar="MODEL", help="a --workdir, or weights as in `jclip convert`")
-    caption.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders of them, and patterns in quotes")
+    caption.add_argument("images", nargs="+", metavar="FILES", help="images or sounds: files, folders, and patterns in quotes")
     caption.add_argument("--beams", type=int, default=1, metavar="N", help="captions followed at a time (default: 1, greedy)")
     caption.add_argument("--length", type=int, metavar="N", help="tokens at most, start and end among them (default: all)")
     caption.add_argument(
         "--length-penalty", type=float, default=1.0, metavar="X", help="0 prefers short captions, 1 compares means (default: 1)"
     )
-    caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
+    caption.add_argument("--batch-size", type=int, default=64, metavar="N", help="files a batch (default: 64)")
     add_model_options(caption)
     caption.add_argument("--output", type=writable, metavar="FILE", help="write JSON lines to a file")
     caption.add_argument("--json", action="store_true", help="print one JSON object an image")

@@ -309,7 +309,7 @@ CONTRADICTIONS = [
     (Config(optim=Optim(layer_decay={"text": 1.5})), r"optim\.layer_decay\.text 1\.5 must be above 0 and at most 1"),
     (
         Config(model=Model({"image": ResNetTower(), "text": TextTower()}), optim=Optim(layer_decay={"image": 0.5})),
-        r"optim\.layer_decay: tower 'image' is a ResNet, .* use optim\.lr_rules",
+        r"optim\.layer_decay: tower 'image' is a ResNetTower, .* use optim\.lr_rules",
     ),
     (Config(init_from=InitFrom("x", rules=((")", "load"),))), r"init_from\.rules: '\)' is no regular expression"),
     (Config(init_from=InitFrom("x", rules=((".*", "scratch"),))), r"init_from\.rules load nothing of x; leave out the path"),

@@ -333,17 +333,23 @@ class Unit:
 
     def __init__(self, objective: dict[str, float], **angles: float) -> None:
         self.params, self.angles = {"image": {}, "image_text": objective}, angles
+        self.objectives, self.image_tower, self.text_tower = dict[str, Any](), "image", "text"
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([(math.cos(a), math.sin(a)) for a in (self.angles.get(text, 1.0) for text in texts)])
 
-    def embed_image(self, images: Sequence[float], max_pixels: int) -> np.ndarray:
-        return np.array([(math.cos(a), math.sin(a)) for a in images])
+    def features(self, tower: str, images: Sequence[float], max_pixels: int) -> Any:
+        assert tower == "image"
+        return SimpleNamespace(z=np.array([(math.cos(a), math.sin(a)) for a in images]))
+
+
+def inputs(encoder: Any) -> classify.Inputs:
+    return classify.Inputs("image", encoder, 10)
 
 
 def test_probabilities_of_a_softmax_model_are_among_the_classes_and_a_hint_says_where_what_says_nothing_fits_better() -> None:
     encoder = Unit({"logit_scale": math.log(5.0)}, cat=0.0, dog=0.4)  # "a photo." and the like: 1.0
-    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    classifier = classify._by_prompts(inputs(encoder), ["cat", "dog"], ["{}"])
     found = classifier.score([0.1, 0.9])  # type: ignore[list-item]
     assert classifier.by == "softmax"
     for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
@@ -356,7 +362,7 @@ def test_probabilities_of_a_softmax_model_are_among_the_classes_and_a_hint_says_
 
 def test_probabilities_of_a_sigmoid_model_are_of_each_class_alone_and_a_hint_says_where_all_are_below_one_half() -> None:
     encoder = Unit({"logit_scale": math.log(20.0), "logit_bias": -18.0}, cat=0.0, dog=0.2)
-    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    classifier = classify._by_prompts(inputs(encoder), ["cat", "dog"], ["{}"])
     found = classifier.score([0.1, 0.9])  # type: ignore[list-item]
     assert classifier.by == "sigmoid"
     for row, angle in zip(found.probabilities, (0.1, 0.9), strict=True):
@@ -368,7 +374,7 @@ def test_probabilities_of_a_sigmoid_model_are_of_each_class_alone_and_a_hint_say
 def test_a_model_of_two_objectives_has_no_probabilities() -> None:
     encoder = Unit({"logit_scale": 0.0})
     encoder.params["image_other"] = {"logit_scale": 0.0}
-    classifier = classify._by_prompts(encoder, ["cat", "dog"], ["{}"], 10)  # type: ignore[arg-type]
+    classifier = classify._by_prompts(inputs(encoder), ["cat", "dog"], ["{}"])
     assert classifier.by == ""
     assert classifier.score([0.1]).probabilities.size == 0  # type: ignore[list-item]
 
@@ -382,7 +388,7 @@ def test_scores_of_a_probe_of_several_labels_are_of_each_class_alone(monkeypatch
     for labels, want in (("several", 1 / (1 + np.exp(-z))), ("one", np.exp(z) / np.exp(z).sum())):
         facts = {"features": "z", "labels": labels}
         monkeypatch.setattr(classify, "load_probe", lambda path, facts=facts: (probe, ("cat", "dog"), facts))
-        classifier = classify._by_probe(encoder, "probe.safetensors", 10)
+        classifier = classify._by_probe(inputs(encoder), "probe.safetensors")
         assert classifier.unit == "probability"
         np.testing.assert_allclose(classifier.score([b""]).scores, want, rtol=1e-6)
 

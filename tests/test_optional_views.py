@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from data.batches import assert_equal, batches
 from tiny import tiny_config
 
-from jclip.config import Config, ConfigError, Contrastive, Mesh, MultiView, check
+from jclip.config import Config, ConfigError, Contrastive, Mesh, MultiView, TextTower, Tokenizer, check
 from jclip.data import BadExample, make_run_loader
+from jclip.data.inputs import empty_input
+from jclip.data.survey import shortcomings
+from jclip.models import end_of_text
+from jclip.objectives.contrastive import hash_rows
 from jclip.program import make_program
 from jclip.sharding import make_mesh, to_global
 from jclip.step import make_loss_and_grads
@@ -189,5 +194,29 @@ def test_a_loader_refuses_an_optional_array_that_nothing_makes() -> None:
     from jclip.data import make_loader
 
     with pytest.raises(ValueError, match="no transform makes sound"):
-        make_loader(Scenes(), {}, batch_size=2, optional={"sound": ((3,), "float32")})
+        make_loader(Scenes(), {}, batch_size=2, optional={"sound": np.zeros(3)})
     make_run_loader(config(), Scenes()).close()
+
+
+def test_a_text_that_is_lacking_is_as_short_as_one_can_be_so_that_buckets_fit() -> None:
+    for eot, pad in ((None, 0), (5, 0), (5, 1)):
+        kind = Tokenizer("hugging_face", "x", clean="none", pad_id=pad, eos_id=5)
+        tower = TextTower(context_length=6, vocab_size=9, width=8, depth=1, heads=1, eot_id=eot, tokenizer=kind)
+        assert int(end_of_text(jnp.asarray(empty_input(tower))[None], tower)[0]) == 0
+
+
+def test_a_field_that_no_example_has_is_told_where_it_may_be_missing() -> None:
+    (line,) = shortcomings(Scenes(), {"image": "image", "text": "text", "depth": "dpeth"}, optional=("depth",))
+    assert line == "none of 32 examples looked at has 'dpeth' for the tower depth, which would learn nothing of them"
+
+
+def test_examples_of_equal_floats_alone_are_equal() -> None:
+    dice = np.random.default_rng(0)
+    rows = dice.uniform(-1, 1, (6, 40)).astype(np.float32)
+    rows[3] = rows[0]
+    rows[1, 0], rows[4] = 0.0, rows[1]
+    rows[4, 0] = -0.0
+    ids = np.asarray(hash_rows(jnp.asarray(rows)))
+    assert ids[0] == ids[3]
+    assert ids[1] == ids[4]
+    assert len(set(ids.tolist())) == 4

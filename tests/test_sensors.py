@@ -25,6 +25,7 @@ from jclip.config import (
     check_model,
 )
 from jclip.data import BadExample, eval_transform, train_transform
+from jclip.eval.previews import preview
 from jclip.models import MultiTower, output_tokens, tower_flops
 from jclip.train import main
 from jclip.tree import flatten
@@ -104,6 +105,12 @@ def huge() -> bytes:
     return header[:118] + b" " * 9 + b"\n" + b"123456"
 
 
+def odd_header() -> bytes:
+    """A header whose indentation numpy's parser does not expect."""
+    header = b"  {'descr'\n :'<f4'"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 def with_object() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], object), allow_pickle=True)
@@ -126,6 +133,8 @@ def with_object() -> bytes:
         (MOTION, np.zeros((4, 20)), r"motion is \[4, 20\], not \[3, n\] or \[n, 3\]"),
         (MOTION, np.zeros((3, 0)), "motion has no measurement"),
         (MOTION, np.full((3, 30), np.inf), "motion has values that are not finite"),
+        (MOTION, np.full((3, 30), 1e300), "not finite, or too large"),
+        (MOTION, odd_header(), "motion cannot be read as .npy"),
         (MOTION, [[1, 2], [3]], "its rows differ in length"),
         (MOTION, np.array([["a"]]), "not an array of numbers"),
     ],
@@ -186,6 +195,14 @@ def test_patches_are_pixels_of_squares_or_measurements_of_each_channel() -> None
         np.testing.assert_allclose(tokens, want, atol=1e-5)
         assert output_tokens(model.towers["sensor"]) == 4
         assert tower_flops(model.towers["sensor"]) > 0
+
+
+def test_what_a_sensor_sees_is_a_picture_on_pages() -> None:
+    for tower, field in ((DEPTH, "depth"), (HEAT, "thermal"), (MOTION, "imu")):
+        index = ("depth", "thermal", "imu").index(field)
+        shown = preview(Sensed(), index, field, tower)
+        assert shown is not None
+        assert shown.image.startswith("data:image/png;base64,")
 
 
 class Sensed:

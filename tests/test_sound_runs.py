@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import exit_status
 from test_spectrogram import SMALL, TEXT
 
 import jclip
 from jclip import train
 from jclip.config import (
+    Caption,
     Checkpoint,
     Config,
     ConfigError,
@@ -34,7 +36,7 @@ from jclip.data import make_run_loader
 from jclip.weights import resize_positions
 from jclip.weights.errors import WeightsError
 
-pytest.importorskip("soundfile", reason="the extra sound is not installed")
+soundfile = pytest.importorskip("soundfile", reason="the extra sound is not installed")
 
 ROOT = Path(__file__).parents[1]
 
@@ -204,3 +206,22 @@ def test_the_recipe_of_sounds_and_pictures_is_whole() -> None:
         how = load(ROOT / "configs" / "shapes_sound.py", arguments)
         check(how)
         assert ("image" in how.model.towers) == bool(arguments)
+
+
+def test_a_decoder_writes_captions_of_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = config(objectives={"sound_text": Contrastive("sound", "text"), "caption": Caption("sound", "text", depth=1)}, evals={})
+    train.main(dataclasses.replace(how, duration="2"), tmp_path / "run")
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * np.sin(np.arange(4000) / (2 + number)), 8000)
+    (tmp_path / "2.wav").write_bytes(b"no sound")
+    capsys.readouterr()
+    asked = ["caption", str(tmp_path / "run"), f"{tmp_path}/*.wav", "--length", "4", "--json"]
+    assert exit_status(asked) == 0
+    out, err = capsys.readouterr()
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [Path(answer["sound"]).name for answer in answers] == ["0.wav", "1.wav", "2.wav"]
+    assert all(isinstance(answer["caption"], str) for answer in answers[:2])
+    assert "2.wav: sound of 8 bytes cannot be decoded" in err
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert exit_status(["caption", str(tmp_path / "run"), str(tmp_path / "a.png")]) == 1
+    assert "the model describes sounds, by its tower 'sound'; these files are images" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from jclip.config.augment import Augment, SoundAugment, TextAugment
 from jclip.config.buckets import Bucket, bucket_problems
+from jclip.config.clap import Cnn14Tower, HtsatTower
 from jclip.config.data import Data
 from jclip.config.durations import Duration, Length
 from jclip.config.evals import Count, Evaluation, Seed
@@ -244,8 +245,9 @@ class Config:
         named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]
         yield from (f"{at}: there is no tower {name!r}; towers: {known}" for at, name in named if name not in towers)
         for name in self.optim.layer_decay:
-            if isinstance(towers[name], ResNetTower):
-                yield f".optim.layer_decay: tower {name!r} is a ResNet, whose blocks are not stacked; use optim.lr_rules"
+            if isinstance(towers[name], ResNetTower | HtsatTower | Cnn14Tower):
+                kind = type(towers[name]).__name__
+                yield f".optim.layer_decay: tower {name!r} is a {kind}, whose blocks are not stacked; use optim.lr_rules"
         yield from stage_problems(self)
         yield from bucket_problems(self.buckets, towers)
         if self.data.shuffle == "blocks" and self.batch_size % self.data.lanes:

@@ -103,6 +103,8 @@ class Mel:
         """Contradictions, each after the place of this dataclass."""
         if self.window > self.n_fft:
             yield f".window {self.window} is longer than n_fft {self.n_fft}; use {self.n_fft} at most"
+        if self.framing == "centred" and self.n_fft % 2:
+            yield f".n_fft {self.n_fft} is odd, and a frame has its middle at a sample; use {self.n_fft - 1} or {self.n_fft + 1}"
         if self.fmin >= self.fmax:
             yield f".fmin {self.fmin} is not below fmax {self.fmax}"
         if self.pre_emphasis and self.framing != "kaldi":

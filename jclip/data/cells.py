@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jclip.data.columns import Columns, as_f32
-from jclip.data.source import BadExample
+from jclip.data.source import BadExample, Lacking
 
 
 def plain(scalar: Any, columns: Columns) -> Any:
@@ -22,8 +22,10 @@ def plain(scalar: Any, columns: Columns) -> Any:
         return plain(scalar.value, columns)
     if pa.types.is_struct(scalar.type):
         if is_image(scalar.type):
-            inside = scalar["bytes"]
-            return inside.as_py() if inside.is_valid else columns.read_image(path_of(scalar) or "")
+            inside, path = scalar["bytes"], path_of(scalar)
+            if not inside.is_valid and not path:
+                raise Lacking("its bytes and its path are null")
+            return inside.as_py() if inside.is_valid else columns.read_image(path or "")
         values = {field.name: plain(scalar[field.name], columns) for field in scalar.type}
         return {name: value for name, value in values.items() if value is not None}
     if is_list(scalar.type):

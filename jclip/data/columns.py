@@ -24,6 +24,9 @@ OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "image_path", "path", "file_name")
 """Columns that are the image where none is named: those of Hugging Face's sets, of img2dataset and of open_clip."""
 
+ENDINGS = (".flac", ".wav", ".ogg", ".mp3", ".opus")
+"""Endings of paths of sounds."""
+
 SOUNDS = ("sound", "audio")
 """Columns that are the sound where none is named; a column `file_name` of sounds is named: sound=file_name."""
 
@@ -54,6 +57,8 @@ class Columns:
     """Names of labels that are numbers."""
     sound: str = ""
     """Bytes of an encoded sound, a mapping of an array and its rate, or a path below `images`."""
+    sound_asked: bool = False
+    """True: the column of sounds is named, and what it holds are sounds whatever it looks like."""
     more_texts: tuple[str, ...] = ()
     """Further columns of texts, each a caption as `text` is."""
     named: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +158,8 @@ class Columns:
 
     def _sound(self, read: Read) -> Any:
         value = _present(read, self.sound)
+        if not self.sound_asked and isinstance(value, str) and not value.lower().endswith(ENDINGS):
+            return value  # a text in a column that is only called so, as ever
         if isinstance(value, str) or (self.sound in self.named and isinstance(value, int)):
             return self.read_image(self.path(self.sound, value), "sound")
         if not isinstance(value, (bytes, Mapping)):
@@ -241,7 +248,18 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
             f"{at}: captions=rows needs a column of texts and one of images or sounds; name them with text= and image= or sound="
         )
     lines, more = options.get("captions") == "lines", tuple(several[1:])
-    return Columns(image, text, label, options.get("key", ""), images, lines, sound=sound, more_texts=more, named=named)
+    return Columns(
+        image,
+        text,
+        label,
+        options.get("key", ""),
+        images,
+        lines,
+        sound=sound,
+        sound_asked="sound" in options,
+        more_texts=more,
+        named=named,
+    )
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jclip.config import (
     Augment,
     ConfigError,
@@ -82,6 +85,16 @@ def train_transform(
             without a row in INPUTS.
     """
     return input_transform(tower, Reading(augment, text_augment, sound_augment, max_pixels, decode, max_seconds))
+
+
+def empty_input(tower: Tower) -> NDArray[Any]:
+    """The input that stands for what an example lacks: zeros, or of texts the shortest one, so that buckets stay as they are."""
+    shape, dtype = tower.input()
+    if not isinstance(tower, TokenTower):
+        return np.zeros(shape, dtype)
+    ids = np.full(shape, tower.tokenizer.pad_id, dtype)
+    ids[0] = ids[0] if tower.eot_id is None else tower.eot_id
+    return ids
 
 
 def input_transform(tower: Tower, reading: Reading) -> Transform:

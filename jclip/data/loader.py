@@ -21,7 +21,7 @@ from jclip.data.allocator import keep_freed_memory
 from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
 from jclip.data.caches import opening_for_blocks
 from jclip.data.fields import check_fields, class_names
-from jclip.data.inputs import train_transform
+from jclip.data.inputs import empty_input, train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
 from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
@@ -105,7 +105,7 @@ def make_loader(
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
-    optional: Mapping[str, tuple[tuple[int, ...], str]] | None = None,
+    optional: Arrays | None = None,
     blocks: Blocks | None = None,
     ahead: bool = True,
     workers: int = 0,
@@ -129,8 +129,8 @@ def make_loader(
         hosts: how many there are.
         fields: field of an example for each array, where that is not its own name; an expression, see `find`.
         same: arrays that repeat the random draws of another.
-        optional: arrays that an example may lack, with the shape and dtype of the zeros that then stand for each. Beside each
-            there is another one, "NAME/valid", bool [b]: whether the example has it.
+        optional: arrays that an example may lack, with what then stands for each. Beside each there is another one,
+            "NAME/valid", bool [b]: whether the example has it.
         blocks: shuffles in blocks of shards, see jclip.data.blocks, in place of all examples at once: then an epoch is that of a
             lane, and a substitute is drawn from the same block.
         ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
@@ -159,8 +159,7 @@ def make_loader(
         source = open_source(source) if isinstance(source, str) else source
     by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
     fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
-    empty = {name: np.zeros(*like) for name, like in (optional or {}).items()}
-    prepare = _Prepare(source, transforms, fields or {}, same or {}, empty, by_blocks)
+    prepare = _Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks)
     if by_blocks:
         order = grain.MapDataset.source(by_blocks).seed(seed)
     elif isinstance(source, Mixture):
@@ -233,7 +232,7 @@ def make_run_loader(
         hosts=hosts,
         fields={name: view.field for name, view in views.items()},
         same={name: view.same_as for name, view in views.items() if view.same_as},
-        optional={name: view.seen_by.input() for name, view in views.items() if name in data.optional},
+        optional={name: empty_input(view.seen_by) for name, view in views.items() if name in data.optional},
         blocks=run_blocks(config),
         ahead=ahead,
         workers=data.workers,

@@ -155,7 +155,9 @@ class Parquet:
                     continue
                 for row in range(file.ends[group - 1] if group else 0, end):
                     try:
-                        if value := path_of(self._scalar(number, row, column)):
+                        scalar = self._scalar(number, row, column)
+                        number_of = scalar.as_py() if column in self._columns.named else None
+                        if (value := path_of(scalar)) or isinstance(value := number_of, int):
                             yield self._columns.locate(self._columns.path(column, value))
                     except Unreachable:
                         raise

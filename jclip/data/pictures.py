@@ -13,20 +13,11 @@ from jclip.data.sounds import sound_facts
 from jclip.data.source import BadExample, SourceError
 
 
-def picture_files(names: Sequence[str | Path]) -> list[Path]:
-    """The files that `names` stand for, in their order.
-
-    A folder stands for the images in and below it, as the source `folder` has them; a name with *, ? or [ab] of which there is no
-    file for all images that match, sorted, and `**` for folders at any depth. Another name is a file, whether it is there or not.
-
-    Raises:
-        SourceError: a folder has no image, or none matches.
-    """
-    return [path for name in names for path in _files(Path(os.path.expanduser(name)), SUFFIXES)]
-
-
 def example_files(names: Sequence[str | Path]) -> tuple[list[Path], Literal["image", "sound"]]:
-    """The files that `names` stand for, as in `picture_files`, and what they are: all images, or by their names all sounds.
+    """The files that `names` stand for, in their order, and what they are: all images, or by their names all sounds.
+
+    A folder stands for those in and below it, as the source `folder` has them; a name with *, ? or [ab] of which there is no file
+    for all that match, sorted, and `**` for folders at any depth. Another name is a file, whether it is there or not.
 
     Raises:
         SourceError: a folder has neither, none matches, or there are both.

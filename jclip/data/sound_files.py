@@ -15,8 +15,9 @@ def whole_file(data: bytes, kind: str) -> None:
 
 
 def _whole_wav(data: bytes) -> None:
-    order = "big" if data[:4] == b"RIFX" else "little"
-    place = 12
+    start = max(0, min(at for at in (data.find(b"RIFF"), data.find(b"RIFX"), len(data)) if at >= 0))  # behind a tag, such as ID3
+    order = "big" if data[start : start + 4] == b"RIFX" else "little"
+    place = start + 12
     while place + 8 <= len(data):
         size = int.from_bytes(data[place + 4 : place + 8], order)  # type: ignore[arg-type]
         place += 8

@@ -20,11 +20,15 @@ Generator = np.random.Generator
 
 Samples = NDArray[np.float32]
 
-FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF")
-"""Formats that are decoded, by libsndfile's names, told by the content and not by a file's name; OGG is Vorbis, Opus or FLAC."""
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "CAF")
+"""Formats that are decoded, by libsndfile's names, told by the content and not by a file's name; OGG is Vorbis, Opus or FLAC. Of
+others libsndfile reads also what is cut short, and says nothing."""
 
 MARGIN = 512
 """Samples beside a part of a sound that are resampled with it, in those of the lower rate: as far as soxr's filter reaches."""
+
+UNKNOWN_LENGTH = 2**62
+"""Samples from here on are libsndfile's word for a length that a file does not say."""
 
 MP3_SLACK = 2 * 1152
 """Samples by which an MP3 may end before its header says: encoders disagree about their delay by a frame or two."""
@@ -42,6 +46,10 @@ def sound_transform(tower: SoundTower, reading: Reading) -> Compose:
     if augment is not None and augment != SoundAugment():
         steps.append(ChangeSound(augment))
     return Compose((*steps, AsType(how.dtype)))
+
+
+LOOKED_THROUGH = Waveform(sample_rate=8_000, seconds=300.0, dtype="float32")
+"""The part of a sound that is decoded to see whether it can be read."""
 
 
 def needs_packages() -> None:
@@ -98,10 +106,13 @@ class DecodeSound:
             raise BadExample(f"sound of {len(data)} bytes cannot be decoded: {why}") from None
 
     def _of_array(self, array: NDArray[Any], rate: Any, place: float | None) -> Samples:
-        if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating) or not 1 <= rate == int(rate):
+        whole = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool) and np.isfinite(rate)
+        if not whole or not 1 <= rate == int(rate):
             raise BadExample(f"sound has {rate!r} samples a second, which is no whole number")
         if array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
             raise BadExample(f"sound is {array.dtype}{list(array.shape)}, not [n] or [n, channels]")
+        if array.ndim == 2 and 0 < array.shape[0] < array.shape[1]:
+            raise BadExample(f"sound is {list(array.shape)}, [channels, n] it seems; give its transpose, [n, channels]")
         array = array[:, None] if array.ndim == 1 else array
         return self._part(len(array), int(rate), lambda start, stop: _scaled(array[start:stop]), place)
 
@@ -110,6 +121,8 @@ class DecodeSound:
         how = self.waveform
         if length < 1:
             raise BadExample("sound has no samples")
+        if length >= UNKNOWN_LENGTH:
+            raise BadExample("sound does not say its length, as when an encoder writes to a pipe; encode it again, to a file")
         if length > self.max_seconds * rate:
             raise BadExample(f"sound has {length / rate:,.0f} seconds, more than {self.max_seconds:,.0f}")
         total = max(1, math.ceil(length * how.sample_rate / rate))
@@ -186,14 +199,14 @@ class SoundFacts(NamedTuple):
 
 
 def sound_facts(value: Any) -> SoundFacts:
-    """Facts of a sound whose beginning, ten seconds of it, can be decoded. Raises BadExample where it cannot, or is none."""
+    """Facts of a sound whose first five minutes can be decoded. Raises BadExample where they cannot, or it is none."""
     try:
         needs_packages()
     except ConfigError as problem:
         raise BadExample(str(problem)) from None
     import soundfile
 
-    DecodeSound()(value)
+    DecodeSound(LOOKED_THROUGH)(value)
     if isinstance(value, bytes):
         with soundfile.SoundFile(BytesIO(value)) as file:
             return SoundFacts(str(file.format), file.samplerate, file.channels, file.frames / file.samplerate)

@@ -76,12 +76,26 @@ def shortcomings(
             lines.append(f"of {total:,} examples {', '.join(some)} for the tower {tower}, and one of the others is drawn")
     if not combinations:
         lines += _without_texts(source, fields)
+        lines += [line for tower in optional if fields.get(tower) for line in _never_there(source, fields[tower], tower)]
     if batch_size is not None and total < batch_size:
         lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
     paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
     if "text" in paths and (several := _several_lines(source)):
         lines.append(f"{several}, and each text is one caption; with the option captions=lines of the source each line is one")
     return lines
+
+
+def _never_there(source: Source, text: str, tower: str) -> list[str]:
+    """A line where none of the examples that are looked at has what a tower may lack: perhaps the field is called otherwise."""
+    places = spread(len(source), LOOKED_AT)
+    for index in places:
+        try:
+            if any(there(source[index], text, class_names(source))):
+                return []
+        except BadExample:
+            continue
+    looked = f"none of {len(places)} examples looked at has {text!r} for the tower {tower}"
+    return [f"{looked}, which would learn nothing of them"]
 
 
 def _without_texts(source: Source, fields: Mapping[str, str]) -> list[str]:

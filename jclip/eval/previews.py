@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jclip.config import Mel, SoundTower, Tower, Waveform
+from jclip.config import Mel, SensorTower, SoundTower, Tower, Waveform
 from jclip.data import BadExample, Source, eval_transform, find
 from jclip.data.decoding import Decode
 from jclip.data.sounds import DecodeSound, FitSound, resampled
@@ -55,6 +55,8 @@ def preview(source: Source, index: int, field: str, tower: Tower) -> Preview | N
         value = find(source[index], field).value
         if isinstance(tower, SoundTower):
             return Preview(spectrogram(eval_transform(tower)(value), tower), player(value))
+        if isinstance(tower, SensorTower):
+            return Preview(measured(eval_transform(tower)(value)))
         return Preview(thumbnail(value))
     except (BadExample, TypeError, ValueError):
         return None
@@ -65,6 +67,15 @@ def thumbnail(image: Any, side: int = SIDE) -> str:
     small = Image.fromarray(np.asarray(Decode()(image)))
     small.thumbnail((side, side))
     return _url("image/jpeg", small.convert("RGB"), quality=80)
+
+
+def measured(values: Any, side: int = SIDE) -> str:
+    """Data URL of a grey PNG of what a sensor tower sees, [H, W, 1] or [channels, n], from its least value to its greatest."""
+    rows = np.asarray(values, np.float64)
+    rows = rows[:, :, 0] if rows.ndim == 3 else rows
+    level = (rows - rows.min()) / max(float(np.ptp(rows)), 1e-12)
+    image = Image.fromarray((255 * level).round().astype(np.uint8)).resize((side, side), Image.Resampling.BOX)
+    return _url("image/png", image)
 
 
 def sound_preview(value: Any) -> Preview:

@@ -85,11 +85,14 @@ def present(batch: Mapping[str, Array], views: Sequence[str]) -> Array | None:
 
 
 def hash_rows(x: Array) -> Array:
-    """i32 [B] of integers [B, ...]: equal for equal rows, for two others once in 4e9.
+    """i32 [B] of integers or floats [B, ...]: equal for equal rows, for two others once in 4e9.
 
     Each word is mixed with its place by the finalizer of MurmurHash3 (Appleby 2011), so that no simple change cancels another.
     """
-    words = x.reshape(len(x), -1).astype(jnp.uint32)
+    x = x.reshape(len(x), -1)
+    # Of floats the bits: as integers all samples of a waveform would be 0. 0.0 is added: -0.0 equals it and has other bits.
+    floats = jnp.issubdtype(x.dtype, jnp.floating)
+    words = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32) if floats else x.astype(jnp.uint32)
     mixed = words ^ jax.random.bits(jax.random.key(0), (1, words.shape[1]), jnp.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)

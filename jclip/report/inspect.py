@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TokenTower
+from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TokenTower, valid_name
 from jclip.config.fields import parse_field
 from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
 from jclip.data.addresses import shown
@@ -165,6 +165,9 @@ def _shown(part: RunPart, source: Source, slice_: Topology) -> PartPage:
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     batch = first_rows(config, plan, source)
     views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
+    for view in views:
+        valid = batch.arrays.get(valid_name(view), [True] * len(views[view]))
+        views[view] = [one if there else Picture("", "lacks it") for one, there in zip(views[view], valid, strict=True)]
     name = "" if part.is_last and not config.stages else f"stage {part.name}"
     return PartPage(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
 

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,11 @@ def read(source: str, count: int, **options: Any) -> list[Batch]:
 
 def copied() -> int:
     """Bytes of whole copies, and of those that have begun."""
-    folder = Path(os.environ["JCLIP_CACHE"], "files")
-    return sum(path.stat().st_size for path in folder.glob("*") if path.exists()) if folder.exists() else 0
+    total = 0
+    for path in Path(os.environ["JCLIP_CACHE"], "files").glob("*"):
+        with suppress(FileNotFoundError):  # finished, and called otherwise, or dropped meanwhile
+            total += path.stat().st_size
+    return total
 
 
 EPOCH = SHARDS * EXAMPLES // 4

@@ -146,6 +146,23 @@ def test_broken_sounds_say_why(name: str) -> None:
         DecodeSound(how())(value)
 
 
+def test_what_would_be_heard_as_something_else_is_refused() -> None:
+    both = wave(1, channels=2)
+    with pytest.raises(BadExample, match=r"sound is \[2, 48000\], \[channels, n\] it seems; give its transpose"):
+        DecodeSound(how())((both.T, 48000))
+    with pytest.raises(BadExample, match="inf samples a second, which is no whole number"):
+        DecodeSound(how())((both, float("inf")))
+    flac = bytearray(encoded(both, kind="FLAC"))
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])  # the length, 36 bits, that an encoder to a pipe leaves open
+    with pytest.raises(BadExample, match="sound does not say its length"):
+        DecodeSound(how())(bytes(flac))
+    for kind in ("AIFF", "AU", "W64", "RF64"):  # of which libsndfile reads half a file, and says nothing
+        with pytest.raises(BadExample, match=f"sound is a {kind} file, not one of WAV"):
+            DecodeSound(how())(encoded(both, kind=kind))
+    behind_a_tag = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10) + encoded(both)
+    np.testing.assert_array_equal(DecodeSound(how())(behind_a_tag), DecodeSound(how())(encoded(both)))
+
+
 def test_a_wav_from_a_pipe_knows_no_length_and_is_whole() -> None:
     data = bytearray(encoded(GOOD))
     place = data.index(b"data") + 4
@@ -280,6 +297,27 @@ def test_tables_have_sounds_by_path_and_by_bytes(tmp_path: Path) -> None:
     assert open_source(f"parquet:{tmp_path}/t.parquet")[0]["sound"] == b"inside"
     with pytest.raises(SourceError, match="there is no column 'noise'"):
         open_source(f"csv:{tmp_path}/t.csv?sound=noise")
+
+
+def test_a_column_that_is_only_called_sound_stays_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("audio,key\na dog barks,1\n")
+    assert open_source(f"csv:{tmp_path}/a.csv")[0]["audio"] == "a dog barks"
+    assert open_source(f"csv:{tmp_path}/a.csv")[0]["sound"] == "a dog barks"
+    with pytest.raises(BadExample, match="file cannot be read"):
+        open_source(f"csv:{tmp_path}/a.csv?sound=audio")[0]["sound"]
+
+
+def test_the_fingerprint_of_a_table_is_also_that_of_sounds_whose_names_are_numbers(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": [7], "text": ["a"]}), tmp_path / "a.parquet")
+    spec = f"parquet:{tmp_path}/a.parquet?sound=Y{{id}}.wav"
+    found = []
+    for seed in (0, 1):
+        (tmp_path / "Y7.wav").write_bytes(encoded(wave(0.1, seed=seed)))
+        found.append(open_source(spec).fingerprint())
+    assert found[0] != found[1]
 
 
 def test_a_table_without_sounds_keeps_its_fingerprint(tmp_path: Path) -> None:

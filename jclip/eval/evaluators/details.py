@@ -48,9 +48,11 @@ def classification(
     for i in worst:
         order = np.argsort(-scores[i], kind="stable")
         shown = preview(source, int(examples.place[i]), field, tower)
+        if shown is None:  # a tower of somebody's own, whose examples nobody here can draw
+            continue
         mistakes.append(
             {
-                **({"image": None} if shown is None else shown.facts()),
+                **shown.facts(),
                 "key": str(source[int(examples.place[i])]["key"]),
                 "truth": names[labels[i]],
                 "predictions": [[names[j], float(scores[i, j])] for j in order[:ANSWERS]],
