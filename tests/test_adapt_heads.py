@@ -15,7 +15,7 @@ from jclip.adapt.clip_adapter import first_weights
 from jclip.adapt.heads import Features, Head, accuracy, linear_head, projected_norm, right, scalar
 from jclip.adapt.linear import batch_sizes
 from jclip.adapt.tip import cached_head, fit_tip, fit_tip_f, grids, mean_keys, search
-from jclip.adapt.training import draws, epochs_of
+from jclip.adapt.training import draws, epochs_of, whole_epochs
 from jclip.config import BertTower, ClipAdapter, ConfigError, CrossModal, LinearHead, Model, TipAdapter, TipAdapterF, Views
 from jclip.config.adapt import Method
 from jclip.eval import zero_shot_metrics
@@ -291,6 +291,11 @@ def test_an_epoch_has_every_example_at_most_once_and_depends_on_the_seed_alone()
     np.testing.assert_array_equal(rows, epochs_of(20, 8, 4, 3))
     assert (rows != epochs_of(20, 8, 4, 4)).any()
     assert epochs_of(5, 8, 2, 0).shape == (2, 1, 5)
+    rows, weights = whole_epochs(20, 8, 4, 3)
+    assert rows.shape == weights.shape == (4, 3, 8)
+    for each, weight in zip(rows, weights, strict=True):
+        assert sorted(each[weight > 0].tolist()) == list(range(20))
+        assert [np.unique(w[w > 0]).tolist() for w in weight] == [[0.125], [0.125], [0.25]]
     steps = draws(20, 8, 5, 0)
     assert steps.shape == (5, 8)
     assert len(np.unique(steps[:2])) == 16
