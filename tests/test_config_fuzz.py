@@ -141,11 +141,13 @@ def test_every_odd_value_that_passes_the_check_trains(together: int, tmp_path: P
     """Shuffled, so many odd values at a time: each is accepted with the others, and trains.
 
     Texts are left out: they name sources, files and parameters, and these are looked up after the check. There are two rules
-    of learning rates, as a single factor of 0 would freeze every parameter, which is refused where these are known.
+    of learning rates, of which the first stays, as factors of 0 alone would freeze every parameter, which is refused where these
+    are known.
     """
     base = put(put(BASE, ("evals",), {}), ("checkpoint", "best"), None)
     base = put(base, ("optim", "lr_rules"), ((".*/bias", 1.0), (".*", 1.0)))
-    odd = itertools.product(places(base), (value for value in VALUES if not isinstance(value, str)))
+    changed = (at for at in places(base) if at[:3] != ("optim", "lr_rules", 0))
+    odd = itertools.product(changed, (value for value in VALUES if not isinstance(value, str)))
     alone = [(at, value) for at, value in odd if put(base, at, value) != base and passes_the_check(put(base, at, value))]
     assert len(alone) > 40
     random.Random(0).shuffle(alone)
