@@ -153,6 +153,9 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     if not foreign:
         check_options(f"{at}: text_cfg.", _without_others(text, "hf_", WORDS), WORDS, NEUTRAL, INERT)
     if "multimodal_cfg" in cfg:
+        if foreign:
+            what = f"text_cfg.hf_model_name is {text['hf_model_name']!r} beside a multimodal_cfg"
+            raise WeightsError(f"{at}: {what}: captioners of open_clip's own text towers are reproduced")
         captioner_of(at, cfg)  # it has to be one
     elif vision.get("attentional_pool") or text.get("embed_cls"):
         raise WeightsError(

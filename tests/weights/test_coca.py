@@ -90,7 +90,7 @@ def changed(folder: Path, at: Path, section: str, **changes: Any) -> Path:
         ("text_cfg", {"embed_cls": False}, r"with vision_cfg\.attentional_pool and text_cfg\.embed_cls alone"),
         ("vision_cfg", {"attentional_pool": "parallel"}, r"vision_cfg\.attentional_pool is 'parallel'; it must be"),
         ("vision_cfg", {"final_ln_after_pool": True}, r"attentional_pool with pool_type 'tok' or final_ln_after_pool"),
-        ("text_cfg", {"hf_model_name": "roberta-base"}, r"text_cfg\.embed_cls is True: the option is unknown"),
+        ("text_cfg", {"hf_model_name": "roberta-base"}, r"text_cfg\.hf_model_name is 'roberta-base' beside a multimodal_cfg"),
     ],
 )
 def test_a_captioner_of_other_parts_is_refused_by_name(
