@@ -40,7 +40,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from jclip.data import copies, remote, storage, stores  # noqa: E402
 from jclip.data.addresses import Address, public, shown  # noqa: E402
-from jclip.data.reader import reading_threads
+from jclip.data.reader import reading_threads  # noqa: E402
 from jclip.data.source import Unreachable  # noqa: E402
 from jclip.facts import between_hosts, changes  # noqa: E402
 
