@@ -5,8 +5,8 @@
     jclip compile configs/imagebind.py --large --topology v5e:4x8
 
 By itself: drawn scenes, half of them with a caption and the others with their sound; no caption is ever seen beside a sound.
-Images meet both. What is emergent is measured: which of the classes a sound belongs to, by texts. With --duration 600 (six minutes
-of processors) 86.0% of 56, chance is 1.8%; see docs/tutorials/binding.md.
+Images meet both. What is emergent is measured: which of the classes a sound belongs to, by texts. With --duration 600 (six
+minutes of processors) it is 86.0% of 56, chance 1.8%; see docs/tutorials/binding.md.
 
 --large: the towers of images and texts are somebody's weights, locked; those of sounds, depth, heat and motion are ImageBind's
 and new, each bound to images by a scale of its own, which stays (20, 5, 10 and 5). A source is NAME=PATTERN of shards, whose
