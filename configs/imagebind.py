@@ -9,9 +9,9 @@ Images meet both. What is emergent is measured: which of the classes a sound bel
 minutes of processors) it is 86.0% of 56, chance 1.8%; see docs/tutorials/binding.md.
 
 --large: the towers of images and texts are somebody's weights, locked; those of sounds, depth, heat and motion are ImageBind's
-and new, each bound to images by a scale of its own, which stays (20, 5, 10 and 5). A source is NAME=PATTERN of shards, whose
-samples have an image and NAME.*: --sources sound="/data/audioset/{00000..01999}.tar" depth="/data/sun/{00000..00009}.tar".
-Neither time nor accuracy of it has been measured.
+and new, each bound to images by a scale of its own, which stays (20, 5, 10 and 5). Each has shards of its own, whose samples have
+an image and sound.*, depth.png, thermal.png or imu.npy: --sound "/data/audioset/{00000..01999}.tar" --imu "/data/ego4d/*.tar"; an
+empty pattern leaves a sensor out. Neither time nor accuracy of it has been measured.
 """
 
 from jclip import find_model
@@ -53,10 +53,14 @@ PROMPTS = ("a {}", "a picture of a {}", "there is a {}")
 def get_config(
     large: bool = False,
     weights: str = "ViT-H-14",
-    sources: tuple[str, ...] = ("sound=/data/audioset/{00000..01999}.tar", "depth=/data/sun/{00000..00009}.tar"),
+    sound: str = "/data/audioset/{00000..01999}.tar",
+    depth: str = "/data/sun/{00000..00009}.tar",
+    thermal: str = "",
+    imu: str = "",
 ) -> Config:
-    """The recipe. An architecture as `weights` is good for `jclip compile`."""
-    return _shapes() if not large else _large(weights, dict(source.split("=", 1) for source in sources))
+    """The recipe; all but `large` are of the large form. An architecture as `weights` is good for `jclip compile`."""
+    patterns = {"sound": sound, "depth": depth, "thermal": thermal, "imu": imu}
+    return _large(weights, {name: pattern for name, pattern in patterns.items() if pattern}) if large else _shapes()
 
 
 def _shapes() -> Config:

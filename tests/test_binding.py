@@ -86,3 +86,18 @@ def test_sounds_are_named_by_texts_that_they_never_met_and_by_chance_where_they_
     chance = 1 / 56
     assert main(config, tmp_path / "true", source=data)["emergent/top1"] > 5 * chance
     assert main(config, tmp_path / "shuffled", source=mixed)["emergent/top1"] < 3 * chance
+
+
+def test_the_large_form_binds_the_sensors_that_have_shards() -> None:
+    sensors = {"sound": "20", "depth": "5", "thermal": "10", "imu": "5"}
+    named = [word for name in sensors for word in (f"--{name}", f"/data/{name}/{{00..09}}.tar")]
+    config = load(ROOT / "configs/imagebind.py", ["--large", "--weights", "ViT-tiny-test", *named])
+    check(config, devices=8)
+    assert [*config.data.sources] == [*config.data.optional] == [*sensors]
+    for name, portion in config.data.sources.items():
+        assert portion.source == f"webdataset:/data/{name}/{{00..09}}.tar"
+        assert [other for other in sensors if portion.fields.get(other) != ""] == [name]
+        assert config.objectives[f"image_{name}"].logit_scale == float(sensors[name])  # type: ignore[attr-defined]
+    assert config.idle_towers() == {"text"}
+    few = load(ROOT / "configs/imagebind.py", ["--large", "--weights", "ViT-tiny-test", "--depth", ""])
+    assert [*few.data.sources] == ["sound"]

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
+from jclip.data.samples import SOUNDS as EXTENSIONS
 from jclip.data.source import BadExample, Lacking, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
@@ -24,7 +25,7 @@ OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "image_path", "path", "file_name")
 """Columns that are the image where none is named: those of Hugging Face's sets, of img2dataset and of open_clip."""
 
-ENDINGS = (".flac", ".wav", ".ogg", ".mp3", ".opus")
+ENDINGS = tuple(f".{extension}" for extension in EXTENSIONS)
 """Endings of paths of sounds."""
 
 SOUNDS = ("sound", "audio")

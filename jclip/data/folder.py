@@ -12,6 +12,7 @@ from typing import Any
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.names import match_names
+from jclip.data.samples import SOUNDS as EXTENSIONS
 from jclip.data.source import LazyExample, SourceError, decode_text, read_lines, split_options, text_readers
 
 log = logging.getLogger("jclip.data")
@@ -19,7 +20,7 @@ log = logging.getLogger("jclip.data")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """File names, in lower case, that are images."""
 
-SOUNDS = (".flac", ".wav", ".ogg", ".mp3", ".opus")
+SOUNDS = tuple(f".{extension}" for extension in EXTENSIONS)
 """File names, in lower case, that are sounds."""
 
 DEBRIS = ("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information")

@@ -102,8 +102,8 @@ def _third(i: int) -> Layout:
 
 
 def _one_way(x: np.ndarray) -> np.ndarray:
-    """Such files are read alone."""
-    raise NotImplementedError
+    """Raises WeightsError: such files are read alone."""
+    raise WeightsError("MS-CLAP's weights are read, not written")
 
 
 def _tokenizer(kind: str, vocabulary: str | Path | None, *, pad_id: int, eos_id: int | None = None) -> Tokenizer:
