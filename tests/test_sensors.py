@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from data.batches import batches
 from PIL import Image
 from tiny import tiny_config
 
@@ -21,7 +22,9 @@ from jclip.config import (
     Model,
     ThermalTower,
     Tower,
+    View,
     VisionTower,
+    check,
     check_model,
 )
 from jclip.data import BadExample, eval_transform, train_transform
@@ -247,3 +250,42 @@ def test_images_are_bound_to_each_of_three_sensors_in_one_run(tmp_path: Path) ->
 
     loaded = jclip.load(tmp_path)
     assert {path.split("/")[-1] for path in flatten(loaded.params) if "extra" in path} == {"extra_k", "extra_v"}
+
+
+class Mapped:
+    """Pictures of one ramp each, and the same as heat."""
+
+    classes = ()
+    templates = ()
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ramp = np.add.outer(np.arange(40), (1 + index % 3) * np.arange(50)).astype(np.uint8)
+        heat = {"thermal": ramp} if index % 2 else {}
+        return {"key": f"k{index}", "image": np.repeat(ramp[:, :, None], 3, axis=2), **heat}
+
+    def fingerprint(self) -> str:
+        return "mapped"
+
+
+def test_a_view_of_a_map_is_cropped_where_its_image_is_in_batches_too() -> None:
+    base = tiny_config(evals={}, **{"checkpoint.best": None, "data.augment": Augment(scale=(0.3, 0.6), flip=0.5)})
+    image = base.model.towers["image"]
+    image = dataclasses.replace(image, preprocess=dataclasses.replace(image.preprocess, interpolation="bilinear"))
+    config = dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, towers={"image": image, "thermal": HEAT}),
+        views={"thermal@same": View("thermal", same_as="image")},
+        objectives={"image_heat": Contrastive("image", "thermal@same")},
+        data=dataclasses.replace(base.data, optional=("thermal@same",)),
+    )
+    check(config, devices=1)
+    (batch,) = batches(config, 1, source=Mapped())
+    valid = batch.arrays["thermal@same/valid"]
+    assert valid.tolist() == [int(key[1:]) % 2 == 1 for key in batch.keys]
+    assert 0 < valid.sum() < len(valid)
+    seen, heat = batch.arrays["image"][valid][..., 0], 255 * batch.arrays["thermal@same"][valid][..., 0]
+    np.testing.assert_allclose(heat, seen, atol=1.01)
+    assert not batch.arrays["thermal@same"][~valid].any()
