@@ -19,6 +19,7 @@ from jclip.data.survey import shortcomings
 from jclip.models import end_of_text
 from jclip.objectives.contrastive import hash_rows
 from jclip.program import make_program
+from jclip.report.inspect import seen
 from jclip.sharding import make_mesh, to_global
 from jclip.step import make_loss_and_grads
 from jclip.train import main
@@ -220,3 +221,11 @@ def test_examples_of_equal_floats_alone_are_equal() -> None:
     assert ids[0] == ids[3]
     assert ids[1] == ids[4]
     assert len(set(ids.tolist())) == 4
+
+
+def test_a_page_shows_what_lacks_a_view_as_no_input() -> None:
+    (batch,) = batches(config(), 1, source=Scenes())
+    valid = batch.arrays["depth/valid"]
+    shown = seen(config().inputs()["depth"], batch.arrays["depth"], valid)
+    assert [(one.src == "", one.text == "lacks it") for one in shown] == [(not has, not has) for has in valid]
+    assert all(one.text != "lacks it" for one in seen(config().inputs()["image"], batch.arrays["image"], None))

@@ -164,10 +164,7 @@ def _shown(part: RunPart, source: Source, slice_: Topology) -> PartPage:
     mesh = make_mesh(config.mesh, slice_.devices)
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
     batch = first_rows(config, plan, source)
-    views = {view: pictures(what, batch.arrays[view]) for view, what in config.inputs().items()}
-    for view in views:
-        valid = batch.arrays.get(valid_name(view), [True] * len(views[view]))
-        views[view] = [one if there else Picture("", "lacks it") for one, there in zip(views[view], valid, strict=True)]
+    views = {view: seen(what, batch.arrays[view], batch.arrays.get(valid_name(view))) for view, what in config.inputs().items()}
     name = "" if part.is_last and not config.stages else f"stage {part.name}"
     return PartPage(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
 
@@ -233,6 +230,12 @@ def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
 
 def _joined(batches: list[Batch], field: str) -> Iterator[str]:
     return itertools.chain.from_iterable(getattr(batch, field) for batch in batches)
+
+
+def seen(view: Input, rows: NDArray[Any], valid: NDArray[np.bool_] | None) -> list[Picture]:
+    """The inputs of a view as a page shows them; of examples that lack it, bool [b] `valid`, no more than that."""
+    shown = pictures(view, rows)
+    return shown if valid is None else [one if has else Picture("", "lacks it") for one, has in zip(shown, valid, strict=True)]
 
 
 def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
