@@ -19,7 +19,7 @@ from jclip.arguments import model_options, subset_options
 from jclip.parser import make_parser
 
 if TYPE_CHECKING:
-    from jclip.config import Config
+    from jclip.config import Config, Filter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,16 +281,23 @@ def _filter(options: argparse.Namespace, overrides: list[str]) -> int:
         options.parser.print_help()
         print()
         load_filter(options.recipe, ["--help"])
-    rules = load_filter(options.recipe, overrides)
-    if options.source is None or options.folder is None:
-        options.parser.error("the following arguments are required: SOURCE, DIR")
     _quiet()
     from jclip import filter
     from jclip.compiled import keep_compiled
+    from jclip.processes import is_first, join_processes, together
 
+    def read() -> "Filter":
+        rules = load_filter(options.recipe, overrides)
+        if options.source is None or options.folder is None:
+            options.parser.error("the following arguments are required: SOURCE, DIR")
+        return rules
+
+    join_processes()  # first: what one process cannot read ends the others too
+    rules = together(read)
     keep_compiled()
     kept = filter.main(options.source, options.folder, rules)
-    print(f"jclip train CONFIG.py --data.source {shlex.quote(options.source)} --data.subset.keys {shlex.quote(str(kept))}")
+    if is_first():
+        print(f"jclip train CONFIG.py --data.source {shlex.quote(options.source)} --data.subset.keys {shlex.quote(str(kept))}")
     return 0
 
 

@@ -1,11 +1,13 @@
 """`jclip embed`: the embeddings of a source or a folder of images, written to .npy files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -86,10 +88,21 @@ SAVED_EVERY = 64
 """Batches after which a killed process goes on."""
 
 
-class Job:
-    """The folder of one source as one model sees it, and how far it is."""
+class Rows(NamedTuple):
+    """Embeddings of some examples that follow each other."""
 
-    def __init__(self, out: Path, spec: str, source: Source, encoder: Encoder, max_pixels: int) -> None:
+    z: NDArray[np.float32]
+    """f32 [n, E]; NaN where an example cannot be read."""
+    keys: list[str]
+    """n keys."""
+    problems: list[str]
+    """A line for each example that cannot be read."""
+
+
+class Job:
+    """The folder of one source as one model sees it, and how far it is; a guest neither reads nor writes it."""
+
+    def __init__(self, out: Path, spec: str, source: Source, encoder: Encoder, max_pixels: int, *, guest: bool = False) -> None:
         self.out, self.source, self.encoder, self.max_pixels = out, source, encoder, max_pixels
         self.spec = spec
         self.place = out / "embed.json"
@@ -103,6 +116,8 @@ class Job:
             "max_pixels": max_pixels,
         }
         self.done: dict[str, Any] = {}
+        if guest:
+            return
         if self.place.exists():
             self._resume()
         elif old := [path.name for path in out.iterdir() if path.name == "keys.txt" or path.suffix == ".npy"]:
@@ -132,6 +147,37 @@ class Job:
 
     def embed(self, tower: str, field: str, batch_size: int, console: Console) -> None:
         """Writes out/TOWER.npy of a field of each example, from the row on that an earlier call has come to."""
+        if (writing := self.begin(tower, field, console)) is None:
+            return
+        start, total = self.done[tower]["rows"], len(self.source)
+        batches = self.rows(tower, field, batch_size, start, total)
+        steps = -(-(total - start) // self.rows_at_a_time(batch_size))
+        try:
+            for number, rows in enumerate(track(batches, f"embed {tower}", total=steps, console=console), 1):
+                writing.add(rows)
+                if number % SAVED_EVERY == 0:
+                    writing.save()
+        finally:
+            writing.save()
+        writing.finish(console)
+
+    def rows_at_a_time(self, batch_size: int) -> int:
+        """The size of a batch, rounded up to a multiple of the devices."""
+        return -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
+
+    def rows(self, tower: str, field: str, batch_size: int, start: int, stop: int) -> Iterator[Rows]:
+        """Embeddings of the rows from start to stop, a batch at a time."""
+        size = self.rows_at_a_time(batch_size)
+        transforms = {tower: self.encoder.transform(tower, self.max_pixels)}
+        batches = read_once(self.source, transforms, batch_size=size, start=start, stop=stop, fields={tower: field})
+        for first, batch in zip(range(start, stop, size), batches, strict=True):
+            count = min(size, stop - first)
+            z = self.encoder.encode_rows(batch.arrays, size)[tower].z
+            rows = np.where(batch.mask[:, None], z, np.nan)[:count]
+            yield Rows(rows, batch.keys[:count], [_one_line(f"{tower}: {problem}") for problem in batch.problems])
+
+    def begin(self, tower: str, field: str, console: Console) -> "Writing | None":
+        """The files that rows of a tower are added to, from row done[tower]["rows"] on; None where all are there."""
         total, whole, partial = len(self.source), self.out / f"{tower}.npy", self.out / f"{tower}.npy.partial"
         done = self.done.setdefault(tower, {"rows": 0, "broken": 0, "field": field})
         if done["field"] != field:
@@ -141,40 +187,20 @@ class Job:
             done.update(rows=0, broken=0)
         keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
         keys.require(done["rows"])
-        problems.require(sum(other["broken"] for other in self.done.values()))
+        problems.require(self.broken)
         if done["rows"]:
             console.print(f"{tower}: {done['rows']:,} of {total:,} rows are there")
         if done["rows"] == total:
-            return
+            return None
         if not done["rows"]:
             shape = (total, self.encoder.config.embed_dim)
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
-        array = self._rows(partial)
-        size = -(-batch_size // self.encoder.mesh.size) * self.encoder.mesh.size
-        transforms = {tower: self.encoder.transform(tower, self.max_pixels)}
-        batches = read_once(self.source, transforms, batch_size=size, start=done["rows"], fields={tower: field})
-        steps = -(-(total - done["rows"]) // size)
-        try:
-            for batch in track(batches, f"embed {tower}", total=steps, console=console):
-                start, count = done["rows"], min(size, total - done["rows"])
-                z = self.encoder.encode_rows(batch.arrays, size)[tower].z
-                array[start : start + count] = np.where(batch.mask[:, None], z, np.nan)[:count]
-                keys.write(start, map(json.dumps, batch.keys[:count]))
-                broken = sum(other["broken"] for other in self.done.values())
-                problems.write(broken, [_one_line(f"{tower}: {problem}") for problem in batch.problems])
-                done.update(rows=start + count, broken=done["broken"] + len(batch.problems))
-                if done["rows"] // size % SAVED_EVERY == 0:
-                    array.flush()
-                    self.save()
-        finally:
-            array.flush()
-            self.save()
-        partial.replace(whole)
-        if done["broken"]:
-            console.print(
-                f"{tower}: {done['broken']} of {total} examples cannot be read: their rows are NaN, problems.txt says why"
-            )
-        console.print(f"wrote {total} embeddings of {self.encoder.config.embed_dim} numbers to {whole}")
+        return Writing(self, tower, self._rows(partial), keys, problems)
+
+    @property
+    def broken(self) -> int:
+        """Number of inputs of all towers that cannot be read."""
+        return sum(int(at["broken"]) for at in self.done.values())
 
     def _rows(self, partial: Path) -> "np.memmap[Any, Any]":
         """The rows of a tower, f32 [n, E], of which an earlier call may have written some."""
@@ -185,6 +211,40 @@ class Job:
         if array.dtype != np.float32 or array.shape != (len(self.source), self.encoder.config.embed_dim):
             raise ConfigError(f"embed: {partial} is damaged: it holds {array.dtype} {array.shape}; remove it, and embed.json")
         return array
+
+
+@dataclass
+class Writing:
+    """The files of one tower while rows are added to them, in their order."""
+
+    job: Job
+    tower: str
+    array: "np.memmap[Any, Any]"
+    keys: "_Lines"
+    problems: "_Lines"
+
+    def add(self, rows: Rows) -> None:
+        """Adds the rows that follow those which are there."""
+        done = self.job.done[self.tower]
+        start, stop = done["rows"], done["rows"] + len(rows.z)
+        self.array[start:stop] = rows.z
+        self.keys.write(start, map(json.dumps, rows.keys))
+        self.problems.write(self.job.broken, rows.problems)
+        done.update(rows=stop, broken=done["broken"] + len(rows.problems))
+
+    def save(self) -> None:
+        """From here on another call goes on."""
+        self.array.flush()
+        self.job.save()
+
+    def finish(self, console: Console) -> None:
+        """Gives the file its name; all rows are there."""
+        whole, done, (total, width) = self.job.out / f"{self.tower}.npy", self.job.done[self.tower], self.array.shape
+        whole.with_name(f"{whole.name}.partial").replace(whole)
+        if done["broken"]:
+            why = "their rows are NaN, problems.txt says why"
+            console.print(f"{self.tower}: {done['broken']} of {total} examples cannot be read: {why}")
+        console.print(f"wrote {total} embeddings of {width} numbers to {whole}")
 
 
 class _Lines:

@@ -18,9 +18,12 @@ from jclip.data.fingerprint import combine, file_digests, sample_fingerprint
 from jclip.data.language import known_languages
 from jclip.data.subset import SelectedExamples, highest
 from jclip.embed import Job
+from jclip.embed_blocks import Stopped, is_shared, share, with_own_devices
 from jclip.eval.duplicates import as_near, nearest_before, nearest_of
+from jclip.facts import between_hosts, listed
 from jclip.files import read_whole
 from jclip.inference import Encoder, load, tower_digest
+from jclip.processes import Refused, gather_texts, is_first, leave_together, together
 from jclip.report.filter import render
 from jclip.results import describe_machine
 
@@ -36,7 +39,8 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     Writes out/kept.jsonl (a key a line, a JSON string), which data.subset.keys reads; out/table.parquet (extra: tables), a row
     for each example with all that is known of it and the rule that dropped it; out/index.html (extra: report); out/embeddings/,
     where a rule asks for any; and out/filter.json, with the rules, how many each has dropped, and versions. The same call again
-    goes on where it was stopped.
+    goes on where it was stopped. Several processes make the embeddings together, each with its own devices, and the first
+    writes; every one has to call it, with `out` on storage that all see.
 
     Args:
         spec: a source, or a folder of images.
@@ -50,34 +54,54 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
         ConfigError: the rules contradict each other, the model lacks a tower, or `out` holds the result of other rules, of
             another model or source.
         SourceError: a source or file cannot be read, or nothing is kept.
+        Refused: another process cannot take part, or the processes differ in data, rules or model.
         SystemExit: status 130, after Ctrl-C; embeddings that are done are kept.
     """
     check_filter(rules)
-    console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
+    console, out = Console(stderr=True, highlight=False, markup=False, quiet=not is_first()), Path(out)
     if unknown := {*rules.languages} - known_languages() if rules.languages else set():
         raise ConfigError(f"filter: --languages {', '.join(sorted(unknown))}: known are {', '.join(sorted(known_languages()))}")
-    source = open_part(spec, Subset(), "filter")
-    others = [open_part(name, Subset(), "filter") for name in rules.against]
-    encoder = _load(rules) if rules.embeds else None
-    record = Record(out, spec, _facts(source, others, rules, encoder))
-    if not record.done:
-        try:
-            found = _ask(out, spec, source, others, rules, encoder, console)
-            _write(out, spec, source, others, rules, found, console)
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
-            raise SystemExit(130) from None
-        record.finish(found)
+    with leave_together((ConfigError, SourceError, Refused, Stopped)):
+        source, *others = together(lambda: [open_part(name, Subset(), "filter") for name in (spec, *rules.against)])
+        encoder = together(lambda: with_own_devices(_load(rules))) if rules.embeds else None
+        facts = together(lambda: _facts(source, others, rules, encoder))
+        _compare(facts)
+        record = _open_record(out, spec, facts)
+        if not record.done:
+            try:
+                found = _ask(out, spec, source, others, rules, encoder, console)
+                together(lambda: _write(out, spec, source, others, rules, found, console) if is_first() else None)
+            except (KeyboardInterrupt, Stopped):
+                console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
+                raise SystemExit(130) from None
+            record.finish(found)
     console.print("\n".join(record.lines()), soft_wrap=True)
     if not record.done["kept"]:
         raise SourceError(f"filter: nothing of {spec} is kept; {out / 'filter.json'} says why")
     return out / "kept.jsonl"
 
 
+def _compare(facts: Mapping[str, Any]) -> None:
+    """Raises Refused where the processes would filter other data, by other rules, or with another model."""
+    records = [json.loads(text) for text in gather_texts(json.dumps(facts))]
+    if lines := between_hosts([f"process {i}" for i in range(len(records))], records):
+        raise Refused(f"filter: the processes differ:\n  {listed(lines)}")
+
+
+def _open_record(out: Path, spec: str, facts: Mapping[str, Any]) -> "Record":
+    """The record, which the first process makes and the others read."""
+    first = together(lambda: Record(out, spec, facts) if is_first() else None)
+    if not is_first() and not (out / "filter.json").exists():
+        raise ConfigError(f"filter: {out} lacks the filter.json of process 0: it has to be on storage that all hosts see")
+    return first or Record(out, spec, facts, writes=False)
+
+
 class Record:
     """The file filter.json, which says of what a folder is the result, and how many examples each rule has dropped."""
 
-    def __init__(self, out: Path, spec: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, spec: str, facts: Mapping[str, Any], *, writes: bool = True) -> None:
+        self.writes = writes
+        """False: another process writes it."""
         self.path, self.spec, self.facts = out / "filter.json", spec, dict(facts)
         self.done: dict[str, Any] = {}
         """Counts, once all is written; {} before."""
@@ -112,6 +136,8 @@ class Record:
         self._save({"reasons": dict(found.reasons.most_common(20))})
 
     def _save(self, more: Mapping[str, Any]) -> None:
+        if not self.writes:
+            return
         content = {"format": FORMAT, "source": self.spec, **self.facts, "counts": self.done, "notes": self.notes, **more}
         text = json.dumps({**content, **describe_machine()}, indent=1)
         write_atomically(self.path, lambda part: part.write_text(text + "\n", encoding="ascii"))
@@ -151,7 +177,7 @@ def _ask(
 ) -> Findings:
     """The rules one after the other, those that need no model first."""
     entries = read_entries(rules.balance) if rules.balance else None
-    found = read_findings(source, rules, entries)
+    found = together(lambda: read_findings(source, rules, entries))
     if encoder is not None and len(found.kept()):
         everything = rules.score_among == "source"
         rows = np.flatnonzero(found.dropped != found.number("unreadable")) if everything else found.kept()
@@ -188,11 +214,12 @@ def _ask(
 def _embed(
     folder: Path, spec: str, source: Source, encoder: Encoder, rules: Filter, towers: Sequence[str], console: Console
 ) -> dict[str, NDArray[np.float32]]:
-    """Embeddings f32 [n, E] by tower, on disk, as `jclip embed` writes them."""
+    """Embeddings f32 [n, E] by tower, on disk, as `jclip embed` writes them; of several processes each makes a part."""
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(folder, spec, source, encoder, rules.max_pixels)
+    job = together(lambda: Job(folder, spec, source, encoder, rules.max_pixels, guest=not is_first()))
+    embed = share if is_shared(folder) else Job.embed
     for tower in towers:
-        job.embed(tower, rules.image if tower == "image" else rules.text, rules.batch_size, console)
+        embed(job, tower, rules.image if tower == "image" else rules.text, rules.batch_size, console)
     return {tower: np.load(folder / f"{tower}.npy", mmap_mode="r") for tower in towers}
 
 

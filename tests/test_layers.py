@@ -60,6 +60,7 @@ LAYERS = (
         "classify",
         "inference",
         "embed",
+        "embed_blocks",
         "convert",
         "pack",
         "info",
@@ -84,6 +85,8 @@ SAME_STOREY = {
     ("caption", "inference"),
     ("classify", "inference"),
     ("embed", "inference"),
+    ("embed_blocks", "embed"),
+    ("embed_blocks", "inference"),
     ("convert", "inference"),
 }  # (who, whom): the only doors there
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # it is lazy

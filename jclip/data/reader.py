@@ -49,6 +49,7 @@ def read_once(
     hosts: int = 1,
     fields: Mapping[str, str] | None = None,
     start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[EvalBatch]:
     """The whole source once, in its order; the same number of batches on every host, the last one padded.
 
@@ -60,6 +61,7 @@ def read_once(
         hosts: how many there are.
         fields: field of an example for each tower, where that is not its own name; an expression, see `find`.
         start: the example to begin with.
+        stop: the example before which to end; None: after the last.
 
     Raises:
         ValueError: `hosts` does not divide batch_size, host is out of range, or a field is no expression.
@@ -70,8 +72,9 @@ def read_once(
     read = _Read(source, transforms, fields or {})
     rows = batch_size // hosts
     first = start + host * rows
-    starts = range(first, first + -(-(len(source) - start) // batch_size) * batch_size, batch_size)
-    return _read_ahead(read, len(source), starts, rows)
+    stop = len(source) if stop is None else stop
+    starts = range(first, first + -(-(stop - start) // batch_size) * batch_size, batch_size)
+    return _read_ahead(read, stop, starts, rows)
 
 
 def read_field(source: Source, field: str) -> Iterator[Any]:
