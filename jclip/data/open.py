@@ -51,6 +51,8 @@ def open_source(spec: str) -> Source:
       left_right are for selection, see jclip.data.shapes_selection.
     - `webdataset:PATTERN`: tar files; PATTERN has globs and ranges such as {00000..00099}, see jclip.data.patterns.
     - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
+    - `webdataset:FILE.json`, `webdataset:DIR[/.nv-meta]?split=NAME`: shards by the lists of webdataset's wids and of Energon, see
+      jclip.data.shard_lists.
     - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
     - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
     - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.

@@ -31,10 +31,10 @@ def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
     if is_address(pattern):
         from jclip.data.remote import find
 
-        return list[str](find(at, list(_braces(at, pattern))))
+        return list[str](find(at, list(expand_braces(at, pattern))))
     prefix, rest = _split(os.path.expanduser(pattern))
     paths: set[str] = set()
-    for part in _braces(at, rest):
+    for part in expand_braces(at, rest):
         path = prefix + part
         if os.path.exists(path):
             paths.add(path)
@@ -86,8 +86,8 @@ def _split(pattern: str) -> tuple[str, str]:
     return pattern[:place], pattern[place:]
 
 
-def _braces(at: str, pattern: str) -> Iterator[str]:
-    """Expands {00..99} and {a,b}; braces around one word are letters of a name."""
+def expand_braces(at: str, pattern: str) -> Iterator[str]:
+    """Names with {00..99} and {a,b} expanded; braces around one word are letters. Raises SourceError, beginning with `at`."""
     parts: list[list[str] | range] = []
     widths: list[int] = []
     count = 1
