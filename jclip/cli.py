@@ -270,7 +270,8 @@ def _quiet() -> None:
 def _pack(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip import pack
 
-    form = pack.Options(options.shorter_side, options.format, options.quality, options.per_shard, options.max_pixels)
+    sizes = options.shorter_side, options.format, options.quality, options.per_shard, options.max_pixels
+    form = pack.Options(*sizes, options.shards)
     print(pack.main(options.source, options.folder, form, split=options.split, subset=subset_options(options)))
 
 

@@ -11,6 +11,8 @@ Some evaluations of the recipe, or none:         jclip train configs/quickstart.
 The data (--data.source) is one of
   shapes:train                          drawn scenes, made while training; also shapes:train?size=64&length=100000
   webdataset:/data/{00000..00099}.tar   tar shards of KEY.jpg and KEY.txt, read at random through an index
+  webdataset:INDEX.json, webdataset:DIR?split=NAME    the same by a list of wids, or by Energon's .nv-meta
+  arrayrecord:DIR                       array_record files, as `jclip pack --shards arrayrecord` writes them (extra: tfds)
   tfds:NAME[/CONFIG]:SPLIT              a prepared TensorFlow Dataset (extra: tfds)
   folder:/data/photos                   images in a folder and those below it, each with a .txt of the same name
   parquet:/data/train-*.parquet         tables, whose columns are fields; images are bytes in them, or paths (extra: tables)
@@ -120,16 +122,18 @@ transparent pixels count for nothing, as in open_clip.
   jclip embed runs/clipart 'webdataset:/data/*.tar' --out DIR --towers image text --fields text 'text | json.caption'
 """
 
-PACK = """Write any source as tar shards that `webdataset:` reads, with smaller pictures if that is asked for.
+PACK = """Write any source as shards that `webdataset:` or `arrayrecord:` reads, with smaller pictures if that is asked for.
 
   jclip pack /data/photos /data/packed --shorter-side 256
   jclip pack 'webdataset:/data/{00000..00099}.tar' /data/small --shorter-side 288 --quality 90
+  jclip pack parquet:/data/train /data/records --shards arrayrecord
 
 The name of what was written is the only line on the standard output: it can be given to --data.source. Pictures that are not made
 smaller keep their bytes; texts, labels, further fields and the key in the source (in KEY.json) come along. What cannot be used is
 left out, counted and told by reason in DIR/manifest.json, which also has the SHA-256 of each shard. A labelled source is written
-in CLIP_benchmark's layout, DIR/SPLIT, with the names of its classes. The same source gives the same bytes; the same command goes
-on where an earlier one was stopped, and a folder takes one source in one form.
+in CLIP_benchmark's layout, DIR/SPLIT, with the names of its classes; as array_record these stand in the manifest. The
+same source gives the same bytes; the same command goes on where an earlier one was stopped, and a folder takes one source in one
+form.
 """
 
 FILTER = """Say which examples of a source are worth training on, by rules that are asked one after the other.

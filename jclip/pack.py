@@ -1,10 +1,9 @@
-"""`jclip pack`: any source as tar shards, with smaller pictures if that is asked for."""
+"""`jclip pack`: any source as shards, with smaller pictures if that is asked for."""
 
 import hashlib
 import io
 import json
 import re
-import tarfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,14 +21,15 @@ from rich.progress import Progress
 from jclip.config import ConfigError, Subset
 from jclip.data import BadExample, Source, SourceError, open_part
 from jclip.data.addresses import shown
+from jclip.data.array_records import ENDING, MANIFEST, writing
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS, Decode
 from jclip.data.fingerprint import sample_fingerprint
 from jclip.data.reader import reading_threads
 from jclip.data.source import decode_text
+from jclip.data.tar_writing import writing_tar
 from jclip.files import read_whole
 
-MANIFEST = "manifest.json"
 SHARD = {"first", "examples", "several", "broken", "reasons", "problems", "bytes", "sha256"}
 FORMAT = "jclip pack 1"
 
@@ -67,6 +67,8 @@ class Options:
     """Examples of the source that a shard is made of."""
     max_pixels: int = MAX_PIXELS
     """Larger pictures are left out."""
+    shards: Literal["webdataset", "arrayrecord"] = "webdataset"
+    """Format of the shards: tars, or array_record files of tf.train.Example (extra: tfds)."""
 
     def __post_init__(self) -> None:
         for name, least, most in (("quality", 1, 100), ("per_shard", 1, 10**9), ("max_pixels", 1, 10**12)):
@@ -90,7 +92,8 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
 
     Shard s has examples s * per_shard and following of the source, in their order and without those that cannot be used; the same
     source gives the same bytes. A call that was stopped is gone on from. A labelled source is written in CLIP_benchmark's layout
-    (jclip.data.benchmark), out/SPLIT/0.tar with the names of its classes, others as out/00000.tar.
+    (jclip.data.benchmark), out/SPLIT/0.tar with the names of its classes, others as out/00000.tar. As array_record they are
+    out/00000.array_record, in out/SPLIT with labels, and the manifest has the classes.
 
     Args:
         source: as `open_source`, or a folder of images.
@@ -110,10 +113,16 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         raise ConfigError(f"pack: --split {split!r} is no name of a folder; use letters, digits, - and _")
     folder = Path(out, split) if examples.classes else Path(out)
     count = -(-len(examples) // options.per_shard)
-    names = [f"{i}.tar" for i in range(count)] if examples.classes else [f"{i:05}.tar" for i in range(count)]
+    records = options.shards == "arrayrecord"
+    benchmark = bool(examples.classes) and not records
+    names = [f"{i}.tar" if benchmark else f"{i:05}{ENDING if records else '.tar'}" for i in range(count)]
     manifest = _read_manifest(folder, shown(source), examples, options)
-    if examples.classes:
+    if benchmark:
         _write_classes(Path(out), examples)
+    elif examples.classes:
+        if isinstance(_first_label(examples), np.ndarray):
+            raise ConfigError("pack: the source has several labels an example, which webdataset shards hold; leave out --shards")
+        manifest |= {"classes": list(examples.classes), "templates": list(examples.templates)}
     try:
         with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads(examples)) as pool:
             task = progress.add_task("pack", total=len(examples))
@@ -126,12 +135,14 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     except KeyboardInterrupt:
         console.print(f"stopped; whole shards are in {folder}, and the same command goes on from there", soft_wrap=True)
         raise SystemExit(130) from None
-    if examples.classes:
+    if benchmark:
         (folder / "nshards.txt").write_text(f"{count}\n")
     _say_what_is_there(manifest, folder, console)
     if not any(shard["examples"] for shard in manifest["shards"].values()):
         raise SourceError(f"pack: nothing of {shown(source)} can be used; {folder / MANIFEST} says why")
     several = any(shard["several"] for shard in manifest["shards"].values())
+    if records:
+        return f"arrayrecord:{folder}" + ("?captions=lines" if several else "")
     number = names[0][:-4] if count == 1 else f"{{{names[0][:-4]}..{names[-1][:-4]}}}"
     shards = f"webdataset:{folder}/{number}.tar" + ("?captions=lines" if several else "")
     if examples.classes and several:
@@ -277,7 +288,7 @@ def _write_shard(path: Path, source: Source, places: range, options: Options, po
     reasons = Counter[str]()
 
     def write(part: Path) -> None:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+        with writing(part) if options.shards == "arrayrecord" else writing_tar(part) as add:
             for packed in _in_order(source, places, options, pool):
                 if packed.problem:
                     found["broken"] += 1
@@ -286,10 +297,7 @@ def _write_shard(path: Path, source: Source, places: range, options: Options, po
                     continue
                 found["examples"] += 1
                 found["several"] += packed.several
-                for name, data in packed.members:
-                    info = tarfile.TarInfo(name)  # no times and no owners: the same source gives the same bytes
-                    info.size, info.mode = len(data), 0o644
-                    tar.addfile(info, io.BytesIO(data))
+                add(packed.members)
         found.update(bytes=part.stat().st_size, sha256=_sha256(part))
 
     write_atomically(path, write)
@@ -312,7 +320,7 @@ def _read_manifest(folder: Path, spec: str, source: Source, options: Options) ->
     path = folder / MANIFEST
     facts = {"examples": len(source), "fingerprint": sample_fingerprint(source), "options": asdict(options)}
     if not path.exists():
-        if others := sorted(file.name for file in folder.glob("*.tar")):
+        if others := sorted(file.name for end in (".tar", ENDING) for file in folder.glob(f"*{end}")):
             raise ConfigError(f"pack: {folder} has {others[0]}, and no {MANIFEST} that says of what; give another folder")
         return {"format": FORMAT, "source": spec, **facts, "shards": {}}
     try:
@@ -320,6 +328,7 @@ def _read_manifest(folder: Path, spec: str, source: Source, options: Options) ->
         if known["format"] != FORMAT:
             raise ValueError(f"its format is {known['format']!r}, and this jclip reads {FORMAT!r}")
         there = {name: known[name] for name in facts}
+        there["options"] = {"shards": "webdataset", **there["options"]}  # which older manifests leave out
         if not all(shard.keys() >= SHARD for shard in known["shards"].values()):
             raise ValueError("its shards lack entries")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -202,6 +202,8 @@ def _add_pack(pack: argparse.ArgumentParser) -> None:
     formats = ("jpeg", "png", "webp")
     pack.add_argument("--format", choices=formats, default="jpeg", help="of pictures that are encoded anew (default: jpeg)")
     pack.add_argument("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
+    kinds = ("webdataset", "arrayrecord")
+    pack.add_argument("--shards", choices=kinds, default="webdataset", help="their format (default: webdataset, which are tars)")
     pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="examples a shard (default: 10,000)")
     pack.add_argument("--split", default="train", metavar="NAME", help="folder of shards, of a labelled source (default: train)")
     add_subset_options(pack)

@@ -40,8 +40,8 @@ class Data:
     """Training data."""
 
     source: str = "shapes:train"
-    """shapes:SPLIT, webdataset:PATTERN, tfds:NAME[/CONFIG]:SPLIT, folder:DIR, parquet:PATTERN, csv:FILE or jsonl:FILE,
-    with paths or addresses (https://, s3://, gs://, hf://datasets/); `jclip train --help` explains each."""
+    """shapes:SPLIT, webdataset:PATTERN, arrayrecord:DIR, tfds:NAME[/CONFIG]:SPLIT, folder:DIR, parquet:PATTERN, csv:FILE or
+    jsonl:FILE, with paths or addresses (https://, s3://, gs://, hf://datasets/); `jclip train --help` explains each."""
     sources: Mapping[str, Portion] = field(default_factory=dict)
     """Several sources by name, in place of `source`; an epoch is as many examples as all have together."""
     subset: Subset = Subset()

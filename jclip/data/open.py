@@ -32,6 +32,7 @@ def _later(module: str, function: str) -> Callable[[str], Source]:
 SCHEMES: dict[str, Scheme] = {
     "shapes": Scheme(_later("shapes", "open_shapes"), "shapes:train?size=64"),
     "webdataset": Scheme(_later("webdataset", "open_webdataset"), "webdataset:/data/train-{00000..00099}.tar"),
+    "arrayrecord": Scheme(_later("array_records", "open_array_records"), "arrayrecord:/data/packed"),
     "tfds": Scheme(_later("tfds", "open_tfds"), "tfds:cifar10:test"),
     "folder": Scheme(_later("folder", "open_folder"), "folder:/data/photos"),
     "parquet": Scheme(_later("parquet", "open_parquet"), "parquet:/data/train-*.parquet"),
@@ -53,6 +54,7 @@ def open_source(spec: str) -> Source:
     - `webdataset:ROOT/SPLIT`: a folder of CLIP_benchmark's layout, with nshards.txt, see jclip.data.benchmark.
     - `webdataset:FILE.json`, `webdataset:DIR[/.nv-meta]?split=NAME`: shards by the lists of webdataset's wids and of Energon, see
       jclip.data.shard_lists.
+    - `arrayrecord:DIR`, `arrayrecord:PATTERN`: array_record files of tf.train.Example, see jclip.data.array_records.
     - `tfds:NAME[/CONFIG]:SPLIT[?data_dir=FOLDER]`: a prepared TensorFlow Dataset, see jclip.data.tfds.
     - `folder:DIR`: images in a folder and those below it, see jclip.data.folder.
     - `folder:DIR?labels=folders`: the same, labelled by the folders right below DIR.

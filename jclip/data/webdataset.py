@@ -8,7 +8,7 @@ import resource
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -27,7 +27,7 @@ from jclip.data.tar_index import Indexes
 log = logging.getLogger("jclip.data")
 
 OPEN_SHARDS = 128
-"""Shards whose file and index are held open by a process at a time, at most; see also `_most_open`."""
+"""Shards whose file and index are held open by a process at a time, at most; see also `most_open`."""
 
 LET_GO = 256
 """Reads after which copies of shards that were deleted meanwhile are closed, whose room on the disk is free only then."""
@@ -111,18 +111,8 @@ class WebDataset:
         shard = self._shard(number)
         name, members = shard.index.sample(index - (self._ends[number - 1] if number else 0))
         file = shard.file.around([(offset, size) for _, offset, size in members])
-        readers: dict[str, Callable[[], Any]] = {}
-        for extension, offset, size in members:
-            field = FIELDS.get(extension, extension)
-            if field != "key":
-                readers.setdefault(field, partial(_read, file, extension, offset, size))
-        if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
-            readers["image"] = readers[rare]
-        sounds = [readers[extension] for extension in readers if extension in SOUNDS]
-        aliases = {"sound": sounds[0]} if sounds and "sound" not in readers else {}
-        if self.lines and "text" in readers:
-            readers |= text_readers(readers["text"], lines=True)
-        return LazyExample(f"{self._names[number]}:{_printable(name)}", readers, aliases)
+        readers = {extension: partial(_read, file, extension, offset, size) for extension, offset, size in members}
+        return lazy_example(f"{self._names[number]}:{printable(name)}", readers, self.lines)
 
     def fingerprint(self) -> str:
         """See Source: over the shards' bytes, in order."""
@@ -143,21 +133,37 @@ class WebDataset:
                 self._open[number] = shard
             shard = self._open[number]
             self._open.move_to_end(number)
-            while len(self._open) > _most_open():
+            while len(self._open) > most_open():
                 self._open.popitem(last=False)
         return shard
 
 
-def _most_open() -> int:
+def most_open() -> int:
     """OPEN_SHARDS, or less where a process may have few files open: a shard takes two, and others need some too."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return OPEN_SHARDS if limit == resource.RLIM_INFINITY else max(1, min(OPEN_SHARDS, limit // 8))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A member's name as one line of text: bytes that are no UTF-8 and control characters are escaped."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def lazy_example(key: str, members: Mapping[str, Callable[[], Any]], lines: bool) -> LazyExample:
+    """An example of members, by extension the function that reads each; `lines`: each line of its text is a caption."""
+    readers: dict[str, Callable[[], Any]] = {}
+    for extension, read in members.items():
+        field = FIELDS.get(extension, extension)
+        if field != "key":
+            readers.setdefault(field, read)
+    if "image" not in readers and (rare := next((extension for extension in readers if extension in RARE_IMAGES), None)):
+        readers["image"] = readers[rare]
+    sounds = [readers[extension] for extension in readers if extension in SOUNDS]
+    aliases = {"sound": sounds[0]} if sounds and "sound" not in readers else {}
+    if lines and "text" in readers:
+        readers |= text_readers(readers["text"], lines=True)
+    return LazyExample(key, readers, aliases)
 
 
 class _OpenShard:
@@ -186,6 +192,11 @@ def _read(file: File, extension: str, offset: int, size: int) -> Any:
         raise unread(f"its .{extension} cannot be read: {error}", error) from None
     if len(value) != size:
         raise BadExample(f"its shard ends within its .{extension}: the shard was changed while it was read")
+    return decoded(extension, value)
+
+
+def decoded(extension: str, value: bytes) -> Any:
+    """The value of a member by its extension: texts, labels and JSON are read, all else stays bytes. Raises BadExample."""
     match FIELDS.get(extension):
         case "text":
             return decode_text(value)
