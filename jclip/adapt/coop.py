@@ -14,6 +14,7 @@ from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import coop_optimizer, cross_entropy, epochs_of, scan_steps
 from jclip.config import TokenTower
 from jclip.config.adapt_methods import CoOp, OfCoOp
+from jclip.sharding import replicated
 
 SHOWN_CLASSES = 20
 """Classes whose own contexts are told in words."""
@@ -74,7 +75,7 @@ def train(method: OfCoOp, task: Task, loss: Callable[..., Array], start: Any, gi
     def epoch(learned: Any, state: Any, z: Array, labels: Array, given: Any) -> tuple[Any, Any]:
         return scan_steps(lambda learned, batch: loss(learned, batch, given), optimizer, learned, state, (z, labels))
 
-    program = task.compiled.setdefault(key, jax.jit(epoch))
+    program = task.compiled.setdefault(key, jax.jit(epoch, out_shardings=replicated(task.mesh)))
     learned, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
     labels = task.labels.astype(np.int32)
     for number, batches in enumerate(rows):

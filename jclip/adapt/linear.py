@@ -28,9 +28,10 @@ def fit_linear(method: LinearHead, task: Task) -> Fitted:
     """The head of the best combination at its best iteration, mixed with the text classifier as is best."""
     images = image_examples(method, task)
     others = other_examples(method, task) if isinstance(method, CrossModal) else None
-    first = task.classifier if method.start == "text" else np.zeros_like(task.classifier)
-    best: tuple[float, dict[str, Any], np.ndarray] | None = None
-    for size in batch_sizes(method, len(images.labels), None if others is None else len(others.labels)):
+    first = first_weights(method, task)
+    tried: list[tuple[tuple[float, int, int], dict[str, Any], np.ndarray]] = []
+    sizes = batch_sizes(method, len(images.labels), None if others is None else len(others.labels))
+    for place, size in enumerate(sizes):
         rows = _rows(method, size, images, others, task.seed)
         grid = [(lr, decay) for lr in method.lr for decay in method.weight_decay]
         chosen = (task.selection.features.z, task.selection.labels.astype(np.int32))
@@ -38,14 +39,20 @@ def fit_linear(method: LinearHead, task: Task) -> Fitted:
         lr, decay = (np.array(column, np.float32) for column in zip(*grid, strict=True))
         weights, scores, steps = _train_each(method, lr, decay, first, examples, rows, chosen, scale)
         for i, (rate, strength) in enumerate(grid):
-            if best is None or float(scores[i]) > best[0]:
-                facts = {"lr": rate, "weight_decay": strength, "batch_size": size, "iteration": int(steps[i])}
-                best = float(scores[i]), facts, np.asarray(weights[i])
-    assert best is not None
-    heads = [linear_head((1 - share) * best[2] + share * task.classifier, task.scale) for share in method.wise]
+            facts = {"lr": rate, "weight_decay": strength, "batch_size": size, "iteration": int(steps[i])}
+            tried.append(((-float(scores[i]), i, place), facts, np.asarray(weights[i])))
+    _, facts, best = min(tried, key=lambda one: one[0])
+    heads = [linear_head((1 - share) * best + share * task.classifier, task.scale) for share in method.wise]
     scores = [task.selection.score(head) for head in heads]
     i = int(np.argmax(scores))
-    return Fitted(heads[i], first.size, {**best[1], "wise": method.wise[i], "accuracy": scores[i]})
+    return Fitted(heads[i], first.size, {**facts, "wise": method.wise[i], "accuracy": scores[i]})
+
+
+def first_weights(method: LinearHead, task: Task) -> np.ndarray:
+    """Weights f32 [C, E] at the start."""
+    shape = task.classifier.shape
+    random = np.random.default_rng([task.seed, 9]).uniform(-1, 1, shape) / shape[1] ** 0.5
+    return {"text": task.classifier, "zero": np.zeros(shape, np.float32), "random": random.astype(np.float32)}[method.start]
 
 
 def image_examples(method: LinearHead, task: Task) -> Examples:

@@ -90,7 +90,7 @@ def run_steps(
         updates, state = optimizer.update(jax.grad(loss)(learned, batch, given), state, learned)
         return optax.apply_updates(learned, updates), state
 
-    program = task.compiled.setdefault(key, jax.jit(step))
+    program = task.compiled.setdefault(key, jax.jit(step, out_shardings=replicated(task.mesh)))
     learned = jax.tree.map(jnp.asarray, learned)
     state = optimizer.init(learned)
     for batch in batches:
