@@ -27,13 +27,12 @@ from jclip.data import Source, SourceError, open_part
 from jclip.data.caches import write_atomically
 from jclip.eval import FeatureCache
 from jclip.evaluate import make_functions
-from jclip.files import is_adapted, is_run, read_whole
+from jclip.files import is_adapted, is_run
 from jclip.inference import Encoder, load, tower_digest
 from jclip.processes import Refused, from_first, is_first, leave_together, together
+from jclip.report.adapt import FORMAT, read_adaptation
 from jclip.results import describe_machine
 from jclip.runs import open_run
-
-FORMAT = "jclip adapt 2"
 
 
 def main(
@@ -295,29 +294,6 @@ class Record:
 def _zero_shot(data: AdaptData) -> dict[str, float]:
     head = linear_head(data.classifier, data.subject.scale)
     return {"test": data.test.score(head), "examples": float(len(data.test.labels))}
-
-
-_OF_ROWS = {"settings", "files", "method", "shots", "seed", "test"}
-
-
-def read_adaptation(path: str | Path) -> dict[str, Any]:
-    """The content of a results.json of `jclip adapt`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        content: dict[str, Any] = json.loads(read_whole(path))
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, and this jclip reads {FORMAT!r}")
-        rows = content["cells"].values()
-        if not all(isinstance(row, dict) and row.keys() >= _OF_ROWS for row in rows):
-            raise ValueError("a row is damaged")
-        if not {"model", "protocol", "data", "classes", "zero_shot"} <= content.keys():
-            raise ValueError("a part is missing")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"adapt: {path} is no file of results, or damaged ({error}); give another --out") from None
-    return content
 
 
 def summary(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,14 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from adapt_fakes import make_task
+from programs import load_program
 from test_adaptation import QUICK, protocol, write_pictures
 from test_processes import finish_all, two_processes
 from test_train import finish, start_command
 
 from jclip import adaptation
 from jclip.adapt import fit
+from jclip.adapt.contexts import layout, prompt_encoder
 from jclip.adapt.data import AdaptData
-from jclip.config import Augment, CoCoOp, ConfigError, CoOp, FineTune, LoRA, Mesh, PromptSearch, Views
+from jclip.adapt.heads import Features
+from jclip.config import Augment, CoCoOp, ConfigError, CoOp, FineTune, LoRA, Mesh, PromptSearch, TextTower, Views
 from jclip.config.adapt import Method
 from jclip.inference import Encoder, load
 from jclip.sharding import make_mesh, replicated
@@ -192,3 +196,38 @@ def test_parameters_that_no_process_has_whole_are_refused(pictures: Path) -> Non
     strange = dataclasses.replace(encoder_on(1), params={"image": {"kernel": Elsewhere()}})
     with pytest.raises(ConfigError, match=r"sharded over several processes.*`jclip convert`"):
         adaptation.make_data(config, strange, None, None)
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_of_vit_b_32_fit_a_device_and_an_eighth_of_them_is_on_each_of_eight() -> None:
+    """CoOp's epoch, compiled from shapes: what a block keeps of 1,000 prompts of 22 tokens, and the activations of one block."""
+    memory = load_program("bench_adapt").coop_memory
+    one, eight, whole = (memory("ViT-B-32", 1000, n, remat=remat)[1] for n, remat in ((1, True), (8, True), (1, False)))
+    kept = 12 * 1000 * 22 * 512 * 4
+    inside = 1000 * 22 * 512 * 4 * 16  # two layers four times as wide, with their gradients
+    assert kept < one < kept + 1.5 * inside < 2 * 2**30
+    assert eight < one / 5
+    assert whole > 4 * one
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_learn_contexts_on_eight_devices() -> None:
+    names = tuple(str(i) for i in range(1000))  # up to three tokens
+    encoder, rng = encoder_on(8), np.random.default_rng(0)
+    z = rng.normal(size=(1000, 16)).astype(np.float32)
+    images = Features(z / np.linalg.norm(z, axis=1, keepdims=True), np.ones(1000, np.float32))
+    task = make_task()
+    encode = dataclasses.replace(task.encode, views=lambda *_: images.take(None))
+    own = {"model": encoder.config, "params": encoder.params, "mesh": encoder.mesh, "images": images, "encode": encode}
+    task = dataclasses.replace(task, names=names, shots=1, labels=np.arange(1000), **own)
+    method = CoOp(contexts=2, epochs=1, warmup_lr=1.0, batch_size=250)
+    found = fit(method, task)
+    assert found.head.arrays["weights"].shape == (1000, 16)
+    assert len({row.tobytes() for row in found.head.arrays["weights"]}) == 1000
+    few = dataclasses.replace(task, names=names[:7])
+    alone = jax.jit(prompt_encoder(encoder.config, encoder_on(1).mesh, "text", remat=False))
+    tower = encoder.config.towers["text"]
+    assert isinstance(tower, TextTower)
+    made = layout(tower, few.names, 2, "", "end")
+    expected = alone(encoder_on(1).params, found.arrays["contexts"], made.arrays())
+    np.testing.assert_allclose(found.head.arrays["weights"][:7], expected, atol=2e-5)

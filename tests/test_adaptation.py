@@ -17,7 +17,7 @@ from PIL import Image
 from test_cli import exit_status
 
 import jclip
-from jclip import adaptation, evaluate, inference
+from jclip import adaptation, evaluate, inference, report
 from jclip.adapt import saved
 from jclip.adapt.data import Rows
 from jclip.adapt.saved import read_adapted
@@ -129,6 +129,37 @@ def test_every_cell_has_a_row_a_model_and_its_examples(whole: tuple[Path, dict[s
     assert content["cells"]["linear/shots-1/seed-0"]["examples"] == content["cells"]["tip/shots-1/seed-0"]["examples"]
     page = (out / "page.html").read_text()
     assert all(method in page for method in QUICK)
+
+
+def test_report_writes_the_page_of_an_adaptation(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = whole
+    for given in (out, out / "results.json"):
+        assert report.main([given], tmp_path / "own.html").read_bytes() == (out / "page.html").read_bytes()
+    content = json.loads((out / "results.json").read_text())
+    words = {"class_words": {name: [[["warm", 0.5], ["cold", 1.0]], [["bright", 0.25]]] for name in NAMES}}
+    content["cells"]["tip/shots-4/seed-0"]["details"] = words
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert exit_status(["report", str(tmp_path)]) == 0
+    assert "warm (0.50), bright (0.25)" in (tmp_path / "page.html").read_text()
+    assert "one adaptation" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="has a page of its own; give it alone"):
+        report.main([out, tmp_path / "other.json"])
+    for change, message in (
+        (lambda c: c.update(cells={}), "no finished cell yet"),
+        (lambda c: c.pop("devices"), "a part is missing"),
+        (lambda c: c["cells"]["tip/shots-1/seed-0"].pop("val"), "a row is damaged"),
+        (lambda c: c["cells"]["tip/shots-1/seed-0"].update(test="x"), r"is damaged \(TypeError"),
+        (lambda c: c.update(format="jclip adapt 1"), "this jclip reads 'jclip adapt 2'"),
+    ):
+        damaged = json.loads((out / "results.json").read_text())
+        change(damaged)  # type: ignore[no-untyped-call]
+        (tmp_path / "results.json").write_text(json.dumps(damaged))
+        with pytest.raises(ConfigError, match=message):
+            report.main([tmp_path])
+    with pytest.raises(ConfigError, match="is no file of results"):
+        adaptation.read_adaptation(tmp_path / "other.json")
 
 
 def test_a_loaded_model_has_the_accuracy_that_was_measured(whole: tuple[Path, dict[str, Any]], pictures: Path) -> None:
