@@ -43,14 +43,20 @@ TOWERS: dict[str, Method] = {
     "fine_tune": FineTune(epochs=1, batch_size=5, lr=(1e-3, 2e-3), soup="uniform", rules=KERNELS, augment=STILL, remat=False),
 }
 RECIPE = """
-from jclip.config import Adapt, CoOp, LoRA, TipAdapterF, Views
+from jclip.config import Adapt, CoCoOp, CoOp, FineTune, LoRA, TipAdapterF, Views
 
 STILL = Views(0)
 
 
 def get_adapt() -> Adapt:
-    tip = TipAdapterF(steps=(5, 5), epochs=2, views=STILL, training_views=Views(2))
-    return Adapt(methods={"tip_f": tip, "coop": CoOp(contexts=2, epochs=2, views=STILL), "lora": LoRA(steps_per_shot=1)}, seeds=1)
+    methods = {
+        "tip_f": TipAdapterF(steps=(5, 5), epochs=2, views=STILL, training_views=Views(2)),
+        "coop": CoOp(contexts=2, epochs=2, views=STILL),
+        "cocoop": CoCoOp(contexts=2, words="", epochs=2, batch_size=3, views=STILL),
+        "lora": LoRA(steps_per_shot=1),
+        "fine_tune": FineTune(epochs=1),
+    }
+    return Adapt(methods=methods, seeds=1)
 """
 
 
@@ -141,20 +147,26 @@ def models(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("*/shots-*/seed-*/adapted.*"))}
 
 
-@pytest.mark.slow
-def test_two_processes_adapt_as_one_and_agree_on_what_is_due(prepared: Path, tmp_path: Path) -> None:
-    few = ("--shots", "2", "--cache")
+@pytest.mark.parametrize(
+    "methods",
+    [
+        pytest.param(("tip_f", "coop"), marks=pytest.mark.slow),
+        pytest.param(("cocoop", "lora", "fine_tune"), marks=pytest.mark.exhaustive),
+    ],
+)
+def test_two_processes_adapt_as_one_and_agree_on_what_is_due(methods: tuple[str, ...], prepared: Path, tmp_path: Path) -> None:
+    few, last = ("--method", *methods, "--shots", "2", "--cache"), methods[-1]
     finish(start_command(*command(prepared, tmp_path / "one", *few, str(tmp_path / "cache-one")), devices=2))
     two = command(prepared, tmp_path / "two", *few, str(tmp_path / "cache-two"))
     (_, said), (_, other) = finish_all([start_command(*two, devices=1, **variables) for variables in two_processes()])
-    assert said.count("2 shots, seed 0 (") == 3
+    assert said.count("2 shots, seed 0 (") == len(methods)
     assert "2 shots, seed 0 (" not in other
     assert cells(tmp_path / "two") == cells(tmp_path / "one")
     first = models(tmp_path / "two")
-    assert len(first) == 3 * 2
-    (tmp_path / "two/coop/shots-2/seed-0/adapted.json").unlink()
+    assert len(first) == 2 * len(methods)
+    (tmp_path / "two" / last / "shots-2/seed-0/adapted.json").unlink()
     (_, said), _ = finish_all([start_command(*two, devices=1, **variables) for variables in two_processes()])
-    assert "coop, 2 shots, seed 0 (2 of 3)" in said
+    assert f"{last}, 2 shots, seed 0 ({len(methods)} of {len(methods)})" in said
     assert said.count("2 shots, seed 0 (") == 1  # features come from the cache: nothing else makes the processes wait
     assert models(tmp_path / "two") == first
 
@@ -163,14 +175,14 @@ def test_two_processes_adapt_as_one_and_agree_on_what_is_due(prepared: Path, tmp
 def test_a_killed_command_does_again_only_what_was_not_finished_and_ends_the_same_to_the_last_bit(
     prepared: Path, tmp_path: Path
 ) -> None:
-    shots = ("--shots", "1", "2", "--no-cache")
+    shots = ("--method", "tip_f", "coop", "--shots", "1", "2", "--no-cache")
     finish(start_command(*command(prepared, tmp_path / "whole", *shots), devices=2))
     process = start_command(*command(prepared, tmp_path / "killed", *shots), devices=2)
     done = _killed_in_a_cell(process, tmp_path / "killed")
-    assert 0 < len(done) < 6
+    assert 0 < len(done) < 4
     times = {key: (tmp_path / "killed" / key / "adapted.json").stat().st_mtime_ns for key in done}
     _, said = finish(start_command(*command(prepared, tmp_path / "killed", *shots), devices=2))
-    assert said.count(" of 6) ...") == 6 - len(done)
+    assert said.count(" of 4) ...") == 4 - len(done)
     assert {key: (tmp_path / "killed" / key / "adapted.json").stat().st_mtime_ns for key in done} == times
     assert cells(tmp_path / "killed") == cells(tmp_path / "whole")
     assert models(tmp_path / "killed") == models(tmp_path / "whole")
@@ -178,9 +190,9 @@ def test_a_killed_command_does_again_only_what_was_not_finished_and_ends_the_sam
 
 
 def _killed_in_a_cell(process: subprocess.Popen[str], out: Path) -> list[str]:
-    """Kills a command that has finished two cells; those that it has finished."""
+    """Kills a command that has finished a cell; those that it has finished."""
     until = time.monotonic() + 240
-    while len(cells(out)) < 2 and time.monotonic() < until and process.poll() is None:
+    while not cells(out) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()

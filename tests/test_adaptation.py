@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapt_fakes import unit64
@@ -19,12 +20,14 @@ from test_cli import exit_status
 import jclip
 from jclip import adaptation, evaluate, inference, report
 from jclip.adapt import saved
+from jclip.adapt.contexts import nearest_words, reading_tower
 from jclip.adapt.data import Rows
 from jclip.adapt.saved import read_adapted
 from jclip.config import (
     Adapt,
     Augment,
     ClipAdapter,
+    CoCoOp,
     ConfigError,
     CoOp,
     CrossModal,
@@ -529,6 +532,52 @@ def test_descriptions_are_prompts(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.json").write_text(json.dumps({"red": ["it"]}))
     with pytest.raises(ConfigError, match=r"no texts of 2 of 3 classes: 'blue', 'green'"):
         adapted(config, tmp_path / "other")
+
+
+def test_the_classifier_has_the_texts_and_the_names_that_are_given(pictures: Path, tmp_path: Path) -> None:
+    """Of unit length each, then their mean: descriptions alone, beside templates, and better names of classes."""
+    texts = {"red": ["it is red", "warm"], "green": ["grass"], "blue": ["the sky"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    model = inference.load(MODEL)
+    described, names = {"descriptions": str(tmp_path / "texts.json")}, ("azure", "grassy", "scarlet")
+    cases: list[tuple[dict[str, Any], list[list[str]]]] = [
+        (described, [["the sky"], ["grass"], ["it is red", "warm"]]),
+        (
+            {**described, "templates": ("a {}.",)},
+            [["a blue.", "the sky"], ["a green.", "grass"], ["a red.", "it is red", "warm"]],
+        ),
+        ({"labels": Labels(classes=("blue", "green", "red"), names=names)}, [[f"a photo of a {name}."] for name in names]),
+    ]
+    for how, expected in cases:
+        data = adaptation.make_data(protocol(pictures, **how), model, None, None)
+        means = [np.mean(model.embed_text(of_class).astype(np.float64), axis=0) for of_class in expected]
+        np.testing.assert_allclose(data.classifier, unit64(np.stack(means)), atol=1e-6)
+        assert data.names == (names if "labels" in how else ("blue", "green", "red"))
+
+
+@pytest.mark.slow
+def test_models_of_learned_prompts_classify_as_measured_and_hold_the_contexts(pictures: Path, tmp_path: Path) -> None:
+    methods = {
+        "coop": CoOp(contexts=2, epochs=2, warmup_lr=0.1, views=STILL),
+        "cocoop": CoCoOp(contexts=2, words="", epochs=1, batch_size=3, warmup_lr=0.1, reduction=4, views=STILL),
+    }
+    content = adapted(protocol(pictures, methods=methods, shots=(2,), seeds=1), tmp_path)
+    files = sorted((pictures / "test").glob("*/*.png"))
+    for method in methods:
+        model = jclip.load(tmp_path / method / "shots-2/seed-0")
+        predicted = [model.classes[i] for i in np.argmax(model.classify(files), axis=1)]
+        right = [file.parent.name == name for file, name in zip(files, predicted, strict=True)]
+        assert np.mean(right) == content["cells"][f"{method}/shots-2/seed-0"]["test"]
+        assert [len(near) for near in content["cells"][f"{method}/shots-2/seed-0"]["details"]["words"]] == [3, 3]
+    known = read_adapted(tmp_path / "coop/shots-2/seed-0")
+    table, contexts = np.asarray(model.params["text"]["token_embed"]), known.arrays["contexts"]
+    words = nearest_words(table, reading_tower(model.config, "text"), contexts)
+    assert json.loads(json.dumps(words)) == known.facts["details"]["words"]
+    ids = model.tokenize([f"X X {name}." for name in model.classes])
+    whole = table[ids]
+    whole[:, 1:3] = contexts
+    z = model.encode_text(model.params, (jnp.asarray(whole), jnp.argmax(jnp.asarray(ids), axis=1)))
+    np.testing.assert_allclose(known.head.arrays["weights"], z, atol=1e-5)
 
 
 def test_methods_are_named_on_the_command_line_and_in_recipes(tmp_path: Path) -> None:

@@ -208,9 +208,14 @@ class AdaptData:
         """Looks whether every cell can be drawn, before the first one is run.
 
         Raises:
-            ConfigError: a class has too few examples in a source; two sources that must differ have the same examples.
+            ConfigError: a class has too few examples in a source; two sources that must differ have the same examples; a method
+                learns from a tower that the model does not have.
         """
-        most = max(self.config.shots)
+        most, towers = max(self.config.shots), self.subject.model.towers
+        for name, method in self.config.methods.items():
+            if isinstance(method, CrossModal) and method.extra and method.tower not in towers:
+                known = ", ".join(towers)
+                raise ConfigError(f"adapt: methods.{name}.tower: the model has no tower {method.tower!r}; towers: {known}")
         self.rows["source"].draw(self.names, most, 0)
         self.selection("val", most, 0)
         learned = {"source": "source", **{f"methods.{name}.extra": spec for name, spec in self.extras().items()}}
@@ -291,11 +296,7 @@ class AdaptData:
         return task, rows
 
     def _extra(self, shots: int, seed: int, spec: str, tower: str) -> Labelled:
-        if tower not in self.subject.model.towers:
-            known = ", ".join(self.subject.model.towers)
-            raise ConfigError(f"adapt: the model has no tower {tower!r} for {spec}; towers: {known}")
-        rows = self.opened(spec).draw(self.names, shots, seed)
-        return self.encoded(rows, spec, tower=tower)
+        return self.encoded(self.opened(spec).draw(self.names, shots, seed), spec, tower=tower)
 
     def views(self, rows: Rows, seed: int, views: Views, epochs: int) -> Features:
         """Embeddings of random views of examples, [V, n, E]; where V is 0, of the examples themselves, [1, n, E].
