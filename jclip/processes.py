@@ -108,7 +108,7 @@ def together(function: Callable[[], T]) -> T:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process, which alone calls it, as JSON carries it; every process has to call this.
+    """Result, as JSON carries it, of a function that the first process alone calls; every process has to call this one.
 
     Raises:
         Refused: it has raised there. In the first process its own error goes on.

@@ -89,7 +89,7 @@ MARKS = {name: pytest.mark.exhaustive if name in ("per_class", "cocoop") else py
 
 @pytest.mark.parametrize("name", [*CACHED, *(pytest.param(name, marks=mark) for name, mark in MARKS.items())])
 def test_a_method_gives_the_same_on_every_number_of_devices(name: str, pictures: Path) -> None:
-    """Of 3 classes and 21 pictures of the test, which no number of devices divides."""
+    """Three classes and 21 pictures of the test are no multiple of 2 or 8 devices."""
     method = {**CACHED, **TOWERS}[name]
     found = []
     for devices in (1, 2, 8):

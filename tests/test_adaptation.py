@@ -535,7 +535,7 @@ def test_descriptions_are_prompts(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_the_classifier_has_the_texts_and_the_names_that_are_given(pictures: Path, tmp_path: Path) -> None:
-    """Of unit length each, then their mean: descriptions alone, beside templates, and better names of classes."""
+    """Means of unit vectors: descriptions alone, beside templates, and better names of classes."""
     texts = {"red": ["it is red", "warm"], "green": ["grass"], "blue": ["the sky"]}
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     model = inference.load(MODEL)
