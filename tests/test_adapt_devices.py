@@ -157,18 +157,23 @@ def models(out: Path) -> dict[str, bytes]:
 def test_two_processes_adapt_as_one_and_agree_on_what_is_due(methods: tuple[str, ...], prepared: Path, tmp_path: Path) -> None:
     few, last = ("--method", *methods, "--shots", "2", "--cache"), methods[-1]
     finish(start_command(*command(prepared, tmp_path / "one", *few, str(tmp_path / "cache-one")), devices=2))
-    two = command(prepared, tmp_path / "two", *few, str(tmp_path / "cache-two"))
-    (_, said), (_, other) = finish_all([start_command(*two, devices=1, **variables) for variables in two_processes()])
+    two = [command(prepared, tmp_path / out, *few, str(tmp_path / "cache-two")) for out in ("two", "disk-of-another-host")]
+    said, other = (err for _, err in finish_all(_start_two(two)))
     assert said.count("2 shots, seed 0 (") == len(methods)
     assert "2 shots, seed 0 (" not in other
     assert cells(tmp_path / "two") == cells(tmp_path / "one")
     first = models(tmp_path / "two")
     assert len(first) == 2 * len(methods)
     (tmp_path / "two" / last / "shots-2/seed-0/adapted.json").unlink()
-    (_, said), _ = finish_all([start_command(*two, devices=1, **variables) for variables in two_processes()])
+    said, _ = (err for _, err in finish_all(_start_two(two)))
     assert f"{last}, 2 shots, seed 0 ({len(methods)} of {len(methods)})" in said
-    assert said.count("2 shots, seed 0 (") == 1  # features come from the cache: nothing else makes the processes wait
+    assert said.count("2 shots, seed 0 (") == 1  # the second process, which sees no results, does as the first
     assert models(tmp_path / "two") == first
+    assert not list((tmp_path / "disk-of-another-host").iterdir())
+
+
+def _start_two(commands: list[tuple[str, ...]]) -> list[subprocess.Popen[str]]:
+    return [start_command(*own, devices=1, **variables) for own, variables in zip(commands, two_processes(), strict=True)]
 
 
 @pytest.mark.slow
