@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jclip.adapt.saved import Adapted
 
 
-def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
+def make_evaluators(config: Config, mesh: Mesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name; `between_batches` is called before each batch and may raise."""
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     functions = make_functions(
@@ -52,7 +52,7 @@ def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[
 
 def make_functions(
     model: Model,
-    mesh: DeviceMesh,
+    mesh: Mesh,
     batch_size: int,
     *,
     gather: Gather | None = None,
@@ -209,7 +209,7 @@ class Subject(NamedTuple):
     name: str
     model: Model
     params: Any
-    mesh: DeviceMesh
+    mesh: Mesh
     step: int | None = None
     """Step of a checkpoint."""
     gather: Gather | None = None

@@ -72,4 +72,4 @@ def one_device() -> Mesh:
 
     from jclip import config
 
-    return make_mesh(config.Mesh(), jax.devices()[:1])
+    return make_mesh(config.MeshConfig(), jax.devices()[:1])

@@ -30,7 +30,7 @@ TOWER = MODEL.config.towers["text"]
 assert isinstance(TOWER, TextTower)
 PARAMS = MODEL.init(jax.random.key(0))
 TABLE = np.asarray(PARAMS["text"]["token_embed"])  # type: ignore[index, call-overload]
-DEVICES = {n: make_mesh(config.Mesh(), jax.devices()[:n]) for n in (1, 2, 8)}
+DEVICES = {n: make_mesh(config.MeshConfig(), jax.devices()[:n]) for n in (1, 2, 8)}
 
 
 def encoded(embeddings: np.ndarray, eot: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from jclip.config import (
     TextTower,
     TipAdapter,
     TipAdapterF,
-    Tokenizer,
+    TokenizerConfig,
     Views,
     ZeroShot,
     check_adapt,
@@ -257,7 +257,10 @@ def test_towers_of_another_vocabulary_are_others_and_those_of_a_moved_one_the_sa
     models = [
         dataclasses.replace(
             model,
-            towers={**model.towers, "text": dataclasses.replace(text, tokenizer=Tokenizer("hugging_face", str(tmp_path / n)))},
+            towers={
+                **model.towers,
+                "text": dataclasses.replace(text, tokenizer=TokenizerConfig("hugging_face", str(tmp_path / n))),
+            },
         )
         for n in "abc"
     ]

@@ -12,7 +12,7 @@ from products import multiply_adds
 from test_losses import make_mesh, matching_rows, unit_rows
 from test_objectives import config_of, gradients, one_batch
 
-from jclip.config import CLOOB, Mesh
+from jclip.config import CLOOB, MeshConfig
 from jclip.losses import retrieve
 from jclip.models import MultiTower
 from jclip.objectives import cloob, make_objective
@@ -86,7 +86,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula_on_every_mesh(mesh:
 @pytest.mark.slow
 def test_the_objective_reads_the_embeddings_and_counts_its_products() -> None:
     config = config_of("cloob")
-    program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, mesh_of(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params, batch = jax.device_get(program.init().params), one_batch(config)
     loss = gradients(config, 2, 1, params, {}, batch)[1]["cloob/loss"]
     encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)

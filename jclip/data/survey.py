@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from jclip.config import TextTower, Tokenizer
+from jclip.config import TextTower, TokenizerConfig
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
@@ -253,7 +253,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         looks = list(pool.map(lambda index: _look(source, index, fields), spread(len(source), most)))
     seconds = max(time.perf_counter() - began, 1e-9)
     texts = [look.text for look in looks if look.text]
-    long = get_tokenizer(Tokenizer())
+    long = get_tokenizer(TokenizerConfig())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
     images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound is not None]
     several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
@@ -334,7 +334,7 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         problems.append(str(problem))
     try:
         value = find(example, fields.get("text", "text"), class_names(source), np.random.default_rng(index)).value
-        Tokenize(Tokenizer(), TextTower().context_length)(value)
+        Tokenize(TokenizerConfig(), TextTower().context_length)(value)
         text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))

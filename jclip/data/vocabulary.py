@@ -34,7 +34,7 @@ class Vocabulary(Protocol):
         ...
 
 
-def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
+def load_vocabulary(tokenizer: config.TokenizerConfig) -> Vocabulary:
     """The vocabulary of a tokenizer that has a file; it is read once a process.
 
     Raises:
