@@ -190,7 +190,7 @@ def main(
     return values
 
 
-def _print(subject: "Subject", values: Mapping[str, float], as_json: bool) -> None:
+def _print(subject: "EvaluatedModel", values: Mapping[str, float], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"step": subject.step, **values}))
     else:
@@ -203,7 +203,7 @@ def default_cache() -> Path:
     return cache_folder("features")
 
 
-class Subject(NamedTuple):
+class EvaluatedModel(NamedTuple):
     """Model that is measured."""
 
     name: str
@@ -252,18 +252,18 @@ def class_scores(
     return logits[:, np.array(places.places)] / np.float32(adapted.head.scale)
 
 
-def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subject:
+def open_subject(model: str | Path, step: int | None = None, **how: Any) -> EvaluatedModel:
     """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does.
 
     With further arguments of that, such as image_size, a run has no evaluations of its own: they are of its own sizes.
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(
+        return EvaluatedModel(
             str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners, adapted=encoder.adapted
         )
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
     trained_on = config.data.title, functools.partial(open_data, config)
-    return Subject(str(model), config.model, params, mesh, step, gather, suite, config.captioners(), trained_on)
+    return EvaluatedModel(str(model), config.model, params, mesh, step, gather, suite, config.captioners(), trained_on)

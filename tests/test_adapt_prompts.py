@@ -16,7 +16,7 @@ from jclip.adapt.cocoop import LEARNED, conditional, first_network
 from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import Head
 from jclip.adapt.prompts import fill
-from jclip.adapt.task import Labelled, Task
+from jclip.adapt.task import LabelledFeatures, Task
 from jclip.clip import create_model
 from jclip.config import BertTower, CoCoOp, ConfigError, CoOp, Model, TextTower, Views
 from jclip.data import get_tokenizer
@@ -140,7 +140,7 @@ def task_of(noise: float = 0.5, devices: int = 1, **changes: Any) -> Task:
         "names": NAMES,
         "labels": labels,
         "images": features(rng, centres, labels, noise / 4),
-        "selection": Labelled(features(rng, centres, labels, noise / 4), labels),
+        "selection": LabelledFeatures(features(rng, centres, labels, noise / 4), labels),
         "classifier": classifier,
         "model": MODEL.config,
         "params": PARAMS,

@@ -68,7 +68,7 @@ def test_with_beta_near_0_the_mean_is_retrieved_and_with_a_large_one_the_nearest
 
 def loss_of(how: CLOOB, mesh: tuple[int, int] | None) -> object:
     config = dataclasses.replace(config_of("cloob"), objectives={"cloob": how})
-    objective = cloob.CLOOB("cloob", how, config, None if mesh is None else make_mesh(*mesh))
+    objective = cloob.CLOOBObjective("cloob", how, config, None if mesh is None else make_mesh(*mesh))
     empty: Params = {}
     return lambda x, y: objective.batch(empty, empty, (x, y), {})[0]
 

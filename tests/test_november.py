@@ -115,7 +115,7 @@ def names_of(value: Any) -> set[str]:
 
 
 def test_dataclasses_keep_their_names_in_files() -> None:
-    """What was renamed is written and read as it was called when files with it were saved first."""
+    """A dataclass that was renamed is written and read as it was called when files with it were saved first."""
     config = Config(mesh=MeshConfig(fsdp=2))
     written = to_json(config)
     assert names_of(written) >= {"Mesh", "Tokenizer", "TextTower"}

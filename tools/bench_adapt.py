@@ -77,13 +77,13 @@ def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def tip(options: argparse.Namespace) -> Callable[[], object]:
     """Tip-Adapter's search, of cached features."""
     from jclip.adapt.heads import Features, Head, scalar
-    from jclip.adapt.task import Labelled
+    from jclip.adapt.task import LabelledFeatures
     from jclip.adapt.tip import mean_keys, searched
     from jclip.config import TipAdapter
 
     classes, n = options.classes, options.classes * options.shots
     views = Features(unit((10, n, 512), 0), np.ones((10, n), np.float32))
-    selection = Labelled(
+    selection = LabelledFeatures(
         Features(unit((4 * classes, 512), 1), np.ones(4 * classes, np.float32)), np.repeat(np.arange(classes), 4)
     )
 

@@ -162,7 +162,7 @@ def _several_lines(source: Source) -> str:
 
 
 @dataclass
-class Shares:
+class FieldCounts:
     """Counts of the alternatives of a field expression, in a sample of a source."""
 
     looked_at: int
@@ -200,7 +200,7 @@ class Survey:
     """Number of all samples by their fields, from the index of shards."""
     left_out: Counts = field(default_factory=dict)
     """Number of files or members that are in no example, by the reason."""
-    alternatives: dict[str, Shares] = field(default_factory=dict)
+    alternatives: dict[str, FieldCounts] = field(default_factory=dict)
     """Shares of the alternatives of "image" and "text", where there are several."""
     formats: Counts = field(default_factory=dict)
     widths: list[float] = field(default_factory=list)
@@ -285,7 +285,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     ), looks
 
 
-def shares(source: Source, field: str, most: int) -> Shares:
+def shares(source: Source, field: str, most: int) -> FieldCounts:
     """Looks at `most` examples, spread evenly, for the alternatives of a field expression."""
     names, classes = [str(alternative) for alternative in parse_field(field).alternatives], class_names(source)
 
@@ -298,7 +298,7 @@ def shares(source: Source, field: str, most: int) -> Shares:
 
     with ThreadPoolExecutor(reading_threads(source)) as pool:
         looks = list(pool.map(look, spread(len(source), most)))
-    return Shares(
+    return FieldCounts(
         looked_at=len(looks),
         there={name: sum(flags[i] for flags, _ in looks) for i, name in enumerate(names)},
         drawn={name: sum(place == i for _, place in looks) for i, name in enumerate(names)},

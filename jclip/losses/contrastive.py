@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from jclip.losses.tiles import Kind, Method, Rows, TilePlan, loss_of_tiles
+from jclip.losses.tiles import Kind, Method, Targets, TilePlan, loss_of_tiles
 
 Equal = Literal["ignore", "positive"]
 Direction = Literal["both", "a_to_b"]
@@ -93,14 +93,14 @@ def contrastive(
     return loss_of_tiles(plan, za, zb, scale, bias, (rows, columns))
 
 
-def _times(factor: float, rows: Rows) -> Rows:
+def _times(factor: float, rows: Targets) -> Targets:
     """The same candidates, whose questions count for more or less."""
     return rows._replace(weight=factor * rows.weight, own=factor * rows.own, spread=factor * rows.spread)
 
 
 def _targets(
     kind: Kind, batch: int, smoothing: float, ids: Array | None, others: Array | None, equal: Equal, valid: Array | None
-) -> Rows:
+) -> Targets:
     """The rows of one side of the global batch. Weights come out divided by 2W, of which tiles.py then knows nothing.
 
     `ids` are those of this side, `others` those of the other one, or None both.
@@ -113,14 +113,14 @@ def _targets(
     weight = jnp.where(present, weight, 0)
     weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
     if kind == "sigmoid":
-        return Rows(label, thing, present, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
+        return Targets(label, thing, present, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
     others = thing if others is None else jnp.asarray(others)
     same = jnp.ones(batch) if ids is None else _count_equal(thing, others, present)
     positives = same if equal == "positive" else jnp.ones(batch)
     # Of the rows present those of equal id are no candidates, but right answers are: all of these, or the row's own partner.
     candidates = present.sum() - same + (same if equal == "positive" else thing == others)
     own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
-    return Rows(label, thing, present, weight, own, spread)
+    return Targets(label, thing, present, weight, own, spread)
 
 
 def _count_equal(ids: Array, others: Array, present: Array) -> Array:

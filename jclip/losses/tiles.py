@@ -2,7 +2,7 @@
 
 A tile is a block of columns beside all the rows of a device; its logits serve both directions, once forward and once backward:
 4 B^2 E multiply-adds in all. `meet` brings rows and columns together, by gathering the columns or by passing them around a ring.
-With logits s, weights w, and `pull` the targets (see `Rows`),
+With logits s, weights w, and `pull` the targets (see `Targets`),
 
     loss = repulsion - sum_ij pull_ij s_ij
 
@@ -48,7 +48,7 @@ class TilePlan(NamedTuple):
         return fn if self.mesh is None else jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
 
 
-class Rows(NamedTuple):
+class Targets(NamedTuple):
     """Facts of the rows of a batch beside their embeddings; arrays [B], or [b] on a device.
 
     A row of one side and a row of the other, i and j, are positives if their labels are equal; they are candidates of each other
@@ -75,7 +75,7 @@ class TileSide(NamedTuple):
     """Rows of one side with their embeddings and, in the backward pass of a softmax, their log-sum-exps."""
 
     z: Array
-    rows: Rows
+    rows: Targets
     lse: Array | None = None
 
 
@@ -95,11 +95,13 @@ class Tile(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def loss_of_tiles(plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> Array:
+def loss_of_tiles(plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Targets, Targets]) -> Array:
     return _loss_forward(plan, za, zb, scale, bias, rows)[0]
 
 
-def _loss_forward(plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Rows, Rows]) -> tuple[Array, Any]:
+def _loss_forward(
+    plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, rows: tuple[Targets, Targets]
+) -> tuple[Array, Any]:
     split, one = PartitionSpec(plan.axes), PartitionSpec()
     forward = plan.on_devices(_forward, (split, split, one, one, split), (one, split, split))
     loss, lse_a, lse_b = forward(za, zb, scale, bias, rows)
@@ -116,7 +118,7 @@ loss_of_tiles.defvjp(_loss_forward, _loss_backward)
 
 
 def _forward(
-    plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Rows, Rows]
+    plan: TilePlan, za: Array, zb: Array, scale: Array, bias: Array, sides: tuple[Targets, Targets]
 ) -> tuple[Array, Array, Array]:
     """The loss f32 [], and the log-sum-exps f32 [b] of one device's own rows and columns (of a sigmoid: not used)."""
     rows, columns = sides
@@ -153,7 +155,7 @@ def _backward(
     zb: Array,
     scale: Array,
     bias: Array,
-    sides: tuple[Rows, Rows],
+    sides: tuple[Targets, Targets],
     lse_a: Array,
     lse_b: Array,
     cotangent: Array,

@@ -58,13 +58,13 @@ def token_wise(
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     _check(ta, tb, mask_a, mask_b, mesh, axes, method, block)
-    how = _How(method, mesh, axes if mesh is not None else (), block, decoupled, 0.5 / len(ta))
+    how = _TokenWiseOptions(method, mesh, axes if mesh is not None else (), block, decoupled, 0.5 / len(ta))
     index = jnp.arange(len(ta), dtype=jnp.int32)
     words = _Words(_shares(mask_a), index), _Words(_shares(mask_b), index)
     return _loss(how, ta, tb, jnp.asarray(scale, jnp.float32), words)
 
 
-class _How(NamedTuple):
+class _TokenWiseOptions(NamedTuple):
     """Options that are known when the loss is compiled."""
 
     method: Method
@@ -129,17 +129,17 @@ class _Tile(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> Array:
+def _loss(how: _TokenWiseOptions, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> Array:
     return _loss_forward(how, ta, tb, scale, words)[0]
 
 
-def _loss_forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Any]:
+def _loss_forward(how: _TokenWiseOptions, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Any]:
     split, one = PartitionSpec(how.axes), PartitionSpec()
     loss, lse_a, lse_b = how.on_devices(_forward, (split, split, one, split), (one, split, split))(ta, tb, scale, words)
     return loss, (ta, tb, scale, words, lse_a, lse_b)
 
 
-def _loss_backward(how: _How, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
+def _loss_backward(how: _TokenWiseOptions, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
     split, one = PartitionSpec(how.axes), PartitionSpec()
     backward = how.on_devices(_backward, (split, split, one, split, split, split, one), (split, split, one))
     return (*backward(*residuals, cotangent), None)
@@ -148,7 +148,9 @@ def _loss_backward(how: _How, residuals: Any, cotangent: Array) -> tuple[Any, ..
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Array, Array]:
+def _forward(
+    how: _TokenWiseOptions, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]
+) -> tuple[Array, Array, Array]:
     """The loss f32 [], and the log-sum-exps f32 [b] of one device's own examples of either side."""
 
     def visit(found: Any, tile: _Tile) -> Any:
@@ -169,7 +171,14 @@ def _forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words,
 
 
 def _backward(
-    how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words], lse_a: Array, lse_b: Array, cotangent: Array
+    how: _TokenWiseOptions,
+    ta: Array,
+    tb: Array,
+    scale: Array,
+    words: tuple[_Words, _Words],
+    lse_a: Array,
+    lse_b: Array,
+    cotangent: Array,
 ) -> tuple[Array, Array, Array]:
     """The gradients of one device's examples of either side, and of the scale."""
 
@@ -195,7 +204,7 @@ def _backward(
     return (factor * scale * dta).astype(ta.dtype), (factor * scale * dtb).astype(tb.dtype), factor * how.sum(dscale)
 
 
-def _each_tile(how: _How, visit: Callable[[Any, _Tile], Any], found: Any, *, mine: _Side, columns: _Side) -> Any:
+def _each_tile(how: _TokenWiseOptions, visit: Callable[[Any, _Tile], Any], found: Any, *, mine: _Side, columns: _Side) -> Any:
     """Visits all tiles of the examples of this device and these of the other side, one after the other."""
     down, across = (-(-len(side.tokens) // how.block) for side in (mine, columns))
 

@@ -64,7 +64,7 @@ def triplet(
             raise ValueError(f"triplet: {name} {value!r} is unknown; use one of {', '.join(map(repr, get_args(allowed)))}")
     ids = jnp.arange(len(za), dtype=jnp.int32) if ids is None else jnp.asarray(ids)
     names: tuple[str, ...] = ((axes,) if isinstance(axes, str) else tuple(axes)) if mesh is not None else ()
-    how = _How(margin, mining, distance, min(block, len(za)), names)
+    how = _TripletOptions(margin, mining, distance, min(block, len(za)), names)
 
     def on_device(za: Array, zb: Array, ids: Array) -> Array:
         matches = _similarity((za.astype(jnp.float32) * zb.astype(jnp.float32)).sum(axis=1), distance)
@@ -80,7 +80,7 @@ def triplet(
     return on_device(za, zb, ids) / len(za)
 
 
-class _How(NamedTuple):
+class _TripletOptions(NamedTuple):
     """Settings of the compiled loss."""
 
     margin: float
@@ -90,7 +90,7 @@ class _How(NamedTuple):
     axes: tuple[str, ...]
 
 
-def _hinges(how: _How, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
+def _hinges(how: _TripletOptions, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
     """The sum f32 [] over rows [b, E] of their hinges against all of the other side [B, E]."""
     margin, mining, distance, block, axes = how
 
