@@ -10,9 +10,10 @@ from tiny import tiny_config
 
 from jclip.config import Config, ConfigError, Contrastive, MeshConfig, Model, Optim, TextTower, VisionTower, architecture
 from jclip.models import example_inputs, output_tokens, tower_flops
+from jclip.operations import step_flops
 from jclip.sharding import make_mesh
 from jclip.state import param_shapes
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 
 
 def config_of(**vision: object) -> Config:

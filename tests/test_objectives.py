@@ -49,15 +49,16 @@ from jclip.data.transforms import Decode
 from jclip.init_from import start_from
 from jclip.models import Masked, MultiTower, apart, class_tokens, together
 from jclip.models.vit import resized
-from jclip.objectives import OBJECTIVES, make_objective
+from jclip.objectives import OBJECTIVES, Objective, WeightedSum, make_objective
 from jclip.objectives.masked_text import choose
 from jclip.objectives.nearest_neighbour import nearest
+from jclip.operations import step_flops
 from jclip.optim import moving_average
 from jclip.program import make_program
 from jclip.runs import load_run
 from jclip.sharding import make_mesh, to_global
 from jclip.state import evaluated_params, new_extra
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 FOLDER = tempfile.TemporaryDirectory()  # of embeddings that are stored, until the process ends
@@ -778,3 +779,21 @@ def test_who_reads_a_run_sees_its_model_alone_as_it_was_evaluated(run: tuple[Con
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
     read = [jclip.load(path).embed_image(list(images)) for path in (workdir, tmp_path / "model")]
     np.testing.assert_array_equal(*read)
+
+
+def test_states_are_updated_in_the_order_of_their_objectives() -> None:
+    """Not in that of a set, which differs from process to process: hosts would compile different programs."""
+    asked: list[str] = []
+
+    class Noted(Objective):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def update(self, extra: Any, params: Any, rows: Any, batch: Any, progress: Any) -> Any:
+            asked.append(self.name)
+            return extra
+
+    names = [f"objective_{i}" for i in range(16)]
+    whole = WeightedSum({name: Noted(name) for name in names}, dict.fromkeys(names, Contrastive()), 2)
+    whole.update({name: {} for name in reversed(names)}, {}, dict.fromkeys(names), {}, jnp.zeros(()))
+    assert asked == names

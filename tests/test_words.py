@@ -15,10 +15,11 @@ from tiny import tiny_config
 from jclip.config import Caption, Config, ConfigError, Contrastive, MeshConfig, TextTower, TokenizerConfig, check
 from jclip.data import make_run_loader
 from jclip.losses import word_cross_entropy
+from jclip.operations import step_flops
 from jclip.program import make_program
 from jclip.sharding import make_mesh as make_device_mesh
 from jclip.sharding import to_global
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 MESHES = [None, (1, 1), (8, 1), (2, 4)]

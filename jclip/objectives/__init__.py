@@ -110,9 +110,10 @@ class WeightedSum:
     ) -> Params:
         """The state of all after a step; what is not of one of these objectives stays. `progress` is that of the run."""
         updated = dict(extra)
-        for name in extra.keys() & self.objectives.keys():
-            own = (progress - self.begins[name]) / (1 - self.begins[name])
-            updated[name] = self.objectives[name].update(extra[name], params, rows[name], batch, own)
+        for name, objective in self.objectives.items():  # in one order: all hosts have to compile the same program
+            if name in extra:
+                own = (progress - self.begins[name]) / (1 - self.begins[name])
+                updated[name] = objective.update(extra[name], params, rows[name], batch, own)
         return updated
 
     def bound(self, old: Params, new: Params) -> Params:

@@ -26,12 +26,12 @@ from jclip.data.survey import shares
 from jclip.eval.previews import player_of, spectrogram
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
+from jclip.operations import trained_flops
 from jclip.optim import lr_factors, make_schedule, split
 from jclip.parts import RunPart, prepare
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
 from jclip.sharding import make_mesh
-from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 from jclip.tree import flatten, match_rules
 
