@@ -107,13 +107,18 @@ def main(
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
     titled = track(chain([first], batches), f"{len(paths):,} {kind}s", len(starts), console=say, disable=len(starts) < 2)
     answers = _show(titled, AnswerForm(classifier, kind, top, truth), out, as_json, len(paths), say)
+    _sum_up(answers, kind, out, say)
+    return answers
+
+
+def _sum_up(answers: list[Answer], kind: Kind, out: str | Path | None, say: Console) -> None:
+    """Says how many were classified, where some were not, or all went to a file; raises ConfigError where none was."""
     broken = [answer for answer in answers if "problem" in answer]
     if len(broken) == len(answers):
         raise ConfigError(f"classify: {_none(broken, kind)}")
     if broken or out is not None:
         where = "" if out is None else f", written to {out}"
         say.print(f"{len(answers) - len(broken):,} of {len(answers):,} {kind}s classified{where}", soft_wrap=True)
-    return answers
 
 
 class Unclassified(NamedTuple):

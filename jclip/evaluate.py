@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, check_suite, to_json
+from jclip.config import Caption, Captioning, Config, ConfigError, Evaluation, Model, Suite, check_suite, to_json
 from jclip.data import Source, SourceError, open_data
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
@@ -86,17 +86,6 @@ def make_functions(
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
 
-    @functools.cache
-    def captions(name: str, search: Search) -> Any:
-        return make_caption(Captioner(name, (captioners or {})[name], model), mesh, search)
-
-    def caption(config: Captioning, params: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        between_batches()
-        towers = config.image, config.text
-        name = next(name for name, how in (captioners or {}).items() if (how.image, how.text) == towers)
-        write = captions(name, Search(config.beams, config.length, config.length_penalty))
-        return by_host(np.asarray(write(params, to_global(rows, mesh))), mesh)
-
     def place(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
 
@@ -111,11 +100,30 @@ def make_functions(
         place=place,
         devices=mesh.size,
         max_pixels=max_pixels,
-        caption=caption if captioners else None,
+        caption=_caption_function(model, mesh, captioners, between_batches) if captioners else None,
         captioners=captioners or {},
         trained_on=trained_on,
         head=head,
     )
+
+
+def _caption_function(
+    model: Model, mesh: Mesh, captioners: Mapping[str, Caption], between_batches: Callable[[], object]
+) -> Callable[[Captioning, Any, Mapping[str, np.ndarray]], np.ndarray]:
+    """(evaluation, parameters, rows) -> ids of the captions of these rows; see `Functions`."""
+
+    @functools.cache
+    def captions(name: str, search: Search) -> Any:
+        return make_caption(Captioner(name, captioners[name], model), mesh, search)
+
+    def caption(config: Captioning, params: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        between_batches()
+        towers = config.image, config.text
+        name = next(name for name, captioner in captioners.items() if (captioner.image, captioner.text) == towers)
+        write = captions(name, Search(config.beams, config.length, config.length_penalty))
+        return by_host(np.asarray(write(params, to_global(rows, mesh))), mesh)
+
+    return caption
 
 
 def main(
@@ -152,14 +160,7 @@ def main(
     """
     together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
-    suite = suite or subject.suite
-    if suite is None:
-        raise ConfigError(
-            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
-            "configs/suite_data.py"
-        )
-    if unknown := [name for name in names if name not in suite.evals]:
-        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    suite = _chosen(suite or subject.suite, names, model)
     suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)
     check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
@@ -178,15 +179,33 @@ def main(
         head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.model, subject.params),
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
+    values = _run(evals, subject, functions, results)
+    results.write()
+    if is_first():
+        _print(subject, values, as_json)
+    return values
+
+
+def _chosen(suite: Suite | None, names: Sequence[str], model: str | Path) -> Suite:
+    """The suite, if there is one and it has these evaluations."""
+    if suite is None:
+        raise ConfigError(
+            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
+            "configs/suite_data.py"
+        )
+    if unknown := [name for name in names if name not in suite.evals]:
+        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    return suite
+
+
+def _run(evals: Mapping[str, Evaluation], subject: "EvaluatedModel", functions: Functions, results: Results) -> dict[str, float]:
+    """Metrics of evaluations by "name/metric", each written as soon as it is there."""
     values: dict[str, float] = {}
     with leave_together((ConfigError, SourceError)), Console(stderr=True).status("evaluating ...") as status:
         for i, (name, evaluation) in enumerate(evals.items()):
             status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
             found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
             values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
-    results.write()
-    if is_first():
-        _print(subject, values, as_json)
     return values
 
 

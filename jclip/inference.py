@@ -77,8 +77,7 @@ def load(
     if pretrained is not None:
         raise ConfigError(f"load: {tag_instead(name, pretrained)}")
     if name in architecture_names() and not Path(name).exists():
-        if step is not None or architecture_name is not None or kind is not None:
-            given = ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None)
+        if given := ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None):
             raise ConfigError(f"{name} is an architecture itself; leave out {given}")
         clip = create_model(name, tokenizer=tokenizer, image_size=image_size, context_length=context_length)
         log.warning("%s is an architecture: its weights are random", name)
