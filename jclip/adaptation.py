@@ -73,7 +73,7 @@ def main(
         "weights": {t: weights(t) for t in sorted(encoder.config.towers)},
     }
     with leave_together((ConfigError, SourceError, Refused)):
-        record = Record(out, {**base, "towers": base_towers(encoder.config)}, data, say)
+        record = AdaptationFile(out, {**base, "towers": base_towers(encoder.config)}, data, say)
         cells = list(_cells(config))
         due = from_first(lambda: [cell.key for cell in cells if not record.has(cell)])
         for number, cell in enumerate(cells):
@@ -208,7 +208,7 @@ def _options(model: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Record:
+class AdaptationFile:
     """The file results.json: what was adapted, by which protocol, and a row for each cell that is finished."""
 
     def __init__(self, out: Path, base: Mapping[str, Any], data: AdaptData, say: Console) -> None:

@@ -23,7 +23,7 @@ from jclip.adapt import fit
 from jclip.adapt.contexts import layout, prompt_encoder
 from jclip.adapt.data import AdaptData
 from jclip.adapt.heads import Features
-from jclip.config import Augment, CoCoOp, ConfigError, CoOp, FineTune, LoRA, Mesh, PromptSearch, TextTower, Views
+from jclip.config import Augment, CoCoOp, ConfigError, CoOp, FineTune, LoRA, MeshConfig, PromptSearch, TextTower, Views
 from jclip.config.adapt import Method
 from jclip.inference import Encoder, load
 from jclip.sharding import make_mesh, replicated
@@ -66,7 +66,7 @@ def encoder_on(devices: int) -> Encoder:
     encoder = load("ViT-tiny-test")
     image = encoder.params["image"]
     image = {**image, "patch_embed": {**image["patch_embed"], "kernel": 20 * image["patch_embed"]["kernel"]}}
-    mesh = make_mesh(Mesh(), jax.devices()[:devices])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     params = jax.device_put({**encoder.params, "image": image}, replicated(mesh))
     return dataclasses.replace(encoder, mesh=mesh, params=params)
 

@@ -16,9 +16,9 @@ from jclip.adapt import fit
 from jclip.adapt.data import AdaptData
 from jclip.adapt.heads import accuracy
 from jclip.adapt.linear import other_examples
-from jclip.adapt.task import Labelled, Task
+from jclip.adapt.task import LabelledFeatures, Task
 from jclip.clip import create_model
-from jclip.config import Adapt, ConfigError, Contrastive, CrossModal, Labels, Mesh, Model, architecture
+from jclip.config import Adapt, ConfigError, Contrastive, CrossModal, Labels, MeshConfig, Model, architecture
 from jclip.data import open_source
 from jclip.inference import Encoder
 from jclip.sharding import make_mesh
@@ -28,14 +28,14 @@ ONLY = ("yellow circle", "blue square", "red triangle")
 HEARD = CrossModal(**SHORT, extra=SOUNDS, tower="sound")
 
 
-def with_sounds(task: Task, sounds: Labelled) -> Task:
+def with_sounds(task: Task, sounds: LabelledFeatures) -> Task:
     return dataclasses.replace(task, encode=dataclasses.replace(task.encode, extra=lambda *_: sounds))
 
 
 def test_sounds_stand_behind_the_texts_with_the_labels_of_their_classes() -> None:
     task = make_task(shots=2)
     labels = np.repeat(np.arange(CLASSES), 2)
-    sounds = Labelled(features(np.random.default_rng(1), np.eye(CLASSES, WIDTH), labels, 0.1), labels)
+    sounds = LabelledFeatures(features(np.random.default_rng(1), np.eye(CLASSES, WIDTH), labels, 0.1), labels)
     found = other_examples(HEARD, with_sounds(task, sounds))
     np.testing.assert_array_equal(found.z, np.concatenate([task.classifier, sounds.features.z]))
     assert found.labels.tolist() == [*range(CLASSES), *labels]
@@ -53,7 +53,11 @@ def test_sounds_help_where_images_and_texts_say_little() -> None:
         test = features(np.random.default_rng(99), centres, labels, 1.0)
         sounds = features(np.random.default_rng([seed, 8]), centres, own, 0.3)
         heard = CrossModal(**how, extra="sounds", tower="sound")
-        tasks = (task, with_sounds(task, Labelled(sounds, own)), with_sounds(task, Labelled(sounds, np.roll(own, 1))))
+        tasks = (
+            task,
+            with_sounds(task, LabelledFeatures(sounds, own)),
+            with_sounds(task, LabelledFeatures(sounds, np.roll(own, 1))),
+        )
         without, right, wrong = (
             accuracy(fit(m, t).head, test, labels) for m, t in zip((CrossModal(**how), heard, heard), tasks, strict=True)
         )
@@ -69,7 +73,7 @@ def encoder() -> Encoder:
     pairs = {f"{name}_text": Contrastive(name, "text") for name in ("image", "sound")}
     clip = dataclasses.replace(create_model(Model(towers, embed_dim=16)), objectives=pairs)
     params = clip.init(jax.random.key(0))
-    return Encoder(clip.config, clip.objectives, params=params, mesh=make_mesh(Mesh(), jax.devices()[:1]))
+    return Encoder(clip.config, clip.objectives, params=params, mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 def data(**changes: Any) -> AdaptData:

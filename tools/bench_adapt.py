@@ -75,10 +75,10 @@ def coop_memory(architecture: str, classes: int, devices: int, *, remat: bool) -
     from jclip.adapt.contexts import layout, prompt_encoder
     from jclip.adapt.coop import make_epoch, prompt_loss
     from jclip.adapt.training import coop_optimizer
-    from jclip.config import CoOp, Mesh, TextTower
+    from jclip.config import CoOp, MeshConfig, TextTower
     from jclip.sharding import make_mesh, replicated
 
-    clip, mesh = create_model(architecture), make_mesh(Mesh(), jax.devices()[:devices])
+    clip, mesh = create_model(architecture), make_mesh(MeshConfig(), jax.devices()[:devices])
     tower = clip.config.towers["text"]
     assert isinstance(tower, TextTower)
     made, optimizer = (
@@ -138,13 +138,13 @@ def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def tip(options: argparse.Namespace) -> Callable[[], object]:
     """Tip-Adapter's search, of cached features."""
     from jclip.adapt.heads import Features, Head, scalar
-    from jclip.adapt.task import Labelled
+    from jclip.adapt.task import LabelledFeatures
     from jclip.adapt.tip import mean_keys, searched
     from jclip.config import TipAdapter
 
     classes, n = options.classes, options.classes * options.shots
     views = Features(unit((10, n, 512), 0), np.ones((10, n), np.float32))
-    selection = Labelled(
+    selection = LabelledFeatures(
         Features(unit((4 * classes, 512), 1), np.ones(4 * classes, np.float32)), np.repeat(np.arange(classes), 4)
     )
 
@@ -170,7 +170,7 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     from jclip.adapt.contexts import first_contexts, layout, prompt_encoder
     from jclip.adapt.heads import linear
     from jclip.adapt.training import coop_optimizer, cross_entropy
-    from jclip.config import CoOp, Mesh, TextTower
+    from jclip.config import CoOp, MeshConfig, TextTower
     from jclip.sharding import make_mesh
 
     clip = create_model(options.architecture)
@@ -178,7 +178,7 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     assert isinstance(tower, TextTower)
     params = {name: tree for name, tree in clip.init(jax.random.key(0)).items() if name.startswith("text")}
     made = layout(tower, names_of(options.classes), contexts_for(tower.context_length), "", "end")
-    encode = prompt_encoder(clip.config, make_mesh(Mesh()), "text", remat=True)
+    encode = prompt_encoder(clip.config, make_mesh(MeshConfig()), "text", remat=True)
     optimizer = coop_optimizer(CoOp(), 200, 50)
     z, labels = jnp.asarray(unit((32, clip.config.embed_dim), 0)), jnp.arange(32) % options.classes
     ids, gather, eot = map(jnp.asarray, made.arrays())

@@ -19,7 +19,7 @@ WORDS_OF = 3
 """Contexts whose words are shown: those of the last seeds of most shots."""
 
 Content = Mapping[str, Any]
-"""Content of results.json, see `adaptation.Record`."""
+"""Content of results.json, see `adaptation.AdaptationFile`."""
 
 
 def is_adaptation(path: Path) -> bool:

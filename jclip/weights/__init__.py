@@ -208,6 +208,12 @@ def read_weights(
             raise WeightsError(f"{path}: says its preprocessing itself; leave out {', '.join(preprocess)}")
         model = with_preprocess(model, preprocess)
     check_model(model)
+    return _fitting(path, _Opened(key, model, scales, tensors, captioners))
+
+
+def _fitting(path: Path, opened: "_Opened") -> Weights:
+    """Weights of what was opened, if its arrays are those of its architecture."""
+    key, model, scales, tensors, captioners = opened
     module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ()) | caption_shapes(model, captioners)
     tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}
