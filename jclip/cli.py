@@ -329,6 +329,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.data.source": ("SourceError", "BadExample"),
         "jclip.data.loader": ("LostWorker",),
         "jclip.lock": ("LockedWorkdir",),
+        "jclip.mirror": ("NotCopied",),
         "jclip.metrics": ("NonFiniteLoss",),
         "jclip.processes": ("LostProcess", "Refused"),
         "jclip.weights.errors": ("WeightsError",),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jclip.config import Caption, ConfigError, ImageSize
-from jclip.files import is_adapted, is_run
+from jclip.files import is_adapted, is_bucket, is_run
 from jclip.inference import Encoder, load
 from jclip.runs import load_run
 from jclip.tree import flatten
@@ -46,6 +46,7 @@ def main(
     say = Console(stderr=True, highlight=False)
     captioners: Mapping[str, Caption]
     params: Mapping[str, Any]
+    source = local_path(source) if is_bucket(source) else source
     if is_adapted(source):
         given = (architecture_name, step, image_size, context_length, tokenizer, kind)
         if any(value is not None for value in given) or preprocess:

@@ -21,7 +21,7 @@ from jclip.data.decoding import MAX_PIXELS
 from jclip.data.names import match_names
 from jclip.encode import make_encode
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
-from jclip.files import is_run
+from jclip.files import is_bucket, is_run
 from jclip.inference import load, tower_digest
 from jclip.metrics import results_table
 from jclip.processes import is_first, leave_together, together
@@ -29,6 +29,7 @@ from jclip.results import Results, describe_machine, training_curves
 from jclip.runs import load_run, run_config
 from jclip.sharding import Gather, batch_sharding, by_host, gather_rows, make_gather, to_global
 from jclip.state import param_shapes
+from jclip.weights import local_path
 
 if TYPE_CHECKING:
     from jclip.adapt.saved import Adapted
@@ -158,6 +159,7 @@ def main(
         CheckpointError: there is no such checkpoint.
         ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
+    model = together(lambda: local_path(model)) if is_bucket(model) else model
     together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
     suite = _chosen(suite or subject.suite, names, model)

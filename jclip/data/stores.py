@@ -141,7 +141,7 @@ class Http(_Asynchronous):
             return Facts(int(total), _version(answer.headers))
 
     def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
-        return self.ask(self._get, address, start, size, facts, seconds=_deadline(size))
+        return self.ask(self._get, address, start, size, facts, seconds=deadline(size))
 
     async def _get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
         session = await self.fs.set_session()
@@ -170,7 +170,7 @@ class Http(_Asynchronous):
         return _exactly(await _begin(answer.content, length), length)[start : start + size]
 
     def whole(self, address: str, most: int) -> bytes:
-        return self.ask(self._whole, address, most, seconds=_deadline(most))
+        return self.ask(self._whole, address, most, seconds=deadline(most))
 
     async def _whole(self, address: str, most: int) -> bytes:
         session = await self.fs.set_session()
@@ -204,10 +204,10 @@ class S3(_Asynchronous):
         return Facts(int(info["size"]), str(info.get("ETag") or info.get("LastModified") or ""))
 
     def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
-        return self.ask(self._get, address, size, facts, seconds=_deadline(size), Range=f"bytes={start}-{start + size - 1}")
+        return self.ask(self._get, address, size, facts, seconds=deadline(size), Range=f"bytes={start}-{start + size - 1}")
 
     def whole(self, address: str, most: int) -> bytes:
-        return self.ask(self._get, address, most, None, seconds=_deadline(most))
+        return self.ask(self._get, address, most, None, seconds=deadline(most))
 
     async def _get(self, address: str, size: int, facts: Facts | None, **wanted: str) -> bytes:
         """`size` bytes of a file with these facts; at most so many of one whose facts are not known."""
@@ -248,7 +248,7 @@ class Google(_Asynchronous):
         # A generation is one state of an object for ever: of another one there is nothing to be had.
         pinned = {"generation": facts.version} if facts.version.isdigit() else {}
         end = start + size
-        return _exactly(self.ask(self.fs._cat_file, address, start=start, end=end, seconds=_deadline(size), **pinned), size)
+        return _exactly(self.ask(self.fs._cat_file, address, start=start, end=end, seconds=deadline(size), **pinned), size)
 
     def whole(self, address: str, most: int) -> bytes:
         return _of_facts(self, address, most)
@@ -354,7 +354,7 @@ def _exactly(body: bytes, size: int) -> bytes:
     return body
 
 
-def _deadline(size: int) -> float:
+def deadline(size: int) -> float:
     """Seconds in which a request must be done, at 1 MB/s if need be."""
     return 4 * STALLED_SECONDS + size / 1e6
 
