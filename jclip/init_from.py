@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, TokenTower, Tower, differences
+from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.config.same import with_moved_file
 from jclip.files import is_run
 from jclip.program import Program
 from jclip.runs import load_run, run_config
@@ -166,9 +167,7 @@ def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[s
         equal["projection"] = here.projection
     if None not in (getattr(there, "layer_scale", None), getattr(here, "layer_scale", None)):
         equal["layer_scale"] = getattr(here, "layer_scale")  # noqa: B009  # where factors began says nothing of where they are
-    if isinstance(there, TokenTower) and isinstance(here, TokenTower) and there.tokenizer.sha256 == here.tokenizer.sha256 != "":
-        equal["tokenizer"] = dataclasses.replace(there.tokenizer, file=here.tokenizer.file)  # the same file elsewhere
-    return differences(dataclasses.replace(there, **equal), here, at)
+    return differences(dataclasses.replace(with_moved_file(there, here), **equal), here, at)
 
 
 def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None:

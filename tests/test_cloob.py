@@ -15,7 +15,7 @@ from test_objectives import config_of, gradients, one_batch
 from jclip.config import CLOOB, MeshConfig
 from jclip.losses import retrieve
 from jclip.models import MultiTower
-from jclip.objectives import cloob, make_objective
+from jclip.objectives import Setting, cloob, make_objective
 from jclip.objectives.objective import Params
 from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
@@ -68,7 +68,7 @@ def test_with_beta_near_0_the_mean_is_retrieved_and_with_a_large_one_the_nearest
 
 def loss_of(how: CLOOB, mesh: tuple[int, int] | None) -> object:
     config = dataclasses.replace(config_of("cloob"), objectives={"cloob": how})
-    objective = cloob.CLOOBObjective("cloob", how, config, None if mesh is None else make_mesh(*mesh))
+    objective = cloob.CLOOBObjective("cloob", how, Setting.of(config), None if mesh is None else make_mesh(*mesh))
     empty: Params = {}
     return lambda x, y: objective.batch(empty, empty, (x, y), {})[0]
 

@@ -17,7 +17,7 @@ from jclip.objectives.distillation import AffinityDistillationObjective, Feature
 from jclip.objectives.masked_text import MaskedTextObjective
 from jclip.objectives.multi_view import MultiViewObjective
 from jclip.objectives.nearest_neighbour import NearestNeighbourObjective
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.objectives.self_distillation import SelfDistillationObjective
 from jclip.objectives.sim_reg import SimRegObjective
 from jclip.objectives.token_wise import TokenWiseObjective
@@ -25,9 +25,9 @@ from jclip.objectives.triplet import TripletObjective
 from jclip.objectives.two_views import BYOLObjective, SimCLRObjective, SimSiamObjective
 from jclip.objectives.vocabulary import VocabularyObjective
 
-__all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum", "make_objective"]
+__all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "Setting", "WeightedSum", "make_objective"]
 
-OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
+OBJECTIVES: dict[type, Callable[[str, Any, Setting, Mesh | None], Objective]] = {
     config.Contrastive: ContrastiveObjective,
     config.Triplet: TripletObjective,
     config.TokenWise: TokenWiseObjective,
@@ -45,13 +45,14 @@ OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
     config.AffinityDistillation: AffinityDistillationObjective,
     config.Caption: CaptionObjective,
 }
-"""Makers of the families: (name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
+"""Makers of the families: (name, its dataclass, what it may know of the run, the mesh, or None to compute nothing)."""
 
 
-def make_objective(whole: Config, mesh: Mesh | None = None) -> "WeightedSum":
+def make_objective(config: Config, mesh: Mesh | None = None) -> "WeightedSum":
     """The objective of a run. Without a mesh it can tell its parameters and its FLOPs."""
-    objectives = {name: OBJECTIVES[type(how)](name, how, whole, mesh) for name, how in whole.objectives.items()}
-    return WeightedSum(objectives, whole.objectives, whole.batch_size)
+    setting = Setting.of(config)
+    objectives = {name: OBJECTIVES[type(how)](name, how, setting, mesh) for name, how in config.objectives.items()}
+    return WeightedSum(objectives, config.objectives, config.batch_size)
 
 
 class WeightedSum:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from jclip.config import Model, Preprocess, TextTower, TokenizerConfig, Tower, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
+from jclip.weights.io.files import Lazy
+from jclip.weights.io.npz import open_npz
 from jclip.weights.layout import BIAS, FLAT, LEADING, SCALAR, SCALE, Rule, heads_layout, merge_layout, patch_layout
-from jclip.weights.npz import open_npz
-from jclip.weights.vocabularies import with_file
+from jclip.weights.texts.vocabularies import with_file
 
 VOCABULARIES: Mapping[int, tuple[str, TokenizerConfig]] = {
     32_000: ("c4_en", TokenizerConfig("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),

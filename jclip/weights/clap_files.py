@@ -27,8 +27,8 @@ from jclip.config import (
 from jclip.models import mel_bank
 from jclip.weights.clap_texts import text_of
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
-from jclip.weights.hugging_face_clap import FUSED_SECONDS
+from jclip.weights.hugging_face.clap import FUSED_SECONDS
+from jclip.weights.io.files import Lazy
 from jclip.weights.layout import SCALAR, Rule, dense_rules
 from jclip.weights.prefixes import without_prefix
 from jclip.weights.sound_names import BUFFERS, CLASSIFIERS, FRONT_END, SCALE, cnn14_rules, htsat_rules, residual_rules

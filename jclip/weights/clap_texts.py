@@ -10,7 +10,7 @@ from jclip.config import BertTower, TextTower, TokenizerConfig, TokenTower
 from jclip.weights.bert_names import bert_rules
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import SAME, Layout, Rule, norm_rules
-from jclip.weights.vocabularies import with_file
+from jclip.weights.texts.vocabularies import with_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -17,7 +17,7 @@ import jclip
 from jclip.config import BertTower, ConfigError, TokenizerConfig, replace
 from jclip.data import get_tokenizer
 from jclip.weights import WeightsError, read_weights, write_weights
-from jclip.weights.tokenizers import longest_text, read_hugging_face
+from jclip.weights.texts.tokenizers import longest_text, read_hugging_face
 
 TEXTS = {"chinese_clip": ["a dog barks", "猫, la", "!"], "altclip": ["word5 word6", "word7", "nothing known"]}
 

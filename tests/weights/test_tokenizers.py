@@ -14,9 +14,9 @@ from vocabularies import CLASSES, strings, write_folder
 
 from jclip.config import Model, TextTower, TokenizerConfig, VisionTower, replace
 from jclip.data import get_tokenizer
-from jclip.weights import WeightsError, own
-from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
-from jclip.weights.tokenizers import read_hugging_face, read_open_clip
+from jclip.weights import WeightsError, jclip_format
+from jclip.weights.texts.tokenizer_files import write_hugging_face, write_open_clip
+from jclip.weights.texts.tokenizers import read_hugging_face, read_open_clip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
 BERT = {"hf_tokenizer_name": "bert-base-uncased"}
@@ -264,11 +264,11 @@ def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path
     second = TokenizerConfig("hugging_face", str(tmp_path / "other" / "bert.json"), clean="none")
     given = model(first, second, first, TokenizerConfig(), TokenizerConfig("sentencepiece", str(GOLDEN / "t5.model"), eos_id=1))
     (tmp_path / "written").mkdir()
-    own.write_config(given, tmp_path / "written", ())
+    jclip_format.write_config(given, tmp_path / "written", ())
     shutil.move(tmp_path / "written", tmp_path / "moved")
     names = {path.name for path in (tmp_path / "moved").iterdir()}
     assert names == {"jclip.json", "bert.json", "text1-bert.json", "t5.model"}
-    found, _ = own.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
+    found, _ = jclip_format.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
     for name, tower in found.towers.items():
         before = given.towers[name]
         if not isinstance(tower, TextTower) or not isinstance(before, TextTower):
@@ -283,20 +283,20 @@ def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path
 def test_a_vocabulary_outside_of_the_folder_is_refused(file: str, tmp_path: Path) -> None:
     (tmp_path / "written").mkdir()
     shutil.copy(GOLDEN / "bert.json", tmp_path)
-    own.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", ())
+    jclip_format.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", ())
     config = json.loads((tmp_path / "written" / "jclip.json").read_text())
     config["model"]["towers"]["text0"]["tokenizer"]["file"] = file
     with pytest.raises(WeightsError, match="does not lie in this folder"):
-        own.read_model(tmp_path / "written", config)
+        jclip_format.read_model(tmp_path / "written", config)
 
 
 def test_a_vocabulary_that_is_missing_is_named(tmp_path: Path) -> None:
-    own.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, ())
+    jclip_format.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, ())
     (tmp_path / "bert.json").unlink()
     with pytest.raises(WeightsError, match=r"bert\.json of tower text0 is missing"):
-        own.read_model(tmp_path, json.loads((tmp_path / "jclip.json").read_text()))
+        jclip_format.read_model(tmp_path, json.loads((tmp_path / "jclip.json").read_text()))
     with pytest.raises(WeightsError, match="cannot be read"):
-        own.write_config(replace(model(TokenizerConfig("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, ())
+        jclip_format.write_config(replace(model(TokenizerConfig("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, ())
 
 
 def test_every_small_vocabulary_has_its_configuration() -> None:

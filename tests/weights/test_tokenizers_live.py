@@ -13,9 +13,9 @@ from vocabularies import strings
 from jclip.config import TokenizerConfig
 from jclip.data import get_tokenizer
 from jclip.data.clean import lower
-from jclip.weights.clip_vocabulary import clip_vocabulary
-from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
-from jclip.weights.tokenizers import read_hugging_face
+from jclip.weights.texts.clip_vocabulary import clip_vocabulary
+from jclip.weights.texts.tokenizer_files import write_hugging_face, write_open_clip
+from jclip.weights.texts.tokenizers import read_hugging_face
 
 pytestmark = pytest.mark.parity
 open_clip, transformers = peer("open_clip"), peer("transformers")

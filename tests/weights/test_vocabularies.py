@@ -18,8 +18,8 @@ from jclip import init_from
 from jclip.config import ConfigError, InitFrom, TokenizerConfig, architectures, load, replace
 from jclip.sharding import make_mesh
 from jclip.weights import WeightsError, named_model, read_weights
-from jclip.weights.timm import TIMM
-from jclip.weights.tokenizers import read_open_clip
+from jclip.weights.open_clip.timm import TIMM
+from jclip.weights.texts.tokenizers import read_open_clip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from typing import Any
 
 from jclip.config import ConfigError, Model, TokenizerConfig, TokenTower
 from jclip.data.vocabulary import read_pieces, read_vocabulary
-from jclip.weights.clip_vocabulary import write_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, WORDS, TokenizerFile
+from jclip.weights.texts.clip_vocabulary import write_clip_vocabulary
+from jclip.weights.texts.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, WORDS, TokenizerFile
 
 JSON_KINDS = ("clip", "siglip", "chinese_clip", "altclip", "clap")
 """Types of models whose tokenizer transformers reads from a tokenizer.json."""

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from jclip.config import BertTower, Caption, Model, SoundTower, TextTower, TokenizerConfig, VisionTower
 from jclip.config import replace as replace_path
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
-from jclip.weights.hugging_face_bert import DEFAULTS, bert_config, bert_tower
-from jclip.weights.hugging_face_clap import opened_clap, read_clap, write_clap
-from jclip.weights.hugging_face_names import model_type, rules
-from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
+from jclip.weights.hugging_face.bert import DEFAULTS, bert_config, bert_tower
+from jclip.weights.hugging_face.clap import opened_clap, read_clap, write_clap
+from jclip.weights.hugging_face.names import model_type, rules
+from jclip.weights.hugging_face.processor import FILE, preprocess, read_processor, settings
+from jclip.weights.io.files import Lazy
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
 from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Values, check_options, one_of, optional
 from jclip.weights.same import require_same
-from jclip.weights.tokenizer_files import write_hugging_face
-from jclip.weights.tokenizers import longest_text, read_hugging_face
+from jclip.weights.texts.tokenizer_files import write_hugging_face
+from jclip.weights.texts.tokenizers import longest_text, read_hugging_face
 
 __all__ = [
     "BUFFERS",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jclip.config import Model, TokenizerConfig, TokenTower, architecture
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
-from jclip.weights.tokenizers import sha256_of, template
+from jclip.weights.io.files import read_json
+from jclip.weights.texts.tokenizers import sha256_of, template
 
 FILES = {
     "sentencepiece": "a sentencepiece model, or a tokenizer.json that ends each text alike",

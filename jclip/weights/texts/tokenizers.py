@@ -12,9 +12,9 @@ from typing import Any
 from jclip.config import ConfigError, TokenizerConfig
 from jclip.data.vocabulary import read_pieces
 from jclip.files import read_whole
-from jclip.weights.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.io.files import read_json
+from jclip.weights.texts.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
