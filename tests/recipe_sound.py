@@ -10,7 +10,6 @@ from jclip.config import Config, SoundMix
 def get_config() -> Config:
     """Crop, loudness, shift, sign and mixtures on the host, masks and patch dropout on the device."""
     base = config(evals={}, duration="10", batch_size=16)
-    data = dataclasses.replace(
-        base.data, sound_mix=SoundMix(0.5), sound_augment=dataclasses.replace(base.data.sound_augment, shift=0.5)
-    )
+    changes = dataclasses.replace(base.data.sound_augment, shift=0.5)
+    data = dataclasses.replace(base.data, sound_mix=SoundMix(0.5), sound_augment=changes)
     return dataclasses.replace(base, data=data, checkpoint=dataclasses.replace(base.checkpoint, every="4"))

@@ -160,14 +160,12 @@ def test_a_sine_peaks_in_the_filter_around_its_frequency(name: str) -> None:
 
 
 def test_the_filters_of_msclap_2023_are_those_of_another_rate_than_its_sounds() -> None:
-    """What msclap 1.3.4 computes: filters of 32 kHz, 50 to 14,000 Hz; its configuration's fmax of 8000 reaches none of its code."""
+    """What msclap 1.3.4 computes: filters of 32 kHz, 50 to 14,000 Hz; the fmax of 8000 in its configuration reaches no code."""
     here, there = mel_bank(MSCLAP_2023_MEL, 44_100), mel_bank(replace(MSCLAP_2022_MEL, hop=320), 32_000)
     right = np.array([[triangle(LAION_MEL, m, k * 32_000 / 1024) for m in range(64)] for k in range(513)])
     np.testing.assert_allclose(here, right, atol=1e-12)
     np.testing.assert_array_equal(here, there)
-    used = np.flatnonzero(here.any(axis=1))[[0, -1]] * 44_100 / 1024  # frequencies of the sound
-    assert 50 * 44.1 / 32 < used[0] < 50 * 44.1 / 32 + 44_100 / 1024
-    assert 14_000 * 44.1 / 32 - 44_100 / 1024 < used[1] < 14_000 * 44.1 / 32
+    np.testing.assert_array_equal(np.flatnonzero(here.any(axis=1))[[0, -1]], [2, 447])  # 86 and 19,251 Hz of 44.1 kHz
 
 
 @pytest.mark.parametrize("name", ["laion", "msclap_2023", "imagebind"])

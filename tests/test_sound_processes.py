@@ -6,14 +6,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from recipe_sound import get_config
 from test_processes import finish_all, two_processes
 from test_train import HERE, finish, losses, start_command, wait_for_step
 
 from jclip.checkpoint import Checkpoints
-from jclip.config import Mesh, SpecAugment
+from jclip.config import Mesh
 from jclip.memory import share
 from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
@@ -73,30 +72,25 @@ def test_two_processes_train_on_sounds_as_one_and_go_on_bit_equal_when_one_is_ki
     assert losses(tmp_path / "killed") == two
 
 
-def program(devices: int, seconds: float) -> Program:
-    """The run on a mesh, with sounds of so many seconds."""
+def program(devices: int) -> Program:
+    """The run on a mesh, with sounds of 2 s, and of few words, whose table would be most of a device's memory."""
     config = get_config()
-    sound = config.model.towers["sound"]
-    heard = dataclasses.replace(sound, waveform=dataclasses.replace(sound.waveform, seconds=seconds), spec_augment=SpecAugment())
-    model = dataclasses.replace(config.model, towers={**config.model.towers, "sound": heard})
-    config = dataclasses.replace(config, model=model, batch_size=64)
+    sound, text = config.model.towers["sound"], config.model.towers["text"]
+    sound = dataclasses.replace(sound, waveform=dataclasses.replace(sound.waveform, seconds=2.0))
+    towers = {"sound": sound, "text": dataclasses.replace(text, vocab_size=64)}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, towers=towers), batch_size=64)
     return make_program(config, make_mesh(Mesh(devices, 1)), warmup_steps=1, total_steps=STEPS)
 
 
-def test_a_step_of_sounds_holds_what_was_planned_and_no_waveform_of_other_devices() -> None:
-    eight = program(8, 1.0)
+def test_a_step_of_sounds_holds_what_was_planned_and_no_spectrogram_of_other_devices() -> None:
+    eight = program(8)
     planned = {name: share(part) for name, part in eight.parts().items()}
-    assert planned["batch"] == 64 // 8 * (2 * 8000 + 4 * 8)  # int16 of 1 s at 8 kHz, i32 of 8 tokens
+    assert planned["batch"] == 64 // 8 * (2 * 2 * 8000 + 4 * 8)  # int16 of 2 s at 8 kHz, i32 of 8 tokens
     memory: Any = eight.compile().memory_analysis()
     given = sum(size for name, size in planned.items() if name != "embeddings")
-    assert given <= memory.argument_size_in_bytes <= given + 4096  # and the key
+    assert given <= memory.argument_size_in_bytes <= given + 4096
     assert memory.temp_size_in_bytes > planned["embeddings"]
-    # Of the spectrograms, which are most of what a step makes, each device has those of its rows.
-    longer: Any = program(8, 2.0).compile().memory_analysis()
-    alone: Any = program(1, 2.0).compile().memory_analysis()
-    frames = 1 + 2 * 8000 // 100
-    spectra = 64 * frames * 129 * 8  # complex64
+    alone: Any = program(1).compile().memory_analysis()
+    spectra = 64 * (1 + 2 * 8000 // 100) * 129 * 8  # complex64 of the whole batch
     assert alone.temp_size_in_bytes > spectra
-    assert longer.temp_size_in_bytes < alone.temp_size_in_bytes / 8 * 1.5
-    assert longer.temp_size_in_bytes - memory.temp_size_in_bytes < spectra / 8 * 3
-    assert np.isfinite(longer.temp_size_in_bytes)
+    assert memory.temp_size_in_bytes < alone.temp_size_in_bytes / 8 * 1.5

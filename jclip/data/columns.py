@@ -17,7 +17,7 @@ from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.samples import SOUNDS as EXTENSIONS
-from jclip.data.source import BadExample, Lacking, SourceError, caption_lines, decode_text, split_options
+from jclip.data.source import BadExample, Lacking, Source, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
 OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
@@ -271,7 +271,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
     )
 
 
-def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence[str], rows: Sequence[Any]) -> Columns:
+def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence[str], rows: Source) -> Columns:
     """The columns, with one of SOUND_PATHS as the sound where the values of the first rows all end as names of sounds do.
 
     Args:
@@ -290,7 +290,7 @@ def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence
     return columns
 
 
-def _some(rows: Sequence[Any], name: str) -> Iterator[Any]:
+def _some(rows: Source, name: str) -> Iterator[Any]:
     """Values of a column in the first rows that have one."""
     for i in range(min(LOOKED_AT, len(rows))):
         with suppress(BadExample, KeyError):

@@ -46,7 +46,7 @@ class Mixer:
     def _joined(self, last: AsType | Tokenize, a: NDArray[Any], b: NDArray[Any], share: float) -> NDArray[Any]:
         if isinstance(last, Tokenize):
             return last.ids(f"{a}{self.how.joint}{b}")
-        return last(np.float32(share) * a + np.float32(1 - share) * b)
+        return last(np.asarray(np.float32(share) * a + np.float32(1 - share) * b, np.float32))
 
 
 def make_mixer(how: SoundMix, transforms: Mapping[str, Transform]) -> Mixer:

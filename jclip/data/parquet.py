@@ -328,8 +328,8 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
-    if (told := told_by_values(columns, options, first.names, source)) != columns:
-        columns = told
+    if (known := told_by_values(columns, options, first.names, source)) != columns:
+        columns = known
         source = Parquet(files, first.names, columns, several)
     if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
         log.warning(

@@ -30,8 +30,8 @@ def _whole_wav(data: bytes) -> None:
 
 
 def _whole_ogg(data: bytes) -> None:
-    """The last page: a header of 27 bytes, as many lengths as its last byte says, and so many bytes together; the third bit of its
-    type, byte 5, says that it ends the stream (RFC 3533, section 6)."""
+    """The last page: a header of 27 bytes, as many lengths as its last byte says, and so many bytes together; the third bit of
+    byte 5 says that it ends the stream (RFC 3533, section 6)."""
     place = data.rfind(b"OggS")
     lengths = data[place + 27 : place + 27 + data[place + 26]] if place + 27 <= len(data) else b""
     if place + 27 > len(data) or len(lengths) < data[place + 26] or place + 27 + len(lengths) + sum(lengths) > len(data):

@@ -171,15 +171,11 @@ def test_what_cannot_be_mixed_is_refused() -> None:
         with pytest.raises(ConfigError, match=message):
             check(how)
     check(dataclasses.replace(with_images, data=Data("shapes:train")))
-    unread = dataclasses.replace(with_images, objectives={"sound_text": Contrastive("sound", "text")})
-    check(unread)  # an image that nothing reads is not mixed
 
 
 def test_a_run_of_before_there_were_mixtures_has_none() -> None:
-    saved = to_json(config(SoundMix()))
-    assert from_json(saved) == config(SoundMix())
-    import json
-
-    old = json.loads(saved)
-    del old["data"]["sound_mix"]
-    assert from_json(json.dumps(old)).data.sound_mix == SoundMix()
+    how = config(SoundMix())
+    saved = to_json(how)
+    assert from_json(saved) == how
+    old = {**saved, "data": {name: value for name, value in saved["data"].items() if name != "sound_mix"}}
+    assert from_json(old) == how

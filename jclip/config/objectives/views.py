@@ -74,13 +74,13 @@ def mix_problems(seen: Mapping[str, tuple[Tower, bool]], optional: Collection[st
         optional: views that examples may lack.
     """
     at = ".data.sound_mix.p"
+    if not any(isinstance(tower, SoundTower) for tower, _ in seen.values()):
+        yield f"{at}: no objective reads a sound; use 0"
     for name, (tower, stored) in seen.items():
         if stored or not isinstance(tower, SoundTower | TokenTower):
             yield f"{at}: sounds and texts are mixed, and {name!r} is neither; use 0, or leave out the objectives that read it"
         elif isinstance(tower, HtsatTower) and tower.fused_seconds is not None:
             yield f"{at}: sounds of different lengths are fused by {name!r} and cannot be mixed; use 0, or fused_seconds None"
-    if not any(isinstance(tower, SoundTower) for tower, _ in seen.values()):
-        yield f"{at}: no objective reads a sound; use 0"
     if optional:
         yield f"{at}: an example that lacks {' or '.join(optional)} cannot be mixed; use 0, or leave data.optional out"
 
