@@ -13,8 +13,8 @@ patches in place of an HTSAT, and that of texts CLIP's in place of RoBERTa, both
 Mel.mean and Mel.std are a guess for recordings; docs/tutorials/sound.md says how to measure those of your data. Neither time nor
 accuracy has been measured: a test trains two steps of it, with one block a tower.
 
---small was: some ten minutes of one core of an EPYC, to a zero-shot accuracy of 56.8% on the fold of ESC-50's layout that it has not
-seen, of 50 synthesised classes (chance 2%; with --captions, which share the tower of texts, 43.3%).
+--small was: some ten minutes of one core, to a zero-shot accuracy of 56.8% on the fold of ESC-50's layout that it has not
+seen, of 50 synthesised classes (chance 2%; with --captions 43.3%; one run each).
 """
 
 from jclip.config import (

@@ -91,7 +91,7 @@ class SoundMix:
     """Mixtures of two sounds in training: mixup of waveforms (Zhang et al. 2018; AST, Gong et al. 2021), told by both texts.
 
     A mixture sounds like l * a + (1 - l) * b, and its text is that of a, `joint` and that of b: captions are joined as in PairMix
-    (Kim et al. 2022) and Tango (Ghosal et al. 2023), in place of mixed labels. b is drawn from the same source by the random
+    (Kim et al. 2022, Exploring train and test-time augmentations for audio-language learning), in place of mixed labels. b is drawn from the same source by the random
     stream of its place in the order, so that batches depend on the step alone.
     """
 
