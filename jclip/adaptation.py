@@ -71,7 +71,7 @@ def main(
         "options": _options(model, how),
         "weights": {t: weights(t) for t in sorted(encoder.config.towers)},
     }
-    record = Record(out, {**base, "towers": base_towers(encoder.config)}, data, say)
+    record = AdaptationFile(out, {**base, "towers": base_towers(encoder.config)}, data, say)
     for number, cell in enumerate(cells := list(_cells(config))):
         if not record.has(cell):
             say.print(f"{cell.name}, {cell.shots} shots, seed {cell.seed} ({number + 1} of {len(cells)}) ...", soft_wrap=True)
@@ -199,7 +199,7 @@ def _options(model: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Record:
+class AdaptationFile:
     """The file results.json: what was adapted, by which protocol, and a row for each cell that is finished."""
 
     def __init__(self, out: Path, base: Mapping[str, Any], data: AdaptData, say: Console) -> None:

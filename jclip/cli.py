@@ -95,7 +95,7 @@ def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
     from jclip.config import load
 
     _quiet()
-    config = load(options.recipe, overrides)
+    config = load(options.recipe, overrides, command="inspect")
     from jclip.report import inspect
 
     inspect.main(config, options.recipe, options.html, options.topology, options.seconds)
@@ -108,11 +108,11 @@ def _compile(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.sweep is not None:
         from jclip import sweep
 
-        make = partial(load, options.recipe)
+        make = partial(load, options.recipe, command="compile")
         return 0 if sweep.main(make, overrides, options.sweep, options.topology, options.json) else 1
     if options.json is not None:
         options.parser.error("--json keeps the rows of --sweep; give both")
-    config = load(options.recipe, overrides)
+    config = load(options.recipe, overrides, command="compile")
     from jclip import compile
 
     return 0 if compile.main(config, options.topology) else 1
@@ -329,6 +329,7 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
         "jclip.data.source": ("SourceError", "BadExample"),
         "jclip.data.loader": ("LostWorker",),
         "jclip.lock": ("LockedWorkdir",),
+        "jclip.mirror": ("NotCopied",),
         "jclip.metrics": ("NonFiniteLoss",),
         "jclip.processes": ("LostProcess", "Refused"),
         "jclip.weights.errors": ("WeightsError",),

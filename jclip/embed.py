@@ -139,7 +139,7 @@ class Job:
             raise ConfigError(f"embed: {self.out} holds embeddings of {what}; give another --out, or empty it")
         if not (whole if done["rows"] == total else partial).exists():
             done.update(rows=0, broken=0)
-        keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
+        keys, problems = _LineWriter(self.out / "keys.jsonl"), _LineWriter(self.out / "problems.txt")
         keys.require(done["rows"])
         problems.require(sum(other["broken"] for other in self.done.values()))
         if done["rows"]:
@@ -187,7 +187,7 @@ class Job:
         return array
 
 
-class _Lines:
+class _LineWriter:
     """A file of lines, of which those that are there are not written again; it is made with its first line."""
 
     def __init__(self, path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jclip import interconnect
+from jclip.config import ConfigError
 from jclip.hlo import Traffic, collectives, traffic
 from jclip.hlo_time import estimated_cycles
 from jclip.memory import GIB
 from jclip.program import Program
-from jclip.topology import Topology
+from jclip.topology import Topology, other_libtpu
 
 
 class Estimate(NamedTuple):
@@ -71,7 +72,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
             raise
         raise OutOfMemoryError(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from error
     sizes: Any = compiled.memory_analysis()
-    text = str(compiled.as_text())
+    text = program_text(compiled)
     output = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     peak = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + output + sizes.generated_code_size_in_bytes
     found, chip, transfers, parts = collectives(text), topology.chip, defaultdict[str, float](float), {}
@@ -90,6 +91,20 @@ def estimate(program: Program, topology: Topology) -> Estimate:
         transfers=dict(transfers),
         parts=parts,
     )
+
+
+def program_text(compiled: Any) -> str:
+    """The HLO of a compiled program.
+
+    Raises:
+        ConfigError: the compiler is of another version than jaxlib, which cannot read what it wrote.
+    """
+    try:
+        return str(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        if other := other_libtpu():
+            raise ConfigError(f"compile: jaxlib cannot read the compiled program; {other}") from error
+        raise
 
 
 def missing_bytes(message: str) -> int | None:

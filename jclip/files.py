@@ -28,6 +28,15 @@ def read_whole(path: str | Path, most: int | None = None) -> bytes:
         raise OSError(errno.EINVAL, str(error), str(path)) from None
 
 
+BUCKETS = ("s3://", "gs://")
+"""Beginnings of the addresses of buckets that runs may be in."""
+
+
+def is_bucket(path: str | Path) -> bool:
+    """True for the address of a folder in a bucket."""
+    return str(path).startswith(BUCKETS)
+
+
 ADAPTED = "adapted.json"
 """File that describes an adapted model."""
 

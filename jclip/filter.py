@@ -59,7 +59,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     source = open_part(spec, Subset(), "filter")
     others = [open_part(name, Subset(), "filter") for name in rules.against]
     encoder = _load(rules) if rules.embeds else None
-    record = Record(out, spec, _facts(source, others, rules, encoder))
+    record = FilterFile(out, spec, _facts(source, others, rules, encoder))
     if not record.done:
         try:
             found = _ask(out, spec, source, others, rules, encoder, console)
@@ -74,7 +74,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     return out / "kept.jsonl"
 
 
-class Record:
+class FilterFile:
     """The file filter.json, which says of what a folder is the result, and how many examples each rule has dropped."""
 
     def __init__(self, out: Path, spec: str, facts: Mapping[str, Any]) -> None:

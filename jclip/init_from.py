@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 
 from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, TokenTower, Tower, differences
 from jclip.files import is_run
@@ -37,10 +37,10 @@ class Origin(NamedTuple):
     name: str
     model: Model
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[DeviceMesh], Iterable[tuple[str, Any]]]
+    read: Callable[[Mesh], Iterable[tuple[str, Any]]]
 
 
-def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[TrainState, str]:
+def start_from(config: Config, program: Program, mesh: Mesh) -> tuple[TrainState, str]:
     """The state at step 0 with the parameters of config.init_from, and a line that says what came from where.
 
     Each array goes to the devices as it is read, each device its share. All is checked before anything is allocated.
@@ -107,7 +107,7 @@ def _open(init: InitFrom) -> Origin:
         if getattr(init, field) is not None:
             raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.{field}")
 
-    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+    def read(mesh: Mesh) -> Iterator[tuple[str, Any]]:
         _, _, params, _ = load_run(path, init.step, mesh, heads=True)
         yield from flatten(params).items()
 
@@ -132,7 +132,7 @@ def _renamed(source: Origin, towers: Mapping[str, str]) -> Origin:
                 if path.startswith(f"{there}{part}/"):
                     yield path.replace(there, here, 1)
 
-    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+    def read(mesh: Mesh) -> Iterator[tuple[str, Any]]:
         for path, array in source.read(mesh):
             yield from ((name, array) for name in names(path))
 
@@ -185,7 +185,7 @@ def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None
         )
 
 
-def _on_host(array: Any, mesh: DeviceMesh) -> np.ndarray:
+def _on_host(array: Any, mesh: Mesh) -> np.ndarray:
     """Whole, on each host."""
     return np.asarray(jax.device_put(array, replicated(mesh)) if isinstance(array, jax.Array) else array)
 

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Hold:
 
     def _holder(self) -> dict[str, Any] | None:
         content = _read(self._path)
-        return None if content is None else _parse(content)
+        return None if content is None else parse(content)
 
     def _give_signs(self) -> None:
         """Signs of life, until the lock is released, or another run's: this one was taken for dead."""
@@ -94,7 +94,7 @@ def lock(
         OSError: nothing can be written to the workdir.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    path, owner = workdir / FILE, _this_process()
+    path, owner = workdir / FILE, this_process()
     _acquire(path, owner, silent, say)
     hold = Hold(path, owner, beat, silent)
     try:
@@ -114,7 +114,7 @@ def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[st
             ) from None
         if content is None:
             continue  # let go of in this moment
-        holder = _parse(content)
+        holder = parse(content)
         if holder.get("machine") != owner["machine"]:
             say(
                 f"{path} is of process {holder.get('pid')} on {holder.get('host')}; "
@@ -136,7 +136,7 @@ def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[st
             removal.unlink(missing_ok=True)
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """Identity of this process: host, number, and the start that tells it from a later process of the same number."""
     return {
         "host": socket.gethostname(),
@@ -195,7 +195,7 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def parse(content: bytes) -> dict[str, Any]:
     """Contents of a lock; empty where it is damaged, as by a full disk."""
     try:
         holder = json.loads(content)
@@ -206,14 +206,19 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 def _is_alive(path: Path, content: bytes, holder: dict[str, Any], owner: dict[str, Any], silent: float) -> bool:
     if holder.get("machine") == owner["machine"]:
-        pid = holder.get("pid")
-        return isinstance(pid, int) and _exists(pid) and _born(pid) == holder.get("born")
+        return runs_here(holder)
     first = _age(path)
     while (age := _age(path)) is not None and age < silent and _read(path) == content:
         if first is not None and age < first:  # it has given a sign of life since
             return True
         time.sleep(min(1.0, silent / 10))
     return _read(path) not in (content, None)  # another one was faster
+
+
+def runs_here(holder: Mapping[str, Any]) -> bool:
+    """True where the holder of a lock, a process of this machine, has not ended."""
+    pid = holder.get("pid")
+    return isinstance(pid, int) and _exists(pid) and _born(pid) == holder.get("born")
 
 
 def _exists(pid: int) -> bool:

@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
-    train.add_argument("--workdir", metavar="W", help="folder of the run: config.json, metrics.jsonl, checkpoints/")
+    train.add_argument("--workdir", metavar="W", help="folder of the run, or its address (s3://, gs://)")
     train.add_argument(
         "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
     )

@@ -17,10 +17,9 @@ from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
 from jclip.processes import Refused, gather_texts, same_everywhere, together
-from jclip.program import Program
+from jclip.program import Program, begin_step
 from jclip.runs import open_run
 from jclip.state import TrainState, new_extra, param_shapes
-from jclip.step import begin_step
 from jclip.tree import flatten
 from jclip.weights import local_path
 

@@ -1,9 +1,11 @@
 """Devices that a program is compiled for: slices of TPUs that nobody need own, and emulated devices."""
 
 import importlib.util
+import logging
 import math
 import os
 import re
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from jclip.config import ConfigError
 from jclip.interconnect import Wires
 from jclip.memory import GIB, device_memory
 from jclip.peaks import PEAKS
+
+log = logging.getLogger("jclip.compile")
 
 
 class Chip(NamedTuple):
@@ -101,4 +105,18 @@ def describe(name: str | None) -> Topology:
         if importlib.util.find_spec("libtpu") is None:
             raise ConfigError("compile: TPU topologies need libtpu; `pip install 'jclip[tpu]'`, on x86 Linux") from error
         raise ConfigError(f"compile: topology {name!r}: {str(error).splitlines()[0]}") from error
+    if other := other_libtpu():
+        log.warning("%s; estimates may differ, or fail", other)
     return Topology(list(found.devices), chip.memory * GIB, chip, sides)
+
+
+def other_libtpu() -> str:
+    """A sentence where the installed libtpu is of another version than this jax was released with; "" where it is that one."""
+    wanted = [match[1] for line in requires("jax") or () if (match := re.match(r"libtpu==([\d.]+)\.\*", line))]
+    try:
+        installed = version("libtpu")
+    except PackageNotFoundError:
+        return ""
+    if not wanted or f"{installed}.".startswith(f"{wanted[0]}."):
+        return ""
+    return f"libtpu {installed} is installed, and jax {jax.__version__} wants {wanted[0]}: `pip install 'jclip[tpu]'` brings it"

@@ -23,6 +23,7 @@ from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
+from jclip.operations import peak_steps
 from jclip.parts import RunPart, compare_hosts, prepare
 from jclip.processes import (
     Refused,
@@ -37,15 +38,16 @@ from jclip.resume import Start, choose, find_start, lineage, require_same_latest
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
-from jclip.step import non_finite, peak_steps
+from jclip.step import non_finite
 from jclip.weights import WeightsError
-from jclip.workdir import folder, last_good, locked, tidy
+from jclip.workdir import copied, folder, last_good, locked, tidy
 
 
 def main(
     config: Config, workdir: str | Path, *, resume_from: int | None = None, source: Source | None = None
 ) -> dict[str, float]:
-    """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`.
+    """Trains to the configured end and returns the last results; goes on from the last checkpoint in `workdir`, which may also
+    be the address of a folder in a bucket, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.
 
     Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
     checkpoint; the later ones are moved to W/set_aside. A `source` of your own is trained on in place of the one that
@@ -58,12 +60,13 @@ def main(
         SourceError: the data cannot be opened.
         Refused: the processes of the run differ in what they would train, or one of them cannot start.
         LockedWorkdir: another run writes to the workdir, or has taken it over while this one was paused.
+        NotCopied: the workdir is in a bucket, to which the last files could not be copied.
         CheckpointError: the workdir holds another model, or a damaged checkpoint; or the last step could not be saved.
         WeightsError: what init_from names cannot be read.
         NonFiniteLoss: training has diverged.
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
-    workdir = together(partial(folder, workdir))
+    given, workdir = workdir, together(partial(folder, workdir))
     opened, parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
     compare_hosts({**parts[-1].record, "command": command}, opened)
@@ -72,7 +75,8 @@ def main(
     programs = together(lambda: [_make_program(part, mesh) for part in parts])
     results: dict[str, float] = {}
     with (
-        locked(workdir) as hold,
+        locked(workdir) as local,
+        copied(given, workdir, local) as hold,
         leave_together((NonFiniteLoss, CheckpointError, ConfigError, WeightsError, Refused, LockedWorkdir)),
     ):
         begin = _first_part(workdir, parts, resume_from)

@@ -5,20 +5,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from jclip.bucket import read_token
 from jclip.checkpoint import Checkpoints
 from jclip.config import Config, ConfigError, to_saved
 from jclip.data.caches import write_atomically
-from jclip.files import read_whole
+from jclip.files import is_bucket, read_whole
 from jclip.lock import lock
 from jclip.metrics import Terminal
-from jclip.processes import is_first, together
+from jclip.mirror import local_folder, mirrored
+from jclip.processes import is_first, same_everywhere, together
 from jclip.resume import Start
 
 
 def folder(workdir: str | Path) -> Path:
-    """The path of a workdir; raises ConfigError where it can be none."""
+    """The local path of a workdir, of one in a bucket that of its copy; raises ConfigError where it can be none."""
+    if is_bucket(workdir):
+        return local_folder(str(workdir))
     if "://" in str(workdir):
-        raise ConfigError(f"config: --workdir {workdir} is no folder; mount the bucket and give the path it has then")
+        raise ConfigError(
+            f"config: --workdir {workdir} is no folder, nor in a bucket (s3://, gs://); mount it and give that path"
+        )
     workdir = Path(workdir).expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
@@ -31,6 +37,40 @@ def locked(workdir: Path) -> Iterator[Callable[[], object]]:
     with ExitStack() as stack:
         hold = together(lambda: stack.enter_context(lock(workdir, say=_say)) if is_first() else None)
         yield hold.check if hold else lambda: None
+
+
+@contextmanager
+def copied(workdir: str | Path, local: Path, hold: Callable[[], object]) -> Iterator[Callable[[], object]]:
+    """The bucket of a workdir, kept up with its local folder by the first process; yields `hold` for both.
+
+    Raises:
+        ConfigError: the bucket cannot be used, or processes do not share the local folder.
+        LockedWorkdir, NotCopied: as `mirrored`.
+    """
+    if not is_bucket(workdir):
+        yield hold
+        return
+    with ExitStack() as stack:
+        check = together(lambda: _begin_copy(stack, str(workdir), local) if is_first() else None)
+        if not same_everywhere(read_token(local)):
+            raise ConfigError(
+                f"config: with --workdir {workdir} the processes of a run have to share {local}; set JCLIP_CACHE to a folder "
+                "that all hosts share, or mount the bucket and give the path it has then"
+            )
+
+        def both() -> None:
+            hold()
+            if check:
+                check()
+
+        yield both
+
+
+def _begin_copy(stack: ExitStack, address: str, local: Path) -> Callable[[], object]:
+    try:
+        return stack.enter_context(mirrored(address, local, _say))
+    except (OSError, ImportError) as error:
+        raise ConfigError(f"config: --workdir {address} cannot be used: {error}") from error
 
 
 def tidy(workdir: Path, config: Config, checkpoints: Checkpoints, start: Start, terminal: Terminal) -> None:

@@ -16,7 +16,7 @@ from jclip.adapt.cocoop import LEARNED, conditional, first_network
 from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import Head
 from jclip.adapt.prompts import fill
-from jclip.adapt.task import Labelled, Task
+from jclip.adapt.task import LabelledFeatures, Task
 from jclip.clip import create_model
 from jclip.config import BertTower, CoCoOp, ConfigError, CoOp, Model, TextTower, Views
 from jclip.data import get_tokenizer
@@ -30,7 +30,7 @@ TOWER = MODEL.config.towers["text"]
 assert isinstance(TOWER, TextTower)
 PARAMS = MODEL.init(jax.random.key(0))
 TABLE = np.asarray(PARAMS["text"]["token_embed"])  # type: ignore[index, call-overload]
-DEVICES = {n: make_mesh(config.Mesh(), jax.devices()[:n]) for n in (1, 2, 8)}
+DEVICES = {n: make_mesh(config.MeshConfig(), jax.devices()[:n]) for n in (1, 2, 8)}
 
 
 def encoded(embeddings: np.ndarray, eot: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def task_of(noise: float = 0.5, devices: int = 1, **changes: Any) -> Task:
         "names": NAMES,
         "labels": labels,
         "images": features(rng, centres, labels, noise / 4),
-        "selection": Labelled(features(rng, centres, labels, noise / 4), labels),
+        "selection": LabelledFeatures(features(rng, centres, labels, noise / 4), labels),
         "classifier": classifier,
         "model": MODEL.config,
         "params": PARAMS,

@@ -19,7 +19,7 @@ from test_cli import exit_status
 import jclip
 from jclip import adaptation, evaluate, inference
 from jclip.adapt import saved
-from jclip.adapt.data import Rows
+from jclip.adapt.data import LabelledRows
 from jclip.adapt.saved import read_adapted
 from jclip.config import (
     Adapt,
@@ -38,7 +38,7 @@ from jclip.config import (
     TextTower,
     TipAdapter,
     TipAdapterF,
-    Tokenizer,
+    TokenizerConfig,
     Views,
     ZeroShot,
     check_adapt,
@@ -257,7 +257,10 @@ def test_towers_of_another_vocabulary_are_others_and_those_of_a_moved_one_the_sa
     models = [
         dataclasses.replace(
             model,
-            towers={**model.towers, "text": dataclasses.replace(text, tokenizer=Tokenizer("hugging_face", str(tmp_path / n)))},
+            towers={
+                **model.towers,
+                "text": dataclasses.replace(text, tokenizer=TokenizerConfig("hugging_face", str(tmp_path / n))),
+            },
         )
         for n in "abc"
     ]
@@ -403,7 +406,7 @@ def test_choosing_on_the_test_stands_beside_the_honest_number(
 
 def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> None:
     source = open_folder(f"{pictures}/val?labels=folders")
-    rows = Rows(source, np.arange(12), np.repeat(np.arange(3), 4))
+    rows = LabelledRows(source, np.arange(12), np.repeat(np.arange(3), 4))
     drawn = rows.draw(NAMES, 2, 0)
     assert np.bincount(drawn.labels).tolist() == [2, 2, 2]
     assert set(rows.draw(NAMES, 1, 0).rows) < set(drawn.rows)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from jclip import compile
+from jclip import compile, topology
 from jclip.config import Config, ConfigError
+from jclip.estimate import program_text
 
 HERE = Path(__file__).parent
 
@@ -58,11 +60,39 @@ def test_an_unknown_topology_is_refused(topology: str, message: str) -> None:
         compile.main(Config(), topology)
 
 
+def test_an_unknown_option_is_answered_by_the_command_that_was_given() -> None:
+    done = jclip_compile("--no-such-option")
+    assert done.returncode == 2
+    assert "jclip compile" in done.stderr
+    assert "jclip train" not in done.stderr
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_the_extra_is_named() -> None:
     done = jclip_compile("--topology", "v5e:4x4")
     assert done.returncode == 1
     assert "pip install 'jclip[tpu]'" in done.stderr
+
+
+def test_a_libtpu_of_another_jax_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With libtpu 0.0.52 jaxlib 0.10.2 reads the programs of a v5e, and fails on those of a v5p and a v6e."""
+
+    class Unread:
+        def as_text(self) -> str:
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    installed = "0.0.42.1"
+    monkeypatch.setattr(topology, "requires", lambda _: ["jaxlib<=0.10.2", 'libtpu==0.0.42.*; extra == "tpu"'])
+    monkeypatch.setattr(topology, "version", lambda _: installed)
+    assert topology.other_libtpu() == ""
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        program_text(Unread())
+    installed = "0.0.421"
+    assert "libtpu 0.0.421 is installed" in topology.other_libtpu()
+    with pytest.raises(
+        ConfigError, match=r"cannot read the compiled program; libtpu 0.0.421 is installed.* wants 0.0.42: .*jclip\[tpu\]"
+    ):
+        program_text(Unread())
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from jclip.config import (
     MSCLAP_2023_MEL,
     MSCLAP_2023_WAVEFORM,
     Mel,
-    Mesh,
+    MeshConfig,
     SpecAugment,
     Waveform,
 )
@@ -217,7 +217,7 @@ def test_frames_that_are_missing_are_zeros_before_the_normalisation() -> None:
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_no_device_sees_the_rows_of_another(platform: str) -> None:
     """XLA's partitioner gathers what an FFT transforms."""
-    mesh = make_mesh(Mesh(4, 2))
+    mesh = make_mesh(MeshConfig(4, 2))
     rate, mel = SMALL["slaney"]
     x = jax.ShapeDtypeStruct((16, 4000), jnp.float32, sharding=batch_sharding(mesh))
     compiled = jax.jit(lambda x: log_mel(x, mel, rate, Backend(platform, mesh=mesh)), out_shardings=batch_sharding(mesh)).lower(x)

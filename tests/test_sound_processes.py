@@ -12,7 +12,7 @@ from test_processes import finish_all, two_processes
 from test_train import HERE, finish, losses, start_command, wait_for_step
 
 from jclip.checkpoint import Checkpoints
-from jclip.config import Mesh
+from jclip.config import MeshConfig
 from jclip.memory import share
 from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
@@ -79,7 +79,7 @@ def program(devices: int) -> Program:
     sound = dataclasses.replace(sound, waveform=dataclasses.replace(sound.waveform, seconds=2.0))
     towers = {"sound": sound, "text": dataclasses.replace(text, vocab_size=64)}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, towers=towers), batch_size=64)
-    return make_program(config, make_mesh(Mesh(devices, 1)), warmup_steps=1, total_steps=STEPS)
+    return make_program(config, make_mesh(MeshConfig(devices, 1)), warmup_steps=1, total_steps=STEPS)
 
 
 def test_a_step_of_sounds_holds_what_was_planned_and_no_spectrogram_of_other_devices() -> None:

@@ -77,13 +77,13 @@ def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def tip(options: argparse.Namespace) -> Callable[[], object]:
     """Tip-Adapter's search, of cached features."""
     from jclip.adapt.heads import Features, Head, scalar
-    from jclip.adapt.task import Labelled
+    from jclip.adapt.task import LabelledFeatures
     from jclip.adapt.tip import mean_keys, searched
     from jclip.config import TipAdapter
 
     classes, n = options.classes, options.classes * options.shots
     views = Features(unit((10, n, 512), 0), np.ones((10, n), np.float32))
-    selection = Labelled(
+    selection = LabelledFeatures(
         Features(unit((4 * classes, 512), 1), np.ones(4 * classes, np.float32)), np.repeat(np.arange(classes), 4)
     )
 
@@ -109,7 +109,7 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     from jclip.adapt.contexts import first_contexts, layout, prompt_encoder
     from jclip.adapt.heads import linear
     from jclip.adapt.training import coop_optimizer, cross_entropy
-    from jclip.config import CoOp, Mesh, TextTower
+    from jclip.config import CoOp, MeshConfig, TextTower
     from jclip.sharding import make_mesh
 
     clip = create_model(options.architecture)
@@ -117,7 +117,7 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     assert isinstance(tower, TextTower)
     params = {name: tree for name, tree in clip.init(jax.random.key(0)).items() if name.startswith("text")}
     made = layout(tower, names_of(options.classes), 16 if tower.context_length > 30 else 1, "", "end")
-    encode = prompt_encoder(clip.config, make_mesh(Mesh()), "text", remat=True)
+    encode = prompt_encoder(clip.config, make_mesh(MeshConfig()), "text", remat=True)
     optimizer = coop_optimizer(CoOp(), 200, 50)
     z, labels = jnp.asarray(unit((32, clip.config.embed_dim), 0)), jnp.arange(32) % options.classes
     ids, gather, eot = map(jnp.asarray, made.arrays())

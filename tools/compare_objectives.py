@@ -102,6 +102,10 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "words swapped and dropped": changed("data.text_augment", WORDS),
     "moving average": lambda plain: replace_each(plain, {"optim.ema": 0.98, "evaluate_ema": True}),
 }
+BY_RULES = "text*2 | a picture of {json.keywords} | {json.title}"
+"""The caption of clip art half of the time, and else one that a rule makes: of one of its keywords, or its title."""
+WITH_FIELDS: dict[str, Callable[[Config], Config]] = {"captions by rules": changed("data.fields", {"text": BY_RULES})}
+"""Changes of clip art alone: drawn scenes have no such fields."""
 RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill")
 """`distill` reads the plain run of each seed as its teacher."""
 
@@ -113,7 +117,7 @@ def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0
         config = load(CONFIGS / f"{variant}.py", [*options, *(["--teacher", teacher] if variant == "distill" else [])])
     else:
         config = load(CONFIGS / "plain.py", options)
-    config = CHANGES.get(variant, lambda plain: plain)(config)
+    config = (CHANGES | WITH_FIELDS).get(variant, lambda plain: plain)(config)
     evals = {name: replace(spec, "every", "100%") for name, spec in config.evals.items() if name != "retrieval"}
     changes = {
         "seed": seed,
@@ -246,7 +250,7 @@ def main() -> None:
     parser.add_argument("results", nargs="?", type=Path, help="file of the runs, a JSON object a line; it goes on")
     parser.add_argument("--data", default="", help="folder of the shards of clipart")
     parser.add_argument("--steps", type=int, help="of the plain recipe, each with a file of its own (default: 300 or 630)")
-    parser.add_argument("--only", nargs="+", choices=[*CHANGES, *RECIPES], help="these variants (default: all)")
+    parser.add_argument("--only", nargs="+", choices=[*CHANGES, *WITH_FIELDS, *RECIPES], help="these variants (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--budgets",
@@ -268,7 +272,8 @@ def main() -> None:
         parser.error("--seeds needs 0, whose run of equal steps says how long a step of each variant takes")
     comparison = Comparison(options.form, options.results, options.data, options.runs, options.steps)
     if not options.table:
-        variants: Sequence[str] = ["plain", *(options.only or [*CHANGES, *RECIPES])]
+        fields = WITH_FIELDS if options.form == "clipart" else {}
+        variants: Sequence[str] = ["plain", *(options.only or [*CHANGES, *fields, *RECIPES])]
         jobs = [(variant, seed, budget) for seed in options.seeds for variant in variants for budget in options.budgets]
         for job in track(jobs, "runs", console=Console(stderr=True)):
             comparison.measure(*job)

@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from jclip.config import ConfigError, architecture
-from jclip.config import Tokenizer as TokenizerConfig
+from jclip.config import TokenizerConfig as TokenizerConfig
 from jclip.data import BadExample, SourceError, open_source
 from jclip.data.decoding import Decode
 from jclip.data.vocabulary import _load, load_vocabulary

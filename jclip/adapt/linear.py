@@ -17,7 +17,7 @@ from jclip.config.adapt_methods import CrossModal, LinearHead
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledVectors:
     """Unit vectors f32 [n, E] with their labels int32 [n]."""
 
     z: np.ndarray
@@ -48,22 +48,22 @@ def fit_linear(method: LinearHead, task: Task) -> Fitted:
     return Fitted(heads[i], first.size, {**best[1], "wise": method.wise[i], "accuracy": scores[i]})
 
 
-def image_examples(method: LinearHead, task: Task) -> Examples:
+def image_examples(method: LinearHead, task: Task) -> LabelledVectors:
     """The shots as they are, and views of them."""
     parts = [task.images.z]
     if method.views.count:
         parts += list(task.encode.views(method.views, 0).z)
-    return Examples(np.concatenate(parts), np.tile(task.labels, len(parts)).astype(np.int32))
+    return LabelledVectors(np.concatenate(parts), np.tile(task.labels, len(parts)).astype(np.int32))
 
 
-def other_examples(method: CrossModal, task: Task) -> Examples:
+def other_examples(method: CrossModal, task: Task) -> LabelledVectors:
     """Every prompt of every class, and shots of another tower."""
     z = task.encode.texts([text for texts in task.prompts for text in texts])
     labels = np.repeat(np.arange(len(task.names)), [len(texts) for texts in task.prompts])
     if method.extra:
         extra = task.encode.extra(method.extra, method.tower)
         z, labels = np.concatenate([z, extra.features.z]), np.concatenate([labels, extra.labels])
-    return Examples(z, labels.astype(np.int32))
+    return LabelledVectors(z, labels.astype(np.int32))
 
 
 def batch_sizes(method: LinearHead, images: int, others: int | None) -> list[int]:
@@ -82,7 +82,7 @@ def _fits(shares: tuple[int, int], images: int, others: int | None) -> bool:
     return shares[0] < images and (others is None or shares[1] < others)
 
 
-def _rows(method: LinearHead, size: int, images: Examples, others: Examples | None, seed: int) -> np.ndarray:
+def _rows(method: LinearHead, size: int, images: LabelledVectors, others: LabelledVectors | None, seed: int) -> np.ndarray:
     """Rows of the joined examples in each step, [looks, every, b]."""
     share, rest = _shares(method, size)
     rows = draws(len(images.labels), max(1, share), method.iterations, seed)
@@ -92,7 +92,7 @@ def _rows(method: LinearHead, size: int, images: Examples, others: Examples | No
     return rows.reshape(-1, method.every, rows.shape[1])
 
 
-def _joined(images: Examples, others: Examples | None) -> tuple[np.ndarray, np.ndarray]:
+def _joined(images: LabelledVectors, others: LabelledVectors | None) -> tuple[np.ndarray, np.ndarray]:
     if others is None:
         return images.z, images.labels
     return np.concatenate([images.z, others.z]), np.concatenate([images.labels, others.labels])

@@ -27,7 +27,8 @@ from jclip.config.evals import (
     ZeroShot,
 )
 from jclip.config.filter import Filter
-from jclip.config.inputs import Preprocess, Tokenizer
+from jclip.config.history import STORED
+from jclip.config.inputs import Preprocess, TokenizerConfig
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
@@ -58,7 +59,7 @@ from jclip.config.schema import (
     Config,
     InitFrom,
     Input,
-    Mesh,
+    MeshConfig,
     replace,
     replace_each,
 )
@@ -165,7 +166,7 @@ __all__ = [
     "LoRA",
     "MaskedText",
     "Mel",
-    "Mesh",
+    "MeshConfig",
     "Model",
     "MultiView",
     "NearestNeighbour",
@@ -202,7 +203,7 @@ __all__ = [
     "TipAdapterF",
     "TokenTower",
     "TokenWise",
-    "Tokenizer",
+    "TokenizerConfig",
     "Tower",
     "Triplet",
     "View",
@@ -259,7 +260,12 @@ _ADAPTATION = {"Adapt": "adapt", **dict.fromkeys(_METHODS, "adapt_methods")}
 """Modules of names that are imported when they are asked for: who loads a model does without."""
 
 
+_RENAMED = {before: now for now, before in STORED.items()}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:  # a recipe of an older jclip
+        return globals()[_RENAMED[name]]
     if name not in _ADAPTATION:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ADAPTATION[name]}"), name)

@@ -90,9 +90,9 @@ class SoundAugment:
 class SoundMix:
     """Mixtures of two sounds in training: mixup of waveforms (Zhang et al. 2018; AST, Gong et al. 2021), told by both texts.
 
-    A mixture sounds like l * a + (1 - l) * b, and its text is that of a, `joint` and that of b: captions are joined as in PairMix
-    (Kim et al. 2022, Exploring train and test-time augmentations for audio-language learning), in place of mixed labels. b is drawn from the same source by the random
-    stream of its place in the order, so that batches depend on the step alone.
+    A mixture sounds like l * a + (1 - l) * b, and its text is that of a, `joint` and that of b: texts are joined as in PairMix
+    (Kim et al. 2022, Exploring train and test-time augmentations for audio-language learning), in place of mixed labels. b is
+    drawn from the same source by the random stream of its place in the order, so that batches depend on the step alone.
     """
 
     p: Annotated[float, Range(least=0, most=1)] = 0.0

@@ -78,6 +78,15 @@ ADDED: dict[str, Any] = {
 default may change; its value here never does."""
 
 
+STORED = {"MeshConfig": "Mesh", "TokenizerConfig": "Tokenizer"}
+"""Dataclasses that bear another name in files, and in recipes of an older jclip: that of before they were renamed."""
+
+
+def stored_name(cls: type) -> str:
+    """Name of a dataclass in files; it never changes."""
+    return STORED.get(cls.__name__, cls.__name__)
+
+
 def upgrade(data: Any, at: str) -> Any:
     """A saved configuration as today's fields; the inverse of nothing, because only today's format is written.
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), *, command: str = "train") -> Config:
     """The configuration of a recipe, with overrides such as ["--optim.lr", "3e-4"].
 
     A recipe is a Python file with `get_config() -> Config`. Arguments of `get_config` are options too, by their own names, and
-    `--evals NAME ...` keeps these evaluations alone, `--evals none` no evaluation.
+    `--evals NAME ...` keeps these evaluations alone, `--evals none` no evaluation. Messages and help name `jclip COMMAND`.
 
     Raises:
         ConfigError: there is no such file, it has no `get_config`, it fails, or it returns something else; an override is an
@@ -53,9 +53,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = dataclasses.replace(config, evals=_only(config.evals, names))
     description = (
         f"{doc}\n\n{_describe(get_config)}\n--evals NAME ...: which evaluations of the recipe (default: all), or none."
-        "\n--workdir (required): folder of the run."
+        + ("\n--workdir (required): folder of the run." if command == "train" else "")
     )
-    return tyro.cli(Config, default=config, args=overrides, prog=f"jclip train {path}", description=description)
+    return tyro.cli(Config, default=config, args=overrides, prog=f"jclip {command} {path}", description=description)
 
 
 def beside(recipe: str, name: str, **arguments: str | bool) -> Config:

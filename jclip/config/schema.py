@@ -67,7 +67,7 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """Arrangement of the devices. The batch is split over all of them."""
 
     data: Annotated[int, Range(least=-1)] = -1
@@ -139,7 +139,7 @@ class Config:
     """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
     objectives: Mapping[str, Family] = field(default_factory=lambda: {"image_text": Contrastive()})
     """Objectives by name, a weighted sum of losses. The name is also that of an objective's own parameters and metrics."""
-    mesh: Mesh = Mesh()
+    mesh: MeshConfig = MeshConfig()
     """Devices."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""

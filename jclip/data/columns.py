@@ -243,11 +243,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
     if options.get("captions", "lines") not in ("lines", "rows"):
         raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines or captions=rows")
-    images = options.get("images", folder or ".")
-    if not is_address(images):
-        images = os.path.abspath(os.path.expanduser(images))
-        if not os.path.isdir(images):
-            raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
+    images = _images_folder(at, options.get("images", folder or "."))
     sound = options.get("sound") or next((name for name in SOUNDS if name in names), "")
     image = options.get("image") or next((name for name in IMAGES if name in names and name != sound), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
@@ -269,6 +265,14 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
         more_texts=more,
         named=named,
     )
+
+
+def _images_folder(at: str, images: str) -> str:
+    if not is_address(images):
+        images = os.path.abspath(os.path.expanduser(images))
+        if not os.path.isdir(images):
+            raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
+    return images
 
 
 def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence[str], rows: Source) -> Columns:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from jclip.data.addresses import Address, State, public
-from jclip.data.answers import Missing, Refused, RemoteError, Transient
+from jclip.data.answers import Missing, RefusedRequest, RemoteError, Transient
 from jclip.data.source import SourceError
 from jclip.data.storage import File
 from jclip.data.stores import Facts, Store, store_of
@@ -80,7 +80,7 @@ _lost: dict[str, float] = {}
 """Times until which files that could not be read are asked for once only, by address."""
 
 
-def _persistently(address: Address, request: Callable[[Store], T], most: int = 100) -> T:
+def persistently(address: Address, request: Callable[[Store], T], most: int = 100) -> T:
     """The result of a request, made again after a pause where it fails for a reason that may pass.
 
     Raises:
@@ -97,7 +97,7 @@ def _persistently(address: Address, request: Callable[[Store], T], most: int = 1
             result = request(store)
             _lost.pop(place, None)
             return result
-        except Refused as problem:
+        except RefusedRequest as problem:
             problem.filename = str(address)
             raise
         except Transient as problem:
@@ -124,7 +124,7 @@ def _forget_lost() -> None:
 def look(path: str) -> Address:
     """An address with its size and version. Raises OSError."""
     address = Address(path.exact if isinstance(path, Address) else path)
-    facts = _persistently(address, lambda store: store.look(address.exact), LOOKS)
+    facts = persistently(address, lambda store: store.look(address.exact), LOOKS)
     # Where nothing says that a file is the one of before, nothing that is kept of that one is taken for it.
     address.size, address.version, address.pin = facts.size, facts.version or f"{UNKNOWN}{uuid4().hex}", facts.pin
     return address
@@ -156,7 +156,7 @@ def together(function: Callable[[S], T], over: Iterable[S]) -> list[T]:
 def read_address(path: str, most: int) -> bytes:
     """The bytes of a whole file, of which there may be `most`. Raises OSError."""
     address = path if isinstance(path, Address) else Address(path)
-    return _persistently(address, lambda store: store.whole(address.exact, most))
+    return persistently(address, lambda store: store.whole(address.exact, most))
 
 
 def open_address(address: Address) -> File:
@@ -184,7 +184,7 @@ class RemoteFile:
             return b""
         version = "" if self.address.version.startswith(UNKNOWN) else self.address.version
         place, facts = self.address.exact, Facts(self.address.size, version, self.address.pin)
-        return _persistently(self.address, lambda store: store.get(place, offset, size, facts))
+        return persistently(self.address, lambda store: store.get(place, offset, size, facts))
 
     def around(self, spans: Sequence[tuple[int, int]]) -> File:
         start = min((offset for offset, _ in spans), default=0)
@@ -290,4 +290,4 @@ def _names(pattern: str) -> list[str]:
     path = pattern.partition("://")[2].partition("?")[0].partition("/")[2]
     if not any(letter in path for letter in "*["):  # a host may be one of IPv6, such as [::1]
         return [pattern]
-    return _persistently(address, lambda store: store.glob(pattern), LOOKS)
+    return persistently(address, lambda store: store.glob(pattern), LOOKS)

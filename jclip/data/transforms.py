@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ImageTower, TextAugment, Tokenizer, TokenTower
+from jclip.config import Augment, ImageTower, TextAugment, TokenizerConfig, TokenTower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
@@ -280,7 +280,7 @@ class Tokenize:
     `empty`.
     """
 
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     context_length: int = 77
     empty: bool = False
     change: ChangeWords | None = None

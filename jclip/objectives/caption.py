@@ -14,7 +14,7 @@ from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES, make_gather
 
 
-class Caption(Objective):
+class CaptionObjective(Objective):
     """See `config.Caption`."""
 
     def __init__(self, name: str, how: config.Caption, whole: config.Config, mesh: Mesh | None) -> None:

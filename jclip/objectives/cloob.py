@@ -12,7 +12,7 @@ from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES
 
 
-class CLOOB(Objective):
+class CLOOBObjective(Objective):
     """See `config.CLOOB`."""
 
     def __init__(self, name: str, how: config.CLOOB, whole: config.Config, mesh: Mesh | None) -> None:

@@ -20,7 +20,7 @@ LOG_SCALE_RANGE = (0.0, math.log(100.0))
 """Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
 
 
-class Contrastive(Objective):
+class ContrastiveObjective(Objective):
     """See `config.Contrastive`."""
 
     def __init__(self, name: str, how: config.Contrastive, whole: config.Config, mesh: Mesh | None) -> None:

@@ -16,7 +16,7 @@ from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES
 
 
-class FeatureDistillation(Objective):
+class FeatureDistillationObjective(Objective):
     """See `config.FeatureDistillation`. Where the sizes differ a linear map of its own takes the student's to the teacher's."""
 
     def __init__(self, name: str, how: config.FeatureDistillation, whole: config.Config, mesh: Mesh | None) -> None:
@@ -41,7 +41,7 @@ class FeatureDistillation(Objective):
         return Dense(features, nn.initializers.normal(self.whole.model.embed_dim**-0.5), False, self.compute)
 
 
-class AffinityDistillation(Objective):
+class AffinityDistillationObjective(Objective):
     """See `config.AffinityDistillation`."""
 
     def __init__(self, name: str, how: config.AffinityDistillation, whole: config.Config, mesh: Mesh | None) -> None:

@@ -18,7 +18,7 @@ from jclip.objectives.vocabulary import real_words, special_ids
 from jclip.sharding import BATCH_AXES
 
 
-class MaskedText(Objective):
+class MaskedTextObjective(Objective):
     """See `config.MaskedText`."""
 
     def __init__(self, name: str, how: config.MaskedText, whole: config.Config, mesh: Mesh | None) -> None:

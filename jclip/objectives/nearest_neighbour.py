@@ -9,19 +9,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.contrastive import ContrastiveObjective
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 
 BLOCK = 4096
 """Rows of the queue that are compared at a time."""
 
 
-class NearestNeighbour(Objective):
+class NearestNeighbourObjective(Objective):
     """See `config.NearestNeighbour`. Its state is the queue f32 [size, E] and how many embeddings have gone into it, i32 []."""
 
     def __init__(self, name: str, how: config.NearestNeighbour, whole: config.Config, mesh: Mesh | None) -> None:
         self.how, self.whole = how, whole
-        self.match = Contrastive(name, config.Contrastive(how.a, how.b, method=how.method, block=how.block), whole, mesh)
+        self.match = ContrastiveObjective(name, config.Contrastive(how.a, how.b, method=how.method, block=how.block), whole, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale."""

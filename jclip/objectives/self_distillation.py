@@ -27,7 +27,7 @@ from jclip.objectives.two_views import spread
 from jclip.optim import moving_average
 
 
-class SelfDistillation(Objective):
+class SelfDistillationObjective(Objective):
     """See `config.SelfDistillation`. Its state is the teacher, and of each head the centre f32 [K]."""
 
     def __init__(self, name: str, how: config.SelfDistillation, whole: config.Config, mesh: Mesh | None) -> None:

@@ -10,7 +10,7 @@ from jclip import config, losses
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 
 
-class SimReg(Objective):
+class SimRegObjective(Objective):
     """See `config.SimReg`."""
 
     def __init__(self, name: str, how: config.SimReg, whole: config.Config, mesh: Mesh | None) -> None:

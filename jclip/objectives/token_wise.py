@@ -9,13 +9,13 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import first_patch, output_tokens
-from jclip.objectives.contrastive import Contrastive
+from jclip.objectives.contrastive import ContrastiveObjective
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
 
 
-class TokenWise(Objective):
+class TokenWiseObjective(Objective):
     """See `config.TokenWise`."""
 
     def __init__(self, name: str, how: config.TokenWise, whole: config.Config, mesh: Mesh | None) -> None:
@@ -23,7 +23,7 @@ class TokenWise(Objective):
         inputs = whole.inputs()
         self.towers = [whole.model.towers[inputs[view].tower] for view in (how.a, how.b)]
         self.projections = Projections(how.a, how.b, how.features, whole, mesh)
-        self.scale = Contrastive(name, config.Contrastive(how.a, how.b, logit_scale=how.logit_scale), whole, mesh)
+        self.scale = ContrastiveObjective(name, config.Contrastive(how.a, how.b, logit_scale=how.logit_scale), whole, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale, and a projection of each view's tokens."""

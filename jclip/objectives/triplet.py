@@ -12,7 +12,7 @@ from jclip.objectives.objective import Metrics, Objective, Params, Part
 from jclip.sharding import BATCH_AXES
 
 
-class Triplet(Objective):
+class TripletObjective(Objective):
     """See `config.Triplet`."""
 
     def __init__(self, name: str, how: config.Triplet, whole: config.Config, mesh: Mesh | None) -> None:

@@ -15,7 +15,7 @@ from jclip.optim import moving_average
 from jclip.sharding import BATCH_AXES
 
 
-class SimCLR(Objective):
+class SimCLRObjective(Objective):
     """See `config.SimCLR`."""
 
     def __init__(self, name: str, how: config.SimCLR, whole: config.Config, mesh: Mesh | None) -> None:
@@ -43,7 +43,7 @@ class SimCLR(Objective):
         return rows * 3 * self.head.flops(_width(self.whole, self.how.a)) + 8 * rows**2 * self.how.features
 
 
-class SimSiam(Objective):
+class SimSiamObjective(Objective):
     """See `config.SimSiam`."""
 
     def __init__(self, name: str, how: config.SimSiam, whole: config.Config, mesh: Mesh | None) -> None:
@@ -74,7 +74,7 @@ class SimSiam(Objective):
         return 2 * self.whole.batch_size * 3 * one
 
 
-class BYOL(Objective):
+class BYOLObjective(Objective):
     """See `config.BYOL`. Its state is the target: the tower and the head as moving averages."""
 
     def __init__(self, name: str, how: config.BYOL, whole: config.Config, mesh: Mesh | None) -> None:

@@ -14,7 +14,7 @@ from jclip.models import Compute, Dense, end_of_text, first_patch
 from jclip.objectives.objective import Metrics, Objective, Params, Part
 
 
-class Vocabulary(Objective):
+class VocabularyObjective(Objective):
     """See `config.Vocabulary`. Its state counts the captions seen, and in how many of them each id was: f32 [] and [V]."""
 
     def __init__(self, name: str, how: config.Vocabulary, whole: config.Config, mesh: Mesh | None) -> None:

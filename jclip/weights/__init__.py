@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, architecture_names, check_model
 from jclip.config.instead import instead_of
+from jclip.files import is_bucket
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, clap_files, hub, hugging_face, imagebind, open_clip, openai, own
@@ -93,16 +94,25 @@ FORMATS: dict[str, Format] = {"jclip": own, "open_clip": open_clip, "hugging_fac
 
 
 def local_path(path: str | Path, kind: str | None = None) -> str | Path:
-    """The folder in the cache that an address hf://ORG/NAME[@REVISION] has been fetched to; of a path, ~ is the home.
+    """The folder in the cache that an address has been fetched to: hf://ORG/NAME[@REVISION], or that of a run in a bucket, s3://
+    or gs://; of a path, ~ is the home.
 
     Args:
         path: an address, also hf://ORG/NAME/FOLDER, or anything else.
         kind: whose weights of a repository are fetched, as in `read_weights`.
 
     Raises:
-        WeightsError: the repository is neither cached nor within reach, huggingface_hub is not installed, or there is nothing at
-            the path and it is a name that other libraries would take, or the name of a file.
+        WeightsError: the repository is neither cached nor within reach, the bucket holds no run or cannot be read, the package
+            that reads it is not installed, or there is nothing at the path and it is a name that other libraries would take, or
+            the name of a file.
     """
+    if is_bucket(path):
+        from jclip.bucket import local_run
+
+        try:
+            return local_run(str(path))
+        except (OSError, ImportError) as error:
+            raise WeightsError(f"{path}: {error}") from error
     if not hub.is_address(path):
         place = os.path.expanduser(path)
         if not os.path.exists(place) and (instead := instead_of(str(place))):
@@ -198,6 +208,12 @@ def read_weights(
             raise WeightsError(f"{path}: says its preprocessing itself; leave out {', '.join(preprocess)}")
         model = with_preprocess(model, preprocess)
     check_model(model)
+    return _fitting(path, _Opened(key, model, scales, tensors, captioners))
+
+
+def _fitting(path: Path, opened: "_Opened") -> Weights:
+    """Weights of what was opened, if its arrays are those of its architecture."""
+    key, model, scales, tensors, captioners = opened
     module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ()) | caption_shapes(model, captioners)
     tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}

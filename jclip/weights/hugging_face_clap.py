@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import LAION_FUSED_MEL, LAION_MEL, BertTower, HtsatTower, Mel, Model, Tokenizer, Waveform
+from jclip.config import LAION_FUSED_MEL, LAION_MEL, BertTower, HtsatTower, Mel, Model, TokenizerConfig, Waveform
 from jclip.weights.errors import WeightsError
 from jclip.weights.files import Lazy, read_json
 from jclip.weights.hugging_face_bert import bert_config, bert_tower, text_rules
@@ -105,7 +105,12 @@ def read_clap(folder: Path, config: Mapping[str, Any], inert: set[str]) -> tuple
 
 
 def clap_model(
-    at: str, config: Mapping[str, Any], sounds: Mapping[str, Any], tokenizer: Tokenizer, inert: set[str], longest: int | None
+    at: str,
+    config: Mapping[str, Any],
+    sounds: Mapping[str, Any],
+    tokenizer: TokenizerConfig,
+    inert: set[str],
+    longest: int | None,
 ) -> Model:
     """The model of a `config.json`, of the settings of its sounds, and of a tokenizer that cuts texts to `longest`."""
     known = inert | INERT

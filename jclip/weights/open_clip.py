@@ -18,7 +18,7 @@ from jclip.config import (
     Preprocess,
     ResNetTower,
     TextTower,
-    Tokenizer,
+    TokenizerConfig,
     TokenTower,
     VisionTower,
     as_image_size,
@@ -230,7 +230,7 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
     return _with_preprocess(at, vit, preprocess, image_size)
 
 
-def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: Tokenizer) -> TextTower:
+def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: TokenizerConfig) -> TextTower:
     width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
     ends = {"argmax": None, "eos": cfg.get("eos_id", 2)}
     end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none: their padding tells

@@ -205,14 +205,14 @@ def test_threads_that_need_the_same_row_group_decode_it_once(tmp_path: Path, mon
     hugging_face(tmp_path / "hf", [range(COUNT)])
     source = open_source(f"parquet:{tmp_path}/hf")
     asked = []
-    read = parquet._OpenFile.read
+    read = parquet._OpenParquet.read
 
     def slow(file: Any, group: int, column: str) -> Any:
         asked.append(group)
         time.sleep(0.05)
         return read(file, group, column)
 
-    monkeypatch.setattr(parquet._OpenFile, "read", slow)
+    monkeypatch.setattr(parquet._OpenParquet, "read", slow)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda i: source[i]["text"], range(4))) == TEXTS[:4]
     assert asked == [0]
@@ -540,7 +540,7 @@ def test_a_copy_has_the_same_fingerprint_and_a_change_another(kind: str, tmp_pat
 def test_the_fingerprint_of_images_in_parquet_does_not_decode_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hugging_face(tmp_path / "hf", [range(4)])
     source = open_source(f"parquet:{tmp_path}/hf")
-    monkeypatch.setattr(parquet._OpenFile, "read", lambda *args: pytest.fail("it was read"))
+    monkeypatch.setattr(parquet._OpenParquet, "read", lambda *args: pytest.fail("it was read"))
     assert len(source.fingerprint()) == 32
 
 

@@ -21,8 +21,8 @@ from peers import peer
 from jclip import losses
 from jclip.config import Contrastive, MultiView, View
 from jclip.models import unit
-from jclip.objectives.contrastive import Contrastive as ContrastiveObjective
-from jclip.objectives.multi_view import MultiView as MultiViewObjective
+from jclip.objectives.contrastive import ContrastiveObjective as ContrastiveObjective
+from jclip.objectives.multi_view import MultiViewObjective as MultiViewObjective
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.npz"
 SCALE = 12.0

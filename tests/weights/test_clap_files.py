@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import MSCLAP_2023_MEL, Cnn14Tower, HtsatTower, TextTower, Tokenizer
+from jclip.config import MSCLAP_2023_MEL, Cnn14Tower, HtsatTower, TextTower, TokenizerConfig
 from jclip.data import get_tokenizer
 from jclip.models import mel_bank
 from jclip.tree import unflatten
@@ -174,7 +174,7 @@ def gpt2_words(folder: Path) -> Path:
 
 def test_an_exclamation_mark_moves_no_pooling(tmp_path: Path) -> None:
     """MS-CLAP counts the ids that are not 0 for the place of the last token, and 0 is "!" of GPT-2, not padding alone."""
-    how = Tokenizer("hugging_face", str(gpt2_words(tmp_path)), clean="msclap", pad_id=0, eos_id=7)
+    how = TokenizerConfig("hugging_face", str(gpt2_words(tmp_path)), clean="msclap", pad_id=0, eos_id=7)
     rows = get_tokenizer(how)(["a a", "a!!", "", "a" * 30], 8)
     assert rows.tolist() == [
         [2, 6, 4, 7, 0, 0, 0, 0],

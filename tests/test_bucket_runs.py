@@ -1,0 +1,271 @@
+"""Runs whose workdir is in a bucket: trained in a local folder, kept up with by the bucket, gone on with anywhere."""
+
+import dataclasses
+import json
+import threading
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train import finish, start_jclip, wait_for_step
+from tiny import tiny_config
+
+import jclip
+from jclip import bucket_lock, evaluate, mirror, runs, train
+from jclip.bucket import Bucket, complete_steps, digest_of, is_copy, local_run
+from jclip.bucket_lock import BucketLock
+from jclip.config import ConfigError
+from jclip.lock import LockedWorkdir
+from jclip.mirror import Mirror, NotCopied
+from jclip.tree import flatten
+from jclip.weights import WeightsError
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """A server with S3's interface, an empty bucket "runs" in it, and the variables that lead there."""
+    pytest.importorskip("s3fs", reason="the extra remote is not installed")
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    import fsspec
+
+    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}
+    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
+        yield variables
+    moto.stop()
+
+
+def same_parameters(one: str | Path, other: str | Path) -> None:
+    a, b = (flatten(runs.load_run(path)[2]) for path in (one, other))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name])
+
+
+def test_a_run_in_a_bucket_goes_on_on_another_machine_bit_by_bit(
+    store: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bucket_lock, "SETTLED", 0.1)
+    config = dataclasses.replace(tiny_config(), duration="6")
+    train.main(config, tmp_path / "whole")
+    address = "s3://runs/a/run"
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "first"))
+    train.main(dataclasses.replace(config, duration="3"), address)
+    assert local_run(address).is_dir()
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "second"))
+    train.main(config, address + "/")
+    out = capfd.readouterr().out
+    assert "fetching the checkpoints of s3://runs/a/run (step 3)" in out
+    assert "resuming after step 3" in out
+    same_parameters(local_run(address), tmp_path / "whole")
+    files = Bucket(address).files()
+    steps = {int(path.name) for path in (tmp_path / "whole" / "checkpoints").iterdir()}
+    assert set(complete_steps(Bucket(address), files)) == steps, "what the workdir has no more is gone from the bucket"
+    assert {"config.json", "metrics.jsonl", "evaluations.json", "complete/6.json"} <= files.keys()
+    assert "run.lock" not in files
+    steps = [json.loads(line)["step"] for line in (local_run(address) / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 6
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path / "reader"))
+    np.testing.assert_array_equal(
+        jclip.load(address).embed_text(["a red circle"]), jclip.load(tmp_path / "whole").embed_text(["a red circle"])
+    )
+    names = list(config.evals)[:1]
+    assert evaluate.main(address, names=names) == evaluate.main(tmp_path / "whole", names=names)
+    with pytest.raises(WeightsError, match="s3://runs/b holds no run of jclip with a whole checkpoint"):
+        jclip.load("s3://runs/b")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_from_its_bucket_bit_by_bit(store: dict[str, str], tmp_path: Path) -> None:
+    options = ("--duration", "60", "--checkpoint.every", "4")
+    finish(start_jclip(tmp_path / "whole", *options))
+    address = "s3://runs/killed"
+    process = start_jclip(address, *options, **store, JCLIP_CACHE=str(tmp_path / "one"))
+    (local,) = [mirror.local_folder(address).name]
+    wait_for_step(tmp_path / "one" / "runs" / local, 40, process)
+    process.kill()
+    process.communicate()
+    out, _ = finish(start_jclip(address, *options, **store, JCLIP_CACHE=str(tmp_path / "two")))
+    assert "resuming after step" in out or "random parameters" in out  # as far as the bucket had come
+    same_parameters(local_run(address), tmp_path / "whole")
+
+
+class Memory(Bucket):
+    """A bucket that lives in memory, of which single requests can be made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__("s3://memory/run")
+        self.content: dict[str, bytes] = {}
+        self.order: list[str] = []
+        self.failing = ""
+
+    def files(self) -> dict[str, int]:
+        return {name: len(content) for name, content in self.content.items()}
+
+    def read(self, name: str) -> bytes | None:
+        return self.content.get(name)
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.failing and name.startswith(self.failing):
+            raise OSError("the store does not answer")
+        self.content[name] = content
+        self.order.append(name)
+
+    def put(self, name: str, path: Path) -> int:
+        self.write(name, path.read_bytes())
+        return path.stat().st_size
+
+    def fetch(self, name: str, size: int, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.content[name])
+
+    def remove(self, names: Collection[str]) -> None:
+        for name in names:
+            del self.content[name]
+            self.order.append(f"-{name}")
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "EVERY", 0.01)
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+STEP_4 = {"checkpoints/4/params/a": "aa", "checkpoints/4/.zarray": "z"}
+
+
+def mirror_of(bucket: Bucket, folder: Path, said: list[str] | None = None) -> Mirror:
+    return Mirror(bucket, folder, (said if said is not None else []).append, lambda: None)
+
+
+def test_the_list_of_a_checkpoint_is_written_last_and_removed_first(tmp_path: Path) -> None:
+    bucket = Memory()
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    fill(tmp_path, {**STEP_4, "metrics.jsonl": "{}", "run.lock": "x", "checkpoints/8.orbax-checkpoint-tmp-1/a": "half"})
+    kept._copy()
+    assert bucket.content.keys() == {*STEP_4, "metrics.jsonl", "complete/4.json"}
+    assert bucket.order.index("complete/4.json") > max(bucket.order.index(name) for name in STEP_4)
+    for name in STEP_4:
+        (tmp_path / name).unlink()
+    kept.close()
+    assert bucket.content.keys() == {"metrics.jsonl"}
+    assert bucket.order[-3] == "-complete/4.json"
+
+
+def test_the_bucket_counts_where_another_machine_has_gone_on(tmp_path: Path) -> None:
+    bucket, here, there = Memory(), tmp_path / "here", tmp_path / "there"
+    for folder, step in ((here, 4), (there, 8)):
+        kept = mirror_of(bucket, folder)
+        kept.begin()
+        fill(folder, {f"checkpoints/{step}/a": folder.name, "metrics.jsonl": folder.name})
+        kept.close()
+    assert (there / "checkpoints/4/a").read_text() == "here"
+    fill(here, {"checkpoints/6/a": "of nobody"})
+    kept = mirror_of(bucket, here, said := [])
+    kept.begin()
+    assert (here / "metrics.jsonl").read_text() == "there"
+    assert sorted(path.name for path in (here / "checkpoints").iterdir()) == ["4", "8"]
+    assert said == [f"fetching the checkpoints of s3://memory/run (step 4, 8) to {here}"]
+    fill(here, {"checkpoints/9/a": "killed before it was copied"})
+    kept.close()
+    fill(here, {"checkpoints/10/a": "and this one too"})
+    kept = mirror_of(bucket, here, said := [])
+    kept.begin()
+    assert said == [], "no other machine has gone on: the folder is the newest there is"
+    kept.close()
+    assert list(complete_steps(bucket, bucket.files())) == [4, 8, 9, 10]
+
+
+def test_half_a_checkpoint_does_not_count_and_a_shorter_file_is_named(tmp_path: Path) -> None:
+    bucket = Memory()
+    bucket.content = {"checkpoints/4/a": b"aa", "checkpoints/8/a": b"half", "complete/4.json": b'{"checkpoints/4/a": 2}'}
+    assert list(complete_steps(bucket, bucket.files())) == [4]
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    assert not (tmp_path / "checkpoints/8").exists()
+    kept.close()
+    assert "checkpoints/8/a" not in bucket.content
+    for listed, message in (
+        (b'{"checkpoints/4/a": 3}', "checkpoints/4/a is missing or not as long"),
+        (b'{"../../a": 2}', "../../a is missing"),
+        (b'{"config.json": 2}', "config.json is missing"),
+        (b"[", "complete/4.json is damaged"),
+    ):
+        bucket.content["complete/4.json"] = listed
+        with pytest.raises(OSError, match=message):
+            complete_steps(bucket, {**bucket.files(), "../../a": 2, "config.json": 2})
+
+
+def test_a_store_that_does_not_answer_stops_no_training_and_is_told(tmp_path: Path, often: None) -> None:
+    bucket, told, good = Memory(), threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def say(message: str) -> None:
+        said.append(message)
+        (good if message.endswith("up to date again") else told).set()
+
+    kept = Mirror(bucket, tmp_path, say, lambda: None)
+    kept.begin()
+    bucket.failing = "metrics"
+    fill(tmp_path, {"metrics.jsonl": "{}"})
+    assert told.wait(5)
+    assert said == ["not copied to s3://memory/run: the store does not answer; training goes on, and it is tried again"]
+    bucket.failing = ""
+    assert good.wait(5)
+    bucket.failing = "checkpoints"
+    fill(tmp_path, STEP_4)
+    with pytest.raises(NotCopied, match=f"last files of the run are in {tmp_path}, and could not be copied"):
+        kept.close()
+    assert not is_copy(tmp_path, bucket.address, digest_of({4: {}}))
+
+
+def test_two_runs_do_not_write_to_one_bucket(tmp_path: Path) -> None:
+    bucket, said = Memory(), list[str]()
+    first = BucketLock(bucket, said.append, settled=0.0)
+    with pytest.raises(LockedWorkdir, match="s3://memory/run is in use by process"):
+        BucketLock(bucket, said.append, settled=0.0)
+    first.check()
+    first.release()
+    assert not bucket.content
+
+    def of(**facts: object) -> bytes:
+        return json.dumps({"id": "other", "machine": "another", "host": "h", "pid": 1, **facts}).encode()
+
+    bucket.content["run.lock"] = of()
+    second = BucketLock(bucket, said.append, beat=0.01, silent=0.2, settled=0.0)
+    assert said == ["s3://memory/run is locked by process 1 on h; waiting 0 s for a sign of life"]
+    bucket.content["run.lock"] = of()
+    second._thread.join(5)
+    with pytest.raises(LockedWorkdir, match="was taken over by process 1 on h"):
+        second.check()
+    second.release()
+    assert "run.lock" in bucket.content, "it is the other run's"
+
+    class Signs(Memory):
+        def read(self, name: str) -> bytes | None:
+            self.order.append(name)
+            return of(sign=len(self.order))
+
+    with pytest.raises(LockedWorkdir, match="in use by process 1 on h"):
+        BucketLock(Signs(), said.append, silent=1.0, settled=0.0)
+
+
+def test_a_bucket_that_is_not_there_is_named(store: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JCLIP_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--workdir s3://nowhere/run cannot be used: there is no such"):
+        train.main(tiny_config(), "s3://nowhere/run")
+    with pytest.raises(ConfigError, match=r"azure://a/run is no folder, nor in a bucket"):
+        train.main(tiny_config(), "azure://a/run")
