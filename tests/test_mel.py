@@ -160,7 +160,7 @@ def test_a_sine_peaks_in_the_filter_around_its_frequency(name: str) -> None:
 
 
 def test_the_filters_of_msclap_2023_are_those_of_another_rate_than_its_sounds() -> None:
-    """What msclap 1.3.4 computes: filters of 32 kHz, 50 to 14,000 Hz; the fmax of 8000 in its configuration reaches no code."""
+    """The filters of msclap 1.3.4's code: of 32 kHz, 50 to 14,000 Hz; the fmax of 8000 in its configuration reaches no code."""
     here, there = mel_bank(MSCLAP_2023_MEL, 44_100), mel_bank(replace(MSCLAP_2022_MEL, hop=320), 32_000)
     right = np.array([[triangle(LAION_MEL, m, k * 32_000 / 1024) for m in range(64)] for k in range(513)])
     np.testing.assert_allclose(here, right, atol=1e-12)

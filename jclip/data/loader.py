@@ -238,7 +238,7 @@ def make_run_loader(
 
 
 def _mixer(mix: SoundMix | None, transforms: Mapping[str, Transform]) -> "Mixer | None":
-    """What mixes examples; None where none are mixed."""
+    """The mixer of examples; None where none are mixed."""
     if mix is None or not mix.p:
         return None
     from jclip.data.mixing import make_mixer

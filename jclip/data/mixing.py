@@ -32,7 +32,7 @@ class Mixer:
     parts: Mapping[str, Transform]
     """Makers of the parts by the name of the array: f32 [samples] of a sound, the words of a text."""
     last: Mapping[str, AsType | Tokenize]
-    """What makes the input of the mixture."""
+    """Makers of the input of the mixture, of both parts."""
 
     def draw(self, rng: np.random.Generator) -> float | None:
         """Share of the first example in a mixture; None of an example that is none."""
