@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
-from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, SoundMix, TextAugment
 from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
@@ -189,6 +189,7 @@ __all__ = [
     "SimReg",
     "SimSiam",
     "SoundAugment",
+    "SoundMix",
     "SoundTower",
     "SpecAugment",
     "SpectrogramTower",

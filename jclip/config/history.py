@@ -39,6 +39,7 @@ ADDED: dict[str, Any] = {
     "Data.optional": (),
     "Data.max_seconds": 36_000.0,
     "Data.sound_augment": {"type": "SoundAugment", "gain": (0.0, 0.0), "shift": 0.0, "invert": 0.0},
+    "Data.sound_mix": {"type": "SoundMix", "p": 0.0, "beta": 10.0, "joint": " and "},
     "Data.shuffle": "full",
     "Data.sources": {},
     "Data.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},

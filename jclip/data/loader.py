@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jclip.config import Config
-from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
+from jclip.config import Config, SoundMix
+from jclip.data.blocks import BlockOrder, Blocks, any_remote, run_blocks
 from jclip.data.caches import opening_for_blocks
-from jclip.data.fields import check_fields, class_names
+from jclip.data.fields import check_fields
 from jclip.data.inputs import empty_input, train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
-from jclip.data.reader import WAITING, Arrays, make_arrays, waits
+from jclip.data.preparing import Prepare
+from jclip.data.reader import WAITING, Arrays, waits
 from jclip.data.reading import Transform
-from jclip.data.source import BadExample, Source, SourceError
+from jclip.data.source import Source
 from jclip.data.workers import read_batches, why_lost
 
 if TYPE_CHECKING:  # it imports what reads remote files
     from jclip.data.ahead import FetchAhead
-
-MAX_ATTEMPTS = 100
-"""Broken examples in a row, for one place of a batch, after which the source is given up."""
+    from jclip.data.mixing import Mixer
 
 CLOSE_SECONDS = 3.0
 """Time that workers have to end by themselves."""
@@ -103,6 +102,7 @@ def make_loader(
     fields: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
     optional: Arrays | None = None,
+    mix: SoundMix | None = None,
     blocks: Blocks | None = None,
     ahead: bool = True,
     workers: int = 0,
@@ -128,6 +128,7 @@ def make_loader(
         same: arrays that repeat the random draws of another.
         optional: arrays that an example may lack, with what then stands for each. Beside each there is another one,
             "NAME/valid", bool [b]: whether the example has it.
+        mix: mixtures of two examples of a source, of whose parts one that is broken is replaced as an example is.
         blocks: shuffles in blocks of shards, see jclip.data.blocks, in place of all examples at once: then an epoch is that of a
             lane, and a substitute is drawn from the same block.
         ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
@@ -137,7 +138,8 @@ def make_loader(
         SourceError: the source cannot be opened, or not shuffled in blocks; from `next`: MAX_ATTEMPTS examples in a row were
             broken.
         ValueError: `hosts` or `blocks.lanes` does not divide batch_size; that, host, start, skipped or workers are out of range;
-            or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression.
+            or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression; or what
+            `mix` cannot mix is there.
     """
     _check_places(batch_size, workers, start, skipped, host, hosts)
     if unknown := {*(fields or {}), *(same or {}), *(same or {}).values(), *(optional or {})} - transforms.keys():
@@ -149,7 +151,8 @@ def make_loader(
         source = open_source(source) if isinstance(source, str) else source
     by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
     fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
-    prepare = _Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks)
+    mixer = _mixer(mix, transforms)
+    prepare = Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks, mixer)
     examples = _order(source, by_blocks, seed).random_map(prepare)
     examples = examples[skipped:] if skipped else examples
     rows = batch_size // hosts
@@ -227,10 +230,20 @@ def make_run_loader(
         fields={name: view.field for name, view in views.items()},
         same={name: view.same_as for name, view in views.items() if view.same_as},
         optional={name: empty_input(view.seen_by) for name, view in views.items() if name in data.optional},
+        mix=data.sound_mix,
         blocks=run_blocks(config),
         ahead=ahead,
         workers=data.workers,
     )
+
+
+def _mixer(mix: SoundMix | None, transforms: Mapping[str, Transform]) -> "Mixer | None":
+    """The mixer of examples; None where none are mixed."""
+    if mix is None or not mix.p:
+        return None
+    from jclip.data.mixing import make_mixer
+
+    return make_mixer(mix, transforms)
 
 
 def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "FetchAhead | None":
@@ -240,42 +253,6 @@ def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "F
     from jclip.data.ahead import fetch_ahead
 
     return fetch_ahead(order, source, host, hosts)
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """Makes the example of one place in the endless training order from its index, or a substitute if it is broken."""
-
-    source: Source
-    transforms: Mapping[str, Transform]
-    fields: Mapping[str, str]
-    same: Mapping[str, str]
-    optional: Arrays
-    blocks: BlockOrder | None = None
-
-    def __call__(self, place: int | tuple[str, int] | Spot, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
-        """Makes the example of an index, or of an index in one of the sources of a mixture."""
-        name, index = ("", place) if isinstance(place, int) else place[:2]
-        mixture = self.source if isinstance(self.source, Mixture) else None
-        size = len(mixture.sources[name] if mixture else self.source)
-        fields = {**self.fields, **mixture.fields.get(name, {})} if mixture else self.fields
-        problems: list[str] = []
-        while len(problems) < MAX_ATTEMPTS:
-            key = f"example {index}" + (f" of {name}" if mixture else "")
-            try:
-                example = mixture.example(name, index) if mixture else self.source[index]
-                key = example["key"]
-                classes = class_names(mixture.sources[name] if mixture else self.source)
-                arrays = make_arrays(self.transforms, example, fields, rng, self.same, classes, self.optional)
-                return key, arrays, problems
-            except BadExample as error:
-                problems.append(f"{key}: {error}")
-            if self.blocks is not None and isinstance(place, Spot):
-                index = self.blocks.draw(place, len(problems), rng)  # where shards are that this host has
-            else:
-                index = int(rng.integers(size))
-        first = "\n  ".join(problems[:5])
-        raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
 
 
 class _Together:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jclip.data.addresses import State, by_ranges, is_address, is_copied, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
-from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.columns import Columns, as_key, choose, split_table, told_by_values, unique
 from jclip.data.files import unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import short_names
@@ -328,6 +328,9 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
+    if (known := told_by_values(columns, options, first.names, source)) != columns:
+        columns = known
+        source = Parquet(files, first.names, columns, several)
     if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
         log.warning(
             "%s: its row groups have up to %d MiB, and an example drawn at random decodes the columns it needs of a whole one; "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jclip.data.addresses import by_ranges, is_address, public, shown
-from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
+from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, told_by_values, unique
 from jclip.data.files import MAX_BYTES, unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand
@@ -207,14 +207,16 @@ def _checked(
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
     source = RowsOfFile(path, separator, header, columns, index)
+    if (told := told_by_values(columns, options, header, source)) != columns:
+        columns, source = told, RowsOfFile(path, separator, header, told, index)
     if options.get("captions") == "rows":
         return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image or columns.sound)))
     if columns.key:
         values = _column(path, separator, header, columns.key)
         unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
-    if (told := columns.image or columns.sound) and columns.text:
+    if (file := columns.image or columns.sound) and columns.text:
         with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
-            tell_repeated(at, _column(path, separator, header, told))
+            tell_repeated(at, _column(path, separator, header, file))
     return source
 
 

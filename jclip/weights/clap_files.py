@@ -57,8 +57,8 @@ class ClapLayout(NamedTuple):
 
 LAION = ClapLayout("laion_clap", "audio_branch.", "text_branch.", "logit_scale_a")
 MICROSOFT = ClapLayout("msclap", "audio_encoder.base.", "caption_encoder.base.", "logit_scale")
-MSCLAP_HTSAT_MEL = Mel(hop=320, filter_rate=32_000)
-"""MS-CLAP 2023: its HTS-AT takes the sounds of 44.1 kHz for such of 32, whatever its configuration says (fmax 8000)."""
+MSCLAP_2023_SAID = Mel(hop=320, fmax=8000.0)
+"""The spectrogram that MS-CLAP 2023's configuration says and its code does not make: of files that bring its filters."""
 
 MARKS = {"audio_branch.bn0.weight": LAION, "audio_encoder.base.bn0.weight": MICROSOFT}
 MARKS |= {"audio_encoder.base.htsat.bn0.weight": MICROSOFT._replace(sound="audio_encoder.base.htsat.")}
@@ -157,7 +157,7 @@ def _heard(layout: ClapLayout, tensors: Mapping[str, Lazy], fused: bool, gpt: bo
     waveform, known = LAION_WAVEFORM, [LAION_FUSED_MEL if fused else LAION_MEL]
     if layout.format == MICROSOFT.format:
         waveform = MSCLAP_2023_WAVEFORM if gpt else MSCLAP_2022_WAVEFORM
-        known = [MSCLAP_HTSAT_MEL, MSCLAP_2023_MEL] if gpt else [MSCLAP_2022_MEL]
+        known = [MSCLAP_2023_MEL, MSCLAP_2023_SAID] if gpt else [MSCLAP_2022_MEL]
     name = f"{layout.sound}logmel_extractor.melW"
     if name not in tensors or fused:  # whose sounds never meet these filters
         return waveform, known[0]

@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import Cnn14Tower, HtsatTower, TextTower, TokenizerConfig
+from jclip.config import MSCLAP_2023_MEL, Cnn14Tower, HtsatTower, TextTower, TokenizerConfig
 from jclip.data import get_tokenizer
 from jclip.models import mel_bank
 from jclip.tree import unflatten
 from jclip.weights import WeightsError, read_weights
-from jclip.weights.clap_files import MSCLAP_HTSAT_MEL
+from jclip.weights.clap_files import MSCLAP_2023_SAID
 
 KINDS = {"htsat": "laion_clap", "fused": "laion_clap", "pann": "laion_clap", "2022": "msclap", "2023": "msclap"}
 
@@ -144,14 +144,14 @@ def test_a_file_without_its_vocabulary_says_which(tmp_path: Path) -> None:
 
 
 def test_filters_in_the_file_tell_the_spectrogram(tmp_path: Path) -> None:
-    said = mel_bank(MSCLAP_HTSAT_MEL, 44_100).astype(np.float32)
+    made = mel_bank(MSCLAP_2023_MEL, 44_100).astype(np.float32)
     assert (
-        opened(tmp_path / "a", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": said})
+        opened(tmp_path / "a", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": made})
         .model.towers["sound"]
         .mel.filter_rate
         == 32_000
     )  # type: ignore[attr-defined]
-    other = jclip.config.MSCLAP_2023_MEL
+    other = MSCLAP_2023_SAID
     bank = mel_bank(other, 44_100).astype(np.float32)
     found = opened(tmp_path / "b", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": bank}).model.towers["sound"]
     assert found.mel == other
