@@ -35,13 +35,13 @@ from jclip.config import (
     ConfigError,
     Contrastive,
     Data,
-    Mesh,
+    MeshConfig,
     Model,
     Optim,
     Preprocess,
     Retrieval,
     TextTower,
-    Tokenizer,
+    TokenizerConfig,
     VisionTower,
     architecture,
     replace_each,
@@ -88,7 +88,7 @@ def shapes(size: int = 32) -> Config:
         activation="gelu_tanh",
         pool="cls",
         eot_id=2,
-        tokenizer=Tokenizer("hugging_face", str(WORDS), bos_id=1, eos_id=2),
+        tokenizer=TokenizerConfig("hugging_face", str(WORDS), bos_id=1, eos_id=2),
     )
     val = f"shapes:val?size={size}&captions=complete"
     return Config(
@@ -136,7 +136,7 @@ def large(data: str) -> Config:
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),
         optim=Optim(lr=8e-4, warmup="2000", weight_decay=0.2, b2=0.98, clip_norm=1.0),
         objectives={"image_text": Contrastive(method="ring", dtype="bfloat16", block=1024), "caption": Caption()},
-        mesh=Mesh(data=-1, fsdp=16),
+        mesh=MeshConfig(data=-1, fsdp=16),
         checkpoint=Checkpoint(every="5%"),
         batch_size=8192,
         eval_batch_size=8192,

@@ -8,7 +8,7 @@ start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has bee
 blocks a tower.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, MeshConfig, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
@@ -27,7 +27,7 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.5, 1.0), flip=0.0), workers=8),
         optim=Optim(lr=1e-3, warmup="2000", weight_decay=0.2, clip_norm=1.0),
         objectives={"image_text": Contrastive(block=1024)},
-        mesh=Mesh(data=-1, fsdp=1),
+        mesh=MeshConfig(data=-1, fsdp=1),
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=4096,

@@ -12,7 +12,7 @@ A host of 4 chips holds 2.5 GB of pixels for every batch, several times: count o
 neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, MeshConfig, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
@@ -23,7 +23,7 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
         optim=Optim(lr=2e-3, warmup="3%", weight_decay=0.2, b2=0.95, clip_norm=1.0),
         objectives={"image_text": Contrastive(method="ring", dtype="bfloat16", block=1024)},
-        mesh=Mesh(data=-1, fsdp=1),
+        mesh=MeshConfig(data=-1, fsdp=1),
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="5%")} if val else {},
         checkpoint=Checkpoint(every="5%", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=1_048_576,

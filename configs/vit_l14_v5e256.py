@@ -10,7 +10,7 @@ backward pass; the loss goes around the chips. Does it fit? See for yourself, on
 Compiled, not trained: neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, Mesh, Optim, Retrieval, architecture, replace_each
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, MeshConfig, Optim, Retrieval, architecture, replace_each
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
@@ -21,7 +21,7 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
         data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),
         optim=Optim(lr=1e-3, warmup="2000", weight_decay=0.2, b2=0.98, clip_norm=1.0),
         objectives={"image_text": Contrastive(method="ring", dtype="bfloat16", block=1024)},
-        mesh=Mesh(data=-1, fsdp=16),
+        mesh=MeshConfig(data=-1, fsdp=16),
         evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="5%", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=32_768,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -22,17 +23,16 @@ from jclip.adapt.saved import Adapted, base_towers, read_adapted, write_adapted
 from jclip.config import Adapt, ConfigError, Subset, check_adapt, differences, to_json
 from jclip.config.adapt import Method
 from jclip.config.adapt_methods import CoCoOp, CoOp
-from jclip.data import Source, open_part
+from jclip.data import Source, SourceError, open_part
 from jclip.data.caches import write_atomically
 from jclip.eval import FeatureCache
 from jclip.evaluate import make_functions
-from jclip.files import is_adapted, is_run, read_whole
+from jclip.files import is_adapted, is_run
 from jclip.inference import Encoder, load, tower_digest
-from jclip.processes import is_first
+from jclip.processes import Refused, from_first, is_first, leave_together, together
+from jclip.report.adapt import FORMAT, read_adaptation
 from jclip.results import describe_machine
 from jclip.runs import open_run
-
-FORMAT = "jclip adapt 2"
 
 
 def main(
@@ -62,20 +62,24 @@ def main(
     check_adapt(config)
     if is_adapted(model):
         raise ConfigError(f"adapt: {model} is adapted already; adapt what it was made of, or what `jclip convert` makes of it")
-    encoder, out, say = load(model, **how), Path(out), Console(stderr=True, highlight=False, markup=False)
+    encoder, out = load(model, **how), Path(out)
+    say = Console(stderr=True, quiet=not is_first(), highlight=False, markup=False)
     weights = functools.cache(lambda tower: tower_digest(encoder.params, tower, encoder.mesh))
-    data = make_data(config, encoder, None if cache is None else FeatureCache(Path(cache)), weights)
-    data.require()
+    data = together(lambda: make_data(config, encoder, None if cache is None else FeatureCache(Path(cache)), weights))
+    together(data.require)
     base = {
         "model": _place(model),
         "options": _options(model, how),
         "weights": {t: weights(t) for t in sorted(encoder.config.towers)},
     }
-    record = Record(out, {**base, "towers": base_towers(encoder.config)}, data, say)
-    for number, cell in enumerate(cells := list(_cells(config))):
-        if not record.has(cell):
-            say.print(f"{cell.name}, {cell.shots} shots, seed {cell.seed} ({number + 1} of {len(cells)}) ...", soft_wrap=True)
-            record.add(cell, _run(cell, data, out, record.facts["model"]))
+    with leave_together((ConfigError, SourceError, Refused)):
+        record = AdaptationFile(out, {**base, "towers": base_towers(encoder.config)}, data, say)
+        cells = list(_cells(config))
+        due = from_first(lambda: [cell.key for cell in cells if not record.has(cell)])
+        for number, cell in enumerate(cells):
+            if cell.key in due:
+                say.print(f"{cell.name}, {cell.shots} shots, seed {cell.seed} ({number + 1} of {len(cells)}) ...", soft_wrap=True)
+                record.add(cell, _run(cell, data, out, record.facts["model"]))
     record.finish(say)
     if is_first():
         _print(record.content, as_json)
@@ -84,6 +88,11 @@ def main(
 
 def make_data(config: Adapt, encoder: Encoder, cache: FeatureCache | None, weights: Any) -> AdaptData:
     """The opened sources, and how to embed them; raises as `main`."""
+    if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(encoder.params)):
+        raise ConfigError(
+            "adapt: the model's parameters are sharded over several processes, and methods need them whole on each; start one "
+            "process, or write the weights with `jclip convert` and adapt these, which each process then has whole"
+        )
     for tower in (config.image, config.text):
         if tower not in encoder.config.towers:
             raise ConfigError(f"adapt: the model has no tower {tower!r}; towers: {', '.join(encoder.config.towers)}")
@@ -199,7 +208,7 @@ def _options(model: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Record:
+class AdaptationFile:
     """The file results.json: what was adapted, by which protocol, and a row for each cell that is finished."""
 
     def __init__(self, out: Path, base: Mapping[str, Any], data: AdaptData, say: Console) -> None:
@@ -209,12 +218,12 @@ class Record:
         digests = {role: source.fingerprint() for role, source in data.sources.items()} | {"prompts": data.prompts_digest()}
         facts = {"model": base, "protocol": settings, "data": digests, "classes": list(data.names)}
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.zero_shot: dict[str, float] = {}
+        self.rows: dict[str, dict[str, Any]]
+        self.zero_shot: dict[str, float]
         out.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self._read(say)
-        self.zero_shot = self.zero_shot or _zero_shot(data)
+        known = from_first(lambda: self._read(say) if self.path.exists() else {})
+        self.rows = known.get("cells", {})
+        self.zero_shot = known.get("zero_shot") or _zero_shot(data)
         self.left_out = data.left_out()
         if unread := len(data.rows["test"].labels) - int(self.zero_shot["examples"]):
             self.left_out.setdefault("test", {})["unreadable"] = unread
@@ -222,19 +231,18 @@ class Record:
             shown = ", ".join(f"{count:,} {why}" for why, count in counts.items())
             say.print(f"adapt: of {role} examples are left out: {shown}", soft_wrap=True)
 
-    def _read(self, say: Console) -> None:
+    def _read(self, say: Console) -> dict[str, Any]:
+        """Rows that hold, "cells", and "zero_shot", of the file that is there; raises as `main`."""
         known = read_adaptation(self.path)
         if different := differences({name: known[name] for name in self.facts}, self.facts):
             raise ConfigError(f"adapt: {self.path} is of something else: {'; '.join(different[:5])}; give another --out")
-        self.rows, self.zero_shot = known["cells"], known["zero_shot"]
-        methods = self.data.config.methods
-        others = [
-            key for key, row in self.rows.items() if row["method"] in methods and not self._alike(row, methods[row["method"]])
-        ]
+        rows, methods = known["cells"], self.data.config.methods
+        others = [key for key, row in rows.items() if row["method"] in methods and not self._alike(row, methods[row["method"]])]
         if others:
-            of = ", ".join(dict.fromkeys(self.rows[key]["method"] for key in others))
+            of = ", ".join(dict.fromkeys(rows[key]["method"] for key in others))
             say.print(f"adapt: {len(others)} rows of {of} had other settings or files, and are dropped", soft_wrap=True)
-        self.rows = {key: row for key, row in self.rows.items() if key not in others}
+        kept = {key: row for key, row in rows.items() if key not in others}
+        return {"cells": kept, "zero_shot": known["zero_shot"]}
 
     def _alike(self, row: Mapping[str, Any], method: Method) -> bool:
         """True where a row is of these settings, and of what their files hold now."""
@@ -286,29 +294,6 @@ class Record:
 def _zero_shot(data: AdaptData) -> dict[str, float]:
     head = linear_head(data.classifier, data.subject.scale)
     return {"test": data.test.score(head), "examples": float(len(data.test.labels))}
-
-
-_OF_ROWS = {"settings", "files", "method", "shots", "seed", "test"}
-
-
-def read_adaptation(path: str | Path) -> dict[str, Any]:
-    """The content of a results.json of `jclip adapt`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        content: dict[str, Any] = json.loads(read_whole(path))
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, and this jclip reads {FORMAT!r}")
-        rows = content["cells"].values()
-        if not all(isinstance(row, dict) and row.keys() >= _OF_ROWS for row in rows):
-            raise ValueError("a row is damaged")
-        if not {"model", "protocol", "data", "classes", "zero_shot"} <= content.keys():
-            raise ValueError("a part is missing")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"adapt: {path} is no file of results, or damaged ({error}); give another --out") from None
-    return content
 
 
 def summary(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,9 +4,8 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import track
@@ -65,24 +64,28 @@ def main(
         raise ConfigError(f"caption: the model describes {other}, by its tower {described!r}; these files are {kind}s")
     answers: list[dict[str, str]] = []
     search: dict[str, Any] = {"beams": beams, "length": length, "length_penalty": length_penalty}
-    remaining, batches = iter(paths), range(0, len(paths), batch_size)
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     with ExitStack() as stack:
         sink = sys.stdout if out is None else stack.enter_context(Path(out).open("w", encoding="utf-8"))
-        shown = track(batches, f"captions of {len(paths):,} {kind}s", console=say, disable=len(batches) < 2)
-        for _ in shown:
-            new = _captions(encoder, kind, list(islice(remaining, batch_size)), batch_size, max_pixels, search)
-            for answer in new:
-                if "problem" in answer:
-                    say.print(f"{answer[kind]}: {answer['problem']}", soft_wrap=True)
-                if as_json or out is not None:
-                    print(json.dumps(answer), file=sink)
-                elif "caption" in answer:
-                    print(answer["caption"] if len(paths) == 1 else f"{answer[kind]}: {answer['caption']}")
-            sink.flush()
+        for batch in track(batches, f"captions of {len(paths):,} {kind}s", console=say, disable=len(batches) < 2):
+            new = _captions(encoder, kind, batch, batch_size, max_pixels, search)
+            _show(new, kind, say, sink, as_json or out is not None, alone=len(paths) == 1)
             answers += new
     if not any("caption" in answer for answer in answers):
         raise ConfigError(f"caption: none of {len(paths)} {kind}s can be read")
     return answers
+
+
+def _show(answers: Sequence[dict[str, str]], kind: str, say: Console, sink: TextIO, as_json: bool, *, alone: bool) -> None:
+    """Prints the answers of a batch, with its path before a caption that is not `alone`."""
+    for answer in answers:
+        if "problem" in answer:
+            say.print(f"{answer[kind]}: {answer['problem']}", soft_wrap=True)
+        if as_json:
+            print(json.dumps(answer), file=sink)
+        elif "caption" in answer:
+            print(answer["caption"] if alone else f"{answer[kind]}: {answer['caption']}")
+    sink.flush()
 
 
 def _captions(

@@ -106,17 +106,22 @@ def main(
         known = ", ".join(classifier.names[:20])
         raise ConfigError(f"classify: --truth {truth!r} is none of the {len(classifier.names)} classes: {known}")
     titled = track(chain([first], batches), f"{len(paths):,} {kind}s", len(starts), console=say, disable=len(starts) < 2)
-    answers = _show(titled, Form(classifier, kind, top, truth), out, as_json, len(paths), say)
+    answers = _show(titled, AnswerForm(classifier, kind, top, truth), out, as_json, len(paths), say)
+    _sum_up(answers, kind, out, say)
+    return answers
+
+
+def _sum_up(answers: list[Answer], kind: Kind, out: str | Path | None, say: Console) -> None:
+    """Says how many were classified, where some were not, or all went to a file; raises ConfigError where none was."""
     broken = [answer for answer in answers if "problem" in answer]
     if len(broken) == len(answers):
         raise ConfigError(f"classify: {_none(broken, kind)}")
     if broken or out is not None:
         where = "" if out is None else f", written to {out}"
         say.print(f"{len(answers) - len(broken):,} of {len(answers):,} {kind}s classified{where}", soft_wrap=True)
-    return answers
 
 
-class Batch(NamedTuple):
+class Unclassified(NamedTuple):
     """Images or sounds, and what is known of them before they are classified."""
 
     answers: list[Answer]
@@ -175,7 +180,7 @@ class Classifier(NamedTuple):
     """softmax or sigmoid: the model's objective; "" where there are no probabilities."""
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """Form of the answers."""
 
     classifier: Classifier
@@ -185,7 +190,7 @@ class Form(NamedTuple):
     truth: str | None
     """The right class."""
 
-    def answers(self, batch: Batch) -> Iterator[Answer]:
+    def answers(self, batch: Unclassified) -> Iterator[Answer]:
         """Whole answers of a batch, in order."""
         if not batch.contents:
             yield from batch.answers
@@ -264,7 +269,9 @@ class Form(NamedTuple):
             Console(highlight=False).print(f"  {hint}", markup=False)
 
 
-def _show(batches: Iterable[Batch], form: Form, out: str | Path | None, as_json: bool, count: int, say: Console) -> list[Answer]:
+def _show(
+    batches: Iterable[Unclassified], form: AnswerForm, out: str | Path | None, as_json: bool, count: int, say: Console
+) -> list[Answer]:
     """Shows each answer as soon as it is there, problems on stderr too; all `count` of them."""
     answers: list[Answer] = []
     with ExitStack() as stack:
@@ -280,10 +287,10 @@ def _show(batches: Iterable[Batch], form: Form, out: str | Path | None, as_json:
     return answers
 
 
-def _read(paths: Sequence[Path], kind: Kind, max_pixels: int) -> Batch:
+def _read(paths: Sequence[Path], kind: Kind, max_pixels: int) -> Unclassified:
     contents, problems = read_sounds(paths) if kind == "sound" else read_pictures(paths, max_pixels)
     answers: list[Answer] = [{kind: str(p), **({"problem": problems[p]} if p in problems else {})} for p in paths]
-    return Batch(answers, [contents[p] for p in paths if p in contents])
+    return Unclassified(answers, [contents[p] for p in paths if p in contents])
 
 
 def _none(answers: Sequence[Answer], kind: Kind) -> str:

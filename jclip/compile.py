@@ -12,11 +12,11 @@ from rich.table import Table
 from jclip.config import Config, check, stage_configs, stage_names
 from jclip.estimate import Estimate, OutOfMemoryError, estimate
 from jclip.memory import GIB, share, size_text
+from jclip.operations import trained_flops
 from jclip.optim import split
 from jclip.program import Program, make_program
 from jclip.sharding import make_mesh
 from jclip.state import param_shapes
-from jclip.step import trained_flops
 from jclip.topology import Chip, describe
 from jclip.tree import flatten
 

@@ -9,7 +9,7 @@ from rich.progress import track
 
 from jclip.config import Caption, ConfigError, ImageSize
 from jclip.files import is_adapted, is_bucket, is_run
-from jclip.inference import load
+from jclip.inference import Encoder, load
 from jclip.runs import load_run
 from jclip.tree import flatten
 from jclip.weights import local_path, read_weights, resize_positions, with_sizes, write_weights
@@ -51,10 +51,7 @@ def main(
         given = (architecture_name, step, image_size, context_length, tokenizer, kind)
         if any(value is not None for value in given) or preprocess:
             raise ConfigError(f"{source} is an adapted model, which says all itself; leave out further arguments")
-        encoder = load(source)
-        if encoder.adapted is None or not encoder.adapted.changed:
-            base = "" if encoder.adapted is None else encoder.adapted.base["model"]
-            raise ConfigError(f"{source}: nothing of its towers was adapted, and a head has no place in weights; convert {base}")
+        encoder = _adapted_towers(source)
         model, params, captioners, came_from = encoder.config, flatten(encoder.params), encoder.captioners, "adapted"
     elif is_run(source):
         if (architecture_name, tokenizer, kind) != (None, None, None) or preprocess:
@@ -77,3 +74,12 @@ def main(
     say.print(f"{source} ({came_from}) is now {folder} ({to})")
     if is_adapted(source):
         say.print("Its classifier stays behind: weights have no place for it, and classes of the new model are what prompts say")
+
+
+def _adapted_towers(source: str | Path) -> Encoder:
+    """An adapted model, if its adaptation is one of towers."""
+    encoder = load(source)
+    if encoder.adapted is None or not encoder.adapted.changed:
+        base = "" if encoder.adapted is None else encoder.adapted.base["model"]
+        raise ConfigError(f"{source}: nothing of its towers was adapted, and a head has no place in weights; convert {base}")
+    return encoder

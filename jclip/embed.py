@@ -185,7 +185,7 @@ class Job:
             raise ConfigError(f"embed: {self.out} holds embeddings of {what}; give another --out, or empty it")
         if not (whole if done["rows"] == total else partial).exists():
             done.update(rows=0, broken=0)
-        keys, problems = _Lines(self.out / "keys.jsonl"), _Lines(self.out / "problems.txt")
+        keys, problems = _LineWriter(self.out / "keys.jsonl"), _LineWriter(self.out / "problems.txt")
         keys.require(done["rows"])
         problems.require(self.broken)
         if done["rows"]:
@@ -220,8 +220,8 @@ class Writing:
     job: Job
     tower: str
     array: "np.memmap[Any, Any]"
-    keys: "_Lines"
-    problems: "_Lines"
+    keys: "_LineWriter"
+    problems: "_LineWriter"
 
     def add(self, rows: Rows) -> None:
         """Adds the rows that follow those which are there."""
@@ -247,7 +247,7 @@ class Writing:
         console.print(f"wrote {total} embeddings of {width} numbers to {whole}")
 
 
-class _Lines:
+class _LineWriter:
     """A file of lines, of which those that are there are not written again; it is made with its first line."""
 
     def __init__(self, path: Path) -> None:

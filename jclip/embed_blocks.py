@@ -26,11 +26,11 @@ FOLDER = "blocks"
 """Folder of the blocks, below that of the embeddings; it goes with the last of them."""
 
 
-class Stopped(Exception):
+class StoppedByUser(Exception):
     """This process was stopped, by Ctrl-C; the others are told."""
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Rows from start to stop of a source."""
 
     start: int
@@ -74,14 +74,14 @@ def share(job: Job, tower: str, field: str, batch_size: int, console: Console) -
     Raises:
         ConfigError: the folder is not the same for all, or a block is damaged.
         Refused: another process has failed; it has said why.
-        Stopped: this process was stopped.
+        StoppedByUser: this process was stopped.
     """
     writing = together(lambda: job.begin(tower, field, console) if is_first() else None)
-    todo: list[Block] = []
+    todo: list[RowBlock] = []
     if writing is not None:
         todo = _blocks(job.done[tower]["rows"], len(job.source), SAVED_EVERY * job.rows_at_a_time(batch_size))
     missing = [block for block in todo if not block.path(job.out, tower).exists()]
-    planned = [Block(*block) for block in json.loads(gather_texts(json.dumps(missing))[0])]  # what the first sees
+    planned = [RowBlock(*block) for block in json.loads(gather_texts(json.dumps(missing))[0])]  # what the first sees
     mine = planned[jax.process_index() :: jax.process_count()]
     together(lambda: _make(job, tower, field, batch_size, mine, console))
 
@@ -100,18 +100,18 @@ def share(job: Job, tower: str, field: str, batch_size: int, console: Console) -
         shutil.rmtree(job.out / FOLDER, ignore_errors=True)
 
 
-def _blocks(first: int, total: int, size: int) -> list[Block]:
+def _blocks(first: int, total: int, size: int) -> list[RowBlock]:
     """The rows from `first` on; the borders do not depend on how many processes there are."""
-    return [Block(start, min(start + size, total)) for start in range(first, total, size)]
+    return [RowBlock(start, min(start + size, total)) for start in range(first, total, size)]
 
 
-def _make(job: Job, tower: str, field: str, batch_size: int, blocks: Sequence[Block], console: Console) -> None:
+def _make(job: Job, tower: str, field: str, batch_size: int, blocks: Sequence[RowBlock], console: Console) -> None:
     """Embeds some blocks and writes each in one step."""
     try:
         for block in track(blocks, f"embed {tower}", console=console):
             _write(block.path(job.out, tower), list(job.rows(tower, field, batch_size, *block)))
     except KeyboardInterrupt:
-        raise Stopped("it was stopped; the same command on all hosts goes on") from None
+        raise StoppedByUser("it was stopped; the same command on all hosts goes on") from None
 
 
 def _write(path: Path, parts: Sequence[Rows]) -> None:
@@ -121,7 +121,7 @@ def _write(path: Path, parts: Sequence[Rows]) -> None:
     write_atomically(path, lambda part: np.savez(part, z=z, text=text))
 
 
-def _read(job: Job, tower: str, block: Block) -> Rows:
+def _read(job: Job, tower: str, block: RowBlock) -> Rows:
     """A block that a process has made.
 
     Raises:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jclip.captioning import Captioner, Search, make_caption
-from jclip.config import Caption, Captioning, Config, ConfigError, Model, Suite, check_suite, to_json
+from jclip.config import Caption, Captioning, Config, ConfigError, Evaluation, Model, Suite, check_suite, to_json
 from jclip.data import Source, SourceError, open_data
 from jclip.data.caches import cache_folder
 from jclip.data.decoding import MAX_PIXELS
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jclip.adapt.saved import Adapted
 
 
-def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
+def make_evaluators(config: Config, mesh: Mesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name; `between_batches` is called before each batch and may raise."""
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     functions = make_functions(
@@ -53,7 +53,7 @@ def make_evaluators(config: Config, mesh: DeviceMesh, between_batches: Callable[
 
 def make_functions(
     model: Model,
-    mesh: DeviceMesh,
+    mesh: Mesh,
     batch_size: int,
     *,
     gather: Gather | None = None,
@@ -87,17 +87,6 @@ def make_functions(
         encoded = jax.device_get(encode(params, to_global(rows, mesh)))
         return {tower: Embedding(by_host(pooled, mesh), by_host(z, mesh)) for tower, (pooled, z) in encoded.items()}
 
-    @functools.cache
-    def captions(name: str, search: Search) -> Any:
-        return make_caption(Captioner(name, (captioners or {})[name], model), mesh, search)
-
-    def caption(config: Captioning, params: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        between_batches()
-        towers = config.image, config.text
-        name = next(name for name, how in (captioners or {}).items() if (how.image, how.text) == towers)
-        write = captions(name, Search(config.beams, config.length, config.length_penalty))
-        return by_host(np.asarray(write(params, to_global(rows, mesh))), mesh)
-
     def place(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
 
@@ -112,11 +101,30 @@ def make_functions(
         place=place,
         devices=mesh.size,
         max_pixels=max_pixels,
-        caption=caption if captioners else None,
+        caption=_caption_function(model, mesh, captioners, between_batches) if captioners else None,
         captioners=captioners or {},
         trained_on=trained_on,
         head=head,
     )
+
+
+def _caption_function(
+    model: Model, mesh: Mesh, captioners: Mapping[str, Caption], between_batches: Callable[[], object]
+) -> Callable[[Captioning, Any, Mapping[str, np.ndarray]], np.ndarray]:
+    """(evaluation, parameters, rows) -> ids of the captions of these rows; see `Functions`."""
+
+    @functools.cache
+    def captions(name: str, search: Search) -> Any:
+        return make_caption(Captioner(name, captioners[name], model), mesh, search)
+
+    def caption(config: Captioning, params: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        between_batches()
+        towers = config.image, config.text
+        name = next(name for name, captioner in captioners.items() if (captioner.image, captioner.text) == towers)
+        write = captions(name, Search(config.beams, config.length, config.length_penalty))
+        return by_host(np.asarray(write(params, to_global(rows, mesh))), mesh)
+
+    return caption
 
 
 def main(
@@ -154,14 +162,7 @@ def main(
     model = together(lambda: local_path(model)) if is_bucket(model) else model
     together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
-    suite = suite or subject.suite
-    if suite is None:
-        raise ConfigError(
-            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
-            "configs/suite_data.py"
-        )
-    if unknown := [name for name in names if name not in suite.evals]:
-        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    suite = _chosen(suite or subject.suite, names, model)
     suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)
     check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
@@ -180,19 +181,37 @@ def main(
         head=None if subject.adapted is None else functools.partial(class_scores, subject.adapted, subject.model, subject.params),
     )
     results = Results(subject.header(title, weights) if path else {}, weights, path, functions.gather, functions.host)
-    values: dict[str, float] = {}
-    with leave_together((ConfigError, SourceError)), Console(stderr=True).status("evaluating ...") as status:
-        for i, (name, evaluation) in enumerate(evals.items()):
-            status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
-            found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
-            values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
+    values = _run(evals, subject, functions, results)
     results.write()
     if is_first():
         _print(subject, values, as_json)
     return values
 
 
-def _print(subject: "Subject", values: Mapping[str, float], as_json: bool) -> None:
+def _chosen(suite: Suite | None, names: Sequence[str], model: str | Path) -> Suite:
+    """The suite, if there is one and it has these evaluations."""
+    if suite is None:
+        raise ConfigError(
+            f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
+            "configs/suite_data.py"
+        )
+    if unknown := [name for name in names if name not in suite.evals]:
+        raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
+    return suite
+
+
+def _run(evals: Mapping[str, Evaluation], subject: "EvaluatedModel", functions: Functions, results: Results) -> dict[str, float]:
+    """Metrics of evaluations by "name/metric", each written as soon as it is there."""
+    values: dict[str, float] = {}
+    with leave_together((ConfigError, SourceError)), Console(stderr=True).status("evaluating ...") as status:
+        for i, (name, evaluation) in enumerate(evals.items()):
+            status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
+            found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
+            values |= {f"{name}/{metric}": value for metric, value in (found.metrics | found.counts).items()}
+    return values
+
+
+def _print(subject: "EvaluatedModel", values: Mapping[str, float], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"step": subject.step, **values}))
     else:
@@ -205,13 +224,13 @@ def default_cache() -> Path:
     return cache_folder("features")
 
 
-class Subject(NamedTuple):
+class EvaluatedModel(NamedTuple):
     """Model that is measured."""
 
     name: str
     model: Model
     params: Any
-    mesh: DeviceMesh
+    mesh: Mesh
     step: int | None = None
     """Step of a checkpoint."""
     gather: Gather | None = None
@@ -254,18 +273,18 @@ def class_scores(
     return logits[:, np.array(places.places)] / np.float32(adapted.head.scale)
 
 
-def open_subject(model: str | Path, step: int | None = None, **how: Any) -> Subject:
+def open_subject(model: str | Path, step: int | None = None, **how: Any) -> EvaluatedModel:
     """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does.
 
     With further arguments of that, such as image_size, a run has no evaluations of its own: they are of its own sizes.
     """
     if how or not is_run(model):
         encoder = load(model, step=step, **how)
-        return Subject(
+        return EvaluatedModel(
             str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners, adapted=encoder.adapted
         )
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)
     suite = Suite(config.evals, config.eval_batch_size, config.data.max_pixels)
     trained_on = config.data.title, functools.partial(open_data, config)
-    return Subject(str(model), config.model, params, mesh, step, gather, suite, config.captioners(), trained_on)
+    return EvaluatedModel(str(model), config.model, params, mesh, step, gather, suite, config.captioners(), trained_on)

@@ -18,7 +18,7 @@ from jclip.data.fingerprint import combine, file_digests, sample_fingerprint
 from jclip.data.language import known_languages
 from jclip.data.subset import SelectedExamples, highest
 from jclip.embed import Job
-from jclip.embed_blocks import Stopped, is_shared, share, with_own_devices
+from jclip.embed_blocks import StoppedByUser, is_shared, share, with_own_devices
 from jclip.eval.duplicates import as_near, nearest_before, nearest_of
 from jclip.facts import between_hosts, listed
 from jclip.files import read_whole
@@ -61,7 +61,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     console, out = Console(stderr=True, highlight=False, markup=False, quiet=not is_first()), Path(out)
     if unknown := {*rules.languages} - known_languages() if rules.languages else set():
         raise ConfigError(f"filter: --languages {', '.join(sorted(unknown))}: known are {', '.join(sorted(known_languages()))}")
-    with leave_together((ConfigError, SourceError, Refused, Stopped)):
+    with leave_together((ConfigError, SourceError, Refused, StoppedByUser)):
         source, *others = together(lambda: [open_part(name, Subset(), "filter") for name in (spec, *rules.against)])
         encoder = together(lambda: with_own_devices(_load(rules))) if rules.embeds else None
         facts = together(lambda: _facts(source, others, rules, encoder))
@@ -71,7 +71,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
             try:
                 found = _ask(out, spec, source, others, rules, encoder, console)
                 together(lambda: _write(out, spec, source, others, rules, found, console) if is_first() else None)
-            except (KeyboardInterrupt, Stopped):
+            except (KeyboardInterrupt, StoppedByUser):
                 console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
                 raise SystemExit(130) from None
             record.finish(found)
@@ -88,15 +88,19 @@ def _compare(facts: Mapping[str, Any]) -> None:
         raise Refused(f"filter: the processes differ:\n  {listed(lines)}")
 
 
-def _open_record(out: Path, spec: str, facts: Mapping[str, Any]) -> "Record":
+def _open_record(out: Path, spec: str, facts: Mapping[str, Any]) -> "FilterFile":
     """The record, which the first process makes and the others read."""
-    first = together(lambda: Record(out, spec, facts) if is_first() else None)
-    if not is_first() and not (out / "filter.json").exists():
-        raise ConfigError(f"filter: {out} lacks the filter.json of process 0: it has to be on storage that all hosts see")
-    return first or Record(out, spec, facts, writes=False)
+    first = together(lambda: FilterFile(out, spec, facts) if is_first() else None)
+
+    def read() -> FilterFile:
+        if not (out / "filter.json").exists():
+            raise ConfigError(f"filter: {out} lacks the filter.json of process 0: it has to be on storage that all hosts see")
+        return first or FilterFile(out, spec, facts, writes=False)
+
+    return together(read)
 
 
-class Record:
+class FilterFile:
     """The file filter.json, which says of what a folder is the result, and how many examples each rule has dropped."""
 
     def __init__(self, out: Path, spec: str, facts: Mapping[str, Any], *, writes: bool = True) -> None:

@@ -51,7 +51,10 @@ in --cache by the content they were computed from.
 """
 EVAL += SOURCES
 
-REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes."""
+REPORT = """Write one HTML page of files of results, which needs no network: tables, curves, retrieved pictures, mistakes.
+
+The folder of an adaptation has a page of its own: accuracy over shots, costs, words near learned contexts. `jclip adapt` writes
+it in the end; `jclip report DIR` writes it again, also while that command is running."""
 
 CLASSIFY = """Classify images, or sounds, by the names of classes, or with a linear probe, and print the likeliest.
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from jclip.clip import CLIP, Params, create_model, model_objectives, objectives_of
-from jclip.config import ConfigError, ImageSize, Mesh, TokenTower, architecture_names, check_model
+from jclip.config import ConfigError, ImageSize, MeshConfig, TokenTower, architecture_names, check_model
 from jclip.config.instead import near_names, tag_instead
 from jclip.data import BadExample, Transform, detokenize, eval_transform
 from jclip.data.decoding import MAX_PIXELS
@@ -77,12 +77,11 @@ def load(
     if pretrained is not None:
         raise ConfigError(f"load: {tag_instead(name, pretrained)}")
     if name in architecture_names() and not Path(name).exists():
-        if step is not None or architecture_name is not None or kind is not None:
-            given = ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None)
+        if given := ", ".join(str(value) for value in (step, architecture_name, kind) if value is not None):
             raise ConfigError(f"{name} is an architecture itself; leave out {given}")
         clip = create_model(name, tokenizer=tokenizer, image_size=image_size, context_length=context_length)
         log.warning("%s is an architecture: its weights are random", name)
-        return _random(clip, preprocess or {}, jax.random.key(seed), Mesh(fsdp=fsdp))
+        return _random(clip, preprocess or {}, jax.random.key(seed), MeshConfig(fsdp=fsdp))
     # What reads checkpoints and the weights of all libraries is imported where there are some.
     from jclip.weights import local_path, read_weights
 
@@ -102,10 +101,10 @@ def load(
     if not path.exists():
         raise FileNotFoundError(f"{path_or_name} is neither a path nor an architecture; architectures: {near_names(name)}")
     weights = read_weights(path, architecture_name, tokenizer, kind=kind, preprocess=preprocess)
-    return _load_weights(weights.resized(image_size, context_length), Mesh(fsdp=fsdp))
+    return _load_weights(weights.resized(image_size, context_length), MeshConfig(fsdp=fsdp))
 
 
-def _random(clip: CLIP, preprocess: Mapping[str, Any], key: jax.Array, layout: Mesh) -> "Encoder":
+def _random(clip: CLIP, preprocess: Mapping[str, Any], key: jax.Array, layout: MeshConfig) -> "Encoder":
     """A model of random weights, made where they live."""
     if preprocess:
         from jclip.weights import with_preprocess
@@ -129,7 +128,7 @@ def _load_run(workdir: Path, step: int | None, image_size: ImageSize | None, con
     return Encoder(model, model_objectives(config), mesh=mesh, params=placed)
 
 
-def _load_weights(weights: "Weights", layout: Mesh) -> "Encoder":
+def _load_weights(weights: "Weights", layout: MeshConfig) -> "Encoder":
     """Array by array onto the devices: no second copy of the whole is ever in memory."""
     mesh = make_mesh(layout)
     shapes = unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in weights.shapes.items()})
@@ -183,7 +182,7 @@ def _untouched(value: Any) -> Any:
     return tuple(map(_untouched, value)) if isinstance(value, list) else value
 
 
-def tower_digest(params: Any, tower: str, mesh: DeviceMesh) -> str:
+def tower_digest(params: Any, tower: str, mesh: Mesh) -> str:
     """32 hexadecimal digits of the parameters of a tower and of its projection, bit by bit."""
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
     found = hashlib.blake2b(digest_size=16)
@@ -204,7 +203,7 @@ class Encoder(CLIP):
 
     params: Params = field(repr=False)
     """Parameters, f32."""
-    mesh: DeviceMesh
+    mesh: Mesh
     """The devices that compute."""
     adapted: "Adapted | None" = field(default=None, repr=False)
     """Classes and head of a model that `jclip adapt` has made."""

@@ -26,7 +26,7 @@ from jclip.models.flops import decoder_flops, projection_flops
 from jclip.models.towers import output_tokens, tower_flops, without_dropout
 from jclip.runs import run_config, without_teachers
 from jclip.weights import local_path, named_model, read_weights, tower_shapes, with_sizes
-from jclip.weights.files import read_json
+from jclip.weights.io.files import read_json
 
 STATISTICS = ("/mean", "/var")
 """Ends of the paths of what a ResNet's batch normalisation has measured."""

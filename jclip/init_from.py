@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, TokenTower, Tower, differences
+from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
+from jclip.config.same import with_moved_file
 from jclip.files import is_run
 from jclip.program import Program
 from jclip.runs import load_run, run_config
@@ -37,10 +38,10 @@ class Origin(NamedTuple):
     name: str
     model: Model
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[DeviceMesh], Iterable[tuple[str, Any]]]
+    read: Callable[[Mesh], Iterable[tuple[str, Any]]]
 
 
-def start_from(config: Config, program: Program, mesh: DeviceMesh) -> tuple[TrainState, str]:
+def start_from(config: Config, program: Program, mesh: Mesh) -> tuple[TrainState, str]:
     """The state at step 0 with the parameters of config.init_from, and a line that says what came from where.
 
     Each array goes to the devices as it is read, each device its share. All is checked before anything is allocated.
@@ -107,7 +108,7 @@ def _open(init: InitFrom) -> Origin:
         if getattr(init, field) is not None:
             raise ConfigError(f"config: init_from.path {path} is a workdir; leave out init_from.{field}")
 
-    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+    def read(mesh: Mesh) -> Iterator[tuple[str, Any]]:
         _, _, params, _ = load_run(path, init.step, mesh, heads=True)
         yield from flatten(params).items()
 
@@ -132,7 +133,7 @@ def _renamed(source: Origin, towers: Mapping[str, str]) -> Origin:
                 if path.startswith(f"{there}{part}/"):
                     yield path.replace(there, here, 1)
 
-    def read(mesh: DeviceMesh) -> Iterator[tuple[str, Any]]:
+    def read(mesh: Mesh) -> Iterator[tuple[str, Any]]:
         for path, array in source.read(mesh):
             yield from ((name, array) for name in names(path))
 
@@ -166,9 +167,7 @@ def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[s
         equal["projection"] = here.projection
     if None not in (getattr(there, "layer_scale", None), getattr(here, "layer_scale", None)):
         equal["layer_scale"] = getattr(here, "layer_scale")  # noqa: B009  # where factors began says nothing of where they are
-    if isinstance(there, TokenTower) and isinstance(here, TokenTower) and there.tokenizer.sha256 == here.tokenizer.sha256 != "":
-        equal["tokenizer"] = dataclasses.replace(there.tokenizer, file=here.tokenizer.file)  # the same file elsewhere
-    return differences(dataclasses.replace(there, **equal), here, at)
+    return differences(dataclasses.replace(with_moved_file(there, here), **equal), here, at)
 
 
 def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -185,7 +184,7 @@ def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None
         )
 
 
-def _on_host(array: Any, mesh: DeviceMesh) -> np.ndarray:
+def _on_host(array: Any, mesh: Mesh) -> np.ndarray:
     """Whole, on each host."""
     return np.asarray(jax.device_put(array, replicated(mesh)) if isinstance(array, jax.Array) else array)
 

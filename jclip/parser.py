@@ -94,7 +94,9 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
-    report.add_argument("results", nargs="+", metavar="OUT.json", help="files that `jclip eval --json` wrote")
+    report.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="files that `jclip eval --json` wrote, or one folder of `jclip adapt`"
+    )
     report.add_argument("--html", type=writable, metavar="FILE", help="the page (default: report.html beside the first)")
 
 

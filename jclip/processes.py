@@ -1,5 +1,6 @@
 """Several processes as one run: how they find each other, stop together, and notice that one has gone."""
 
+import json
 import os
 import socket
 import threading
@@ -7,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -104,6 +105,16 @@ def together(function: Callable[[], T]) -> T:
     if problem is not None:
         raise problem
     return result
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """Result, as JSON carries it, of a function that the first process alone calls; every process has to call this one.
+
+    Raises:
+        Refused: it has raised there. In the first process its own error goes on.
+    """
+    text = together(lambda: json.dumps(function()) if is_first() else "")
+    return json.loads(gather_texts(text)[0])
 
 
 def _said(problem: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The training of a configuration on a mesh, as programs for the devices: what is made of it before anything is allocated."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError
+from jclip.config import Config, ConfigError, Family
+from jclip.learner import make_learner
 from jclip.objectives import Params
 from jclip.optim import make_optimizer, make_schedule, split
 from jclip.sharding import batch_sharding, extra_shardings, moment_shardings, param_shardings, replicated
 from jclip.state import TrainState, abstract, new_extra, new_params, param_shapes, view_inputs
-from jclip.step import begin_step, make_train_step
+from jclip.step import make_train_step
 from jclip.tree import require_used
 
 
@@ -117,15 +118,27 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     init = jax.jit(new_state, out_shardings=shardings)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     inputs = view_inputs(config, config.batch_size)
+    begins = {name: begin_step(objective, total_steps) for name, objective in config.objectives.items()}
 
     def phase(first: int, part: Config) -> Phase:
-        train_step = jax.jit(
-            make_train_step(config, part, tx, schedule, mesh, total_steps),
+        train_step = make_train_step(
+            make_learner(part, mesh),
+            tx,
+            schedule,
+            seed=config.seed,
+            total_steps=total_steps,
+            ema=config.optim.ema,
+            waiting=_waiting(config, part),
+            first=first,
+            begun=_begun(config, [name for name in part.objectives if 0 < begins[name] == first]),
+        )
+        jitted = jax.jit(
+            train_step,
             donate_argnums=0,
             in_shardings=(shardings, batch_sharding(mesh)),
             out_shardings=(shardings, everywhere),
         )
-        return Phase(first, tuple(view_inputs(part, 1)), train_step)
+        return Phase(first, tuple(view_inputs(part, 1)), jitted)
 
     return Program(
         mesh=mesh,
@@ -134,8 +147,31 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         embeddings=dict.fromkeys(config.inputs(), z),
         init=init,
         phases=tuple(phase(first, part) for first, part in config_phases(config, total_steps)),
-        begins={name: begin_step(how, total_steps) for name, how in config.objectives.items()},
+        begins=begins,
     )
+
+
+def begin_step(objective: Family, total_steps: int) -> int:
+    """Completed updates with which an objective begins to take part."""
+    return int(objective.begin * total_steps)
+
+
+def _waiting(whole: Config, phase: Config) -> set[str]:
+    """Names of the parameters that no objective of a phase trains, and a later one does."""
+    towers = whole.trained_towers() - phase.trained_towers()
+    return (whole.objectives.keys() - phase.objectives.keys()) | towers | {f"{tower}_projection" for tower in towers}
+
+
+def _begun(config: Config, names: Collection[str]) -> Callable[[Params], Params] | None:
+    """parameters -> the state of these objectives as at the start of a run from these parameters; None for none of them."""
+    if not names:
+        return None
+
+    def begun(params: Params) -> Params:
+        fresh = new_extra(config, params)
+        return {name: fresh[name] for name in names if name in fresh}
+
+    return begun
 
 
 def _require_frozen(config: Config, shapes: Params) -> None:

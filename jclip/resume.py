@@ -12,15 +12,15 @@ import jax
 from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Config, InitFrom, Model, Plan, TokenTower, differences, from_json, make_plan
+from jclip.config import Config, InitFrom, Model, Plan, differences, from_json, make_plan
+from jclip.config.same import with_moved_file
 from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
 from jclip.processes import Refused, gather_texts, same_everywhere, together
-from jclip.program import Program
+from jclip.program import Program, begin_step
 from jclip.runs import open_run
 from jclip.state import TrainState, new_extra, param_shapes
-from jclip.step import begin_step
 from jclip.tree import flatten
 from jclip.weights import local_path
 
@@ -290,12 +290,7 @@ def _with_free(saved: Model, now: Model) -> Model:
             free = {field: getattr(other, field) for field in FREE_TOWER if hasattr(other, field)}
             if None in (free.get("layer_scale"), getattr(tower, "layer_scale", None)):
                 free.pop("layer_scale", None)
-            if (
-                isinstance(tower, TokenTower)
-                and isinstance(other, TokenTower)
-                and tower.tokenizer.sha256 == other.tokenizer.sha256 != ""
-            ):
-                free["tokenizer"] = dataclasses.replace(tower.tokenizer, file=other.tokenizer.file)  # the same file elsewhere
+            tower = with_moved_file(tower, other)
         towers[name] = dataclasses.replace(tower, **free)
     return dataclasses.replace(saved, towers=towers, **{field: getattr(now, field) for field in FREE_MODEL})
 

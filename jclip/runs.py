@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Mesh, check_model
+from jclip.config import Config, MeshConfig, check_model
 from jclip.files import is_run
 from jclip.sharding import extra_shardings, make_mesh, param_shardings
 from jclip.state import abstract, evaluated_params, new_extra, param_shapes
 
 
 def load_run(
-    workdir: str | Path, step: int | None = None, mesh: DeviceMesh | None = None, *, heads: bool = False
-) -> tuple[Config, int, Any, DeviceMesh]:
+    workdir: str | Path, step: int | None = None, mesh: Mesh | None = None, *, heads: bool = False
+) -> tuple[Config, int, Any, Mesh]:
     """The configuration, step and parameters of a checkpoint of a run, on a mesh: by default over the devices of this machine.
 
     With config.evaluate_ema the parameters are the moving average. They are those of the model: of its objectives only the scales
@@ -32,7 +32,7 @@ def load_run(
     """
     with open_run(workdir, step) as (checkpoints, config, step):
         # The machine that evaluates need not have the devices of the one that trained.
-        mesh = mesh or make_mesh(Mesh(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
+        mesh = mesh or make_mesh(MeshConfig(data=-1, fsdp=math.gcd(config.mesh.fsdp, jax.device_count())))
         shapes = param_shapes(config)
         parts = {"params": abstract(shapes, param_shardings(shapes, config.mesh, mesh))}
         if config.evaluate_ema:

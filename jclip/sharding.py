@@ -8,36 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey, tree_map_with_path
 
-from jclip.config import Mesh
+from jclip.config import MeshConfig
 from jclip.tree import flatten, match_rules, unflatten
 
 BATCH_AXES = ("data", "fsdp")
 """The batch is split over every device."""
 
 
-def make_mesh(config: Mesh, devices: list[jax.Device] | None = None) -> DeviceMesh:
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axes "data" and "fsdp" over all devices."""
     devices = jax.devices() if devices is None else devices
     data = len(devices) // config.fsdp if config.data == -1 else config.data
     return jax.make_mesh((data, config.fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
-def replicated(mesh: DeviceMesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: DeviceMesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis split over every device."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def param_shardings(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> dict[str, Any]:
-    """The sharding of each parameter by rule; see `Mesh.rules`.
+def param_shardings(shapes: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> dict[str, Any]:
+    """The sharding of each parameter by rule; see `MeshConfig.rules`.
 
     Raises:
         ConfigError: the rules leave a parameter uncovered.
@@ -47,7 +46,7 @@ def param_shardings(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
-def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> dict[str, Any]:
+def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> dict[str, Any]:
     """The sharding of the state beside the parameters: what bears the name of one, below its first word, lies where that does.
 
     Raises:
@@ -61,7 +60,7 @@ def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config:
     return unflatten(found)
 
 
-def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> Any:
+def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> Any:
     """The sharding of the optimizer's state: moments lie with their parameters, whose paths end theirs, what is factored of one
     by the same rule, and all else on every device."""
     known = flatten(params)
@@ -89,7 +88,7 @@ def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> Parti
 Gather = Callable[[str, dict[str, Any], Any, Any], dict[str, Any]]
 
 
-def make_gather(shapes: Mapping[str, Any], config: Mesh, mesh: DeviceMesh) -> Gather | None:
+def make_gather(shapes: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> Gather | None:
     """(path of a stack of layers, parameters of one of them, dtype, reduce) -> the same, whole on every device; used inside jit.
 
     They travel in the type `dtype`, in which they are used, biases and scales as they are. Their gradients are summed over the
@@ -125,7 +124,7 @@ _gathered.defvjp(
 )
 
 
-def split_rows(tree: Any, parts: int, mesh: DeviceMesh) -> Any:
+def split_rows(tree: Any, parts: int, mesh: Mesh) -> Any:
     """Arrays [B, ...] -> [parts, B / parts, ...]; each part has as many rows of every device, and nothing moves between them."""
     sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
@@ -136,7 +135,7 @@ def split_rows(tree: Any, parts: int, mesh: DeviceMesh) -> Any:
     return jax.tree.map(split, tree)
 
 
-def join_rows(tree: Any, mesh: DeviceMesh) -> Any:
+def join_rows(tree: Any, mesh: Mesh) -> Any:
     """The inverse of `split_rows`."""
 
     def join(x: jax.Array) -> jax.Array:
@@ -146,7 +145,7 @@ def join_rows(tree: Any, mesh: DeviceMesh) -> Any:
     return jax.tree.map(join, tree)
 
 
-def to_global(batch: Mapping[str, np.ndarray], mesh: DeviceMesh) -> dict[str, jax.Array]:
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The rows of this host -> global arrays with the rows of all hosts, each on its own devices; see `by_host`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
@@ -157,7 +156,7 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
-def by_host(rows: np.ndarray, mesh: DeviceMesh) -> np.ndarray:
+def by_host(rows: np.ndarray, mesh: Mesh) -> np.ndarray:
     """The rows of a global array, host by host. A mesh need not be so: it follows the wires between a TPU slice's devices."""
     owners = [device.process_index for device in mesh.devices.flat]
     chunks = rows.reshape(len(owners), -1, *rows.shape[1:])

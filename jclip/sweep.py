@@ -21,9 +21,9 @@ from jclip.config.io import to_saved
 from jclip.data.caches import write_atomically
 from jclip.estimate import OutOfMemoryError, estimate
 from jclip.memory import GIB
+from jclip.operations import trained_flops
 from jclip.program import make_program
 from jclip.sharding import make_mesh
-from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 
 ATTENTION = "q+k+v+attention+out"

@@ -23,6 +23,7 @@ from jclip.greeting import greeting
 from jclip.lock import LockedWorkdir
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
+from jclip.operations import peak_steps
 from jclip.parts import RunPart, compare_hosts, prepare
 from jclip.processes import (
     Refused,
@@ -37,7 +38,7 @@ from jclip.resume import Start, choose, find_start, lineage, require_same_latest
 from jclip.sharding import make_mesh, to_global
 from jclip.signals import Stopped, StopSignal
 from jclip.state import TrainState, evaluated_params
-from jclip.step import non_finite, peak_steps
+from jclip.step import non_finite
 from jclip.weights import WeightsError
 from jclip.workdir import copied, folder, last_good, locked, tidy
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jclip.adapt.heads import Features
-from jclip.adapt.task import Encoding, Labelled, Task
+from jclip.adapt.task import Encoding, LabelledFeatures, Task
 from jclip.config import architecture
 from jclip.config.adapt_methods import Views
 from jclip.sharding import make_mesh
@@ -44,7 +44,7 @@ def make_task(shots: int = 4, seed: int = 0, noise: float = 0.3, text_noise: flo
     def unused(*_: Any) -> Any:
         raise AssertionError("this method has no use for it")
 
-    selection = Labelled(features(rng, centres, chosen, noise), chosen)
+    selection = LabelledFeatures(features(rng, centres, chosen, noise), chosen)
     model = architecture("ViT-tiny-test")
     task = Task(
         names=names,
@@ -72,4 +72,4 @@ def one_device() -> Mesh:
 
     from jclip import config
 
-    return make_mesh(config.Mesh(), jax.devices()[:1])
+    return make_mesh(config.MeshConfig(), jax.devices()[:1])

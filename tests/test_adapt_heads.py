@@ -10,7 +10,7 @@ import pytest
 from adapt_fakes import CLASSES, SCALE, features, make_task, unit64
 from scipy.special import log_softmax, softmax
 
-from jclip.adapt import METHODS, fit
+from jclip.adapt import METHODS, fit, linear
 from jclip.adapt.clip_adapter import first_weights
 from jclip.adapt.heads import Features, Head, accuracy, linear_head, projected_norm, right, scalar
 from jclip.adapt.linear import batch_sizes
@@ -237,6 +237,36 @@ def test_a_linear_head_is_trained_as_published() -> None:
     best = (0, 10)[int(np.argmax(scores))]
     assert fitted.choice["iteration"] == best + 1
     np.testing.assert_allclose(fitted.head.arrays["weights"], path[best], atol=2e-5)
+
+
+def test_of_equally_good_combinations_the_published_order_takes_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, then decays, then batch sizes."""
+    scores = {8: [0.5, 1.0, 1.0, 0.5], 16: [0.5, 1.0, 1.0, 1.0]}  # by batch size, of each rate with each decay
+
+    def train_each(method: Any, lr: Any, decay: Any, first: Any, examples: Any, rows: Any, *_: Any) -> Any:
+        return np.stack([first] * 4), np.array(scores[rows.shape[2]]), np.ones(4, int)
+
+    monkeypatch.setattr(linear, "_train_each", train_each)
+    method = LinearHead(lr=(1e-3, 1e-4), weight_decay=(0.01, 0.0), batches=(8, 16), iterations=10, every=10, views=STILL)
+    found = []
+    for given in ([0.5, 1.0, 1.0, 0.5], [0.5, 0.0, 1.0, 1.0]):
+        scores[8] = given
+        choice = fit(method, make_task()).choice
+        found.append((choice["lr"], choice["weight_decay"], choice["batch_size"]))
+    assert found == [(1e-3, 0.0, 8), (1e-3, 0.0, 16)]
+
+
+def test_a_head_that_begins_at_random_is_as_torch_makes_it_and_knows_no_texts() -> None:
+    task = make_task()
+    still: dict[str, Any] = {"lr": (1e-30,), "weight_decay": (0.0,), "warmup": 0, "views": STILL}
+    method = LinearHead(start="random", batches=(8,), iterations=10, every=10, wise=(0.0,), **still)
+    weights = fit(method, task).head.arrays["weights"]
+    assert np.abs(weights).max() <= 16**-0.5
+    assert weights.std() == pytest.approx(16**-0.5 / 3**0.5, rel=0.15)
+    other = dataclasses.replace(task, classifier=-task.classifier)
+    np.testing.assert_array_equal(fit(method, other).head.arrays["weights"], weights)
+    again = fit(method, dataclasses.replace(task, seed=1)).head.arrays["weights"]
+    assert (again != weights).all()
 
 
 def test_texts_are_examples_of_a_cross_modal_head() -> None:

@@ -16,7 +16,7 @@ from jclip.adapt.cocoop import LEARNED, conditional, first_network
 from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import Head
 from jclip.adapt.prompts import fill
-from jclip.adapt.task import Labelled, Task
+from jclip.adapt.task import LabelledFeatures, Task
 from jclip.clip import create_model
 from jclip.config import BertTower, CoCoOp, ConfigError, CoOp, Model, TextTower, Views
 from jclip.data import get_tokenizer
@@ -30,7 +30,7 @@ TOWER = MODEL.config.towers["text"]
 assert isinstance(TOWER, TextTower)
 PARAMS = MODEL.init(jax.random.key(0))
 TABLE = np.asarray(PARAMS["text"]["token_embed"])  # type: ignore[index, call-overload]
-DEVICES = {n: make_mesh(config.Mesh(), jax.devices()[:n]) for n in (1, 2, 8)}
+DEVICES = {n: make_mesh(config.MeshConfig(), jax.devices()[:n]) for n in (1, 2, 8)}
 
 
 def encoded(embeddings: np.ndarray, eot: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def task_of(noise: float = 0.5, devices: int = 1, **changes: Any) -> Task:
         "names": NAMES,
         "labels": labels,
         "images": features(rng, centres, labels, noise / 4),
-        "selection": Labelled(features(rng, centres, labels, noise / 4), labels),
+        "selection": LabelledFeatures(features(rng, centres, labels, noise / 4), labels),
         "classifier": classifier,
         "model": MODEL.config,
         "params": PARAMS,
@@ -174,14 +174,6 @@ def test_coop_of_a_vanishing_rate_is_zero_shot_and_of_a_real_one_learns() -> Non
     assert len(learned[False].details["words"]) == 4
     assert list(learned[True].details["class_words"]) == list(NAMES)
     jax.tree.map(np.testing.assert_array_equal, before, PARAMS)
-
-
-@pytest.mark.slow
-def test_coop_is_the_same_on_every_number_of_devices() -> None:
-    one, *others = (fit(CoOp(contexts=2, epochs=3, lr=0.003, batch_size=6), task_of(devices=n)) for n in DEVICES)
-    for other in others:
-        np.testing.assert_allclose(other.arrays["contexts"], one.arrays["contexts"], atol=1e-5)
-        np.testing.assert_allclose(other.head.arrays["weights"], one.head.arrays["weights"], atol=1e-5)
 
 
 @pytest.mark.slow

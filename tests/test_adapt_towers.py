@@ -161,6 +161,9 @@ def test_adapted_towers_are_models_that_convert_and_leave_the_others_bit_for_bit
         assert "Its classifier stays behind" in capsys.readouterr().err
         written = jclip.load(tmp_path / method)
         jax.tree.map(np.testing.assert_array_equal, written.params, model.params)
+        convert.main(cell, tmp_path / f"{method}-open_clip", to="open_clip")
+        back = jclip.load(tmp_path / f"{method}-open_clip")
+        np.testing.assert_allclose(back.embed_image(files[:3]), model.embed_image(files[:3]), atol=1e-6)
     assert set(NAMES) == set(model.classes)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapt_fakes import unit64
@@ -17,14 +18,16 @@ from PIL import Image
 from test_cli import exit_status
 
 import jclip
-from jclip import adaptation, evaluate, inference
+from jclip import adaptation, evaluate, inference, report
 from jclip.adapt import saved
-from jclip.adapt.data import Rows
+from jclip.adapt.contexts import nearest_words, reading_tower
+from jclip.adapt.data import LabelledRows
 from jclip.adapt.saved import read_adapted
 from jclip.config import (
     Adapt,
     Augment,
     ClipAdapter,
+    CoCoOp,
     ConfigError,
     CoOp,
     CrossModal,
@@ -38,7 +41,7 @@ from jclip.config import (
     TextTower,
     TipAdapter,
     TipAdapterF,
-    Tokenizer,
+    TokenizerConfig,
     Views,
     ZeroShot,
     check_adapt,
@@ -129,6 +132,37 @@ def test_every_cell_has_a_row_a_model_and_its_examples(whole: tuple[Path, dict[s
     assert content["cells"]["linear/shots-1/seed-0"]["examples"] == content["cells"]["tip/shots-1/seed-0"]["examples"]
     page = (out / "page.html").read_text()
     assert all(method in page for method in QUICK)
+
+
+def test_report_writes_the_page_of_an_adaptation(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = whole
+    for given in (out, out / "results.json"):
+        assert report.main([given], tmp_path / "own.html").read_bytes() == (out / "page.html").read_bytes()
+    content = json.loads((out / "results.json").read_text())
+    words = {"class_words": {name: [[["warm", 0.5], ["cold", 1.0]], [["bright", 0.25]]] for name in NAMES}}
+    content["cells"]["tip/shots-4/seed-0"]["details"] = words
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert exit_status(["report", str(tmp_path)]) == 0
+    assert "warm (0.50), bright (0.25)" in (tmp_path / "page.html").read_text()
+    assert "one adaptation" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="has a page of its own; give it alone"):
+        report.main([out, tmp_path / "other.json"])
+    for change, message in (
+        (lambda c: c.update(cells={}), "no finished cell yet"),
+        (lambda c: c.pop("devices"), "a part is missing"),
+        (lambda c: c["cells"]["tip/shots-1/seed-0"].pop("val"), "a row is damaged"),
+        (lambda c: c["cells"]["tip/shots-1/seed-0"].update(test="x"), r"is damaged \(TypeError"),
+        (lambda c: c.update(format="jclip adapt 1"), "this jclip reads 'jclip adapt 2'"),
+    ):
+        damaged = json.loads((out / "results.json").read_text())
+        change(damaged)  # type: ignore[no-untyped-call]
+        (tmp_path / "results.json").write_text(json.dumps(damaged))
+        with pytest.raises(ConfigError, match=message):
+            report.main([tmp_path])
+    with pytest.raises(ConfigError, match="is no file of results"):
+        adaptation.read_adaptation(tmp_path / "other.json")
 
 
 def test_a_loaded_model_has_the_accuracy_that_was_measured(whole: tuple[Path, dict[str, Any]], pictures: Path) -> None:
@@ -257,7 +291,10 @@ def test_towers_of_another_vocabulary_are_others_and_those_of_a_moved_one_the_sa
     models = [
         dataclasses.replace(
             model,
-            towers={**model.towers, "text": dataclasses.replace(text, tokenizer=Tokenizer("hugging_face", str(tmp_path / n)))},
+            towers={
+                **model.towers,
+                "text": dataclasses.replace(text, tokenizer=TokenizerConfig("hugging_face", str(tmp_path / n))),
+            },
         )
         for n in "abc"
     ]
@@ -403,7 +440,7 @@ def test_choosing_on_the_test_stands_beside_the_honest_number(
 
 def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> None:
     source = open_folder(f"{pictures}/val?labels=folders")
-    rows = Rows(source, np.arange(12), np.repeat(np.arange(3), 4))
+    rows = LabelledRows(source, np.arange(12), np.repeat(np.arange(3), 4))
     drawn = rows.draw(NAMES, 2, 0)
     assert np.bincount(drawn.labels).tolist() == [2, 2, 2]
     assert set(rows.draw(NAMES, 1, 0).rows) < set(drawn.rows)
@@ -498,6 +535,52 @@ def test_descriptions_are_prompts(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.json").write_text(json.dumps({"red": ["it"]}))
     with pytest.raises(ConfigError, match=r"no texts of 2 of 3 classes: 'blue', 'green'"):
         adapted(config, tmp_path / "other")
+
+
+def test_the_classifier_has_the_texts_and_the_names_that_are_given(pictures: Path, tmp_path: Path) -> None:
+    """Means of unit vectors: descriptions alone, beside templates, and better names of classes."""
+    texts = {"red": ["it is red", "warm"], "green": ["grass"], "blue": ["the sky"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    model = inference.load(MODEL)
+    described, names = {"descriptions": str(tmp_path / "texts.json")}, ("azure", "grassy", "scarlet")
+    cases: list[tuple[dict[str, Any], list[list[str]]]] = [
+        (described, [["the sky"], ["grass"], ["it is red", "warm"]]),
+        (
+            {**described, "templates": ("a {}.",)},
+            [["a blue.", "the sky"], ["a green.", "grass"], ["a red.", "it is red", "warm"]],
+        ),
+        ({"labels": Labels(classes=("blue", "green", "red"), names=names)}, [[f"a photo of a {name}."] for name in names]),
+    ]
+    for how, expected in cases:
+        data = adaptation.make_data(protocol(pictures, **how), model, None, None)
+        means = [np.mean(model.embed_text(of_class).astype(np.float64), axis=0) for of_class in expected]
+        np.testing.assert_allclose(data.classifier, unit64(np.stack(means)), atol=1e-6)
+        assert data.names == (names if "labels" in how else ("blue", "green", "red"))
+
+
+@pytest.mark.slow
+def test_models_of_learned_prompts_classify_as_measured_and_hold_the_contexts(pictures: Path, tmp_path: Path) -> None:
+    methods = {
+        "coop": CoOp(contexts=2, epochs=2, warmup_lr=0.1, views=STILL),
+        "cocoop": CoCoOp(contexts=2, words="", epochs=1, batch_size=3, warmup_lr=0.1, reduction=4, views=STILL),
+    }
+    content = adapted(protocol(pictures, methods=methods, shots=(2,), seeds=1), tmp_path)
+    files = sorted((pictures / "test").glob("*/*.png"))
+    for method in methods:
+        model = jclip.load(tmp_path / method / "shots-2/seed-0")
+        predicted = [model.classes[i] for i in np.argmax(model.classify(files), axis=1)]
+        right = [file.parent.name == name for file, name in zip(files, predicted, strict=True)]
+        assert np.mean(right) == content["cells"][f"{method}/shots-2/seed-0"]["test"]
+        assert [len(near) for near in content["cells"][f"{method}/shots-2/seed-0"]["details"]["words"]] == [3, 3]
+    known = read_adapted(tmp_path / "coop/shots-2/seed-0")
+    table, contexts = np.asarray(model.params["text"]["token_embed"]), known.arrays["contexts"]
+    words = nearest_words(table, reading_tower(model.config, "text"), contexts)
+    assert json.loads(json.dumps(words)) == known.facts["details"]["words"]
+    ids = model.tokenize([f"X X {name}." for name in model.classes])
+    whole = table[ids]
+    whole[:, 1:3] = contexts
+    z = model.encode_text(model.params, (jnp.asarray(whole), jnp.argmax(jnp.asarray(ids), axis=1)))
+    np.testing.assert_allclose(known.head.arrays["weights"], z, atol=1e-5)
 
 
 def test_methods_are_named_on_the_command_line_and_in_recipes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.config import Mesh, TextTower, VisionTower
+from jclip.config import MeshConfig, TextTower, VisionTower
 from jclip.models import Backend, Compute, TextTransformer, VisionTransformer, attention, attention_tpu
 from jclip.models.attention import attend, with_even_length
 from jclip.sharding import make_mesh
@@ -76,7 +76,7 @@ def test_the_tpu_kernel_reads_its_own_lengths_on_each_of_8_devices():
     """48 examples in programs of 6 on 8 devices: the lengths must be those of the device's own rows."""
     q, k, v, g, _ = (np.tile(x, (8, 1, 1, 1)) if isinstance(x, np.ndarray) else x for x in examples(9, 2, 64, short=False))
     lengths = np.arange(48, dtype=np.int32) % 9 + 1
-    backend = Backend("tpu", mesh=make_mesh(Mesh(data=4, fsdp=2)))
+    backend = Backend("tpu", mesh=make_mesh(MeshConfig(data=4, fsdp=2)))
 
     def rows(q, k, v, lengths):
         return attention_tpu.attend(q, k, v, lengths, causal=False, interpret=True)
@@ -98,7 +98,7 @@ def test_which_shapes_the_tpu_kernel_takes():
 
 
 def test_fused_attention_is_for_devices_that_have_it_and_where_it_is_not_forbidden():
-    mesh = make_mesh(Mesh())
+    mesh = make_mesh(MeshConfig())
     assert Backend.of(mesh) == ("cpu", False, mesh)
 
     class Device:

@@ -12,7 +12,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from products import multiply_adds
 from test_models import as_f64, params_like
 
-from jclip.config import BertTower, ConfigError, Model, TextTower, Tokenizer, VisionTower, check_model, from_json, to_saved
+from jclip.config import BertTower, ConfigError, Model, TextTower, TokenizerConfig, VisionTower, check_model, from_json, to_saved
 from jclip.models import MultiTower, tower_flops
 from jclip.models.bert import BertTransformer
 from jclip.models.compute import Compute
@@ -20,7 +20,7 @@ from jclip.models.flops import projection_flops
 from jclip.models.heads import make_projection
 
 PAD = 3
-WORDS = Tokenizer("hugging_face", "tokenizer.json", clean="none", pad_id=PAD)
+WORDS = TokenizerConfig("hugging_face", "tokenizer.json", clean="none", pad_id=PAD)
 BERT = BertTower(context_length=9, vocab_size=40, width=24, depth=2, heads=3, mlp_ratio=2.5, max_positions=14, tokenizer=WORDS)
 ROBERTA = {"positions_from": "pad_id", "token_types": 1}
 OPTIONS: list[dict[str, Any]] = [
@@ -142,7 +142,7 @@ def test_operations_are_those_of_the_program(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": Tokenizer()}, "kind 'clip' pads with the id of a word"),
+        ({"tokenizer": TokenizerConfig()}, "kind 'clip' pads with the id of a word"),
         ({"context_length": 15}, "max_positions 14: 15 tokens need 15; shorten context_length"),
         ({"context_length": 11, "positions_from": "pad_id"}, "max_positions 14: 11 tokens need 15"),
         ({"heads": 5}, "heads 5 does not divide width 24"),

@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_config
 
 import jclip
-from jclip.config import Config, ConfigError, Contrastive, Mesh, ZeroShot, check, load, replace_each
+from jclip.config import Config, ConfigError, Contrastive, MeshConfig, ZeroShot, check, load, replace_each
 from jclip.data import Mixture, open_data
 from jclip.program import make_program
 from jclip.sharding import make_mesh
@@ -36,7 +36,7 @@ def test_a_locked_tower_that_no_objective_reads_stays_for_evaluations(tmp_path: 
     assert config.idle_towers() == {"text"}
     results = main(config, tmp_path)
     assert "depth/top1" in results
-    program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     before, after = flatten(jax.device_get(program.init().params)), flatten(jclip.load(tmp_path).params)
     assert before.keys() == after.keys()
     for path, leaf in before.items():
@@ -51,7 +51,7 @@ def test_one_that_is_not_locked_or_not_whole_is_refused() -> None:
     half = bound((("(image|text)/.*|image_projection/.*", 0.0), (".*", 1.0)))
     check(half, devices=1)
     with pytest.raises(ConfigError, match="tower text is read by no objective; freeze it"):
-        make_program(half, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+        make_program(half, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
 
 
 class Shuffled:

@@ -9,7 +9,7 @@ import pytest
 from test_objectives import config_of, gradients, one_batch
 from tiny import tiny_config
 
-from jclip.config import Config, ConfigError, Mesh, TextTower, check
+from jclip.config import Config, ConfigError, MeshConfig, TextTower, check
 from jclip.models import TextTransformer, bucketed_views, fits_buckets, towers_flops
 from jclip.sharding import make_mesh
 from jclip.state import init_params, new_extra, param_shapes
@@ -136,7 +136,7 @@ def test_a_batch_with_too_many_long_texts_is_seen_padded(padded: Any) -> None:
 def test_a_batch_fits_while_the_longest_of_a_group_does(padded: Any, tokens: int, share: float, fits: bool) -> None:
     config, _, _, batch, _ = padded
     bucketed = dataclasses.replace(config, buckets=(("text", tokens, share),))
-    assert bool(fits_buckets(bucketed, batch, make_mesh(Mesh(1, 1), jax.devices()[:1]))) == fits
+    assert bool(fits_buckets(bucketed, batch, make_mesh(MeshConfig(1, 1), jax.devices()[:1]))) == fits
 
 
 def test_a_text_that_no_tower_sees_forbids_no_buckets(padded: Any) -> None:
@@ -148,12 +148,12 @@ def test_a_text_that_no_tower_sees_forbids_no_buckets(padded: Any) -> None:
     only = {name: how for name, how in both.objectives.items() if name == "words"}
     alone = dataclasses.replace(both, objectives=only)
     assert bucketed_views(alone) == {}
-    assert bool(fits_buckets(both, batch, make_mesh(Mesh(1, 1), jax.devices()[:1])))
+    assert bool(fits_buckets(both, batch, make_mesh(MeshConfig(1, 1), jax.devices()[:1])))
 
 
 def test_buckets_save_the_work_of_padding(padded: Any) -> None:
     batch, config = padded[3], config_of("contrastive", **{"model.towers.text.mask_padding": True})
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     bucketed = dataclasses.replace(config, buckets=(("text", 5, 0.75),))
     assert towers_flops(bucketed) < towers_flops(config)
     params = init_params(config, jax.tree.map(lambda _: None, param_shapes(config)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jclip.captioning import Captioner, Search, generate, make_caption, new_cache, next_logits
-from jclip.config import Caption, Config, ConfigError, Contrastive, Mesh, Model, TextTower, Tokenizer, VisionTower
+from jclip.config import Caption, Config, ConfigError, Contrastive, MeshConfig, Model, TextTower, TokenizerConfig, VisionTower
 from jclip.data import detokenize, get_tokenizer
 from jclip.models import Compute, MultiTower, caption_decoder
 from jclip.sharding import make_mesh, to_global
@@ -19,7 +19,7 @@ from jclip.state import param_shapes
 from jclip.tree import flatten, unflatten
 
 START, END, PADDING = 1, 2, 0
-WORDS = Tokenizer("hugging_face", "words.json", bos_id=START, eos_id=END)
+WORDS = TokenizerConfig("hugging_face", "words.json", bos_id=START, eos_id=END)
 
 
 def captioner(pool: str = "eot", vocab_size: int = 11, length: int = 7, image_pool: str = "cls") -> Captioner:
@@ -156,7 +156,7 @@ def test_greedy_takes_the_likeliest_token_each_time_and_stops_at_the_end() -> No
     early = (ids[:, :-1] == END).any(axis=1)
     assert early.any()
     assert not early.all()  # those that have ended wait for the others
-    for mesh in (Mesh(1, 1), Mesh(4, 1)):
+    for mesh in (MeshConfig(1, 1), MeshConfig(4, 1)):
         devices = make_mesh(mesh, jax.devices()[: mesh.data])
         rows = np.concatenate([pictures(5), np.zeros((3, 16, 16, 3), np.uint8)])
         have = make_caption(it, devices, Search())(params, to_global({"image": rows}, devices))
@@ -177,7 +177,7 @@ def test_greedy_takes_the_likeliest_token_each_time_and_stops_at_the_end() -> No
 )
 def test_what_a_search_cannot_be_is_an_error(search: Search, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_caption(captioner(), make_mesh(Mesh(1, 1), jax.devices()[:1]), search)
+        make_caption(captioner(), make_mesh(MeshConfig(1, 1), jax.devices()[:1]), search)
 
 
 def test_a_text_comes_back_from_its_tokens() -> None:

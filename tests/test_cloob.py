@@ -12,10 +12,10 @@ from products import multiply_adds
 from test_losses import make_mesh, matching_rows, unit_rows
 from test_objectives import config_of, gradients, one_batch
 
-from jclip.config import CLOOB, Mesh
+from jclip.config import CLOOB, MeshConfig
 from jclip.losses import retrieve
 from jclip.models import MultiTower
-from jclip.objectives import cloob, make_objective
+from jclip.objectives import Setting, cloob, make_objective
 from jclip.objectives.objective import Params
 from jclip.program import make_program
 from jclip.sharding import make_mesh as mesh_of
@@ -68,7 +68,7 @@ def test_with_beta_near_0_the_mean_is_retrieved_and_with_a_large_one_the_nearest
 
 def loss_of(how: CLOOB, mesh: tuple[int, int] | None) -> object:
     config = dataclasses.replace(config_of("cloob"), objectives={"cloob": how})
-    objective = cloob.CLOOB("cloob", how, config, None if mesh is None else make_mesh(*mesh))
+    objective = cloob.CLOOBObjective("cloob", how, Setting.of(config), None if mesh is None else make_mesh(*mesh))
     empty: Params = {}
     return lambda x, y: objective.batch(empty, empty, (x, y), {})[0]
 
@@ -86,7 +86,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula_on_every_mesh(mesh:
 @pytest.mark.slow
 def test_the_objective_reads_the_embeddings_and_counts_its_products() -> None:
     config = config_of("cloob")
-    program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, mesh_of(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params, batch = jax.device_get(program.init().params), one_batch(config)
     loss = gradients(config, 2, 1, params, {}, batch)[1]["cloob/loss"]
     encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)

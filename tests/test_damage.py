@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from programs import load_program
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Mesh
+from jclip.config import MeshConfig
 from jclip.digests import BLOCK, array_paths, begin_digests, digest, tree_digests
 from jclip.sharding import make_mesh, param_shardings
 from jclip.state import abstract, param_shapes
@@ -70,7 +70,7 @@ def test_digests_are_the_same_on_every_mesh() -> None:
     whole = {"a": np.arange(64, dtype=np.float32).reshape(8, 8), "b": [np.float32(3)]}
     want = np.asarray(tree_digests(jax.tree.map(jax.numpy.asarray, whole)))
     for data, fsdp in ((8, 1), (1, 4), (2, 4)):
-        mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
+        mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
         placed = {
             "a": jax.device_put(whole["a"], NamedSharding(mesh, PartitionSpec("fsdp", "data"))),
             "b": [jax.device_put(whole["b"][0], NamedSharding(mesh, PartitionSpec()))],
@@ -111,9 +111,9 @@ def test_a_damaged_array_is_named_by_its_path_on_any_mesh(tool: ModuleType, save
     path.write_text(json.dumps(content))
     config = tool.small_config()
     for data, fsdp in ((8, 1), (1, 1), (2, 2)):
-        mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
+        mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
         shapes = param_shapes(config)
-        wanted = {"params": abstract(shapes, param_shardings(shapes, Mesh(data, fsdp), mesh))}
+        wanted = {"params": abstract(shapes, param_shardings(shapes, MeshConfig(data, fsdp), mesh))}
         with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(DamagedCheckpoint) as error:
             checkpoints.restore(0, wanted)
         assert f"1 of {len(jax.tree.leaves(shapes))} arrays are not what was saved: {at}" in str(error.value)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import Mesh
 from tiny import tiny_config
 
 import jclip
@@ -20,7 +20,7 @@ from jclip.config import (
     Contrastive,
     FeatureDistillation,
     InitFrom,
-    Mesh,
+    MeshConfig,
     Retrieval,
     TextAugment,
     View,
@@ -63,7 +63,7 @@ def test_the_divergence_from_the_teacher_is_that_of_whole_matrices_with_its_grad
     za, zb = (unit(random.normal(size=(16, 6))) for _ in range(2))
     ta, tb = (unit(random.normal(size=(16, 9))) for _ in range(2))
     want, slopes = by_hand(za, zb, 30.0, ta, tb, 90.0)
-    mesh = DeviceMesh(np.array(jax.devices()[:devices]), ("data",)) if devices > 1 else None
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",)) if devices > 1 else None
 
     def loss(za: Any, zb: Any, scale: Any, ta: Any, tb: Any) -> Any:
         return losses.affinity(za, zb, scale, ta, tb, 90.0, mesh=mesh, block=block)
@@ -221,7 +221,7 @@ def test_a_teacher_sees_as_in_an_evaluation_and_the_name_of_its_tower_counts(tmp
     """Its patches are not dropped, nor is a tower of the weights taken that happens to bear its name."""
     config = student_config(tmp_path)
     assert config.model.towers["teacher_image"].patch_dropout == 0.25
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=2)
     params, batch = program.init().params, teacher_batch(config)
     loss = jax.jit(make_loss_and_grads(config, mesh))

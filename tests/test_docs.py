@@ -18,7 +18,7 @@ from tiny import tiny_config
 
 from jclip import objectives
 from jclip.cli import COMMANDS
-from jclip.config import Mesh, check, load
+from jclip.config import MeshConfig, check, load
 from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
@@ -164,7 +164,7 @@ def test_the_objective_that_the_page_adds_is_its_formula_on_a_mesh_and_in_parts(
     small = {"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1}
     config = tiny_config(accumulate=parts, **small)
     config = dataclasses.replace(config, objectives={"align": names["Alignment"]()})
-    mesh = make_mesh(Mesh(data, 1), jax.devices()[:data])
+    mesh = make_mesh(MeshConfig(data, 1), jax.devices()[:data])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     with make_run_loader(config) as loader:
         batch = next(loader).arrays

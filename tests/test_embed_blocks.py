@@ -18,7 +18,7 @@ from jclip.config import ConfigError
 from jclip.data import SourceError, open_source
 from jclip.data.reader import read_once
 from jclip.embed import SAVED_EVERY, Job, Rows
-from jclip.embed_blocks import Block, Stopped, _blocks, is_shared, share
+from jclip.embed_blocks import RowBlock, StoppedByUser, _blocks, is_shared, share
 from jclip.inference import Encoder, load
 
 BATCH = 8  # as many as the devices of a test
@@ -97,7 +97,7 @@ def test_blocks_of_an_earlier_call_are_not_made_again_and_what_one_process_has_b
     with pytest.raises(KeyboardInterrupt):
         job(tmp_path, encoder).embed("image", "image", BATCH, CONSOLE)
     stop_at(24 + BLOCK + 8)
-    with pytest.raises(Stopped, match="the same command on all hosts goes on"):
+    with pytest.raises(StoppedByUser, match="the same command on all hosts goes on"):
         share(job(tmp_path, encoder), "image", "image", BATCH, CONSOLE)
     monkeypatch.setattr(Job, "rows", rows)
     made = sorted((tmp_path / "blocks/image").iterdir())
@@ -124,7 +124,7 @@ def test_borders_of_blocks_cover_each_row_once() -> None:
     for first, total, size in ((0, 10, 4), (3, 11, 4), (5, 5, 2), (0, 8, 8)):
         rows = [row for block in _blocks(first, total, size) for row in range(*block)]
         assert rows == list(range(first, total))
-    assert Block(3, 7).path(Path("out"), "text") == Path("out/blocks/text/3-7.npz")
+    assert RowBlock(3, 7).path(Path("out"), "text") == Path("out/blocks/text/3-7.npz")
 
 
 def test_a_reader_ends_before_a_row() -> None:

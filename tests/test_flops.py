@@ -8,11 +8,12 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from products import multiply_adds
 from tiny import tiny_config
 
-from jclip.config import Config, ConfigError, Contrastive, Mesh, Model, Optim, TextTower, VisionTower, architecture
+from jclip.config import Config, ConfigError, Contrastive, MeshConfig, Model, Optim, TextTower, VisionTower, architecture
 from jclip.models import example_inputs, output_tokens, tower_flops
+from jclip.operations import step_flops
 from jclip.sharding import make_mesh
 from jclip.state import param_shapes
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 
 
 def config_of(**vision: object) -> Config:
@@ -84,7 +85,7 @@ def test_a_tower_of_an_unknown_kind_says_which_row_is_missing() -> None:
 def operations(config: Config) -> int:
     """Operations of loss and gradients as they are traced, without what nothing asks for."""
     batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, config.batch_size).items()}
-    loss_and_grads = make_loss_and_grads(config, make_mesh(Mesh()))
+    loss_and_grads = make_loss_and_grads(config, make_mesh(MeshConfig()))
     traced = jax.make_jaxpr(loss_and_grads)(param_shapes(config), batch, jax.eval_shape(jax.random.key, 0))
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return 2 * multiply_adds(needed)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from jclip.config import Mesh
+from jclip.config import MeshConfig
 from jclip.hlo import Collective, Traffic, collectives, traffic
 from jclip.hlo_time import EXPONENTIAL, estimated_cycles
 from jclip.sharding import make_mesh
@@ -17,7 +17,7 @@ EVERYWHERE = PartitionSpec(("data", "fsdp"))
 
 def compiled_text(f: object) -> str:
     """Text of the compiled program of f: f32 [4, 6] -> any, mapped over 8 devices."""
-    mapped = jax.shard_map(f, mesh=make_mesh(Mesh()), in_specs=EVERYWHERE, out_specs=EVERYWHERE)
+    mapped = jax.shard_map(f, mesh=make_mesh(MeshConfig()), in_specs=EVERYWHERE, out_specs=EVERYWHERE)
     return jax.jit(mapped).lower(jax.ShapeDtypeStruct((32, 6), jnp.float32)).compile().as_text()
 
 

@@ -19,10 +19,10 @@ from jclip.config import (
     Config,
     Contrastive,
     Input,
-    Mesh,
+    MeshConfig,
     Stage,
     TextTower,
-    Tokenizer,
+    TokenizerConfig,
     View,
     make_plans,
     stage_configs,
@@ -73,7 +73,7 @@ def staged() -> Config:
     config = tiny_config(
         views={"image@2": View("image", augment=Augment(scale=(0.3, 1.0)))},
         objectives={"image_text": Contrastive(), "views": Contrastive("image@2", "text")},
-        mesh=Mesh(data=4, fsdp=2),
+        mesh=MeshConfig(data=4, fsdp=2),
         evals={},
         **{"checkpoint.best": None, "optim.lr_rules": ((r"text/.*", 0.0), (r"image_projection/.*", 0.5), (r".*", 1.0))},
     )
@@ -142,7 +142,7 @@ def test_texts_are_the_words_that_are_left() -> None:
 
 def text_view(**tokenizer: Any) -> tuple[Input, TextTower]:
     """The view of texts of a tower with a vocabulary of a file."""
-    tower = TextTower(context_length=8, vocab_size=1000, tokenizer=Tokenizer(**tokenizer), eot_id=tokenizer.get("eos_id"))
+    tower = TextTower(context_length=8, vocab_size=1000, tokenizer=TokenizerConfig(**tokenizer), eot_id=tokenizer.get("eos_id"))
     return tiny_config().inputs()["text"]._replace(seen_by=tower), tower
 
 

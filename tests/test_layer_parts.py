@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.config import Preprocess, TextTower, Tokenizer, VisionTower
+from jclip.config import Preprocess, TextTower, TokenizerConfig, VisionTower
 from jclip.models.attention import attend
 from jclip.models.compute import Compute
 from jclip.models.layers import ACTIVATIONS, Attention, Block, Dropout, uniform_of_rows
@@ -180,7 +180,7 @@ ENDS = [
 def test_the_end_of_text_is_the_first_end_or_else_the_last_real_token(
     eot_id: int | None, pad_id: int, ids: list[int], index: int
 ) -> None:
-    config = TextTower(4, tokenizer=Tokenizer("hugging_face", file="x", pad_id=pad_id), eot_id=eot_id)
+    config = TextTower(4, tokenizer=TokenizerConfig("hugging_face", file="x", pad_id=pad_id), eot_id=eot_id)
     assert end_of_text(jnp.asarray([ids]), config).tolist() == [index]
 
 

@@ -45,7 +45,8 @@ LAYERS = (
         "topology",
     },
     {"state", "parts", "adapt"},
-    {"step"},
+    {"learner"},
+    {"step", "operations"},
     {"program"},
     {"clip"},
     {"runs", "results", "estimate"},
@@ -157,3 +158,13 @@ def test_what_is_not_used_is_not_imported():
     code = "import sys, jclip; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"jax", "numpy"}
+
+
+def test_no_two_classes_share_a_name():
+    """A name says which class is meant; jax's mesh is one of them."""
+    files = {"Mesh": ["jax.sharding"]}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: where for name, where in files.items() if len(where) > 1} == {}

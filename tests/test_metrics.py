@@ -19,8 +19,8 @@ from tiny import tiny_config
 from jclip.clock import Clock
 from jclip.config import SimReg
 from jclip.metrics import JsonlWriter, NonFiniteLoss, TensorBoardWriter, Terminal, TrainLog
+from jclip.operations import peak_steps, step_flops
 from jclip.peaks import peak_flops
-from jclip.step import peak_steps, step_flops
 
 
 def test_lines_after_the_restored_step_and_half_lines_are_dropped(tmp_path: Path) -> None:

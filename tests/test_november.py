@@ -12,7 +12,7 @@ import pytest
 import jclip
 from jclip import convert, evaluate, runs, train
 from jclip.checkpoint import Checkpoints
-from jclip.config import Config, ConfigError, Data, Pair, from_json, history, load, to_json, to_saved
+from jclip.config import Config, ConfigError, Data, MeshConfig, Pair, TokenizerConfig, from_json, history, load, to_json, to_saved
 from jclip.config import replace as replace_path
 from jclip.data import open_source
 from jclip.tree import flatten
@@ -103,3 +103,34 @@ def test_a_format_that_is_not_known_is_refused(written: Any) -> None:
     assert from_json(to_saved(Config())) == Config()
     with pytest.raises(ConfigError, match=r"config: format .* is not known; this jclip reads 1 to 3: use a later jclip"):
         from_json({**to_saved(Config()), "format": written})
+
+
+def names_of(value: Any) -> set[str]:
+    """Names of all dataclasses in a configuration as JSON."""
+    if isinstance(value, list):
+        return {name for each in value for name in names_of(each)}
+    if not isinstance(value, dict):
+        return set()
+    return {value[key] for key in ("type",) if key in value} | {name for each in value.values() for name in names_of(each)}
+
+
+def test_dataclasses_keep_their_names_in_files() -> None:
+    """A dataclass that was renamed is written and read as it was called when files with it were saved first."""
+    config = Config(mesh=MeshConfig(fsdp=2))
+    written = to_json(config)
+    assert names_of(written) >= {"Mesh", "Tokenizer", "TextTower"}
+    assert from_json(json.loads(json.dumps(written))) == config
+    assert not names_of(written) & {*history.STORED}
+    with pytest.raises(ConfigError, match=r"^config.mesh: type 'MeshConfig' is unknown; use Mesh$"):
+        from_json({**written, "mesh": {**written["mesh"], "type": "MeshConfig"}})
+
+
+def test_a_recipe_that_says_the_names_of_before_is_read(tmp_path: Path) -> None:
+    recipe = (NOVEMBER / "recipe.py").read_text().replace("    Data,\n", "    Data,\n    Mesh,\n    Tokenizer,\n")
+    recipe = recipe.replace("heads=1)", 'heads=1, tokenizer=Tokenizer(clean="canonicalize"))').replace(
+        "batch_size=8", "batch_size=8, mesh=Mesh(fsdp=2)"
+    )
+    (tmp_path / "recipe.py").write_text(recipe)
+    config = load(tmp_path / "recipe.py")
+    assert config.mesh == MeshConfig(fsdp=2)
+    assert config.model.towers["text"].tokenizer == TokenizerConfig(clean="canonicalize")  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from jclip.config import (
     Contrastive,
     FeatureDistillation,
     MaskedText,
-    Mesh,
+    MeshConfig,
     MultiView,
     NearestNeighbour,
     Optim,
@@ -49,15 +49,16 @@ from jclip.data.transforms import Decode
 from jclip.init_from import start_from
 from jclip.models import Masked, MultiTower, apart, class_tokens, together
 from jclip.models.vit import resized
-from jclip.objectives import OBJECTIVES, make_objective
+from jclip.objectives import OBJECTIVES, Objective, WeightedSum, make_objective
 from jclip.objectives.masked_text import choose
 from jclip.objectives.nearest_neighbour import nearest
+from jclip.operations import step_flops
 from jclip.optim import moving_average
 from jclip.program import make_program
 from jclip.runs import load_run
 from jclip.sharding import make_mesh, to_global
 from jclip.state import evaluated_params, new_extra
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 FOLDER = tempfile.TemporaryDirectory()  # of embeddings that are stored, until the process ends
@@ -129,8 +130,8 @@ def one_batch(config: Config) -> dict[str, np.ndarray]:
 
 
 def gradients(config: Config, data: int, fsdp: int, params: Any, extra: Any, batch: dict[str, np.ndarray]) -> Any:
-    mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
-    config = dataclasses.replace(config, mesh=Mesh(data, fsdp))
+    mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
+    config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp))
     loss, metrics, grads, _ = jax.jit(make_loss_and_grads(config, mesh))(params, to_global(batch, mesh), jax.random.key(1), extra)
     return float(loss), {k: float(v) for k, v in metrics.items()}, {k: np.asarray(v) for k, v in flatten(grads).items()}
 
@@ -141,7 +142,7 @@ def everything() -> Any:
     config = config_of(**{"model.towers.image.dropout": 0.1})
     weighed = {name: dataclasses.replace(how, weight=1 + i / 4) for i, (name, how) in enumerate(config.objectives.items())}
     config = dataclasses.replace(config, objectives=weighed)
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=4)
     state, batch = program.init(), one_batch(config)
     for _ in range(3):
@@ -199,7 +200,7 @@ def pooled(config: Config, params: Any, batch: dict[str, np.ndarray], view: str)
 
 def test_the_losses_of_two_views_are_their_formulas_in_f64() -> None:
     config = config_of("simclr", "simsiam", "byol")
-    program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params = jax.device_get(program.init().params)
     extra = jax.tree.map(lambda x: 0.5 * x + 0.01, new_extra(config, params))
     batch = one_batch(config)
@@ -358,7 +359,7 @@ def test_the_words_chosen_are_as_many_as_asked_and_depend_on_row_and_key_alone()
 def test_hidden_words_are_told_from_those_around_them_alone() -> None:
     """Loss and what it depends on, against the head in f64 on the tower's tokens of a text made by hand."""
     config = config_of("masked")
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=4)
     state, batch = jax.device_get(program.init()), one_batch(config)
     assert set(config.all_views()) == {"image", "text", "text@masked"}
@@ -390,7 +391,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
 def test_parts_and_hidden_patches_are_told_as_the_teacher_sees_the_whole() -> None:
     """Losses, centres and what is hidden, in f64 from the tokens of towers applied by themselves."""
     config = config_of("taught")
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=4)
     state, batch, random = jax.device_get(program.init()), one_batch(config), np.random.default_rng(0)
     extra = jax.tree.map(lambda x: x + 0.02 * random.normal(size=x.shape).astype(np.float32), state.extra)
@@ -444,7 +445,7 @@ def test_parts_and_hidden_patches_are_told_as_the_teacher_sees_the_whole() -> No
 def test_hidden_patches_are_not_seen_and_positions_are_resized_to_a_view() -> None:
     config = tiny_config(**SMALL)
     tower = config.model.towers["image"]
-    params = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4).init().params
+    params = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4).init().params
     encode = jax.jit(MultiTower(config.model).apply)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     other = images.copy()
@@ -533,7 +534,7 @@ def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPa
 
 def test_views_of_a_tower_are_encoded_as_if_alone() -> None:
     config = tiny_config(**SMALL)
-    program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params = program.init().params
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3)).astype(np.uint8)
     one = jax.jit(MultiTower(config.model).apply)
@@ -569,7 +570,7 @@ def test_the_order_of_two_views_does_not_matter() -> None:
         config = config_of("byol")
         config = dataclasses.replace(config, objectives={"byol": dataclasses.replace(EACH["byol"], a=a, b=b)})
         config = replace(config, "optim.lr_rules", (("text(_projection)?/.*", 0.0), (".*", 1.0)))
-        program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+        program = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
         params = jax.device_get(program.init().params)
         extra = jax.tree.map(lambda x: 0.5 * x + 0.01, new_extra(config, params))
         batch = one_batch(config_of("byol"))
@@ -637,7 +638,7 @@ def test_the_nearest_is_that_of_the_whole_matrix(filled: int, monkeypatch: pytes
 def test_neighbours_are_answers_that_no_gradient_reaches() -> None:
     """The queue is empty at the first step, and the answer is the text's own embedding, as in a plain softmax."""
     config = config_of("neighbours", "contrastive")
-    program = make_program(config, make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     state, batch = jax.device_get(program.init()), one_batch(config)
     alone = dataclasses.replace(config, objectives={"neighbours": EACH["neighbours"]})
     _, metrics, both = gradients(config, 1, 1, state.params, state.extra, batch)
@@ -650,7 +651,7 @@ def test_neighbours_are_answers_that_no_gradient_reaches() -> None:
 @pytest.mark.slow
 def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
     config = config_of("words")
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     program = make_program(config, mesh, warmup_steps=1, total_steps=4)
     state, batch = program.init(), one_batch(config)
     state, _ = program.train_step(state, to_global(batch, mesh))
@@ -778,3 +779,21 @@ def test_who_reads_a_run_sees_its_model_alone_as_it_was_evaluated(run: tuple[Con
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
     read = [jclip.load(path).embed_image(list(images)) for path in (workdir, tmp_path / "model")]
     np.testing.assert_array_equal(*read)
+
+
+def test_states_are_updated_in_the_order_of_their_objectives() -> None:
+    """Not in that of a set, which differs from process to process: hosts would compile different programs."""
+    asked: list[str] = []
+
+    class Noted(Objective):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def update(self, extra: Any, params: Any, rows: Any, batch: Any, progress: Any) -> Any:
+            asked.append(self.name)
+            return extra
+
+    names = [f"objective_{i}" for i in range(16)]
+    whole = WeightedSum({name: Noted(name) for name in names}, dict.fromkeys(names, Contrastive()), 2)
+    whole.update({name: {} for name in reversed(names)}, {}, dict.fromkeys(names), {}, jnp.zeros(()))
+    assert asked == names

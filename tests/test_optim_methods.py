@@ -15,7 +15,7 @@ from tiny import tiny_config
 
 from jclip import train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Mesh, Optim, check, make_plan, replace_each
+from jclip.config import Config, ConfigError, MeshConfig, Optim, check, make_plan, replace_each
 from jclip.optim import _adafactor_decay, make_optimizer, make_schedule
 from jclip.program import make_program
 from jclip.sharding import make_mesh, moment_shardings, param_shardings
@@ -181,12 +181,12 @@ def test_a_first_moment_in_bfloat16_takes_half_the_memory_and_changes_little(met
 
 @pytest.mark.parametrize("method", METHODS)
 def test_state_lies_with_the_parameters_and_updates_do_not_depend_on_the_mesh(method: Any) -> None:
-    config, mesh = Optim(lr=LR, weight_decay=DECAY, method=method), make_mesh(Mesh(2, 4), jax.devices()[:8])
+    config, mesh = Optim(lr=LR, weight_decay=DECAY, method=method), make_mesh(MeshConfig(2, 4), jax.devices()[:8])
     params = unflatten({path: jnp.asarray(x, jnp.float32) for path, x in PARAMS.items()})
     grads = unflatten({path: jnp.asarray(x, jnp.float32) for path, x in GRADS[0].items()})
     tx = make_optimizer(config, lambda step: LR, params)
-    where = param_shardings(params, Mesh(2, 4), mesh)
-    state_where = moment_shardings(jax.eval_shape(tx.init, params), params, Mesh(2, 4), mesh)
+    where = param_shardings(params, MeshConfig(2, 4), mesh)
+    state_where = moment_shardings(jax.eval_shape(tx.init, params), params, MeshConfig(2, 4), mesh)
     sharded = jax.jit(tx.init, out_shardings=state_where)(jax.device_put(params, where))
     updates, state = jax.jit(tx.update, out_shardings=(where, state_where))(
         jax.device_put(grads, where), sharded, jax.device_put(params, where)
@@ -261,7 +261,7 @@ def test_a_cooldown_from_a_constant_run_ends_as_the_run_that_was_planned_so(
     assert "optim.schedule: 'constant' -> 'cooldown'" in said
     assert "missing" not in said  # nothing of the steps that are another run's
     assert "lost" not in said
-    program = make_program(planned, make_mesh(Mesh()), warmup_steps=2, total_steps=8, cooldown_steps=4)
+    program = make_program(planned, make_mesh(MeshConfig()), warmup_steps=2, total_steps=8, cooldown_steps=4)
     ends = []
     for name in ("planned", "cooled"):
         with Checkpoints(tmp_path / name, read_only=True) as checkpoints:

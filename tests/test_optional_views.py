@@ -12,7 +12,7 @@ import pytest
 from data.batches import assert_equal, batches
 from tiny import tiny_config
 
-from jclip.config import Config, ConfigError, Contrastive, Mesh, MultiView, TextTower, Tokenizer, check
+from jclip.config import Config, ConfigError, Contrastive, MeshConfig, MultiView, TextTower, TokenizerConfig, check
 from jclip.data import BadExample, make_run_loader
 from jclip.data.inputs import empty_input
 from jclip.data.survey import shortcomings
@@ -90,7 +90,7 @@ def test_hosts_and_workers_change_nothing_of_it() -> None:
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Any, dict[str, np.ndarray]]:
     """Parameters, and a batch of 16 rows, of which the first half has texts and the second depth."""
-    program = make_program(config(), make_mesh(Mesh(1, 1), jax.devices()[:1]), warmup_steps=3, total_steps=20)
+    program = make_program(config(), make_mesh(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=3, total_steps=20)
     everything = dataclasses.replace(config(), data=dataclasses.replace(config().data, optional=()))
 
     class Whole(Scenes):
@@ -103,8 +103,8 @@ def scenes() -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def loss_and_grads(how: Config, params: Any, arrays: dict[str, np.ndarray], mesh: tuple[int, int] = (1, 1)) -> tuple[Any, ...]:
-    devices = make_mesh(Mesh(*mesh), jax.devices()[: mesh[0] * mesh[1]])
-    how = dataclasses.replace(how, batch_size=len(arrays["image"]), mesh=Mesh(*mesh))
+    devices = make_mesh(MeshConfig(*mesh), jax.devices()[: mesh[0] * mesh[1]])
+    how = dataclasses.replace(how, batch_size=len(arrays["image"]), mesh=MeshConfig(*mesh))
     found = jax.jit(make_loss_and_grads(how, devices))(params, to_global(arrays, devices), jax.random.key(0))
     loss, metrics, grads, _ = jax.device_get(found)
     return float(loss), metrics, flatten(grads)
@@ -201,7 +201,7 @@ def test_a_loader_refuses_an_optional_array_that_nothing_makes() -> None:
 
 def test_a_text_that_is_lacking_is_as_short_as_one_can_be_so_that_buckets_fit() -> None:
     for eot, pad in ((None, 0), (5, 0), (5, 1)):
-        kind = Tokenizer("hugging_face", "x", clean="none", pad_id=pad, eos_id=5)
+        kind = TokenizerConfig("hugging_face", "x", clean="none", pad_id=pad, eos_id=5)
         tower = TextTower(context_length=6, vocab_size=9, width=8, depth=1, heads=1, eot_id=eot, tokenizer=kind)
         assert int(end_of_text(jnp.asarray(empty_input(tower))[None], tower)[0]) == 0
 

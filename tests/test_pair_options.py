@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_losses import make_mesh, unit_rows
 from test_objectives import config_of, gradients, one_batch
 
-from jclip.config import Config, Contrastive, Mesh, MultiView
+from jclip.config import Config, Contrastive, MeshConfig, MultiView
 from jclip.losses import sim_reg
 from jclip.models import MultiTower
 from jclip.objectives import make_objective
@@ -23,7 +23,7 @@ from jclip.sharding import make_mesh as mesh_of
 def encoded(name: str) -> tuple[Config, Any, dict[str, np.ndarray], Any]:
     """(configuration of one objective, parameters, a batch, what the towers make of it)."""
     config = config_of(name)
-    program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, mesh_of(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params, batch = jax.device_get(program.init().params), one_batch(config)
     towers = MultiTower(config.model, views={name: view.tower for name, view in config.inputs().items()})
     return config, params, batch, jax.device_get(jax.jit(towers.apply)({"params": params}, batch))

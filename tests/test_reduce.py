@@ -12,7 +12,7 @@ from jax import extend as jex
 from test_compile import jclip_compile
 from tiny import tiny_config
 
-from jclip.config import Config, Mesh, ResNetTower
+from jclip.config import Config, MeshConfig, ResNetTower
 from jclip.data import make_run_loader
 from jclip.models.compute import Compute
 from jclip.models.products import product
@@ -78,7 +78,7 @@ def test_partial_sums_that_nearly_cancel_between_eight_devices_keep_their_digits
     x, dy = (np.asarray(jnp.asarray(rng.normal(size=(64, n)), jnp.bfloat16), np.float64) for n in (11, 13))
     dy[::16] *= 64
     x[8::16], dy[8::16] = x[::16], -dy[::16]  # of the next device
-    want, rows = x.T @ dy, batch_sharding(make_mesh(Mesh()))
+    want, rows = x.T @ dy, batch_sharding(make_mesh(MeshConfig()))
 
     def error(reduce: Any) -> float:
         def gradient(x: jax.Array, dy: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jclip.config import ConfigError, Mesh, Model, TextTower, check_model
+from jclip.config import ConfigError, MeshConfig, Model, TextTower, check_model
 from jclip.config.io import from_json, to_json
 from jclip.models import TextTransformer
 from jclip.models.compute import Backend, Compute, cudnn_attention
@@ -68,7 +68,7 @@ def kernels(jaxpr: jex.core.Jaxpr) -> int:
 @pytest.mark.parametrize(("remat", "calls"), [("nothing_saveable", 3), (("q", "k", "v"), 3), (("attention",), 2), (ATTENTION, 2)])
 def test_a_kernel_whose_result_is_kept_is_not_run_again(remat: Any, calls: int, devices: int) -> None:
     """Forward, and for the gradients: traced as for a TPU, alone and with rows on every device."""
-    backend = Backend("tpu", True, make_mesh(Mesh(), jax.devices()[:devices]))
+    backend = Backend("tpu", True, make_mesh(MeshConfig(), jax.devices()[:devices]))
     tower = TextTransformer(replace(TOWER, width=128), Compute(jnp.bfloat16, scan=True, remat=remat, backend=backend))
     ids = jnp.zeros((8, 16), jnp.int32)
     params = jax.eval_shape(tower.init, jax.random.key(0), ids)["params"]

@@ -208,6 +208,15 @@ def test_the_recipe_of_sounds_and_pictures_is_whole() -> None:
         assert ("image" in how.model.towers) == bool(arguments)
 
 
+def test_the_forms_of_claps_recipe_are_whole() -> None:
+    from jclip.config import check
+
+    for arguments in ([], ["--small"], ["--small", "--captions"], ["--captions"], ["--small", "--data.sound-mix.p", "0.5"]):
+        how = load(ROOT / "configs" / "clap.py", arguments)
+        check(how)
+        assert ("caption" in how.objectives) == ("--captions" in arguments)
+
+
 def test_a_decoder_writes_captions_of_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     how = config(objectives={"sound_text": Contrastive("sound", "text"), "caption": Caption("sound", "text", depth=1)}, evals={})
     train.main(dataclasses.replace(how, duration="2"), tmp_path / "run")

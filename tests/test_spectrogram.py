@@ -19,7 +19,7 @@ from jclip.config import (
     ConfigError,
     Contrastive,
     Mel,
-    Mesh,
+    MeshConfig,
     Model,
     SpecAugment,
     SpectrogramTower,
@@ -116,7 +116,7 @@ def test_every_pooling_gives_unit_vectors_and_finite_gradients_at_silence(pool: 
 
 
 def loss_and_gradients(config: Config, data: int, fsdp: int) -> tuple[float, Any]:
-    config = dataclasses.replace(config, mesh=Mesh(data, fsdp))
+    config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp))
     mesh = make_mesh(config.mesh, jax.devices()[: data * fsdp])
     ids = np.random.default_rng(2).integers(1, 400, (8, 8)).astype(np.int32)
     batch = to_global({"sound": sounds(8), "text": ids}, mesh)

@@ -17,7 +17,7 @@ from tiny import tiny_config
 import jclip
 from jclip import evaluate, train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, ConfigError, Mesh, Stage, ZeroShot, check, make_plans, stage_configs
+from jclip.config import Config, ConfigError, MeshConfig, Stage, ZeroShot, check, make_plans, stage_configs
 from jclip.data import make_run_loader, open_source
 from jclip.runs import load_run
 from jclip.signals import StopSignal
@@ -168,7 +168,7 @@ def test_damage_to_the_end_of_a_stage_is_told_with_a_way_on(whole: Path, tmp_pat
 @pytest.mark.slow
 def test_a_stage_goes_on_from_the_one_before_on_another_mesh(whole: Path, tmp_path: Path) -> None:
     parts = cut(whole, 4, tmp_path / "parts")
-    train.main(dataclasses.replace(staged(), mesh=Mesh(data=2, fsdp=4)), parts)
+    train.main(dataclasses.replace(staged(), mesh=MeshConfig(data=2, fsdp=4)), parts)
     losses = [
         [line["loss"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
         for run in (whole, parts)

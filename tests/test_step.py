@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
-from jclip.config import Config, Contrastive, Mesh, Model, architecture
+from jclip.config import Config, Contrastive, MeshConfig, Model, architecture
 from jclip.data import make_run_loader
 from jclip.encode import make_encode
 from jclip.models import example_inputs
@@ -25,7 +25,7 @@ FURTHER_MESHES = [(8, 1), (2, 1), (4, 1), (1, 2), (2, 2), (1, 8)]
 
 
 def start(config: Config, data: int, fsdp: int) -> tuple[Any, Any]:
-    mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
+    mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
     return mesh, make_program(config, mesh, warmup_steps=3, total_steps=20)
 
 
@@ -134,7 +134,7 @@ def test_the_memory_of_the_towers_falls_with_the_parts() -> None:
     sizes = []
     for parts in (1, 8):
         config = tiny_config(model=architecture("ViT-mini-test"), batch_size=8192, accumulate=parts)
-        mesh = make_mesh(Mesh(8, 1))
+        mesh = make_mesh(MeshConfig(8, 1))
         shapes = param_shapes(config)
         loss_and_grads = jax.jit(make_loss_and_grads(config, mesh), in_shardings=(None, batch_sharding(mesh), None))
         batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(config.model, 8192).items()}

@@ -11,7 +11,7 @@ from dense import dense
 from tiny import tiny_config
 
 from jclip import losses
-from jclip.config import Config, Contrastive, Mesh
+from jclip.config import Config, Contrastive, MeshConfig
 from jclip.data import make_run_loader
 from jclip.models import MultiTower
 from jclip.program import make_program
@@ -58,7 +58,7 @@ def factors_by_hand(path: str, shape: tuple[int, ...]) -> tuple[Any, float]:
 
 
 def test_three_steps_are_adamw_by_hand_with_every_option_on() -> None:
-    config, mesh = everything_on(), make_mesh(Mesh(2, 1), jax.devices()[:2])
+    config, mesh = everything_on(), make_mesh(MeshConfig(2, 1), jax.devices()[:2])
     program = make_program(config, mesh, warmup_steps=WARMUP, total_steps=TOTAL)
     state, gradient = program.init(), jax.jit(make_loss_and_grads(config, mesh))
     assert flatten(state.params)["text/blocks/attn/q/kernel"].shape[0] == 2
@@ -98,7 +98,7 @@ def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> 
         objectives={"image_text": Contrastive(equal="ignore", equal_by=by)},
         **{"model.towers.image.patch_dropout": 0.0, "model.towers.image.depth": 1, "model.towers.text.depth": 1},
     )
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
@@ -127,7 +127,7 @@ def test_every_loss_is_the_dense_one_of_its_pair_and_options() -> None:
     tiny = tiny_config(**small).model
     model = dataclasses.replace(tiny, towers={**tiny.towers, "again": tiny.towers["text"]})
     config = tiny_config(model=model, objectives=objectives, batch_size=8, **{"data.fields": {"again": "text"}})
-    mesh = make_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     random = np.random.default_rng(0)
     length = model.towers["text"].context_length  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ import pytest
 from test_train import finish, losses, start_jclip, wait_for_step, whole_lines
 
 from jclip.checkpoint import Checkpoints
-from jclip.data.loader import _why_lost
+from jclip.data.workers import why_lost
 from jclip.signals import SIGNALS, Stopped, StopSignal
 
 LONG = ("--duration", "100000", "--checkpoint.every", "100000", "--evals.seen.every", "100000", "--optim.warmup", "10")
@@ -177,7 +177,7 @@ def test_a_killed_worker_is_explained_and_the_steps_done_are_saved(tmp_path: Pat
 )
 def test_how_a_worker_ended_is_told_by_its_exit_code(code: int, said: str) -> None:
 
-    assert re.search(said, _why_lost(code).replace("killed by ", ""))
+    assert re.search(said, why_lost(code).replace("killed by ", ""))
 
 
 @pytest.mark.slow

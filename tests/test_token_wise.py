@@ -12,7 +12,7 @@ from products import multiply_adds
 from test_losses import make_mesh
 from test_objectives import config_of, gradients, one_batch
 
-from jclip.config import Mesh
+from jclip.config import MeshConfig
 from jclip.losses import contrastive, token_wise
 from jclip.models import MultiTower, end_of_text, first_patch, output_tokens
 from jclip.objectives import make_objective
@@ -152,7 +152,7 @@ def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None
 @pytest.mark.slow
 def test_the_objective_compares_all_patches_and_the_words_up_to_the_end() -> None:
     config = config_of("tokens", **{"model.towers.image.pool": "cls"})
-    program = make_program(config, mesh_of(Mesh(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
+    program = make_program(config, mesh_of(MeshConfig(1, 1), jax.devices()[:1]), warmup_steps=1, total_steps=4)
     params, batch = jax.device_get(program.init().params), one_batch(config)
     loss = gradients(config, 2, 1, params, {}, batch)[1]["tokens/loss"]
     encoded = jax.jit(MultiTower(config.model).apply)({"params": params}, batch)

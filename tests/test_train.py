@@ -19,7 +19,7 @@ from tiny import flags_for, tiny_config
 import jclip
 from jclip import convert, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import ConfigError, Mesh, from_json
+from jclip.config import ConfigError, MeshConfig, from_json
 from jclip.data import make_run_loader
 from jclip.encode import make_encode
 from jclip.metrics import NonFiniteLoss
@@ -261,8 +261,8 @@ def test_a_checkpoint_of_eight_devices_restores_on_any_number(tmp_path: Path) ->
     shapes, found = param_shapes(config), []
     with Checkpoints(tmp_path) as checkpoints:
         for data, fsdp in ((8, 1), (1, 1), (2, 1), (1, 4)):
-            mesh = make_mesh(Mesh(data, fsdp), jax.devices()[: data * fsdp])
-            shardings = param_shardings(shapes, Mesh(data, fsdp), mesh)
+            mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
+            shardings = param_shardings(shapes, MeshConfig(data, fsdp), mesh)
             params = checkpoints.restore(12, {"params": abstract(shapes, shardings)})["params"]
             z = make_encode(config.model, mesh)(params, to_global({"image": images}, mesh))["image"][1]
             found.append((jax.device_get(params), np.asarray(z)))
@@ -328,8 +328,8 @@ def test_another_model_in_the_workdir_is_refused(short_run: Path) -> None:
 
 def test_a_checkpoint_with_missing_or_misshapen_parameters_lists_them(short_run: Path) -> None:
     other = tiny_config(**{"model.embed_dim": 8, "model.towers.image.pool": "map"})
-    mesh, shapes = make_mesh(Mesh()), param_shapes(other)
-    wanted = abstract(shapes, param_shardings(shapes, Mesh(), mesh))
+    mesh, shapes = make_mesh(MeshConfig()), param_shapes(other)
+    wanted = abstract(shapes, param_shardings(shapes, MeshConfig(), mesh))
     with Checkpoints(short_run) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.restore(12, {"params": wanted})
     message = str(error.value)
@@ -371,7 +371,7 @@ def write_shard(path: Path, broken: tuple[int, ...]) -> None:
 
 def test_the_restored_state_is_the_saved_one(short_run: Path) -> None:
     config = tiny_config(**SHORT)
-    program = make_program(config, make_mesh(Mesh()), warmup_steps=3, total_steps=12)
+    program = make_program(config, make_mesh(MeshConfig()), warmup_steps=3, total_steps=12)
     with Checkpoints(short_run) as checkpoints:
         state = program.restored(12, checkpoints.restore(12, program.state.saved()))
         assert checkpoints.config(12) == config

@@ -12,13 +12,14 @@ import pytest
 from test_losses import make_mesh
 from tiny import tiny_config
 
-from jclip.config import Caption, Config, ConfigError, Contrastive, Mesh, TextTower, Tokenizer, check
+from jclip.config import Caption, Config, ConfigError, Contrastive, MeshConfig, TextTower, TokenizerConfig, check
 from jclip.data import make_run_loader
 from jclip.losses import word_cross_entropy
+from jclip.operations import step_flops
 from jclip.program import make_program
 from jclip.sharding import make_mesh as make_device_mesh
 from jclip.sharding import to_global
-from jclip.step import make_loss_and_grads, step_flops
+from jclip.step import make_loss_and_grads
 from jclip.tree import flatten
 
 MESHES = [None, (1, 1), (8, 1), (2, 4)]
@@ -98,7 +99,7 @@ def small(**changes: Any) -> Config:
     return tiny_config(objectives=objectives, evals={}, **{"checkpoint.best": None}, **one, **changes)
 
 
-WORDS = Tokenizer("hugging_face", str(Path(__file__).parents[1] / "configs/coca_words.json"), bos_id=1, eos_id=2)
+WORDS = TokenizerConfig("hugging_face", str(Path(__file__).parents[1] / "configs/coca_words.json"), bos_id=1, eos_id=2)
 SHAPES = {"context_length": 24, "vocab_size": 64, "eot_id": 2, "tokenizer": WORDS}
 
 
@@ -107,7 +108,7 @@ def test_a_caption_is_told_from_its_image_and_not_from_padding() -> None:
     """After a short training the captions of other images cost more; what stands behind the end of a text changes nothing."""
     data = {"data.source": "shapes:train?size=16&length=16&captions=complete", "data.augment.scale": (1.0, 1.0)}
     config = small(**{f"model.towers.text.{name}": value for name, value in SHAPES.items()}, **data)
-    mesh = make_device_mesh(Mesh(1, 1), jax.devices()[:1])
+    mesh = make_device_mesh(MeshConfig(1, 1), jax.devices()[:1])
     params = make_program(config, mesh, warmup_steps=1, total_steps=2).init().params
     loss_and_grads, adam = jax.jit(make_loss_and_grads(config, mesh)), optax.adam(1e-2)
     with make_run_loader(config) as loader:
@@ -135,8 +136,8 @@ def test_a_caption_is_told_from_its_image_and_not_from_padding() -> None:
 
 def test_the_decoder_lies_under_the_objective_s_name_and_its_operations_are_counted() -> None:
     config = small()
-    mesh = make_device_mesh(Mesh(1, 2), jax.devices()[:2])
-    config = dataclasses.replace(config, mesh=Mesh(1, 2))
+    mesh = make_device_mesh(MeshConfig(1, 2), jax.devices()[:2])
+    config = dataclasses.replace(config, mesh=MeshConfig(1, 2))
     params = flatten(make_program(config, mesh, warmup_steps=1, total_steps=2).state.params)
     kernel = params["caption/decoder/blocks/attn/q/kernel"]
     assert kernel.shape == (1, 32, 32)
@@ -149,7 +150,7 @@ def test_the_decoder_lies_under_the_objective_s_name_and_its_operations_are_coun
     assert step_flops(config) - step_flops(without) == 3 * config.batch_size * forward
 
 
-FILE = Tokenizer("hugging_face", "words.json")
+FILE = TokenizerConfig("hugging_face", "words.json")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
     python tools/bench_adapt.py                                     100 classes, 16 shots, ViT-B-32: a minute on two idle cores
     python tools/bench_adapt.py --classes 10 --architecture ViT-tiny-test --only tip coop
+    python tools/bench_adapt.py --classes 1000 --memory 1 8         memory of a device, on one and on eight: compiled, not run
 
 Weights and features are random. Tip-Adapter is its keys, the published search of 200 x 20 pairs on 4 examples of each class, and
 the head. A step of CoOp is forward, backward and update with a batch of 32 embeddings, 16 contexts, and names of two words;
 torch's has the published form: prompts of all 77 tokens, put together from pieces, in float32. Each runs in a process of its own,
 whose largest memory is told; seconds are by the clock, the first step apart, and CPU seconds, of all threads, tell more on a
-machine that does other work at the same time.
+machine that does other work at the same time. `--memory` compiles an epoch of CoOp as `jclip adapt` runs it, ahead of time and
+without any array, and tells what XLA says that a device then holds.
 """
 
 import argparse
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -35,8 +38,12 @@ def main() -> None:
     parser.add_argument("--architecture", default="ViT-B-32", help="whose tower of texts (default: ViT-B-32)")
     parser.add_argument("--steps", type=int, default=3, help="steps after the first (default: 3)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which (default: all)")
+    parser.add_argument("--memory", nargs="+", type=int, metavar="N", help="compile CoOp's epoch for N emulated devices instead")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory:
+        print_memory(options)
+        return
     if options.part:
         print(json.dumps(measured({"tip": tip, "coop": coop, "torch": torch_coop}[options.part], options)))
         return
@@ -46,6 +53,59 @@ def main() -> None:
         row = json.loads(done.stdout.splitlines()[-1])
         table.add_row(part, *(f"{row[name]:.2f}" for name in ("first", "each", "cpu")), f"{row['memory']:,.0f}")
     Console().print(table)
+
+
+def print_memory(options: argparse.Namespace) -> None:
+    """Prints the table of `--memory`."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(options.memory)}"
+    table = Table("devices", "remat", "parameters and inputs, MiB a device", "temporaries, MiB a device")
+    for devices in options.memory:
+        for remat in (True, False):
+            held, temporary = coop_memory(options.architecture, options.classes, devices, remat=remat)
+            table.add_row(str(devices), str(remat), *(f"{size / 2**20:,.0f}" for size in (held, temporary)))
+    Console().print(table)
+
+
+def coop_memory(architecture: str, classes: int, devices: int, *, remat: bool) -> tuple[int, int]:
+    """Bytes that a device holds of arguments, and of temporaries, in an epoch of CoOp of 500 steps, with 16 contexts."""
+    import jax
+    import jax.numpy as jnp
+
+    from jclip import create_model
+    from jclip.adapt.contexts import layout, prompt_encoder
+    from jclip.adapt.coop import make_epoch, prompt_loss
+    from jclip.adapt.training import coop_optimizer
+    from jclip.config import CoOp, MeshConfig, TextTower
+    from jclip.sharding import make_mesh, replicated
+
+    clip, mesh = create_model(architecture), make_mesh(MeshConfig(), jax.devices()[:devices])
+    tower = clip.config.towers["text"]
+    assert isinstance(tower, TextTower)
+    made, optimizer = (
+        layout(tower, names_of(classes), contexts_for(tower.context_length), "", "end"),
+        coop_optimizer(CoOp(), 50, 500),
+    )
+    params = {name: tree for name, tree in jax.eval_shape(clip.init, jax.random.key(0)).items() if name.startswith("text")}
+    contexts = jax.ShapeDtypeStruct((made.contexts, tower.width), jnp.float32)
+    z, labels = jax.ShapeDtypeStruct((500, 32, clip.config.embed_dim), jnp.float32), jax.ShapeDtypeStruct((500, 32), jnp.int32)
+    arrays = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in made.arrays())
+    shapes = (
+        contexts,
+        jax.eval_shape(optimizer.init, contexts),
+        z,
+        labels,
+        (params, arrays, jax.ShapeDtypeStruct((), jnp.float32)),
+    )
+    here = replicated(mesh)
+    placed: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    epoch = make_epoch(prompt_loss(prompt_encoder(clip.config, mesh, "text", remat=remat)), optimizer, mesh)
+    sizes = epoch.lower(*placed).compile().memory_analysis()
+    return int(sizes.argument_size_in_bytes), int(sizes.temp_size_in_bytes)
+
+
+def contexts_for(length: int) -> int:
+    """Contexts of prompts of so many tokens: as published, or one where they would not fit."""
+    return 16 if length > 30 else 1
 
 
 def measured(make: Callable[[argparse.Namespace], Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
@@ -65,7 +125,8 @@ def names_of(classes: int) -> tuple[str, ...]:
     """Names of two words."""
     colours = ("red", "green", "blue", "white", "black", "pink", "grey", "brown", "gold", "silver")
     things = ("dog", "cat", "bird", "horse", "house", "tree", "car", "boat", "chair", "lamp")
-    return tuple(f"{colours[i % 10]} {things[i // 10 % 10]}{' two' * (i // 100)}" for i in range(classes))
+    kinds = ("", " two", " three", " four", " five", " six", " seven", " eight", " nine", " ten")
+    return tuple(f"{colours[i % 10]} {things[i // 10 % 10]}{kinds[i // 100]}" for i in range(classes))
 
 
 def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -77,13 +138,13 @@ def unit(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def tip(options: argparse.Namespace) -> Callable[[], object]:
     """Tip-Adapter's search, of cached features."""
     from jclip.adapt.heads import Features, Head, scalar
-    from jclip.adapt.task import Labelled
+    from jclip.adapt.task import LabelledFeatures
     from jclip.adapt.tip import mean_keys, searched
     from jclip.config import TipAdapter
 
     classes, n = options.classes, options.classes * options.shots
     views = Features(unit((10, n, 512), 0), np.ones((10, n), np.float32))
-    selection = Labelled(
+    selection = LabelledFeatures(
         Features(unit((4 * classes, 512), 1), np.ones(4 * classes, np.float32)), np.repeat(np.arange(classes), 4)
     )
 
@@ -109,15 +170,15 @@ def coop(options: argparse.Namespace) -> Callable[[], object]:
     from jclip.adapt.contexts import first_contexts, layout, prompt_encoder
     from jclip.adapt.heads import linear
     from jclip.adapt.training import coop_optimizer, cross_entropy
-    from jclip.config import CoOp, Mesh, TextTower
+    from jclip.config import CoOp, MeshConfig, TextTower
     from jclip.sharding import make_mesh
 
     clip = create_model(options.architecture)
     tower = clip.config.towers["text"]
     assert isinstance(tower, TextTower)
     params = {name: tree for name, tree in clip.init(jax.random.key(0)).items() if name.startswith("text")}
-    made = layout(tower, names_of(options.classes), 16 if tower.context_length > 30 else 1, "", "end")
-    encode = prompt_encoder(clip.config, make_mesh(Mesh()), "text", remat=True)
+    made = layout(tower, names_of(options.classes), contexts_for(tower.context_length), "", "end")
+    encode = prompt_encoder(clip.config, make_mesh(MeshConfig()), "text", remat=True)
     optimizer = coop_optimizer(CoOp(), 200, 50)
     z, labels = jnp.asarray(unit((32, clip.config.embed_dim), 0)), jnp.arange(32) % options.classes
     ids, gather, eot = map(jnp.asarray, made.arrays())
@@ -156,7 +217,7 @@ def torch_coop(options: argparse.Namespace) -> Callable[[], object]:
     transformer = torch.nn.TransformerEncoder(block, tower.depth, torch.nn.LayerNorm(width)).requires_grad_(False)
     table, projection = torch.nn.Embedding(tower.vocab_size, width), torch.randn(width, model.embed_dim) * width**-0.5
     positions, mask = 0.01 * torch.randn(length, width), torch.full((length, length), float("-inf")).triu(1)
-    count = 16 if length > 30 else 1
+    count = contexts_for(length)
     prompts = [" ".join(["X"] * count) + f" {name}." for name in names_of(options.classes)]
     ids = torch.from_numpy(get_tokenizer(tower.tokenizer)(prompts, length)).long()
     embedded = table(ids).detach()

@@ -87,7 +87,7 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     import jax
     import numpy as np
 
-    from jclip.config import Config, Mesh, Model, Optim, TextTower, VisionTower
+    from jclip.config import Config, MeshConfig, Model, Optim, TextTower, VisionTower
     from jclip.program import make_program
     from jclip.sharding import make_mesh, to_global
 
@@ -98,7 +98,7 @@ def jclip_step(shape: Shape) -> Callable[[], None]:
     config = Config(
         Model({"image": vision, "text": text}, shape.embed_dim), optim=Optim(weight_decay=0.1), batch_size=shape.batch
     )
-    mesh = make_mesh(Mesh())
+    mesh = make_mesh(MeshConfig())
     program = make_program(config, mesh, warmup_steps=60, total_steps=1000)
     rng = np.random.default_rng(0)
     size, length = shape.image_size, shape.context_length

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Config, Data, Mesh, Model, Optim, TextTower, VisionTower, make_plan
+from jclip.config import Config, Data, MeshConfig, Model, Optim, TextTower, VisionTower, make_plan
 from jclip.data import open_source
 from jclip.facts import make_record
 from jclip.program import Program, make_program
@@ -65,7 +65,7 @@ def small_config() -> Config:
     text = TextTower(context_length=16, vocab_size=256, width=16, depth=1, heads=1)
     model = Model(towers={"image": image, "text": text}, embed_dim=8)
     data = Data(source="shapes:train?size=16&length=64")
-    return Config(model=model, data=data, optim=Optim(warmup="2"), batch_size=8, duration="8", mesh=Mesh())
+    return Config(model=model, data=data, optim=Optim(warmup="2"), batch_size=8, duration="8", mesh=MeshConfig())
 
 
 def save_one(workdir: Path) -> tuple[Program, dict[str, Any]]:

@@ -34,13 +34,13 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from jclip.config import ConfigError, architecture
-from jclip.config import Tokenizer as TokenizerConfig
+from jclip.config import TokenizerConfig as TokenizerConfig
 from jclip.data import BadExample, SourceError, open_source
 from jclip.data.decoding import Decode
 from jclip.data.vocabulary import _load, load_vocabulary
 from jclip.report.read import read_results
 from jclip.weights import WeightsError, read_weights, tower_shapes, write_weights
-from jclip.weights.files import open_tensors
+from jclip.weights.io.files import open_tensors
 
 SECONDS, MEGABYTES = 5, 500
 EXPLAINED = (BadExample, SourceError, ConfigError, WeightsError)

@@ -16,6 +16,7 @@ from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import cross_entropy
 from jclip.config import Model
 from jclip.config.adapt_methods import CoCoOp
+from jclip.sharding import replicated
 
 LEARNED = ("contexts", "weights_1", "bias_1", "weights_2", "bias_2")
 PROMPTS_AT_A_TIME = 512
@@ -81,7 +82,7 @@ def bind(head: Head, model: Model, params: Any, mesh: Mesh, text: str, compiled:
     def run(learned: Any, arrays: Any, z: Array, scale: Array, params: Any) -> Array:
         return conditional(encode, params, learned, arrays, z, scale)
 
-    program = compiled.setdefault(("conditional", text), jax.jit(run))
+    program = compiled.setdefault(("conditional", text), jax.jit(run, out_shardings=replicated(mesh)))
     learned = {name: head.arrays[name] for name in LEARNED}
     arrays = tuple(head.arrays[name] for name in ("ids", "gather", "eot"))
 

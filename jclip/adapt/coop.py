@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from jclip.adapt.contexts import first_contexts, layout, nearest_words, prompt_encoder, reading_tower
 from jclip.adapt.heads import linear, linear_head
@@ -14,6 +16,7 @@ from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import coop_optimizer, cross_entropy, epochs_of, scan_steps
 from jclip.config import TokenTower
 from jclip.config.adapt_methods import CoOp, OfCoOp
+from jclip.sharding import replicated
 
 SHOWN_CLASSES = 20
 """Classes whose own contexts are told in words."""
@@ -27,12 +30,7 @@ def fit_coop(method: CoOp, task: Task) -> Fitted:
     shape = (*((len(task.names),) if method.per_class else ()), made.contexts, table.shape[1])
     start = first_contexts(table, tower, method.words, shape, task.seed)
     encode = prompt_encoder(task.model, task.mesh, task.text, remat=method.remat)
-
-    def loss(contexts: Array, batch: tuple[Array, Array], given: Any) -> Array:
-        z, labels = batch
-        params, arrays, scale = given
-        return cross_entropy(linear(z, labels, encode(params, contexts, arrays), scale), labels)
-
+    loss = prompt_loss(encode)
     given = (task.params, made.arrays(), np.float32(task.scale))
     contexts, steps = train(method, task, loss, start, given)
     key = ("prompts", task.text, method.remat)
@@ -47,6 +45,17 @@ def fit_coop(method: CoOp, task: Task) -> Fitted:
         details=words,
         arrays={"contexts": contexts},
     )
+
+
+def prompt_loss(encode: Callable[..., Array]) -> Callable[..., Array]:
+    """Cross-entropy of a batch: (contexts, (z [b, E], labels [b]), (params, arrays of a Layout, scale)) -> scalar."""
+
+    def loss(contexts: Array, batch: tuple[Array, Array], given: Any) -> Array:
+        z, labels = batch
+        params, arrays, scale = given
+        return cross_entropy(linear(z, labels, encode(params, contexts, arrays), scale), labels)
+
+    return loss
 
 
 def _by_class(table: np.ndarray, tower: TokenTower, contexts: np.ndarray, task: Task) -> dict[str, Any]:
@@ -70,14 +79,22 @@ def train(method: OfCoOp, task: Task, loss: Callable[..., Array], start: Any, gi
     views = task.encode.views(method.views, epochs)
     optimizer = coop_optimizer(method, epochs, rows.shape[1])
     key = (method, epochs, rows.shape[1:], task.text, task.names)
-
-    def epoch(learned: Any, state: Any, z: Array, labels: Array, given: Any) -> tuple[Any, Any]:
-        return scan_steps(lambda learned, batch: loss(learned, batch, given), optimizer, learned, state, (z, labels))
-
-    program = task.compiled.setdefault(key, jax.jit(epoch))
+    program = task.compiled.setdefault(key, make_epoch(loss, optimizer, task.mesh))
     learned, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
     labels = task.labels.astype(np.int32)
     for number, batches in enumerate(rows):
         z = views.z[number % len(views.z)][batches]
         learned, state = program(learned, state, z, labels[batches], given)
     return learned, rows.shape[0] * rows.shape[1]
+
+
+def make_epoch(loss: Callable[..., Array], optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """The jitted steps of an epoch: (learned, state, z [s, b, E], labels [s, b], given) -> (learned, state).
+
+    No array but `given` and what is learned outlives a step; the largest of one are the activations of the prompts.
+    """
+
+    def epoch(learned: Any, state: Any, z: Array, labels: Array, given: Any) -> tuple[Any, Any]:
+        return scan_steps(lambda learned, batch: loss(learned, batch, given), optimizer, learned, state, (z, labels))
+
+    return jax.jit(epoch, out_shardings=replicated(mesh))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jclip.adapt.heads import Features, projected_norm
 from jclip.adapt.prompts import read_by_class, read_prompts
-from jclip.adapt.task import Encoding, Labelled, Task
+from jclip.adapt.task import Encoding, LabelledFeatures, Task
 from jclip.config import Adapt, Augment, ConfigError, Model, SoundTower, to_json
 from jclip.config.adapt import Choose, Method
 from jclip.config.adapt_methods import CrossModal, PromptSearch, Views
@@ -34,7 +34,7 @@ VALIDATION_SHOTS = 4
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """Examples of a source that are used: where they are, and their labels."""
 
     source: Source
@@ -53,7 +53,7 @@ class Rows:
         everything = len(self.rows) == len(self.source)
         return self.source if everything else SelectedExamples(self.source, self.rows, ())
 
-    def draw(self, names: Sequence[str], k: int, seed: int) -> "Rows":
+    def draw(self, names: Sequence[str], k: int, seed: int) -> "LabelledRows":
         """k examples of each class; those of a smaller k are among them. Raises ConfigError where a class has fewer."""
         try:
             chosen = sample_few_shot(self.labels, names, k, seed)
@@ -89,7 +89,7 @@ class AdaptData:
     """Open sources by their roles: source, val, test."""
     open: Callable[[str], Source]
     """Opens further sources."""
-    further: dict[str, Rows] = field(default_factory=dict, repr=False)
+    further: dict[str, LabelledRows] = field(default_factory=dict, repr=False)
     """Examples of further sources that are open, by their names."""
     compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
     """See Task."""
@@ -145,7 +145,7 @@ class AdaptData:
         return z
 
     @cached_property
-    def rows(self) -> dict[str, Rows]:
+    def rows(self) -> dict[str, LabelledRows]:
         """All examples of each role whose label is a class.
 
         Raises:
@@ -153,7 +153,7 @@ class AdaptData:
         """
         return {role: self.read(source, role) for role, source in self.sources.items()}
 
-    def read(self, source: Source, role: str) -> Rows:
+    def read(self, source: Source, role: str) -> LabelledRows:
         """The examples of a source that have a label; raises as `rows`."""
         found = self.classes.read(source, self.config.labels.field)
         if found.several is not None:
@@ -164,9 +164,9 @@ class AdaptData:
         if not len(used):
             counts = ", ".join(f"{why} {count}" for why, count in left_out.items())
             raise ConfigError(f"adapt: no example of {role} is left ({counts}); see labels.only and labels.others")
-        return Rows(source, used, found.labels[used], role, left_out)
+        return LabelledRows(source, used, found.labels[used], role, left_out)
 
-    def encoded(self, rows: Rows, role: str, *, params: Any = None, tower: str | None = None) -> Labelled:
+    def encoded(self, rows: LabelledRows, role: str, *, params: Any = None, tower: str | None = None) -> LabelledFeatures:
         """Embeddings of examples; of other parameters than the model's own nothing is cached.
 
         Raises:
@@ -183,20 +183,20 @@ class AdaptData:
             key = self._key(rows, int(np.argmin(found.read)))
             raise ConfigError(f"adapt: example {key} of {role} cannot be read; leave it out of the source, or mend it")
         norm = projected_norm(subject.model, used, tower, found.pooled)
-        return Labelled(Features(found.z, norm).take(found.read), rows.labels[found.read])
+        return LabelledFeatures(Features(found.z, norm).take(found.read), rows.labels[found.read])
 
-    def _key(self, rows: Rows, index: int) -> str:
+    def _key(self, rows: LabelledRows, index: int) -> str:
         try:
             return repr(rows.source[int(rows.rows[index])]["key"])
         except BadExample as problem:
             return f"{int(rows.rows[index])} ({problem})"
 
     @cached_property
-    def test(self) -> Labelled:
+    def test(self) -> LabelledFeatures:
         """Embeddings of the test, by the model itself."""
         return self.encoded(self.rows["test"], "test")
 
-    def selection(self, select: str, shots: int, seed: int) -> Rows:
+    def selection(self, select: str, shots: int, seed: int) -> LabelledRows:
         """Examples to choose by: of the validation, few or all, or of the test, all."""
         if select == "test":
             return self.rows["test"]
@@ -208,9 +208,14 @@ class AdaptData:
         """Looks whether every cell can be drawn, before the first one is run.
 
         Raises:
-            ConfigError: a class has too few examples in a source; two sources that must differ have the same examples.
+            ConfigError: a class has too few examples in a source; two sources that must differ have the same examples; a method
+                learns from a tower that the model does not have.
         """
-        most = max(self.config.shots)
+        most, towers = max(self.config.shots), self.subject.model.towers
+        for name, method in self.config.methods.items():
+            if isinstance(method, CrossModal) and method.extra and method.tower not in towers:
+                known = ", ".join(towers)
+                raise ConfigError(f"adapt: methods.{name}.tower: the model has no tower {method.tower!r}; towers: {known}")
         self.rows["source"].draw(self.names, most, 0)
         self.selection("val", most, 0)
         learned = {"source": "source", **{f"methods.{name}.extra": spec for name, spec in self.extras().items()}}
@@ -227,7 +232,7 @@ class AdaptData:
         """Further labelled examples, by the names of the methods that learn from them."""
         return {name: how.extra for name, how in self.config.methods.items() if isinstance(how, CrossModal) and how.extra}
 
-    def opened(self, spec: str) -> Rows:
+    def opened(self, spec: str) -> LabelledRows:
         """The examples of a further source, which is opened once; raises as `rows`."""
         if spec not in self.further:
             self.further[spec] = self.read(self.open(spec), spec)
@@ -254,7 +259,7 @@ class AdaptData:
                 found["names"] = blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
         return found
 
-    def task(self, shots: int, seed: int, select: str = "val") -> tuple[Task, Rows]:
+    def task(self, shots: int, seed: int, select: str = "val") -> tuple[Task, LabelledRows]:
         """The task of a cell, and its shots."""
         rows = self.rows["source"].draw(self.names, shots, seed)
         chosen = self.selection(select, shots, seed)
@@ -290,14 +295,10 @@ class AdaptData:
         )
         return task, rows
 
-    def _extra(self, shots: int, seed: int, spec: str, tower: str) -> Labelled:
-        if tower not in self.subject.model.towers:
-            known = ", ".join(self.subject.model.towers)
-            raise ConfigError(f"adapt: the model has no tower {tower!r} for {spec}; towers: {known}")
-        rows = self.opened(spec).draw(self.names, shots, seed)
-        return self.encoded(rows, spec, tower=tower)
+    def _extra(self, shots: int, seed: int, spec: str, tower: str) -> LabelledFeatures:
+        return self.encoded(self.opened(spec).draw(self.names, shots, seed), spec, tower=tower)
 
-    def views(self, rows: Rows, seed: int, views: Views, epochs: int) -> Features:
+    def views(self, rows: LabelledRows, seed: int, views: Views, epochs: int) -> Features:
         """Embeddings of random views of examples, [V, n, E]; where V is 0, of the examples themselves, [1, n, E].
 
         A view is a function of the seed, its number and the example's place in the source.
@@ -322,7 +323,7 @@ class AdaptData:
         arrays = cached(functions, tower, facts, rows.part.fingerprint, make)
         return Features(arrays["z"], arrays["norm"])
 
-    def _embed_pixels(self, rows: Rows, seed: int, augment: Augment, where: np.ndarray, views: np.ndarray) -> Features:
+    def _embed_pixels(self, rows: LabelledRows, seed: int, augment: Augment, where: np.ndarray, views: np.ndarray) -> Features:
         functions, tower = self.subject.functions, self.config.image
         local = functions.batch_size // functions.hosts
         own = slice(functions.host * local, (functions.host + 1) * local)
@@ -335,7 +336,7 @@ class AdaptData:
             parts.append(Features(made.z, norm).take(slice(len(where) - start)))
         return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def pixels(self, rows: Rows, seed: int, augment: Augment, where: np.ndarray, views: np.ndarray) -> np.ndarray:
+    def pixels(self, rows: LabelledRows, seed: int, augment: Augment, where: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Augmented images u8 [b, H, W, 3]: view `views[i]` of example `where[i]`.
 
         Raises:

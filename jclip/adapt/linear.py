@@ -17,7 +17,7 @@ from jclip.config.adapt_methods import CrossModal, LinearHead
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledVectors:
     """Unit vectors f32 [n, E] with their labels int32 [n]."""
 
     z: np.ndarray
@@ -28,9 +28,10 @@ def fit_linear(method: LinearHead, task: Task) -> Fitted:
     """The head of the best combination at its best iteration, mixed with the text classifier as is best."""
     images = image_examples(method, task)
     others = other_examples(method, task) if isinstance(method, CrossModal) else None
-    first = task.classifier if method.start == "text" else np.zeros_like(task.classifier)
-    best: tuple[float, dict[str, Any], np.ndarray] | None = None
-    for size in batch_sizes(method, len(images.labels), None if others is None else len(others.labels)):
+    first = first_weights(method, task)
+    tried: list[tuple[tuple[float, int, int], dict[str, Any], np.ndarray]] = []
+    sizes = batch_sizes(method, len(images.labels), None if others is None else len(others.labels))
+    for place, size in enumerate(sizes):
         rows = _rows(method, size, images, others, task.seed)
         grid = [(lr, decay) for lr in method.lr for decay in method.weight_decay]
         chosen = (task.selection.features.z, task.selection.labels.astype(np.int32))
@@ -38,32 +39,38 @@ def fit_linear(method: LinearHead, task: Task) -> Fitted:
         lr, decay = (np.array(column, np.float32) for column in zip(*grid, strict=True))
         weights, scores, steps = _train_each(method, lr, decay, first, examples, rows, chosen, scale)
         for i, (rate, strength) in enumerate(grid):
-            if best is None or float(scores[i]) > best[0]:
-                facts = {"lr": rate, "weight_decay": strength, "batch_size": size, "iteration": int(steps[i])}
-                best = float(scores[i]), facts, np.asarray(weights[i])
-    assert best is not None
-    heads = [linear_head((1 - share) * best[2] + share * task.classifier, task.scale) for share in method.wise]
+            facts = {"lr": rate, "weight_decay": strength, "batch_size": size, "iteration": int(steps[i])}
+            tried.append(((-float(scores[i]), i, place), facts, np.asarray(weights[i])))
+    _, facts, best = min(tried, key=lambda one: one[0])
+    heads = [linear_head((1 - share) * best + share * task.classifier, task.scale) for share in method.wise]
     scores = [task.selection.score(head) for head in heads]
     i = int(np.argmax(scores))
-    return Fitted(heads[i], first.size, {**best[1], "wise": method.wise[i], "accuracy": scores[i]})
+    return Fitted(heads[i], first.size, {**facts, "wise": method.wise[i], "accuracy": scores[i]})
 
 
-def image_examples(method: LinearHead, task: Task) -> Examples:
+def first_weights(method: LinearHead, task: Task) -> np.ndarray:
+    """Weights f32 [C, E] at the start."""
+    shape = task.classifier.shape
+    random = np.random.default_rng([task.seed, 9]).uniform(-1, 1, shape) / shape[1] ** 0.5
+    return {"text": task.classifier, "zero": np.zeros(shape, np.float32), "random": random.astype(np.float32)}[method.start]
+
+
+def image_examples(method: LinearHead, task: Task) -> LabelledVectors:
     """The shots as they are, and views of them."""
     parts = [task.images.z]
     if method.views.count:
         parts += list(task.encode.views(method.views, 0).z)
-    return Examples(np.concatenate(parts), np.tile(task.labels, len(parts)).astype(np.int32))
+    return LabelledVectors(np.concatenate(parts), np.tile(task.labels, len(parts)).astype(np.int32))
 
 
-def other_examples(method: CrossModal, task: Task) -> Examples:
+def other_examples(method: CrossModal, task: Task) -> LabelledVectors:
     """Every prompt of every class, and shots of another tower."""
     z = task.encode.texts([text for texts in task.prompts for text in texts])
     labels = np.repeat(np.arange(len(task.names)), [len(texts) for texts in task.prompts])
     if method.extra:
         extra = task.encode.extra(method.extra, method.tower)
         z, labels = np.concatenate([z, extra.features.z]), np.concatenate([labels, extra.labels])
-    return Examples(z, labels.astype(np.int32))
+    return LabelledVectors(z, labels.astype(np.int32))
 
 
 def batch_sizes(method: LinearHead, images: int, others: int | None) -> list[int]:
@@ -82,7 +89,7 @@ def _fits(shares: tuple[int, int], images: int, others: int | None) -> bool:
     return shares[0] < images and (others is None or shares[1] < others)
 
 
-def _rows(method: LinearHead, size: int, images: Examples, others: Examples | None, seed: int) -> np.ndarray:
+def _rows(method: LinearHead, size: int, images: LabelledVectors, others: LabelledVectors | None, seed: int) -> np.ndarray:
     """Rows of the joined examples in each step, [looks, every, b]."""
     share, rest = _shares(method, size)
     rows = draws(len(images.labels), max(1, share), method.iterations, seed)
@@ -92,7 +99,7 @@ def _rows(method: LinearHead, size: int, images: Examples, others: Examples | No
     return rows.reshape(-1, method.every, rows.shape[1])
 
 
-def _joined(images: Examples, others: Examples | None) -> tuple[np.ndarray, np.ndarray]:
+def _joined(images: LabelledVectors, others: LabelledVectors | None) -> tuple[np.ndarray, np.ndarray]:
     if others is None:
         return images.z, images.labels
     return np.concatenate([images.z, others.z]), np.concatenate([images.labels, others.labels])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jclip.adapt.changes import with_changes
 from jclip.adapt.heads import linear, linear_head
 from jclip.adapt.task import Fitted, Task
 from jclip.adapt.training import cosine_adamw, weighted_loss
@@ -46,10 +47,9 @@ def fit_lora(method: LoRA, task: Task) -> Fitted:
     batches = batches_of(task, method.augment, method.batch_size, steps)
     key = (method, task.shots, task.names, task.prompts)
     learned = jax.tree.map(np.asarray, run_steps(task, key, loss, optimizer, start, given, batches))
-    changed = {path: np.asarray(array) for path, array in merge(flat, learned, factor).items()}
-    classifier = task.classifier
-    if reads:
-        classifier = prompt_classifier(task, unflatten({**flat, **{p: jnp.asarray(a) for p, a in changed.items()}}))
+    own = {path: np.asarray(flat[path]) for path in paths}
+    changed = {path: np.asarray(array) for path, array in merge(own, learned, factor).items()}
+    classifier = prompt_classifier(task, with_changes(task.params, changed)) if reads else task.classifier
     number = sum(array.size for pair in learned.values() for array in pair.values())
     return Fitted(linear_head(classifier, task.scale), number, {"steps": steps, "kernels": len(paths)}, changed)
 

@@ -13,7 +13,7 @@ from jclip.config.adapt import Choose
 from jclip.config.adapt_methods import Views
 
 
-class Labelled(NamedTuple):
+class LabelledFeatures(NamedTuple):
     """Embeddings with labels."""
 
     features: Features
@@ -36,9 +36,9 @@ class Encoding:
     """Texts -> unit vectors f32 [n, E]."""
     pixels: Callable[[Augment, np.ndarray, np.ndarray], np.ndarray]
     """(changes, rows of shots [b], views [b]) -> augmented images u8 [b, H, W, 3]; each a function of seed, image and view."""
-    selection: Callable[[Any], Labelled]
+    selection: Callable[[Any], LabelledFeatures]
     """Parameters -> the examples to choose by, as the tower of images with these parameters sees them."""
-    extra: Callable[[str, str], Labelled]
+    extra: Callable[[str, str], LabelledFeatures]
     """(source, tower) -> as many shots of another tower's."""
 
 
@@ -56,7 +56,7 @@ class Task:
     """int64 [n]: labels of the shots."""
     images: Features
     """Embeddings of the shots as evaluations see them, [n, E]."""
-    selection: Labelled
+    selection: LabelledFeatures
     """Examples to choose by."""
     templates: tuple[str, ...]
     """Templates of the zero-shot classifier."""

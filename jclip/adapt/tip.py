@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jclip.adapt.heads import Features, Head, cache, right, scalar
-from jclip.adapt.task import Fitted, Labelled, Task
+from jclip.adapt.task import Fitted, LabelledFeatures, Task
 from jclip.adapt.training import cosine_adamw, scan_steps, weighted_loss, whole_epochs
 from jclip.config.adapt_methods import TipAdapter, TipAdapterF
 from jclip.eval.blocks import map_rows
@@ -51,7 +51,7 @@ def grids(method: TipAdapter) -> tuple[np.ndarray, np.ndarray]:
 def searched(
     method: TipAdapter,
     head: Head,
-    selection: Labelled,
+    selection: LabelledFeatures,
     parameters: int,
     choice: dict[str, Any] | None = None,
     *,
@@ -75,7 +75,7 @@ def searched(
     return Fitted(chosen, parameters, {**(choice or {}), "alpha": alpha, "beta": beta, "accuracy": best, **tried})
 
 
-def search(head: Head, selection: Labelled, betas: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+def search(head: Head, selection: LabelledFeatures, betas: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     """Accuracies [B, A] of every pair on the examples to choose by. Affinities are computed once."""
     z, labels = selection.features.z, selection.labels.astype(np.int32)
     shared = [head.arrays[name] for name in ("classifier", "keys", "values", "scale")]

@@ -1,6 +1,5 @@
 """Training through towers on a few examples: images drawn anew each step, one jitted step, and what evaluations see of it."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jclip.adapt.contexts import exact_model
 from jclip.adapt.task import Task
 from jclip.adapt.training import draws
 from jclip.config import Augment, ConfigError
@@ -25,7 +25,7 @@ Towers = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
 
 def towers_of(task: Task, *, remat: bool) -> Towers:
     """The towers in f32, without dropout, as evaluations compute them; rows are split over the devices."""
-    exact = dataclasses.replace(task.model, dtype="float32", remat="nothing_saveable" if remat else "none")
+    exact = exact_model(task.model, remat=remat)
     model = MultiTower(exact, backend=Backend.of(task.mesh, task.model.attention))
 
     def encode(params: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -90,7 +90,7 @@ def run_steps(
         updates, state = optimizer.update(jax.grad(loss)(learned, batch, given), state, learned)
         return optax.apply_updates(learned, updates), state
 
-    program = task.compiled.setdefault(key, jax.jit(step))
+    program = task.compiled.setdefault(key, jax.jit(step, out_shardings=replicated(task.mesh)))
     learned = jax.tree.map(jnp.asarray, learned)
     state = optimizer.init(learned)
     for batch in batches:

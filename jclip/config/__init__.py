@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jclip.config.architectures import architecture, architecture_names, hf_text, siglip_image
-from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, SoundMix, TextAugment
 from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
@@ -27,7 +27,8 @@ from jclip.config.evals import (
     ZeroShot,
 )
 from jclip.config.filter import Filter
-from jclip.config.inputs import Preprocess, Tokenizer
+from jclip.config.history import STORED
+from jclip.config.inputs import Preprocess, TokenizerConfig
 from jclip.config.io import differences, from_json, to_json, to_saved
 from jclip.config.objectives import (
     BYOL,
@@ -58,7 +59,7 @@ from jclip.config.schema import (
     Config,
     InitFrom,
     Input,
-    Mesh,
+    MeshConfig,
     replace,
     replace_each,
 )
@@ -165,7 +166,7 @@ __all__ = [
     "LoRA",
     "MaskedText",
     "Mel",
-    "Mesh",
+    "MeshConfig",
     "Model",
     "MultiView",
     "NearestNeighbour",
@@ -188,6 +189,7 @@ __all__ = [
     "SimReg",
     "SimSiam",
     "SoundAugment",
+    "SoundMix",
     "SoundTower",
     "SpecAugment",
     "SpectrogramTower",
@@ -201,7 +203,7 @@ __all__ = [
     "TipAdapterF",
     "TokenTower",
     "TokenWise",
-    "Tokenizer",
+    "TokenizerConfig",
     "Tower",
     "Triplet",
     "View",
@@ -258,7 +260,12 @@ _ADAPTATION = {"Adapt": "adapt", **dict.fromkeys(_METHODS, "adapt_methods")}
 """Modules of names that are imported when they are asked for: who loads a model does without."""
 
 
+_RENAMED = {before: now for now, before in STORED.items()}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:  # a recipe of an older jclip
+        return globals()[_RENAMED[name]]
     if name not in _ADAPTATION:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ADAPTATION[name]}"), name)

@@ -120,13 +120,15 @@ class ClipAdapter(OfCoOp):
 
 @dataclass(frozen=True)
 class LinearHead(Method):
-    """A linear classifier of unit features that begins as the text classifier, or at zero (Lin et al. 2023, "uni-modal").
+    """A linear classifier of unit features, trained on images alone (Lin et al. 2023, "uni-modal").
 
-    Every combination of rates, decays and batch sizes is trained, and the best iteration of the best one is taken.
+    One that begins as the text classifier knows that much of the texts; with another start, and wise (0.0,), it knows nothing of
+    them. Every combination of rates, decays and batch sizes is trained, and the best iteration of the best one is taken; of
+    equally good ones the first by rates, then decays, then batch sizes, as published.
     """
 
-    start: Literal["text", "zero"] = "text"
-    """First weights: the text classifier's, or zeros."""
+    start: Literal["text", "zero", "random"] = "text"
+    """First weights: the text classifier's; zeros; or uniform within 1 / sqrt(embed_dim), as torch makes linear layers."""
     lr: tuple[Rate, ...] = (1e-3, 1e-4)
     """Learning rates of AdamW that are tried; each rises over the warm-up and falls as a cosine."""
     weight_decay: tuple[Decay, ...] = (0.0, 0.01, 1e-4)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jclip.config.bert import BertTower
 from jclip.config.errors import ConfigError
-from jclip.config.inputs import Preprocess, Tokenizer
+from jclip.config.inputs import Preprocess, TokenizerConfig
 from jclip.config.towers import ImageTower, Model, ResNetTower, TextTower, TokenTower, VisionTower
 
 Size = tuple[int, int, int]
@@ -16,12 +16,12 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 QUICK = "-quickgelu"
 
-BERT = Tokenizer("hugging_face", clean="whitespace", strip_id=102)
-XLM_V = Tokenizer("hugging_face", clean="whitespace", pad_id=1)
-UNCASED = Tokenizer("hugging_face", clean="whitespace")
-MT5 = Tokenizer("hugging_face", clean="canonicalize")
-T5 = Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)
-GEMMA = Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=0)
+BERT = TokenizerConfig("hugging_face", clean="whitespace", strip_id=102)
+XLM_V = TokenizerConfig("hugging_face", clean="whitespace", pad_id=1)
+UNCASED = TokenizerConfig("hugging_face", clean="whitespace")
+MT5 = TokenizerConfig("hugging_face", clean="canonicalize")
+T5 = TokenizerConfig("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)
+GEMMA = TokenizerConfig("sentencepiece", clean="canonicalize", eos_id=1, pad_id=0)
 """Tokenizers without their vocabularies, which --model.towers.text.tokenizer.file gives."""
 
 ONE_WORD = {"causal": False, "pool": "last"}
@@ -69,7 +69,7 @@ def _clipa(base: Model, image_size: int) -> Model:
     return replace(base, towers={"image": image, "text": replace(base.towers["text"], **new)})
 
 
-def _worldwide(base: Model, image_size: int, tokenizer: Tokenizer, vocab_size: int, eot_id: int) -> Model:
+def _worldwide(base: Model, image_size: int, tokenizer: TokenizerConfig, vocab_size: int, eot_id: int) -> Model:
     """MetaCLIP 2 (Chuang et al. 2025): texts of many languages."""
     new: dict[str, Any] = {"vocab_size": vocab_size, "eot_id": eot_id, "tokenizer": tokenizer}
     size: dict[str, Any] = {"image_size": image_size}
@@ -77,7 +77,7 @@ def _worldwide(base: Model, image_size: int, tokenizer: Tokenizer, vocab_size: i
     return replace(base, towers={"image": image, "text": replace(base.towers["text"], **new)})
 
 
-def _siglip(size: str, patch_size: int, image_size: int, tokenizer: Tokenizer, vocab_size: int, **others: Any) -> Model:
+def _siglip(size: str, patch_size: int, image_size: int, tokenizer: TokenizerConfig, vocab_size: int, **others: Any) -> Model:
     """SigLIP and SigLIP 2; the activation of the image tower is erf's or tanh's GELU as timm has it."""
     activation = others.pop("image_activation", "gelu")
     text_size, ratio = SIGLIP_SIZES["SO400M" if size == "gopt" else size]

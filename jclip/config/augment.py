@@ -11,6 +11,7 @@ Ratio = Annotated[float, Range(least=0.01, most=100)]
 Factor = Annotated[float, Range(least=0, most=10)]
 Sigma = Annotated[float, Range(least=0, most=100)]
 Decibel = Annotated[float, Range(least=-60, most=60)]
+Beta = Annotated[float, Range(least=0.01, most=1000)]
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,21 @@ class SoundAugment:
         """Contradictions, each after the place of this dataclass."""
         if self.gain[0] > self.gain[1]:
             yield f".gain {self.gain} is no range: it ends before it begins"
+
+
+@dataclass(frozen=True)
+class SoundMix:
+    """Mixtures of two sounds in training: mixup of waveforms (Zhang et al. 2018; AST, Gong et al. 2021), told by both texts.
+
+    A mixture sounds like l * a + (1 - l) * b, and its text is that of a, `joint` and that of b: texts are joined as in PairMix
+    (Kim et al. 2022, Exploring train and test-time augmentations for audio-language learning), in place of mixed labels. b is
+    drawn from the same source by the random stream of its place in the order, so that batches depend on the step alone.
+    """
+
+    p: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Probability that an example is a mixture (AST: 0.5)."""
+    beta: Beta = 10.0
+    """Both parameters of the beta distribution of l. 10 (AST) keeps both sounds audible; below 1 one of them nearly vanishes,
+    which joined texts do not say."""
+    joint: str = " and "
+    """Words between both texts."""

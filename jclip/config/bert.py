@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from jclip.config.inputs import Tokenizer
+from jclip.config.inputs import TokenizerConfig
 from jclip.config.ranges import Range, Size
 from jclip.config.towers import Activation, Layers, Projection, TokenTower, head_problems, hidden_problems, id_problems
 
@@ -49,7 +49,7 @@ class BertTower(TokenTower):
     projection: Projection = "linear"
     """Map to the shared space: linear, affine (with a bias), mlp (LAION-CLAP), mlp_gelu (open_clip), residual (MS-CLAP), or none,
     where what is pooled has embed_dim."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     """Tokenizer, whose pad_id tells padding."""
 
     causal = False

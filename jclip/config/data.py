@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.augment import Augment, SoundAugment, SoundMix, TextAugment
 from jclip.config.durations import Length
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Range
@@ -61,6 +61,8 @@ class Data:
     """Text augmentation."""
     sound_augment: SoundAugment = SoundAugment()
     """Augmentation of sounds, beside the place of their crop."""
+    sound_mix: SoundMix = SoundMix()
+    """Mixtures of two examples of sounds and texts; what else an example has cannot be mixed."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
     """Larger images are broken examples, in the run's evaluations too, found before they are decoded: 64 M pixels take 256 MB."""
     max_seconds: Annotated[float, Range(above=0, most=1e6)] = 36_000.0

@@ -39,6 +39,7 @@ ADDED: dict[str, Any] = {
     "Data.optional": (),
     "Data.max_seconds": 36_000.0,
     "Data.sound_augment": {"type": "SoundAugment", "gain": (0.0, 0.0), "shift": 0.0, "invert": 0.0},
+    "Data.sound_mix": {"type": "SoundMix", "p": 0.0, "beta": 10.0, "joint": " and "},
     "Data.shuffle": "full",
     "Data.sources": {},
     "Data.subset": {"type": "Subset", "keys": "", "by": "key", "where": "", "table": "", "best": None},
@@ -75,6 +76,15 @@ ADDED: dict[str, Any] = {
 }
 """Fields that files of before they existed lack, as "Class.field", with the value that means what those files meant. A field's
 default may change; its value here never does."""
+
+
+STORED = {"MeshConfig": "Mesh", "TokenizerConfig": "Tokenizer"}
+"""Dataclasses that bear another name in files, and in recipes of an older jclip: that of before they were renamed."""
+
+
+def stored_name(cls: type) -> str:
+    """Name of a dataclass in files; it never changes."""
+    return STORED.get(cls.__name__, cls.__name__)
 
 
 def upgrade(data: Any, at: str) -> Any:

@@ -30,7 +30,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerConfig:
     """Tokenization of texts."""
 
     kind: Literal["clip", "sentencepiece", "hugging_face"] = "clip"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from jclip.config.errors import ConfigError
-from jclip.config.history import FORMAT, upgrade
+from jclip.config.history import FORMAT, stored_name, upgrade
 from jclip.config.kinds import is_open, kinds_of, require_one
 from jclip.config.ranges import shown
 from jclip.config.schema import Config
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as plain dicts, lists and numbers; members of a union carry their class name as "type"."""
+    """A configuration as plain dicts, lists and numbers; dataclasses carry their name as "type"; see `stored_name`."""
     if dataclasses.is_dataclass(config):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **fields}
+        return {"type": stored_name(type(config)), **fields}
     if isinstance(config, Mapping):
         return {key: to_json(value) for key, value in config.items()}
     if isinstance(config, (tuple, list)):
@@ -86,8 +86,8 @@ def _parse(data: Any, hint: Any, at: str) -> Any:
 def _parse_dataclass(data: Any, cls: Any, at: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{at}: {data!r} is not a {cls.__name__}")
-    if data.get("type", cls.__name__) != cls.__name__:
-        raise ConfigError(f"{at}: type {data['type']!r} is unknown; use {cls.__name__}")
+    if data.get("type", stored_name(cls)) != stored_name(cls):
+        raise ConfigError(f"{at}: type {data['type']!r} is unknown; use {stored_name(cls)}")
     known = typing.get_type_hints(cls)
     hints = {field.name: known[field.name] for field in dataclasses.fields(cls)}  # not what bases promise of computed properties
     values = {key: value for key, value in data.items() if key != "type"}
@@ -110,7 +110,7 @@ def _parse_union(data: Any, members: tuple[Any, ...], at: str) -> Any:
         return _parse(data, members[0], at)
     if not all(dataclasses.is_dataclass(member) for member in members):
         return _parse_first(data, members, at)
-    return _parse_kind(data, {member.__name__: member for member in members}, at)
+    return _parse_kind(data, {stored_name(member): member for member in members}, at)
 
 
 def _parse_kind(data: Any, by_name: Mapping[str, Any], at: str) -> Any:

@@ -24,12 +24,12 @@ def changed_towers(saved: Mapping[str, Any], towers: Mapping[str, Tower]) -> lis
     found = []
     for name, tower in towers.items():
         before: Tower = from_json(saved[name], Tower, f"towers.{name}")
-        found += differences(name, _with_moved_file(before, tower), tower)
+        found += differences(name, with_moved_file(before, tower), tower)
     return found
 
 
-def _with_moved_file(before: Tower, now: Tower) -> Tower:
-    """The tower, whose vocabulary is where it is now if it is the same."""
+def with_moved_file(before: Tower, now: Tower) -> Tower:
+    """The tower of before, with the path of the vocabulary of now where both are the same file, by its SHA-256."""
     if not isinstance(before, TokenTower) or not isinstance(now, TokenTower):
         return before
     if before.tokenizer.sha256 != now.tokenizer.sha256 or not now.tokenizer.sha256:

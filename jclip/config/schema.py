@@ -18,6 +18,7 @@ from jclip.config.objectives import (
     Family,
     MultiView,
     View,
+    mix_problems,
     objective_problems,
     optional_problems,
     view_problems,
@@ -66,7 +67,7 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """Arrangement of the devices. The batch is split over all of them."""
 
     data: Annotated[int, Range(least=-1)] = -1
@@ -138,7 +139,7 @@ class Config:
     """Further inputs of the towers by name, such as "image@2". A tower's own view bears its name."""
     objectives: Mapping[str, Family] = field(default_factory=lambda: {"image_text": Contrastive()})
     """Objectives by name, a weighted sum of losses. The name is also that of an objective's own parameters and metrics."""
-    mesh: Mesh = Mesh()
+    mesh: MeshConfig = MeshConfig()
     """Devices."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
@@ -240,6 +241,10 @@ class Config:
         read = {name: how.views() for name, how in self.objectives.items()}
         may_lack = {name: how.may_lack() for name, how in self.objectives.items()}
         yield from optional_problems(self.data.optional, read, may_lack)
+        if self.data.sound_mix.p:
+            yield from mix_problems(
+                {name: (view.seen_by, bool(view.stored)) for name, view in self.inputs().items()}, self.data.optional
+            )
         named = [(".data.fields", name) for name in self.data.fields]
         named += [(f".data.sources.{key}.fields", name) for key, one in self.data.sources.items() for name in one.fields]
         named += [(".optim.layer_decay", name) for name in self.optim.layer_decay]

@@ -279,8 +279,10 @@ MSCLAP_2022_MEL = Mel(hop=320)
 MSCLAP_2023_WAVEFORM = Waveform(44_100, 7.0, "repeat", dtype="float32")
 """MS-CLAP 2023: 7 s at 44.1 kHz."""
 
-MSCLAP_2023_MEL = Mel(hop=320, fmax=8000.0)
-"""MS-CLAP 2023: 965 frames of 7 s."""
+MSCLAP_2023_MEL = Mel(hop=320, filter_rate=32_000)
+"""MS-CLAP 2023, and its captioner: 965 frames of 7 s. Its configuration says fmax 8000, but its HTS-AT takes none of that: its
+filters are made for 32 kHz, 50 to 14,000 Hz (msclap 1.3.4, models/htsat.py and config.py), and see of 44.1 kHz what is between 69
+and 19,294 Hz."""
 
 IMAGEBIND_WAVEFORM = Waveform(16_000, 2.0, "pad", "middle", "first", "float32")
 """ImageBind: 2 s at 16 kHz, the first channel."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from jclip.config.inputs import Id, Preprocess, Tokenizer
+from jclip.config.inputs import Id, Preprocess, TokenizerConfig
 from jclip.config.kinds import Kind
 from jclip.config.ranges import Range, Size
 
@@ -102,7 +102,7 @@ class TokenTower(Tower):
     """Causal attention: a token sees only the tokens before it."""
     eot_id: int | None
     """Token id that ends a text, where one is known."""
-    tokenizer: Tokenizer
+    tokenizer: TokenizerConfig
     """Tokenizer."""
 
     def input(self) -> tuple[tuple[int, ...], str]:
@@ -288,7 +288,7 @@ class TextTower(TokenTower):
     """Projection to the shared space: linear, affine (with a bias), or none, where width is embed_dim (SigLIP)."""
     eot_id: Id | None = None
     """Token id that ends a text, at its first place; None: the largest id of the text (CLIP)."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     """Tokenizer."""
 
     @property

@@ -22,14 +22,14 @@ class Transient(RemoteError):
         """Seconds after which the server wants to be asked again; 0: it does not say."""
 
 
-class Refused(RemoteError):
+class RefusedRequest(RemoteError):
     """A request that will not succeed."""
 
     def __init__(self, reason: str, number: int = errno.EACCES) -> None:
         super().__init__(number, reason)
 
 
-class Changed(Refused):
+class Changed(RefusedRequest):
     """A file is another one than it was when its source was opened."""
 
     def __init__(self) -> None:
@@ -54,25 +54,25 @@ def _of_status(status: int, reason: str, wait: float = 0.0) -> OSError:
         return Changed()
     known = {401: "credentials are missing or wrong", 403: "access is denied", 404: "there is no such file", 410: "it is gone"}
     number = errno.ENOENT if status in (404, 410) else errno.EACCES
-    return Refused(f"{known.get(status, reason or 'it is refused')} (HTTP {status})", number)
+    return RefusedRequest(f"{known.get(status, reason or 'it is refused')} (HTTP {status})", number)
 
 
 def judged(error: Exception) -> OSError:
     """Meaning of an exception of fsspec, or of a library below it."""
-    if isinstance(error, (Transient, Refused)):
+    if isinstance(error, (Transient, RefusedRequest)):
         return error
     text = shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
     status = next(filter(None, map(_status, (error, error.__cause__, error.__context__))), 0)
     if status >= 400:
         return _of_status(status, "")
     if isinstance(error, FileNotFoundError) or type(error).__name__ == "NoSuchBucket":
-        return Refused("there is no such file", errno.ENOENT)
+        return RefusedRequest("there is no such file", errno.ENOENT)
     if isinstance(error, FileExistsError):  # gcsfs, of a precondition that fails
         return Changed()
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__ or text.startswith("Forbidden"):
-        return Refused(f"access is denied: {text}")
+        return RefusedRequest(f"access is denied: {text}")
     if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, ImportError)):
-        return Refused(f"{type(error).__name__}: {text}")
+        return RefusedRequest(f"{type(error).__name__}: {text}")
     return Transient(f"{type(error).__name__}: {text}")
 
 

@@ -58,7 +58,7 @@ class Spot(NamedTuple):
     """The place in the lane's order of that source."""
 
 
-class Block(NamedTuple):
+class ShardBlock(NamedTuple):
     """Shards whose examples are mixed."""
 
     shards: Numbers
@@ -112,10 +112,10 @@ class Lane:
             first = behind
         return np.concatenate(parts)
 
-    def block(self, position: int) -> Block:
+    def block(self, position: int) -> ShardBlock:
         """The block in which a position lies."""
         epoch, number, _, end = self._place(position)
-        return Block(self.shards[self._members(epoch, number)], end)
+        return ShardBlock(self.shards[self._members(epoch, number)], end)
 
     def draw(self, position: int, attempt: int, rng: np.random.Generator) -> int:
         """Index of some example in place of the one at a position: of its block, and after NEAR attempts of the next one."""

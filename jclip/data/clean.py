@@ -62,4 +62,4 @@ RULES: Mapping[str, Callable[[str], str]] = {
     "msclap": msclap,
     "siglip2": _unchanged,  # the vocabulary does it, for each letter by itself, where no special token is spelt
 }
-"""Rules by the name of Tokenizer.clean."""
+"""Rules by the name of TokenizerConfig.clean."""

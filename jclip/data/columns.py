@@ -2,8 +2,9 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,7 +17,7 @@ from jclip.data.addresses import Address, is_address, shown
 from jclip.data.files import read_file
 from jclip.data.fingerprint import combine, file_digests
 from jclip.data.samples import SOUNDS as EXTENSIONS
-from jclip.data.source import BadExample, Lacking, SourceError, caption_lines, decode_text, split_options
+from jclip.data.source import BadExample, Lacking, Source, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
 OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
@@ -29,7 +30,14 @@ ENDINGS = tuple(f".{extension}" for extension in EXTENSIONS)
 """Endings of paths of sounds."""
 
 SOUNDS = ("sound", "audio")
-"""Columns that are the sound where none is named; a column `file_name` of sounds is named: sound=file_name."""
+"""Columns that are the sound where none is named; SOUND_PATHS are, too, where their values end as names of sounds do."""
+
+SOUND_PATHS = ("path", "file_name", "filepath", "audio_path", "audio_filepath", "filename", "file")
+"""Columns whose values may be paths of sounds, told by their endings, in a table without a column of images: those of Common
+Voice, NeMo's manifests, Clotho and ESC-50."""
+
+LOOKED_AT = 8
+"""Rows whose values tell what a column holds."""
 
 TEXTS = ("text", "caption", "title")
 """Columns that are the text where none is named."""
@@ -235,11 +243,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
     if options.get("captions", "lines") not in ("lines", "rows"):
         raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines or captions=rows")
-    images = options.get("images", folder or ".")
-    if not is_address(images):
-        images = os.path.abspath(os.path.expanduser(images))
-        if not os.path.isdir(images):
-            raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
+    images = _images_folder(at, options.get("images", folder or "."))
     sound = options.get("sound") or next((name for name in SOUNDS if name in names), "")
     image = options.get("image") or next((name for name in IMAGES if name in names and name != sound), "")
     text = options.get("text") or next((name for name in TEXTS if name in names), "")
@@ -261,6 +265,40 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
         more_texts=more,
         named=named,
     )
+
+
+def _images_folder(at: str, images: str) -> str:
+    if not is_address(images):
+        images = os.path.abspath(os.path.expanduser(images))
+        if not os.path.isdir(images):
+            raise SourceError(f"{at}: there is no folder {shown(images)!r}; images= is the folder of the images")
+    return images
+
+
+def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence[str], rows: Source) -> Columns:
+    """The columns, with one of SOUND_PATHS as the sound where the values of the first rows all end as names of sounds do.
+
+    Args:
+        columns: what `choose` has found by the names.
+        options: those that are given: what they name stays as it is.
+        names: the table's columns.
+        rows: examples with a field for each column.
+    """
+    if columns.sound or "image" in options:
+        return columns
+    taken = (columns.text, *columns.more_texts, columns.label, columns.key)
+    for name in [columns.image] if columns.image else [name for name in SOUND_PATHS if name in names and name not in taken]:
+        values = list(_some(rows, name))
+        if values and all(isinstance(value, str) and value.lower().endswith(ENDINGS) for value in values):
+            return replace(columns, image="", sound=name)
+    return columns
+
+
+def _some(rows: Source, name: str) -> Iterator[Any]:
+    """Values of a column in the first rows that have one."""
+    for i in range(min(LOOKED_AT, len(rows))):
+        with suppress(BadExample, KeyError):
+            yield rows[i][name]
 
 
 def split_table(spec: str, more: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from jclip.data.addresses import Address, public
-from jclip.data.answers import Refused
+from jclip.data.answers import RefusedRequest
 from jclip.data.caches import cache_folder, opened_for_blocks
 from jclip.data.remote import RemoteFile
 from jclip.data.source import SourceError
@@ -185,7 +185,7 @@ def _make_room(folder: Path, own: Path, size: int, descriptor: int) -> None:
     """
     limit = _given(str(folder)) or USUAL_LIMIT
     if size > limit:
-        raise Refused(f"it has {_gb(size)} GB, more than the {_gb(limit)} GB of copies; set {LIMIT}")
+        raise RefusedRequest(f"it has {_gb(size)} GB, more than the {_gb(limit)} GB of copies; set {LIMIT}")
     while True:
         with _alone(folder):
             files = []
@@ -210,7 +210,7 @@ def _make_room(folder: Path, own: Path, size: int, descriptor: int) -> None:
                 _mark(descriptor, reserved=True)
                 return
             if not fetched:
-                raise Refused(f"its disk has {_gb(free)} GB for a copy of {_gb(size)} GB", errno.ENOSPC)
+                raise RefusedRequest(f"its disk has {_gb(free)} GB for a copy of {_gb(size)} GB", errno.ENOSPC)
         # All the room is that of files which others fetch just now. Who waits has nothing, lest two wait for each other.
         os.ftruncate(descriptor, 0)
         time.sleep(0.1)

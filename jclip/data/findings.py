@@ -82,7 +82,7 @@ class Findings:
             self.reasons[f"{tower}: {_kind(rest.partition(': ')[2] or rest)}"] += 1
 
 
-class _Read(NamedTuple):
+class _Finding(NamedTuple):
     """Findings on one example, from its key and caption."""
 
     key: str | None = None
@@ -126,23 +126,23 @@ def read_findings(source: Source, rules: Filter, entries: Entries | None) -> Fin
     return found
 
 
-def _read(source: Source, rules: Filter, entries: Entries | None, inside: NDArray[np.bool_], rows: range) -> list[_Read]:
+def _read(source: Source, rules: Filter, entries: Entries | None, inside: NDArray[np.bool_], rows: range) -> list[_Finding]:
     return [_read_one(source, rules, entries, row, bool(inside[row])) for row in rows]
 
 
-def _read_one(source: Source, rules: Filter, entries: Entries | None, row: int, inside: bool) -> _Read:
+def _read_one(source: Source, rules: Filter, entries: Entries | None, row: int, inside: bool) -> _Finding:
     key = None
     try:
         example = source[row]
         key = str(example["key"])
         if not inside or not rules.reads_text:
-            return _Read(key)
+            return _Finding(key)
         text = caption(find(example, rules.text, class_names(source)).value)
     except BadExample as problem:
-        return _Read(key, problem=str(problem))
+        return _Finding(key, problem=str(problem))
     language = language_of(text) if rules.languages else None
-    matched = entries.match(text) if entries is not None and _is_in(language, rules) else _Read().entries
-    return _Read(key, language, matched)
+    matched = entries.match(text) if entries is not None and _is_in(language, rules) else _Finding().entries
+    return _Finding(key, language, matched)
 
 
 def caption(value: Any) -> str:

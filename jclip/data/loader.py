@@ -2,10 +2,7 @@
 
 import itertools
 import multiprocessing
-import os
 import re
-import signal
-import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,23 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jclip.config import Config
-from jclip.data.allocator import keep_freed_memory
-from jclip.data.blocks import BlockOrder, Blocks, Spot, any_remote, run_blocks
+from jclip.config import Config, SoundMix
+from jclip.data.blocks import BlockOrder, Blocks, any_remote, run_blocks
 from jclip.data.caches import opening_for_blocks
-from jclip.data.fields import check_fields, class_names
+from jclip.data.fields import check_fields
 from jclip.data.inputs import empty_input, train_transform
 from jclip.data.mixture import Mixture, open_data
 from jclip.data.open import open_source
-from jclip.data.reader import WAITING, Arrays, make_arrays, reading_threads, waits
+from jclip.data.preparing import Prepare
+from jclip.data.reader import WAITING, Arrays, waits
 from jclip.data.reading import Transform
-from jclip.data.source import BadExample, Source, SourceError
+from jclip.data.source import Source
+from jclip.data.workers import read_batches, why_lost
 
 if TYPE_CHECKING:  # it imports what reads remote files
     from jclip.data.ahead import FetchAhead
-
-MAX_ATTEMPTS = 100
-"""Broken examples in a row, for one place of a batch, after which the source is given up."""
+    from jclip.data.mixing import Mixer
 
 CLOSE_SECONDS = 3.0
 """Time that workers have to end by themselves."""
@@ -71,7 +67,7 @@ class Loader(Iterator[Batch]):
             batch = next(self._batches)
         except RuntimeError as error:
             if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
-                raise LostWorker(_why_lost(int(code[1]))) from None
+                raise LostWorker(why_lost(int(code[1]))) from None
             raise
         self._next += 1
         if self._ahead is not None:
@@ -106,6 +102,7 @@ def make_loader(
     fields: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
     optional: Arrays | None = None,
+    mix: SoundMix | None = None,
     blocks: Blocks | None = None,
     ahead: bool = True,
     workers: int = 0,
@@ -131,6 +128,7 @@ def make_loader(
         same: arrays that repeat the random draws of another.
         optional: arrays that an example may lack, with what then stands for each. Beside each there is another one,
             "NAME/valid", bool [b]: whether the example has it.
+        mix: mixtures of two examples of a source, of whose parts one that is broken is replaced as an example is.
         blocks: shuffles in blocks of shards, see jclip.data.blocks, in place of all examples at once: then an epoch is that of a
             lane, and a substitute is drawn from the same block.
         ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
@@ -140,8 +138,33 @@ def make_loader(
         SourceError: the source cannot be opened, or not shuffled in blocks; from `next`: MAX_ATTEMPTS examples in a row were
             broken.
         ValueError: `hosts` or `blocks.lanes` does not divide batch_size; that, host, start, skipped or workers are out of range;
-            or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression.
+            or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression; or what
+            `mix` cannot mix is there.
     """
+    _check_places(batch_size, workers, start, skipped, host, hosts)
+    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values(), *(optional or {})} - transforms.keys():
+        raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
+    check_fields(fields or {}, "loader")
+    import grain
+
+    with opening_for_blocks(blocks is not None):
+        source = open_source(source) if isinstance(source, str) else source
+    by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
+    fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
+    mixer = _mixer(mix, transforms)
+    prepare = Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks, mixer)
+    examples = _order(source, by_blocks, seed).random_map(prepare)
+    examples = examples[skipped:] if skipped else examples
+    rows = batch_size // hosts
+    together = _Together(examples, rows) if waits(source) else None
+    batches = grain.MapDataset.source(together) if together else examples.batch(rows, drop_remainder=True, batch_fn=_collate)
+    read = read_batches(batches[host::hosts][start:], workers)
+    if fetch:
+        fetch.at(start)
+    return Loader(iter(read), together, fetch, start)
+
+
+def _check_places(batch_size: int, workers: int, start: int, skipped: int, host: int, hosts: int) -> None:
     if not 0 <= host < hosts or start < 0 or skipped < 0:
         place = f"host {host} of {hosts} from batch {start} behind {skipped} examples"
         raise ValueError(f"loader: {place} does not exist; use 0 <= host < hosts, start >= 0, skipped >= 0")
@@ -149,43 +172,17 @@ def make_loader(
         raise ValueError(f"loader: batch_size {batch_size} must be at least 1, and workers {workers} at least 0")
     if batch_size % hosts:
         raise ValueError(f"loader: batch_size {batch_size} is not divisible by {hosts} hosts")
-    if unknown := {*(fields or {}), *(same or {}), *(same or {}).values(), *(optional or {})} - transforms.keys():
-        raise ValueError(f"loader: no transform makes {', '.join(sorted(unknown))}; there are {', '.join(transforms)}")
-    check_fields(fields or {}, "loader")
+
+
+def _order(source: Source, by_blocks: BlockOrder | None, seed: int) -> Any:
+    """The endless order of a source, a grain.MapDataset of the indices of its examples."""
     import grain
-    from absl import flags
 
-    with opening_for_blocks(blocks is not None):
-        source = open_source(source) if isinstance(source, str) else source
-    by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
-    fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
-    prepare = _Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks)
     if by_blocks:
-        order = grain.MapDataset.source(by_blocks).seed(seed)
-    elif isinstance(source, Mixture):
-        order = grain.MapDataset.source(source.order(seed)).seed(seed)
-    else:
-        order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    examples = order.random_map(prepare)
-    examples = examples[skipped:] if skipped else examples
-    together = _Together(examples, batch_size // hosts) if waits(source) else None
-    if together:
-        batches = grain.MapDataset.source(together)
-    else:
-        batches = examples.batch(batch_size // hosts, drop_remainder=True, batch_fn=_collate)
-    batches = batches[host::hosts][start:]
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and raises where no absl program has parsed them.
-    keep_freed_memory()
-    threads = reading_threads() if workers == 0 else 1
-    read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-    if workers:
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        read = read.mp_prefetch(options, worker_init_fn=_start_worker)
-    if fetch:
-        fetch.at(start)
-    return Loader(iter(read), together, fetch, start)
+        return grain.MapDataset.source(by_blocks).seed(seed)
+    if isinstance(source, Mixture):
+        return grain.MapDataset.source(source.order(seed)).seed(seed)
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
 
 def make_run_loader(
@@ -233,10 +230,20 @@ def make_run_loader(
         fields={name: view.field for name, view in views.items()},
         same={name: view.same_as for name, view in views.items() if view.same_as},
         optional={name: empty_input(view.seen_by) for name, view in views.items() if name in data.optional},
+        mix=data.sound_mix,
         blocks=run_blocks(config),
         ahead=ahead,
         workers=data.workers,
     )
+
+
+def _mixer(mix: SoundMix | None, transforms: Mapping[str, Transform]) -> "Mixer | None":
+    """The mixer of examples; None where none are mixed."""
+    if mix is None or not mix.p:
+        return None
+    from jclip.data.mixing import make_mixer
+
+    return make_mixer(mix, transforms)
 
 
 def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "FetchAhead | None":
@@ -246,42 +253,6 @@ def _fetch_ahead(order: BlockOrder, source: Source, host: int, hosts: int) -> "F
     from jclip.data.ahead import fetch_ahead
 
     return fetch_ahead(order, source, host, hosts)
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """Makes the example of one place in the endless training order from its index, or a substitute if it is broken."""
-
-    source: Source
-    transforms: Mapping[str, Transform]
-    fields: Mapping[str, str]
-    same: Mapping[str, str]
-    optional: Arrays
-    blocks: BlockOrder | None = None
-
-    def __call__(self, place: int | tuple[str, int] | Spot, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
-        """Makes the example of an index, or of an index in one of the sources of a mixture."""
-        name, index = ("", place) if isinstance(place, int) else place[:2]
-        mixture = self.source if isinstance(self.source, Mixture) else None
-        size = len(mixture.sources[name] if mixture else self.source)
-        fields = {**self.fields, **mixture.fields.get(name, {})} if mixture else self.fields
-        problems: list[str] = []
-        while len(problems) < MAX_ATTEMPTS:
-            key = f"example {index}" + (f" of {name}" if mixture else "")
-            try:
-                example = mixture.example(name, index) if mixture else self.source[index]
-                key = example["key"]
-                classes = class_names(mixture.sources[name] if mixture else self.source)
-                arrays = make_arrays(self.transforms, example, fields, rng, self.same, classes, self.optional)
-                return key, arrays, problems
-            except BadExample as error:
-                problems.append(f"{key}: {error}")
-            if self.blocks is not None and isinstance(place, Spot):
-                index = self.blocks.draw(place, len(problems), rng)  # where shards are that this host has
-            else:
-                index = int(rng.integers(size))
-        first = "\n  ".join(problems[:5])
-        raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
 
 
 class _Together:
@@ -332,33 +303,6 @@ def _collate(rows: Sequence[tuple[str, Arrays, list[str]]]) -> dict[str, Any]:
     return {"arrays": stacked, "notes": _Notes(list(keys), list(itertools.chain.from_iterable(problems)))}
 
 
-def _start_worker(index: int, count: int) -> None:
-    """A worker process never takes an accelerator: Grain has imported JAX there, which must stay on the CPU if it is used."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    keep_freed_memory()
-    # They may reach the whole group; the main process ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if jax := sys.modules.get("jax"):
-        jax.config.update("jax_platforms", "cpu")
-
-
-def _why_lost(code: int) -> str:
-    """Message about a worker process that ended with this exit code, which is minus a signal's number where one ended it."""
-    try:
-        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    except ValueError:
-        end = f"was killed by signal {-code}"
-    reasons = {
-        signal.SIGKILL: "most likely the machine, or the container, is out of memory: use fewer data.workers",
-        signal.SIGBUS: "/dev/shm is too small for the batches that workers hand over: start the container with a larger "
-        "--shm-size (such as 16g) or --ipc=host, or use fewer data.workers",
-    }
-    advice = reasons.get(-code, "what it has printed above may say why")  # type: ignore[call-overload]
-    return f"a worker process that reads data {end}; {advice} (data.workers 0 uses threads)"
-
-
 def _close(batches: Any, together: _Together | None, ahead: "FetchAhead | None") -> bool:
     """Ends threads and processes, and returns whether they have ended.
 
@@ -382,10 +326,3 @@ def _close(batches: Any, together: _Together | None, ahead: "FetchAhead | None")
                 process.kill()
         closing.join(CLOSE_SECONDS)
     return not closing.is_alive()
-
-
-def _end_with_parent() -> None:
-    """A worker whose main process was killed would wait for ever, and hold its batches in shared memory."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)

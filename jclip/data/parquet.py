@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jclip.data.addresses import State, by_ranges, is_address, is_copied, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
-from jclip.data.columns import Columns, as_key, choose, split_table, unique
+from jclip.data.columns import Columns, as_key, choose, split_table, told_by_values, unique
 from jclip.data.files import unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import short_names
@@ -34,7 +34,7 @@ OPEN_FILES = 16
 """Files that a process holds open at a time, each with its footer."""
 
 
-class File(NamedTuple):
+class Footer(NamedTuple):
     """Facts of a file's footer."""
 
     path: str
@@ -54,7 +54,7 @@ class Parquet:
 
     templates: tuple[str, ...] = ()
 
-    def __init__(self, files: Sequence[File], names: Sequence[str], columns: Columns, several: bool) -> None:
+    def __init__(self, files: Sequence[Footer], names: Sequence[str], columns: Columns, several: bool) -> None:
         self._files = tuple(files)
         self._names = tuple(names)
         self._columns = columns
@@ -65,7 +65,7 @@ class Parquet:
 
     def _start(self) -> None:
         """Open files and decoded columns, which every process has of its own."""
-        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[int, _OpenParquet] = OrderedDict()
         self._decoded: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -221,12 +221,12 @@ class Parquet:
                 _, oldest = self._decoded.popitem(last=False)
                 self._bytes -= oldest.nbytes
 
-    def _file(self, number: int) -> "_OpenFile":
+    def _file(self, number: int) -> "_OpenParquet":
         """File `number`, open. One that is closed here lives on until its last reader lets go of it."""
         with self._lock:
             file = self._open.get(number)
         if file is None or file.copied != is_copied(self._files[number].path):
-            file = _OpenFile(self._files[number])
+            file = _OpenParquet(self._files[number])
         with self._lock:
             if self._open.setdefault(number, file).copied != file.copied:
                 self._open[number] = file
@@ -237,10 +237,10 @@ class Parquet:
         return file
 
 
-class _OpenFile:
+class _OpenParquet:
     """A file and its footer. Raises BadExample where it is not what it was when the source was opened."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: Footer) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -310,7 +310,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     pattern, options = split_table(spec, ("split",))
     paths = find_tables(at, pattern, options.pop("split", ""))
     first = None
-    files: list[File] = []
+    files: list[Footer] = []
     sizes: list[int] = []
     for path in paths:
         file, schema, groups = _footer(at, path)
@@ -328,6 +328,9 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
+    if (known := told_by_values(columns, options, first.names, source)) != columns:
+        columns = known
+        source = Parquet(files, first.names, columns, several)
     if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
         log.warning(
             "%s: its row groups have up to %d MiB, and an example drawn at random decodes the columns it needs of a whole one; "
@@ -339,7 +342,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     return source.of_rows(at, paths_only, options.get("captions") == "rows")
 
 
-def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
+def _footer(at: str, path: str) -> tuple[Footer, Any, list[int]]:
     """The facts of a file, its schema (pyarrow.Schema), and the bytes of each row group before compression."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -353,7 +356,7 @@ def _footer(at: str, path: str) -> tuple[File, Any, list[int]]:
             # Names are decoded where they are asked for, and those of a damaged footer are no UTF-8.
             list(schema.names)
             str(schema)
-            return File(path, state, ends), schema, [group.total_byte_size for group in groups]
+            return Footer(path, state, ends), schema, [group.total_byte_size for group in groups]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"{path} is no whole Parquet file: {_first(error)}"
         raise SourceError(f"{at}: {reason}; get it again, or take it out of the source") from None

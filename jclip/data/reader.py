@@ -69,7 +69,7 @@ def read_once(
     check_fields(fields or {}, "read_once")
     if not 0 <= host < hosts or batch_size < 1 or batch_size % hosts:
         raise ValueError(f"read_once: batch_size {batch_size} cannot be shared by {hosts} hosts (this is host {host})")
-    read = _Read(source, transforms, fields or {})
+    read = _ReadExample(source, transforms, fields or {})
     rows = batch_size // hosts
     first = start + host * rows
     stop = len(source) if stop is None else stop
@@ -171,7 +171,7 @@ def _stream(base: int, name: str) -> np.random.Generator:
     return np.random.default_rng([base, *name.encode()])
 
 
-def _read_ahead(read: "_Read", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
+def _read_ahead(read: "_ReadExample", length: int, starts: range, rows: int) -> Iterator[EvalBatch]:
     keep_freed_memory()
     pool = ThreadPoolExecutor(reading_threads(read.source))
     try:
@@ -198,7 +198,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadExample:
     """Reads one example of an evaluation."""
 
     source: Source

@@ -11,7 +11,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from jclip.data.addresses import Address, State, public
-from jclip.data.answers import Missing, Refused, RemoteError, Transient
+from jclip.data.answers import Missing, RefusedRequest, RemoteError, Transient
 from jclip.data.source import SourceError
 from jclip.data.storage import File
 from jclip.data.stores import Facts, Store, store_of
@@ -97,7 +97,7 @@ def persistently(address: Address, request: Callable[[Store], T], most: int = 10
             result = request(store)
             _lost.pop(place, None)
             return result
-        except Refused as problem:
+        except RefusedRequest as problem:
             problem.filename = str(address)
             raise
         except Transient as problem:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jclip.data.addresses import by_ranges, is_address, public, shown
-from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, unique
+from jclip.data.columns import Columns, as_f32, as_key, choose, split_table, told_by_values, unique
 from jclip.data.files import MAX_BYTES, unread
 from jclip.data.grouped import Grouped, group_rows, known_by, tell_repeated
 from jclip.data.patterns import expand
@@ -31,7 +31,7 @@ csv.field_size_limit(
 )  # of the whole process; 131,072 letters, Python's own limit, are fewer than embeddings in a cell have
 
 
-class Rows:
+class RowsOfFile:
     """The rows of one file; keys are FILE:ROW, counted from 0 without the header, or those of a column.
 
     Fields are the columns. Those of CSV are str, and its label an int where it is written so; a cell that is empty is missing.
@@ -56,7 +56,7 @@ class Rows:
 
     def _start(self) -> None:
         """The open file, which every process has of its own."""
-        self._file: _OpenFile | None = None
+        self._file: _OpenRows | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,19 +101,19 @@ class Rows:
                 except BadExample:
                     continue
 
-    def _row(self, index: int, file: "_OpenFile | None" = None) -> dict[str, Any]:
+    def _row(self, index: int, file: "_OpenRows | None" = None) -> dict[str, Any]:
         """The cells of a row by column; None for one that is empty or null."""
         text = decode_text((file or self._opened()).read(index))
         return _parse_csv(text, self._separator, self._header, self._columns.label) if self._separator else _parse_json(text)
 
-    def _opened(self) -> "_OpenFile":
+    def _opened(self) -> "_OpenRows":
         with self._lock:
             if self._file is None:
                 try:
                     index = self._index or read_index(self._path, self._separator, _scan(self._separator))
                     if index.state != self._state:
                         raise BadExample(f"its file {self._path} was changed since it was opened")
-                    self._file = _OpenFile(self._path, index)
+                    self._file = _OpenRows(self._path, index)
                 except SourceError as error:
                     raise BadExample(f"its file {self._path} cannot be read: {error}") from None
                 except OSError as error:
@@ -122,7 +122,7 @@ class Rows:
             return self._file
 
 
-class _OpenFile:
+class _OpenRows:
     """The file and its index."""
 
     def __init__(self, path: str, index: RowIndex) -> None:
@@ -130,7 +130,7 @@ class _OpenFile:
         self._index = index
         self._file = open_file(path)
 
-    def onward(self) -> "_OpenFile":
+    def onward(self) -> "_OpenRows":
         """The same, for somebody who reads all rows in order."""
         found = copy.copy(self)
         found._file = self._file.onward()
@@ -149,7 +149,7 @@ class _OpenFile:
             raise unread(f"its row cannot be read: {error.strerror}", error) from None
 
 
-def open_csv(spec: str) -> Rows | Grouped:
+def open_csv(spec: str) -> RowsOfFile | Grouped:
     """Opens "FILE[?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines|rows&separator=...]".
 
     The first row names the columns. Fields that have the separator, a quote or a line break in them are quoted, quotes in them
@@ -178,7 +178,7 @@ def open_csv(spec: str) -> Rows | Grouped:
     return _checked(at, path, separator, header, options, index)
 
 
-def open_jsonl(spec: str) -> Rows | Grouped:
+def open_jsonl(spec: str) -> RowsOfFile | Grouped:
     """Opens "FILE[?image=FIELD&text=FIELD&label=FIELD&key=FIELD&images=DIR&captions=lines|rows]": an object of JSON a line.
 
     The fields of the first line are the columns that options name, and that image and text are found among.
@@ -202,25 +202,27 @@ def open_jsonl(spec: str) -> Rows | Grouped:
 
 def _checked(
     at: str, path: str, separator: str, header: tuple[str, ...], options: dict[str, str], index: RowIndex
-) -> Rows | Grouped:
+) -> RowsOfFile | Grouped:
     columns = choose(at, header, options, os.path.dirname(public(path)))
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
-    source = Rows(path, separator, header, columns, index)
+    source = RowsOfFile(path, separator, header, columns, index)
+    if (told := told_by_values(columns, options, header, source)) != columns:
+        columns, source = told, RowsOfFile(path, separator, header, told, index)
     if options.get("captions") == "rows":
         return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image or columns.sound)))
     if columns.key:
         values = _column(path, separator, header, columns.key)
         unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
-    if (told := columns.image or columns.sound) and columns.text:
+    if (file := columns.image or columns.sound) and columns.text:
         with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
-            tell_repeated(at, _column(path, separator, header, told))
+            tell_repeated(at, _column(path, separator, header, file))
     return source
 
 
 def _column(path: str, separator: str, header: tuple[str, ...], column: str) -> Iterator[Any]:
     """The values of a column, in one pass; of a row that is broken as a whole the BadExample that says so when it is read."""
-    lines = iter(_Lines(path))
+    lines = iter(_LineReader(path))
     if not separator:
         for line in lines:
             if line.strip(" \t\n\r\v\f"):
@@ -263,7 +265,7 @@ def _scan(separator: str) -> Callable[[str], Iterator[int]]:
     return partial(_csv_starts, separator=separator) if separator else _json_starts
 
 
-class _Lines:
+class _LineReader:
     """The lines of a file as text, and the byte that the next one begins at."""
 
     def __init__(self, path: str) -> None:
@@ -290,7 +292,7 @@ def _csv_starts(path: str, separator: str) -> Iterator[int]:
 
     The csv module finds where rows end, by asking for as many lines as a row has: quoted fields may have line breaks.
     """
-    lines = _Lines(path)
+    lines = _LineReader(path)
     before = len(BOM) if open_file(path).read(0, 3) == BOM else 0
     rows = csv.reader(iter(lines), delimiter=separator, strict=True)
     try:

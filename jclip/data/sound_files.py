@@ -30,8 +30,11 @@ def _whole_wav(data: bytes) -> None:
 
 
 def _whole_ogg(data: bytes) -> None:
-    """The last page: a header of 27 bytes, as many lengths as its last byte says, and so many bytes together."""
+    """The last page: a header of 27 bytes, as many lengths as its last byte says, and so many bytes together; the third bit of
+    byte 5 says that it ends the stream (RFC 3533, section 6)."""
     place = data.rfind(b"OggS")
     lengths = data[place + 27 : place + 27 + data[place + 26]] if place + 27 <= len(data) else b""
     if place + 27 > len(data) or len(lengths) < data[place + 26] or place + 27 + len(lengths) + sum(lengths) > len(data):
         raise BadExample("sound is cut short: its last page is not whole")
+    if not data[place + 5] & 4:
+        raise BadExample("sound is cut short: its last page does not end the stream")

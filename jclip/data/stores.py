@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from jclip.data.answers import Changed, Missing, Refused, Transient, check_status, judged
+from jclip.data.answers import Changed, Missing, RefusedRequest, Transient, check_status, judged
 
 ATTEMPTS = 8
 """Times that a request is made, at most."""
@@ -137,7 +137,7 @@ class Http(_Asynchronous):
                 check_status(answer)
                 total = answer.headers.get("Content-Length", "")
             if not total.isdigit():
-                raise Refused("the server does not say how long it is; put it on one that does, or fetch it to a file")
+                raise RefusedRequest("the server does not say how long it is; put it on one that does, or fetch it to a file")
             return Facts(int(total), _version(answer.headers))
 
     def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
@@ -166,7 +166,7 @@ class Http(_Asynchronous):
             raise Changed
         if not 0 <= length <= SLICED:
             reason = f"the server ignores ranges, and of larger files than {SLICED >> 20} MiB"
-            raise Refused(f"{reason} no part can be read; put them on a server that has ranges, or fetch them to files")
+            raise RefusedRequest(f"{reason} no part can be read; put them on a server that has ranges, or fetch them to files")
         return _exactly(await _begin(answer.content, length), length)[start : start + size]
 
     def whole(self, address: str, most: int) -> bytes:
@@ -183,7 +183,7 @@ class Http(_Asynchronous):
             return _exactly(body, length if length >= 0 else len(body))
 
     def glob(self, pattern: str) -> list[str]:
-        raise Refused("a server has no list of files for * and [; name them in braces, as in {00000..00099}")
+        raise RefusedRequest("a server has no list of files for * and [; name them in braces, as in {00000..00099}")
 
 
 class S3(_Asynchronous):
@@ -200,7 +200,7 @@ class S3(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder", errno.EISDIR)
+            raise RefusedRequest("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("ETag") or info.get("LastModified") or ""))
 
     def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
@@ -241,7 +241,7 @@ class Google(_Asynchronous):
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder", errno.EISDIR)
+            raise RefusedRequest("there is no such file, but a folder", errno.EISDIR)
         return Facts(int(info["size"]), str(info.get("generation") or info.get("etag") or ""))
 
     def get(self, address: str, start: int, size: int, facts: Facts) -> bytes:
@@ -283,7 +283,7 @@ class Hub:
         commit = self.ask(self._commit, address)
         info = self.ask(self.fs.info, self.ask(self._at, address, commit))
         if info.get("type") == "directory":
-            raise Refused("there is no such file, but a folder", errno.EISDIR)
+            raise RefusedRequest("there is no such file, but a folder", errno.EISDIR)
         large = info.get("lfs") or {}
         return Facts(int(info["size"]), str(large.get("sha256") or info.get("blob_id") or ""), commit)
 
@@ -345,7 +345,7 @@ def _of_facts(store: Store, address: str, most: int) -> bytes:
 
 def _within(size: int, most: int) -> None:
     if size > most:
-        raise Refused(f"it has {size} bytes, more than {most}", errno.EFBIG)
+        raise RefusedRequest(f"it has {size} bytes, more than {most}", errno.EFBIG)
 
 
 def _exactly(body: bytes, size: int) -> bytes:

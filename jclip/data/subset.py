@@ -194,7 +194,7 @@ class _Search:
 
     subset: Subset
     keys: "KeyIndex | None"
-    table: "Table | None"
+    table: "KeyedTable | None"
 
     @classmethod
     def of(cls, subset: Subset, at: str) -> "_Search":
@@ -271,7 +271,7 @@ class _LeftOut(Exception):
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyedTable:
     """Columns of a table, by the keys of examples."""
 
     path: str
@@ -287,7 +287,7 @@ class Table:
         return self.columns[column][place].as_py()
 
 
-def read_table(path: str, names: Sequence[str], at: str) -> Table:
+def read_table(path: str, names: Sequence[str], at: str) -> KeyedTable:
     """Columns of a Parquet file, those among `names`, by its column "key".
 
     Raises:
@@ -303,7 +303,7 @@ def read_table(path: str, names: Sequence[str], at: str) -> Table:
     index = KeyIndex(_texts(columns.pop("key").to_pylist(), path, at))
     if index.distinct < len(index):
         raise SourceError(f"{at}: {path} has a key twice; a row is known by its key")
-    return Table(path, index, columns)
+    return KeyedTable(path, index, columns)
 
 
 def _read_columns(path: str, names: Sequence[str], at: str) -> dict[str, Any]:

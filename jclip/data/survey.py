@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from jclip.config import TextTower, Tokenizer
+from jclip.config import TextTower, TokenizerConfig
 from jclip.config.fields import Alternative, parse_field
 from jclip.data.decoding import Decode
 from jclip.data.fields import class_names, find, is_blank, there
@@ -162,7 +162,7 @@ def _several_lines(source: Source) -> str:
 
 
 @dataclass
-class Shares:
+class FieldCounts:
     """Counts of the alternatives of a field expression, in a sample of a source."""
 
     looked_at: int
@@ -200,7 +200,7 @@ class Survey:
     """Number of all samples by their fields, from the index of shards."""
     left_out: Counts = field(default_factory=dict)
     """Number of files or members that are in no example, by the reason."""
-    alternatives: dict[str, Shares] = field(default_factory=dict)
+    alternatives: dict[str, FieldCounts] = field(default_factory=dict)
     """Shares of the alternatives of "image" and "text", where there are several."""
     formats: Counts = field(default_factory=dict)
     widths: list[float] = field(default_factory=list)
@@ -253,7 +253,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
         looks = list(pool.map(lambda index: _look(source, index, fields), spread(len(source), most)))
     seconds = max(time.perf_counter() - began, 1e-9)
     texts = [look.text for look in looks if look.text]
-    long = get_tokenizer(Tokenizer())
+    long = get_tokenizer(TokenizerConfig())
     tokens = [int(np.argmax(long(text[:20_000], 4096))) + 1 for text in texts]  # the end of a text is the greatest id
     images, sounds = [look for look in looks if look.format], [look.sound for look in looks if look.sound is not None]
     several = {name: text for name, text in fields.items() if len(parse_field(text).alternatives) > 1}
@@ -285,7 +285,7 @@ def survey(source: Source, fields: Mapping[str, str], *, context_length: int = 7
     ), looks
 
 
-def shares(source: Source, field: str, most: int) -> Shares:
+def shares(source: Source, field: str, most: int) -> FieldCounts:
     """Looks at `most` examples, spread evenly, for the alternatives of a field expression."""
     names, classes = [str(alternative) for alternative in parse_field(field).alternatives], class_names(source)
 
@@ -298,7 +298,7 @@ def shares(source: Source, field: str, most: int) -> Shares:
 
     with ThreadPoolExecutor(reading_threads(source)) as pool:
         looks = list(pool.map(look, spread(len(source), most)))
-    return Shares(
+    return FieldCounts(
         looked_at=len(looks),
         there={name: sum(flags[i] for flags, _ in looks) for i, name in enumerate(names)},
         drawn={name: sum(place == i for _, place in looks) for i, name in enumerate(names)},
@@ -334,7 +334,7 @@ def _look(source: Source, index: int, fields: Mapping[str, str]) -> Look:
         problems.append(str(problem))
     try:
         value = find(example, fields.get("text", "text"), class_names(source), np.random.default_rng(index)).value
-        Tokenize(Tokenizer(), TextTower().context_length)(value)
+        Tokenize(TokenizerConfig(), TextTower().context_length)(value)
         text = next(text for text in value if not is_blank(text)) if isinstance(value, tuple | list) else value
     except BadExample as problem:
         problems.append(str(problem))

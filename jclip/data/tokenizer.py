@@ -25,7 +25,7 @@ class Tokenizer(Protocol):
         ...
 
 
-def get_tokenizer(config: config.Tokenizer) -> Tokenizer:
+def get_tokenizer(config: config.TokenizerConfig) -> Tokenizer:
     """The tokenizer of a tower. A vocabulary file is read at the first call in a process, and once."""
     return ClipTokenizer(config.clean) if config.kind == "clip" else FileTokenizer(config)
 
@@ -139,7 +139,7 @@ class FileTokenizer:
     puts around every text are kept. The rest of L is filled with pad_id; last_id comes behind that.
     """
 
-    config: config.Tokenizer
+    config: config.TokenizerConfig
 
     def __call__(self, text: str | Sequence[str], context_length: int) -> NDArray[np.int32]:
         """See Tokenizer.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jclip.config import Augment, ImageTower, TextAugment, Tokenizer, TokenTower
+from jclip.config import Augment, ImageTower, TextAugment, TokenizerConfig, TokenTower
 from jclip.data.augmentations import changes, needs_rng
 from jclip.data.decoding import MAX_PIXELS, Decode, Jpeg, Open
 from jclip.data.fields import is_blank
@@ -280,12 +280,20 @@ class Tokenize:
     `empty`.
     """
 
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     context_length: int = 77
     empty: bool = False
     change: ChangeWords | None = None
 
     def __call__(self, value: Any, rng: Generator | None = None) -> NDArray[np.int32]:
+        return self.ids(self.words(value, rng))
+
+    def ids(self, text: str) -> NDArray[np.int32]:
+        """i32[context_length] of a text as it is."""
+        return get_tokenizer(self.tokenizer)(text, self.context_length)
+
+    def words(self, value: Any, rng: Generator | None = None) -> str:
+        """The text whose ids are made: the one that is drawn, with its words changed. Raises BadExample."""
         if isinstance(value, list):
             value = tuple(text for text in value if not is_blank(text))
         if isinstance(value, tuple):
@@ -301,9 +309,7 @@ class Tokenize:
             raise BadExample(f"caption has {len(text)} characters, more than {MAX_CHARACTERS}")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise BadExample("caption holds half a surrogate pair")
-        if self.change is not None:
-            text = self.change(text, rng)
-        return get_tokenizer(self.tokenizer)(text, self.context_length)
+        return text if self.change is None else self.change(text, rng)
 
 
 def _center(length: int, size: int) -> int:

@@ -14,7 +14,7 @@ INSTALL = "pip install 'jclip[tokenizers]'"
 UNKNOWN = "<unk>"
 
 
-class Vocabulary(Protocol):
+class TokenVocabulary(Protocol):
     """Makes ids of cleaned text; safe to call from several threads."""
 
     @property
@@ -34,7 +34,7 @@ class Vocabulary(Protocol):
         ...
 
 
-def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
+def load_vocabulary(tokenizer: config.TokenizerConfig) -> TokenVocabulary:
     """The vocabulary of a tokenizer that has a file; it is read once a process.
 
     Raises:
@@ -44,7 +44,7 @@ def load_vocabulary(tokenizer: config.Tokenizer) -> Vocabulary:
 
 
 @functools.cache
-def _load(kind: str, file: str, sha256: str, clean: str, pad_id: int) -> Vocabulary:
+def _load(kind: str, file: str, sha256: str, clean: str, pad_id: int) -> TokenVocabulary:
     data = read_vocabulary(file, sha256)
     match kind:
         case "sentencepiece":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from jclip.losses.tiles import Kind, Method, Rows, TilePlan, loss_of_tiles
+from jclip.losses.tiles import Kind, Method, Targets, TilePlan, loss_of_tiles
 
 Equal = Literal["ignore", "positive"]
 Direction = Literal["both", "a_to_b"]
@@ -93,34 +93,37 @@ def contrastive(
     return loss_of_tiles(plan, za, zb, scale, bias, (rows, columns))
 
 
-def _times(factor: float, rows: Rows) -> Rows:
+def _times(factor: float, targets: Targets) -> Targets:
     """The same candidates, whose questions count for more or less."""
-    return rows._replace(weight=factor * rows.weight, own=factor * rows.own, spread=factor * rows.spread)
+    return targets._replace(
+        weight=factor * targets.weight, of_positive=factor * targets.of_positive, of_candidate=factor * targets.of_candidate
+    )
 
 
 def _targets(
     kind: Kind, batch: int, smoothing: float, ids: Array | None, others: Array | None, equal: Equal, valid: Array | None
-) -> Rows:
-    """The rows of one side of the global batch. Weights come out divided by 2W, of which tiles.py then knows nothing.
+) -> Targets:
+    """The targets of one side of the global batch. Weights come out divided by 2W, of which tiles.py then knows nothing.
 
     `ids` are those of this side, `others` those of the other one, or None both.
     """
     index = jnp.arange(batch, dtype=jnp.int32)
-    thing = index if ids is None else jnp.asarray(ids)
-    label = thing if equal == "positive" else index
+    id = index if ids is None else jnp.asarray(ids)
+    label = id if equal == "positive" else index
     weight = jnp.ones(batch) if valid is None else lax.stop_gradient(jnp.asarray(valid, jnp.float32))
     present = weight > 0
     weight = jnp.where(present, weight, 0)
     weight = weight / jnp.maximum(2 * weight.sum(), 1e-30)
     if kind == "sigmoid":
-        return Rows(label, thing, present, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
-    others = thing if others is None else jnp.asarray(others)
-    same = jnp.ones(batch) if ids is None else _count_equal(thing, others, present)
+        return Targets(label, id, present, weight, (1 - smoothing) * weight, smoothing / 2 * weight)
+    others = id if others is None else jnp.asarray(others)
+    same = jnp.ones(batch) if ids is None else _count_equal(id, others, present)
     positives = same if equal == "positive" else jnp.ones(batch)
     # Of the rows present those of equal id are no candidates, but right answers are: all of these, or the row's own partner.
-    candidates = present.sum() - same + (same if equal == "positive" else thing == others)
-    own, spread = (1 - smoothing) * weight / jnp.maximum(positives, 1), smoothing * weight / jnp.maximum(candidates, 1)
-    return Rows(label, thing, present, weight, own, spread)
+    candidates = present.sum() - same + (same if equal == "positive" else id == others)
+    of_positive = (1 - smoothing) * weight / jnp.maximum(positives, 1)
+    of_candidate = smoothing * weight / jnp.maximum(candidates, 1)
+    return Targets(label, id, present, weight, of_positive, of_candidate)
 
 
 def _count_equal(ids: Array, others: Array, present: Array) -> Array:

@@ -54,29 +54,33 @@ def retrieve(
     devices = math.prod(mesh.shape[axis] for axis in names) if mesh is not None else 1
     if len(queries) % devices or len(patterns) % devices:
         raise ValueError(f"retrieve: {len(queries)} queries of {len(patterns)} patterns are not divisible by {devices} devices")
-    size = min(block, len(patterns))
 
     def on_device(queries: Array, patterns: Array) -> Array:
         stored = lax.all_gather(patterns, names, tiled=True) if names else patterns
-
-        @jax.checkpoint
-        def part(start: Array) -> tuple[Array, Array]:
-            at = jnp.minimum(start, len(stored) - size)  # the last block is moved back until it fits; what it repeats is nothing
-            columns = lax.dynamic_slice_in_dim(stored, at, size)
-            weights = jnp.exp(beta * (dot(queries, columns, (1, 1)) - 1))
-            weights = jnp.where((at + jnp.arange(size) >= start)[None], weights, 0)
-            return weights.sum(axis=1), dot(weights.astype(columns.dtype), columns, (1, 0))
-
-        def visit(found: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
-            # Added outside of what is computed again: a sum needs none of its terms for the backward pass.
-            return jax.tree.map(jnp.add, found, part(start)), None
-
-        nothing = varying((jnp.zeros(len(queries)), jnp.zeros(queries.shape)), names)
-        (total, found), _ = lax.scan(visit, nothing, jnp.arange(0, len(stored), size))
-        mean = found / lax.stop_gradient(total)[:, None]  # so that its square is not 0; the length is taken away next
-        return mean / jnp.sqrt(jnp.maximum((mean * mean).sum(axis=1, keepdims=True), 1e-24))
+        return _retrieve(queries, stored, beta, min(block, len(stored)), names)
 
     if names:
         rows = PartitionSpec(names)
         on_device = jax.shard_map(on_device, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
     return on_device(queries, patterns)
+
+
+def _retrieve(queries: Array, stored: Array, beta: float, size: int, axes: tuple[str, ...]) -> Array:
+    """The answers f32 [n, E] to one device's queries [n, E] from all patterns [N, E], `size` of them at a time."""
+
+    @jax.checkpoint
+    def of_block(start: Array) -> tuple[Array, Array]:
+        at = jnp.minimum(start, len(stored) - size)  # the last block is moved back until it fits; what it repeats is nothing
+        columns = lax.dynamic_slice_in_dim(stored, at, size)
+        weights = jnp.exp(beta * (dot(queries, columns, (1, 1)) - 1))
+        weights = jnp.where((at + jnp.arange(size) >= start)[None], weights, 0)
+        return weights.sum(axis=1), dot(weights.astype(columns.dtype), columns, (1, 0))
+
+    def add(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        # Added outside of what is computed again: a sum needs none of its terms for the backward pass.
+        return jax.tree.map(jnp.add, sums, of_block(start)), None
+
+    nothing = varying((jnp.zeros(len(queries)), jnp.zeros(queries.shape)), axes)
+    (total, weighted), _ = lax.scan(add, nothing, jnp.arange(0, len(stored), size))
+    mean = weighted / lax.stop_gradient(total)[:, None]  # so that its square is not 0; the length is taken away next
+    return mean / jnp.sqrt(jnp.maximum((mean * mean).sum(axis=1, keepdims=True), 1e-24))

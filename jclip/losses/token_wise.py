@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jclip.losses.tiles import NEGLIGIBLE, Method, dot, join_log_sum_exps, join_sums, log_sum_exp, meet
+from jclip.losses.tiles import LOG_SUM_EXPS, NEGLIGIBLE, SUMS, Kernel, Method, dot, log_sum_exp, reduce_tiles
 
 
 def token_wise(
@@ -58,13 +58,13 @@ def token_wise(
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     _check(ta, tb, mask_a, mask_b, mesh, axes, method, block)
-    how = _How(method, mesh, axes if mesh is not None else (), block, decoupled, 0.5 / len(ta))
+    options = _Options(method, mesh, axes if mesh is not None else (), block, decoupled, 0.5 / len(ta))
     index = jnp.arange(len(ta), dtype=jnp.int32)
     words = _Words(_shares(mask_a), index), _Words(_shares(mask_b), index)
-    return _loss(how, ta, tb, jnp.asarray(scale, jnp.float32), words)
+    return _loss(options, ta, tb, jnp.asarray(scale, jnp.float32), words)
 
 
-class _How(NamedTuple):
+class _Options(NamedTuple):
     """Options that are known when the loss is compiled."""
 
     method: Method
@@ -129,57 +129,63 @@ class _Tile(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> Array:
-    return _loss_forward(how, ta, tb, scale, words)[0]
+def _loss(options: _Options, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> Array:
+    return _loss_forward(options, ta, tb, scale, words)[0]
 
 
-def _loss_forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Any]:
-    split, one = PartitionSpec(how.axes), PartitionSpec()
-    loss, lse_a, lse_b = how.on_devices(_forward, (split, split, one, split), (one, split, split))(ta, tb, scale, words)
+def _loss_forward(options: _Options, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Any]:
+    split, one = PartitionSpec(options.axes), PartitionSpec()
+    loss, lse_a, lse_b = options.on_devices(_forward, (split, split, one, split), (one, split, split))(ta, tb, scale, words)
     return loss, (ta, tb, scale, words, lse_a, lse_b)
 
 
-def _loss_backward(how: _How, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
-    split, one = PartitionSpec(how.axes), PartitionSpec()
-    backward = how.on_devices(_backward, (split, split, one, split, split, split, one), (split, split, one))
+def _loss_backward(options: _Options, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
+    split, one = PartitionSpec(options.axes), PartitionSpec()
+    backward = options.on_devices(_backward, (split, split, one, split, split, split, one), (split, split, one))
     return (*backward(*residuals, cotangent), None)
 
 
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _forward(how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Array, Array]:
+def _forward(options: _Options, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words]) -> tuple[Array, Array, Array]:
     """The loss f32 [], and the log-sum-exps f32 [b] of one device's own examples of either side."""
 
-    def visit(found: Any, tile: _Tile) -> Any:
-        (matches, lse_a), lse_b = found
+    def of_tile(sums: Any, tile: _Tile) -> Any:
+        (matches, lse_a), lse_b = sums
         s, t = (scale * x for x in tile.similarities(tile.cosines))
         matches = matches + jnp.where(tile.positive, s + t, 0).sum()
-        more_a, more_b = (log_sum_exp(tile.rivals(x, how.decoupled), axis) for x, axis in ((s, 1), (t, 0)))
+        more_a, more_b = (log_sum_exp(tile.rivals(x, options.decoupled), axis) for x, axis in ((s, 1), (t, 0)))
         return (matches, _update(jnp.logaddexp, lse_a, tile.start_a, more_a)), _update(jnp.logaddexp, lse_b, tile.start_b, more_b)
 
     nothing = jnp.full(len(ta), NEGLIGIBLE)
-    chunk = partial(_each_tile, how, visit, mine=_Side(ta, words[0]))
-    join = partial(join_log_sum_exps, how.axes)
-    found = (jnp.zeros(()), nothing), nothing
-    (matches, lse_a), lse_b = meet(how.axes, how.method, chunk, found, join, jnp.logaddexp, _Side(tb, words[1]))
-    if how.decoupled:  # an example without rivals has an empty sum
+    chunk = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0]))
+    kernel = Kernel(((jnp.zeros(()), nothing), nothing), chunk, LOG_SUM_EXPS)
+    (matches, lse_a), lse_b = reduce_tiles(options.axes, options.method, kernel, _Side(tb, words[1]))
+    if options.decoupled:  # an example without rivals has an empty sum
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
-    return how.weight * how.sum(lse_a.sum() + lse_b.sum() - matches), lse_a, lse_b
+    return options.weight * options.sum(lse_a.sum() + lse_b.sum() - matches), lse_a, lse_b
 
 
 def _backward(
-    how: _How, ta: Array, tb: Array, scale: Array, words: tuple[_Words, _Words], lse_a: Array, lse_b: Array, cotangent: Array
+    options: _Options,
+    ta: Array,
+    tb: Array,
+    scale: Array,
+    words: tuple[_Words, _Words],
+    lse_a: Array,
+    lse_b: Array,
+    cotangent: Array,
 ) -> tuple[Array, Array, Array]:
     """The gradients of one device's examples of either side, and of the scale."""
 
-    def visit(found: Any, tile: _Tile) -> Any:
-        (dta, dscale), dtb = found
+    def of_tile(sums: Any, tile: _Tile) -> Any:
+        (dta, dscale), dtb = sums
         assert tile.a.lse is not None
         assert tile.b.lse is not None
         (s, t), to_cosines = jax.vjp(tile.similarities, tile.cosines)
-        slope_s = jnp.exp(tile.rivals(scale * s, how.decoupled) - tile.a.lse[:, None]) - tile.positive
-        slope_t = jnp.exp(tile.rivals(scale * t, how.decoupled) - tile.b.lse[None]) - tile.positive
+        slope_s = jnp.exp(tile.rivals(scale * s, options.decoupled) - tile.a.lse[:, None]) - tile.positive
+        slope_t = jnp.exp(tile.rivals(scale * t, options.decoupled) - tile.b.lse[None]) - tile.positive
         dscale = dscale + (slope_s * s + slope_t * t).sum()
         (slope,) = to_cosines((slope_s, slope_t))
         slope = slope.reshape(ta.shape[1] * len(s), -1).astype(ta.dtype)
@@ -187,29 +193,28 @@ def _backward(
         more_b = dot(slope, _flat(tile.a.tokens), (0, 0)).reshape(tile.b.tokens.shape)
         return (_update(jnp.add, dta, tile.start_a, more_a), dscale), _update(jnp.add, dtb, tile.start_b, more_b)
 
-    chunk = partial(_each_tile, how, visit, mine=_Side(ta, words[0], lse_a))
-    found = (jnp.zeros(ta.shape), jnp.zeros(())), jnp.zeros(tb.shape)
-    other = _Side(tb, words[1], lse_b)
-    (dta, dscale), dtb = meet(how.axes, how.method, chunk, found, partial(join_sums, how.axes), jnp.add, other)
-    factor = cotangent * how.weight
-    return (factor * scale * dta).astype(ta.dtype), (factor * scale * dtb).astype(tb.dtype), factor * how.sum(dscale)
+    chunk = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0], lse_a))
+    kernel = Kernel(((jnp.zeros(ta.shape), jnp.zeros(())), jnp.zeros(tb.shape)), chunk, SUMS)
+    (dta, dscale), dtb = reduce_tiles(options.axes, options.method, kernel, _Side(tb, words[1], lse_b))
+    factor = cotangent * options.weight
+    return (factor * scale * dta).astype(ta.dtype), (factor * scale * dtb).astype(tb.dtype), factor * options.sum(dscale)
 
 
-def _each_tile(how: _How, visit: Callable[[Any, _Tile], Any], found: Any, *, mine: _Side, columns: _Side) -> Any:
-    """Visits all tiles of the examples of this device and these of the other side, one after the other."""
-    down, across = (-(-len(side.tokens) // how.block) for side in (mine, columns))
+def _each_tile(options: _Options, of_tile: Callable[[Any, _Tile], Any], sums: Any, *, mine: _Side, columns: _Side) -> Any:
+    """Accumulators after all tiles of this device's examples and these of the other side, one after the other."""
+    down, across = (-(-len(side.tokens) // options.block) for side in (mine, columns))
 
-    def step(found: Any, i: Array) -> tuple[Any, None]:
+    def step(sums: Any, i: Array) -> tuple[Any, None]:
         (start_a, a, fresh_a), (start_b, b, fresh_b) = (
-            _part(side, how.block, at) for side, at in ((mine, i // across), (columns, i % across))
+            _part(side, options.block, at) for side, at in ((mine, i // across), (columns, i % across))
         )
         fresh = fresh_a[:, None] & fresh_b[None]
         shape = *a.tokens.shape[:2], *b.tokens.shape[:2]
         cosines = dot(_flat(a.tokens), _flat(b.tokens), (1, 1)).reshape(shape) - 1
         positive = fresh & (a.words.example[:, None] == b.words.example[None])
-        return visit(found, _Tile(a, b, start_a, start_b, cosines, fresh, positive)), None
+        return of_tile(sums, _Tile(a, b, start_a, start_b, cosines, fresh, positive)), None
 
-    return lax.scan(step, found, jnp.arange(down * across))[0]
+    return lax.scan(step, sums, jnp.arange(down * across))[0]
 
 
 def _part(side: _Side, block: int, i: Array) -> tuple[Array, _Side, Array]:

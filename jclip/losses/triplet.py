@@ -57,21 +57,17 @@ def triplet(
     Raises:
         ValueError: shapes differ, or an argument is not one of those above.
     """
-    if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype:
-        raise ValueError(f"triplet: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E]")
-    for name, value, allowed in (("mining", mining, Mining), ("distance", distance, Distance)):
-        if value not in get_args(allowed):
-            raise ValueError(f"triplet: {name} {value!r} is unknown; use one of {', '.join(map(repr, get_args(allowed)))}")
+    _check(za, zb, mining, distance)
     ids = jnp.arange(len(za), dtype=jnp.int32) if ids is None else jnp.asarray(ids)
     names: tuple[str, ...] = ((axes,) if isinstance(axes, str) else tuple(axes)) if mesh is not None else ()
-    how = _How(margin, mining, distance, min(block, len(za)), names)
+    options = _Hinge(margin, mining, distance, min(block, len(za)), names)
 
     def on_device(za: Array, zb: Array, ids: Array) -> Array:
         matches = _similarity((za.astype(jnp.float32) * zb.astype(jnp.float32)).sum(axis=1), distance)
         total = jnp.zeros(())
         for mine, others in ((za, zb), (zb, za)):
             columns, column_ids = (lax.all_gather(x, names, tiled=True) if names else x for x in (others, ids))
-            total = total + _hinges(how, mine, ids, matches, columns, column_ids)
+            total = total + _hinges(options, mine, ids, matches, columns, column_ids)
         return lax.psum(total, names) if names else total
 
     if names:
@@ -80,7 +76,15 @@ def triplet(
     return on_device(za, zb, ids) / len(za)
 
 
-class _How(NamedTuple):
+def _check(za: Array, zb: Array, mining: str, distance: str) -> None:
+    if za.ndim != 2 or za.shape != zb.shape or za.dtype != zb.dtype:
+        raise ValueError(f"triplet: za {za.dtype}{za.shape} and zb {zb.dtype}{zb.shape} must be equal [B, E]")
+    for name, value, allowed in (("mining", mining, Mining), ("distance", distance, Distance)):
+        if value not in get_args(allowed):
+            raise ValueError(f"triplet: {name} {value!r} is unknown; use one of {', '.join(map(repr, get_args(allowed)))}")
+
+
+class _Hinge(NamedTuple):
     """Settings of the compiled loss."""
 
     margin: float
@@ -90,9 +94,9 @@ class _How(NamedTuple):
     axes: tuple[str, ...]
 
 
-def _hinges(how: _How, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
+def _hinges(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
     """The sum f32 [] over rows [b, E] of their hinges against all of the other side [B, E]."""
-    margin, mining, distance, block, axes = how
+    margin, mining, distance, block, axes = options
 
     @jax.checkpoint
     def visit(found: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:

@@ -10,48 +10,49 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.config import Config
-from jclip.objectives.caption import Caption
-from jclip.objectives.cloob import CLOOB
-from jclip.objectives.contrastive import Contrastive
-from jclip.objectives.distillation import AffinityDistillation, FeatureDistillation
-from jclip.objectives.masked_text import MaskedText
-from jclip.objectives.multi_view import MultiView
-from jclip.objectives.nearest_neighbour import NearestNeighbour
-from jclip.objectives.objective import Metrics, Objective, Params, Part
-from jclip.objectives.self_distillation import SelfDistillation
-from jclip.objectives.sim_reg import SimReg
-from jclip.objectives.token_wise import TokenWise
-from jclip.objectives.triplet import Triplet
-from jclip.objectives.two_views import BYOL, SimCLR, SimSiam
-from jclip.objectives.vocabulary import Vocabulary
+from jclip.objectives.caption import CaptionObjective
+from jclip.objectives.cloob import CLOOBObjective
+from jclip.objectives.contrastive import ContrastiveObjective
+from jclip.objectives.distillation import AffinityDistillationObjective, FeatureDistillationObjective
+from jclip.objectives.masked_text import MaskedTextObjective
+from jclip.objectives.multi_view import MultiViewObjective
+from jclip.objectives.nearest_neighbour import NearestNeighbourObjective
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
+from jclip.objectives.self_distillation import SelfDistillationObjective
+from jclip.objectives.sim_reg import SimRegObjective
+from jclip.objectives.token_wise import TokenWiseObjective
+from jclip.objectives.triplet import TripletObjective
+from jclip.objectives.two_views import BYOLObjective, SimCLRObjective, SimSiamObjective
+from jclip.objectives.vocabulary import VocabularyObjective
 
-__all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "WeightedSum", "make_objective"]
+__all__ = ["OBJECTIVES", "Metrics", "Objective", "Params", "Part", "Setting", "WeightedSum", "make_objective"]
 
-OBJECTIVES: dict[type, Callable[[str, Any, Config, Mesh | None], Objective]] = {
-    config.Contrastive: Contrastive,
-    config.Triplet: Triplet,
-    config.TokenWise: TokenWise,
-    config.CLOOB: CLOOB,
-    config.MultiView: MultiView,
-    config.SimReg: SimReg,
-    config.SimCLR: SimCLR,
-    config.SimSiam: SimSiam,
-    config.BYOL: BYOL,
-    config.NearestNeighbour: NearestNeighbour,
-    config.Vocabulary: Vocabulary,
-    config.MaskedText: MaskedText,
-    config.SelfDistillation: SelfDistillation,
-    config.FeatureDistillation: FeatureDistillation,
-    config.AffinityDistillation: AffinityDistillation,
-    config.Caption: Caption,
+OBJECTIVES: dict[type, Callable[[str, Any, Setting, Mesh | None], Objective]] = {
+    config.Contrastive: ContrastiveObjective,
+    config.Triplet: TripletObjective,
+    config.TokenWise: TokenWiseObjective,
+    config.CLOOB: CLOOBObjective,
+    config.MultiView: MultiViewObjective,
+    config.SimReg: SimRegObjective,
+    config.SimCLR: SimCLRObjective,
+    config.SimSiam: SimSiamObjective,
+    config.BYOL: BYOLObjective,
+    config.NearestNeighbour: NearestNeighbourObjective,
+    config.Vocabulary: VocabularyObjective,
+    config.MaskedText: MaskedTextObjective,
+    config.SelfDistillation: SelfDistillationObjective,
+    config.FeatureDistillation: FeatureDistillationObjective,
+    config.AffinityDistillation: AffinityDistillationObjective,
+    config.Caption: CaptionObjective,
 }
-"""Makers of the families: (name, its dataclass, the run's configuration, the mesh, or None to compute nothing)."""
+"""Makers of the families: (name, its dataclass, what it may know of the run, the mesh, or None to compute nothing)."""
 
 
-def make_objective(whole: Config, mesh: Mesh | None = None) -> "WeightedSum":
+def make_objective(config: Config, mesh: Mesh | None = None) -> "WeightedSum":
     """The objective of a run. Without a mesh it can tell its parameters and its FLOPs."""
-    objectives = {name: OBJECTIVES[type(how)](name, how, whole, mesh) for name, how in whole.objectives.items()}
-    return WeightedSum(objectives, whole.objectives, whole.batch_size)
+    setting = Setting.of(config)
+    objectives = {name: OBJECTIVES[type(how)](name, how, setting, mesh) for name, how in config.objectives.items()}
+    return WeightedSum(objectives, config.objectives, config.batch_size)
 
 
 class WeightedSum:
@@ -110,9 +111,10 @@ class WeightedSum:
     ) -> Params:
         """The state of all after a step; what is not of one of these objectives stays. `progress` is that of the run."""
         updated = dict(extra)
-        for name in extra.keys() & self.objectives.keys():
-            own = (progress - self.begins[name]) / (1 - self.begins[name])
-            updated[name] = self.objectives[name].update(extra[name], params, rows[name], batch, own)
+        for name, objective in self.objectives.items():  # in one order: all hosts have to compile the same program
+            if name in extra:
+                own = (progress - self.begins[name]) / (1 - self.begins[name])
+                updated[name] = objective.update(extra[name], params, rows[name], batch, own)
         return updated
 
     def bound(self, old: Params, new: Params) -> Params:

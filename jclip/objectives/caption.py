@@ -10,18 +10,18 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import Compute, caption_decoder, decoder_flops, in_groups, output_tokens, tower_flops
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.sharding import BATCH_AXES, make_gather
 
 
-class Caption(Objective):
+class CaptionObjective(Objective):
     """See `config.Caption`."""
 
-    def __init__(self, name: str, how: config.Caption, whole: config.Config, mesh: Mesh | None) -> None:
-        self.name, self.how, self.whole, self.mesh = name, how, whole, mesh
-        self.towers = whole.captioners()[name]
-        self.compute = Compute.of(whole.model, mesh)._replace(scan=whole.model.scan, remat=whole.model.remat)
-        self.decoder = caption_decoder(self.towers, whole.model, self.compute)
+    def __init__(self, name: str, how: config.Caption, setting: Setting, mesh: Mesh | None) -> None:
+        self.name, self.how, self.setting, self.mesh = name, how, setting, mesh
+        self.towers = setting.captioners[name]
+        self.compute = Compute.of(setting.model, mesh)._replace(scan=setting.model.scan, remat=setting.model.remat)
+        self.decoder = caption_decoder(self.towers, setting.model, self.compute)
 
     def init(self, key: Array, part: Part) -> Params:
         """The decoder."""
@@ -56,19 +56,19 @@ class Caption(Objective):
 
     def _gathering(self, params: Params) -> Any:
         """The decoder, its blocks made whole one by one where they are sharded."""
-        gather = None if self.mesh is None else make_gather({self.name: params}, self.whole.mesh, self.mesh)
+        gather = None if self.mesh is None else make_gather({self.name: params}, self.setting.placement, self.mesh)
         if gather is None:
             return self.decoder
         blocks = partial(gather, f"{self.name}/decoder/blocks")
-        return caption_decoder(self.towers, self.whole.model, self.compute._replace(gather=blocks))
+        return caption_decoder(self.towers, self.setting.model, self.compute._replace(gather=blocks))
 
     def flops(self) -> int:
         """The decoder forward and backward; and of the towers, the tokens that nobody else asks for."""
-        model = self.whole.model
+        model = self.setting.model
         image, text = model.towers[self.towers.image], model.towers[self.towers.text]
         forward = decoder_flops(self.decoder.config, output_tokens(image), image.pooled_width)
-        if not (model.scan or self.whole.mesh.fsdp > 1):
-            groups = config.groups_of(self.whole.buckets).get(self.towers.text, ())
+        if not (model.scan or self.setting.placement.fsdp > 1):
+            groups = config.groups_of(self.setting.buckets).get(self.towers.text, ())
             seen = [(image, 1.0), *in_groups(text, groups)]
             forward += round(sum(share * (tower_flops(tower) - tower_flops(tower, tokens=False)) for tower, share in seen))
-        return 3 * self.whole.batch_size * forward
+        return 3 * self.setting.batch_size * forward

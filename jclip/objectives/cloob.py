@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import apart, together
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.sharding import BATCH_AXES
 
 
-class CLOOB(Objective):
+class CLOOBObjective(Objective):
     """See `config.CLOOB`."""
 
-    def __init__(self, name: str, how: config.CLOOB, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
+    def __init__(self, name: str, how: config.CLOOB, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The embeddings, f32 [b, E] of both views."""
@@ -40,4 +40,4 @@ class CLOOB(Objective):
 
     def flops(self) -> int:
         """Four retrievals of 14 B^2 E, two products forward, one of them again and four backward; two softmaxes of 8 B^2 E."""
-        return (4 * 14 + 2 * 8) * self.whole.batch_size**2 * self.whole.model.embed_dim
+        return (4 * 14 + 2 * 8) * self.setting.batch_size**2 * self.setting.model.embed_dim

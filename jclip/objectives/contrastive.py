@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.config import valid_name
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
 
@@ -20,12 +20,12 @@ LOG_SCALE_RANGE = (0.0, math.log(100.0))
 """Bounds of the logarithm of the logit scale (Radford et al. 2021, section 2.5)."""
 
 
-class Contrastive(Objective):
+class ContrastiveObjective(Objective):
     """See `config.Contrastive`."""
 
-    def __init__(self, name: str, how: config.Contrastive, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
-        self.extra = Projections(how.a, how.b, whole.model.embed_dim, whole, mesh) if how.extra_projections else None
+    def __init__(self, name: str, how: config.Contrastive, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
+        self.extra = Projections(how.a, how.b, setting.model.embed_dim, setting, mesh) if how.extra_projections else None
 
     def init(self, key: Array, part: Part) -> Params:
         """The scale and bias, and the extra projections; the defaults are those of CLIP and SigLIP (Zhai et al. 2023, section
@@ -37,7 +37,7 @@ class Contrastive(Objective):
             scale |= self.extra.init(key, *(part.encoded[view].output.pooled for view in (how.a, how.b)))
         if how.loss == "softmax":
             return scale
-        bias = -math.log(self.whole.batch_size - 1) if how.logit_bias == "batch" else how.logit_bias
+        bias = -math.log(self.setting.batch_size - 1) if how.logit_bias == "batch" else how.logit_bias
         return {**scale, "logit_bias": jnp.float32(-10.0 if bias is None else bias)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
@@ -74,7 +74,7 @@ class Contrastive(Objective):
 
     def flops(self) -> int:
         """Both directions and both passes together take 4 B^2 E multiply-adds, and as many again with extra projections."""
-        batch, once = self.whole.batch_size, 8 * self.whole.batch_size**2 * self.whole.model.embed_dim
+        batch, once = self.setting.batch_size, 8 * self.setting.batch_size**2 * self.setting.model.embed_dim
         return once if self.extra is None else 2 * once + self.extra.flops(batch, batch)
 
 

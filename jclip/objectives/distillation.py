@@ -12,16 +12,16 @@ from jax.sharding import Mesh
 from jclip import config, losses
 from jclip.models import Compute, Dense, unit
 from jclip.objectives.contrastive import LOG_SCALE_RANGE
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.sharding import BATCH_AXES
 
 
-class FeatureDistillation(Objective):
+class FeatureDistillationObjective(Objective):
     """See `config.FeatureDistillation`. Where the sizes differ a linear map of its own takes the student's to the teacher's."""
 
-    def __init__(self, name: str, how: config.FeatureDistillation, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole = how, whole
-        self.compute = Compute.of(whole.model, mesh)
+    def __init__(self, name: str, how: config.FeatureDistillation, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting = how, setting
+        self.compute = Compute.of(setting.model, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The linear map, or nothing."""
@@ -38,14 +38,14 @@ class FeatureDistillation(Objective):
         return {}, {"loss": 2.0 * len(student) - 2 * (student * teacher).sum()}
 
     def _projection(self, features: int) -> Dense:
-        return Dense(features, nn.initializers.normal(self.whole.model.embed_dim**-0.5), False, self.compute)
+        return Dense(features, nn.initializers.normal(self.setting.model.embed_dim**-0.5), False, self.compute)
 
 
-class AffinityDistillation(Objective):
+class AffinityDistillationObjective(Objective):
     """See `config.AffinityDistillation`."""
 
-    def __init__(self, name: str, how: config.AffinityDistillation, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
+    def __init__(self, name: str, how: config.AffinityDistillation, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
 
     def init(self, key: Array, part: Part) -> Params:
         """The student's scale."""
@@ -69,10 +69,10 @@ class AffinityDistillation(Objective):
 
     def flops(self) -> int:
         """Both directions of the student forward, again and backward; of the teacher forward and again."""
-        views = self.whole.inputs()
-        stored, size = views[self.how.teacher_a], self.whole.model.embed_dim
+        views = self.setting.inputs
+        stored, size = views[self.how.teacher_a], self.setting.model.embed_dim
         teacher = stored.stored_size if stored.stored else size
-        return 2 * 2 * self.whole.batch_size**2 * (4 * size + 2 * teacher)
+        return 2 * 2 * self.setting.batch_size**2 * (4 * size + 2 * teacher)
 
 
 def teacher_embedding(part: Part, view: str) -> Array:

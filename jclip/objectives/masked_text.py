@@ -13,19 +13,19 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import Compute, Masked, WordHead, uniform_of_rows
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.objectives.vocabulary import real_words, special_ids
 from jclip.sharding import BATCH_AXES
 
 
-class MaskedText(Objective):
+class MaskedTextObjective(Objective):
     """See `config.MaskedText`."""
 
-    def __init__(self, name: str, how: config.MaskedText, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh, self.salt = how, whole, mesh, zlib.crc32(name.encode())
+    def __init__(self, name: str, how: config.MaskedText, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh, self.salt = how, setting, mesh, zlib.crc32(name.encode())
         (self.view,) = how.makes(name)
-        self.tower = cast(config.TokenTower, whole.model.towers[whole.inputs()[how.text].tower])
-        self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute.of(whole.model, mesh))
+        self.tower = cast(config.TokenTower, setting.model.towers[setting.inputs[how.text].tower])
+        self.head = WordHead(self.tower.vocab_size, self.tower.norm_eps, Compute.of(setting.model, mesh))
 
     def init(self, key: Array, part: Part) -> Params:
         """The head, and an embedding that stands for hidden words."""
@@ -66,7 +66,7 @@ class MaskedText(Objective):
 
     def flops(self) -> int:
         """The head forward and backward, on the words that can be chosen."""
-        words = self.whole.batch_size * chosen_of(self.tower.context_length, self.how.share)
+        words = self.setting.batch_size * chosen_of(self.tower.context_length, self.how.share)
         return 3 * words * self.head.flops(self.tower.pooled_width)
 
 

@@ -9,18 +9,18 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.objectives.contrastive import Contrastive
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.contrastive import ContrastiveObjective
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 
 
-class MultiView(Objective):
+class MultiViewObjective(Objective):
     """See `config.MultiView`."""
 
-    def __init__(self, name: str, how: config.MultiView, whole: config.Config, mesh: Mesh | None) -> None:
+    def __init__(self, name: str, how: config.MultiView, setting: Setting, mesh: Mesh | None) -> None:
         self.how = how
         same: dict[str, Any] = {"logit_scale": how.logit_scale, "decoupled": how.decoupled}
         where: dict[str, Any] = {"method": how.method, "dtype": how.dtype, "block": how.block}
-        self.match = Contrastive(name, config.Contrastive(how.a[0], how.b[0], **same, **where), whole, mesh)
+        self.match = ContrastiveObjective(name, config.Contrastive(how.a[0], how.b[0], **same, **where), setting, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale of all pairs."""

@@ -9,19 +9,21 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config
-from jclip.objectives.contrastive import Contrastive
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.contrastive import ContrastiveObjective
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 
 BLOCK = 4096
 """Rows of the queue that are compared at a time."""
 
 
-class NearestNeighbour(Objective):
+class NearestNeighbourObjective(Objective):
     """See `config.NearestNeighbour`. Its state is the queue f32 [size, E] and how many embeddings have gone into it, i32 []."""
 
-    def __init__(self, name: str, how: config.NearestNeighbour, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole = how, whole
-        self.match = Contrastive(name, config.Contrastive(how.a, how.b, method=how.method, block=how.block), whole, mesh)
+    def __init__(self, name: str, how: config.NearestNeighbour, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting = how, setting
+        self.match = ContrastiveObjective(
+            name, config.Contrastive(how.a, how.b, method=how.method, block=how.block), setting, mesh
+        )
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale."""
@@ -29,7 +31,7 @@ class NearestNeighbour(Objective):
 
     def init_extra(self, key: Array, params: Params) -> Params:
         """An empty queue."""
-        return {"queue": jnp.zeros((self.how.size, self.whole.model.embed_dim)), "seen": jnp.zeros((), jnp.int32)}
+        return {"queue": jnp.zeros((self.how.size, self.setting.model.embed_dim)), "seen": jnp.zeros((), jnp.int32)}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The embeddings f32 [b, E] of `a`, the neighbours of those of `b`, and those of `b`, for the queue."""
@@ -56,7 +58,7 @@ class NearestNeighbour(Objective):
 
     def flops(self) -> int:
         """The contrastive loss, and one product with the queue."""
-        return self.match.flops() + 2 * self.whole.batch_size * self.how.size * self.whole.model.embed_dim
+        return self.match.flops() + 2 * self.setting.batch_size * self.how.size * self.setting.model.embed_dim
 
 
 def nearest(z: Array, queue: Array, filled: Array) -> tuple[Array, Array]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jclip.config import Caption, Config, Input, MeshConfig, Model
+from jclip.config.buckets import Bucket
 from jclip.models import Encoded
 
 Params = dict[str, Any]
@@ -28,6 +30,31 @@ class Part(NamedTuple):
     encode: Callable[[Params, Sequence[str]], Mapping[str, Encoded]]
     rows: Array
     key: Array
+
+
+class Setting(NamedTuple):
+    """The parts of a run's configuration that its objectives know.
+
+    Attributes:
+        model: the towers.
+        inputs: the views that objectives read, by name.
+        batch_size: examples in the global batch.
+        placement: rules by which parameters lie on the mesh.
+        buckets: those of text towers.
+        captioners: the objectives that write captions, by name, with the names of towers in place of those of their views.
+    """
+
+    model: Model
+    inputs: Mapping[str, Input]
+    batch_size: int
+    placement: MeshConfig
+    buckets: tuple[Bucket, ...]
+    captioners: Mapping[str, Caption]
+
+    @classmethod
+    def of(cls, config: Config) -> "Setting":
+        """Facts of a run, of its configuration."""
+        return cls(config.model, config.inputs(), config.batch_size, config.mesh, config.buckets, config.captioners())
 
 
 class Objective:

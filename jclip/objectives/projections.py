@@ -7,9 +7,8 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from jclip import config
 from jclip.models import Compute, Dense, unit
-from jclip.objectives.objective import Params
+from jclip.objectives.objective import Params, Setting
 
 
 class Projections:
@@ -18,10 +17,10 @@ class Projections:
     Their parameters are `a_projection/kernel` and `b_projection/kernel`.
     """
 
-    def __init__(self, a: str, b: str, features: int, whole: config.Config, mesh: Mesh | None) -> None:
-        inputs = whole.inputs()
-        compute = Compute.of(whole.model, mesh)
-        self.features, self.widths = features, [whole.model.towers[inputs[view].tower].pooled_width for view in (a, b)]
+    def __init__(self, a: str, b: str, features: int, setting: Setting, mesh: Mesh | None) -> None:
+        inputs = setting.inputs
+        compute = Compute.of(setting.model, mesh)
+        self.features, self.widths = features, [setting.model.towers[inputs[view].tower].pooled_width for view in (a, b)]
         self.maps = [Dense(features, nn.initializers.normal(width**-0.5), False, compute) for width in self.widths]
 
     def init(self, key: Array, a: Array, b: Array) -> Params:

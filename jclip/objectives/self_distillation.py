@@ -22,19 +22,19 @@ from jclip.models import (
     unit,
     without_dropout,
 )
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.objectives.two_views import spread
 from jclip.optim import moving_average
 
 
-class SelfDistillation(Objective):
+class SelfDistillationObjective(Objective):
     """See `config.SelfDistillation`. Its state is the teacher, and of each head the centre f32 [K]."""
 
-    def __init__(self, name: str, how: config.SelfDistillation, whole: config.Config, mesh: Mesh | None) -> None:
-        self.name, self.how, self.whole, self.salt = name, how, whole, zlib.crc32(name.encode())
-        self.tower_name = whole.inputs()[how.whole].tower
-        self.tower = whole.model.towers[self.tower_name]
-        compute = Compute.of(whole.model, mesh)
+    def __init__(self, name: str, how: config.SelfDistillation, setting: Setting, mesh: Mesh | None) -> None:
+        self.name, self.how, self.setting, self.salt = name, how, setting, zlib.crc32(name.encode())
+        self.tower_name = setting.inputs[how.whole].tower
+        self.tower = setting.model.towers[self.tower_name]
+        compute = Compute.of(setting.model, mesh)
         self.head = ProjectionHead(how.size, how.features, how.layers, compute)
         self.view = next(iter(how.makes(name)), None)
         self.weights = {"parts": 1.0, "hidden": how.hidden_weight}
@@ -115,7 +115,7 @@ class SelfDistillation(Objective):
         ):
             head = self.head.flops(width)
             total += 3 * student * (head + compared) + teacher * head + student * compared
-        return self.whole.batch_size * total
+        return self.setting.batch_size * total
 
     def _features(self, params: Params, x: Array) -> Array:
         """Unit vectors f32 [..., F] that are compared with the prototypes."""
@@ -142,7 +142,7 @@ class SelfDistillation(Objective):
         return jnp.argsort(draws, axis=1)[:, : self._hidden()]
 
     def _patches(self) -> int:
-        return math.prod(cast(config.VisionTower, self.whole.inputs()[self.how.whole].seen_by).grid)
+        return math.prod(cast(config.VisionTower, self.setting.inputs[self.how.whole].seen_by).grid)
 
     def _hidden(self) -> int:
         """Number of hidden patches, at least one."""

@@ -7,14 +7,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jclip import config, losses
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 
 
-class SimReg(Objective):
+class SimRegObjective(Objective):
     """See `config.SimReg`."""
 
-    def __init__(self, name: str, how: config.SimReg, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole = how, whole
+    def __init__(self, name: str, how: config.SimReg, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting = how, setting
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The embeddings, f32 [b, E] of both views."""
@@ -27,4 +27,4 @@ class SimReg(Objective):
 
     def flops(self) -> int:
         """Three products of E x B and B x E, forward and backward."""
-        return 3 * 3 * 2 * self.whole.batch_size * self.whole.model.embed_dim**2
+        return 3 * 3 * 2 * self.setting.batch_size * self.setting.model.embed_dim**2

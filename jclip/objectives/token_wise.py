@@ -9,21 +9,21 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import first_patch, output_tokens
-from jclip.objectives.contrastive import Contrastive
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.contrastive import ContrastiveObjective
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.objectives.projections import Projections
 from jclip.sharding import BATCH_AXES
 
 
-class TokenWise(Objective):
+class TokenWiseObjective(Objective):
     """See `config.TokenWise`."""
 
-    def __init__(self, name: str, how: config.TokenWise, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
-        inputs = whole.inputs()
-        self.towers = [whole.model.towers[inputs[view].tower] for view in (how.a, how.b)]
-        self.projections = Projections(how.a, how.b, how.features, whole, mesh)
-        self.scale = Contrastive(name, config.Contrastive(how.a, how.b, logit_scale=how.logit_scale), whole, mesh)
+    def __init__(self, name: str, how: config.TokenWise, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
+        inputs = setting.inputs
+        self.towers = [setting.model.towers[inputs[view].tower] for view in (how.a, how.b)]
+        self.projections = Projections(how.a, how.b, how.features, setting, mesh)
+        self.scale = ContrastiveObjective(name, config.Contrastive(how.a, how.b, logit_scale=how.logit_scale), setting, mesh)
 
     def init(self, key: Array, part: Part) -> Params:
         """The logit scale, and a projection of each view's tokens."""
@@ -55,6 +55,6 @@ class TokenWise(Objective):
 
     def flops(self) -> int:
         """The projections, and 4 B^2 K L F multiply-adds of both directions and both passes."""
-        batch = self.whole.batch_size
+        batch = self.setting.batch_size
         a, b = (output_tokens(tower) - first_patch(tower) for tower in self.towers)
         return self.projections.flops(batch * a, batch * b) + 8 * batch**2 * a * b * self.how.features

@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.objectives.contrastive import hash_rows
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.sharding import BATCH_AXES
 
 
-class Triplet(Objective):
+class TripletObjective(Objective):
     """See `config.Triplet`."""
 
-    def __init__(self, name: str, how: config.Triplet, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
+    def __init__(self, name: str, how: config.Triplet, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The embeddings, f32 [b, E] of both views."""
@@ -32,4 +32,4 @@ class Triplet(Objective):
 
     def flops(self) -> int:
         """Each direction computes the similarities forward, again for the backward pass, and the gradients of both sides."""
-        return 2 * 2 * 4 * self.whole.batch_size**2 * self.whole.model.embed_dim
+        return 2 * 2 * 4 * self.setting.batch_size**2 * self.setting.model.embed_dim

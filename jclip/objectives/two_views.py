@@ -10,17 +10,17 @@ from jax.sharding import Mesh
 
 from jclip import config, losses
 from jclip.models import Compute, ProjectionHead, apart, together, tower_flops, unit, without_dropout
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 from jclip.optim import moving_average
 from jclip.sharding import BATCH_AXES
 
 
-class SimCLR(Objective):
+class SimCLRObjective(Objective):
     """See `config.SimCLR`."""
 
-    def __init__(self, name: str, how: config.SimCLR, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole, self.mesh = how, whole, mesh
-        self.head = ProjectionHead(how.hidden, how.features, how.layers, Compute.of(whole.model, mesh))
+    def __init__(self, name: str, how: config.SimCLR, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting, self.mesh = how, setting, mesh
+        self.head = ProjectionHead(how.hidden, how.features, how.layers, Compute.of(setting.model, mesh))
 
     def init(self, key: Array, part: Part) -> Params:
         return {"head": self.head.init(key, part.encoded[self.how.a].output.pooled)["params"]}
@@ -39,16 +39,16 @@ class SimCLR(Objective):
 
     def flops(self) -> int:
         """The head forward and backward of both views, and the products of 2B rows."""
-        rows = 2 * self.whole.batch_size
-        return rows * 3 * self.head.flops(_width(self.whole, self.how.a)) + 8 * rows**2 * self.how.features
+        rows = 2 * self.setting.batch_size
+        return rows * 3 * self.head.flops(_width(self.setting, self.how.a)) + 8 * rows**2 * self.how.features
 
 
-class SimSiam(Objective):
+class SimSiamObjective(Objective):
     """See `config.SimSiam`."""
 
-    def __init__(self, name: str, how: config.SimSiam, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole = how, whole
-        compute = Compute.of(whole.model, mesh)
+    def __init__(self, name: str, how: config.SimSiam, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting = how, setting
+        compute = Compute.of(setting.model, mesh)
         self.head = ProjectionHead(how.features, how.features, how.layers, compute)
         self.predictor = ProjectionHead(how.hidden, how.features, 2, compute)
 
@@ -70,17 +70,17 @@ class SimSiam(Objective):
 
     def flops(self) -> int:
         """Both heads forward and backward of both views."""
-        one = self.head.flops(_width(self.whole, self.how.a)) + self.predictor.flops(self.how.features)
-        return 2 * self.whole.batch_size * 3 * one
+        one = self.head.flops(_width(self.setting, self.how.a)) + self.predictor.flops(self.how.features)
+        return 2 * self.setting.batch_size * 3 * one
 
 
-class BYOL(Objective):
+class BYOLObjective(Objective):
     """See `config.BYOL`. Its state is the target: the tower and the head as moving averages."""
 
-    def __init__(self, name: str, how: config.BYOL, whole: config.Config, mesh: Mesh | None) -> None:
-        self.name, self.how, self.whole = name, how, whole
-        self.tower = whole.inputs()[how.a].tower
-        compute = Compute.of(whole.model, mesh)
+    def __init__(self, name: str, how: config.BYOL, setting: Setting, mesh: Mesh | None) -> None:
+        self.name, self.how, self.setting = name, how, setting
+        self.tower = setting.inputs[how.a].tower
+        compute = Compute.of(setting.model, mesh)
         self.head = ProjectionHead(how.hidden, how.features, 2, compute)
         self.predictor = ProjectionHead(how.hidden, how.features, 2, compute)
 
@@ -119,9 +119,9 @@ class BYOL(Objective):
 
     def flops(self) -> int:
         """Both heads forward and backward, and the target's forward, of both views."""
-        tower = self.whole.model.towers[self.tower]
+        tower = self.setting.model.towers[self.tower]
         head, predictor = self.head.flops(tower.pooled_width), self.predictor.flops(self.how.features)
-        return 2 * self.whole.batch_size * (4 * head + 3 * predictor + tower_flops(without_dropout(tower)))
+        return 2 * self.setting.batch_size * (4 * head + 3 * predictor + tower_flops(without_dropout(tower)))
 
 
 def spread(z: Array) -> Array:
@@ -137,5 +137,5 @@ def _init_heads(key: Array, head: ProjectionHead, predictor: ProjectionHead, poo
     return {"head": variables["params"], "predictor": predictor.init(other, z)["params"]}
 
 
-def _width(whole: config.Config, view: str) -> int:
-    return whole.model.towers[whole.inputs()[view].tower].pooled_width
+def _width(setting: Setting, view: str) -> int:
+    return setting.model.towers[setting.inputs[view].tower].pooled_width

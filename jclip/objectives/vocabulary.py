@@ -11,18 +11,18 @@ from jax.sharding import Mesh
 
 from jclip import config
 from jclip.models import Compute, Dense, end_of_text, first_patch
-from jclip.objectives.objective import Metrics, Objective, Params, Part
+from jclip.objectives.objective import Metrics, Objective, Params, Part, Setting
 
 
-class Vocabulary(Objective):
+class VocabularyObjective(Objective):
     """See `config.Vocabulary`. Its state counts the captions seen, and in how many of them each id was: f32 [] and [V]."""
 
-    def __init__(self, name: str, how: config.Vocabulary, whole: config.Config, mesh: Mesh | None) -> None:
-        self.how, self.whole = how, whole
-        inputs, towers = whole.inputs(), whole.model.towers
+    def __init__(self, name: str, how: config.Vocabulary, setting: Setting, mesh: Mesh | None) -> None:
+        self.how, self.setting = how, setting
+        inputs, towers = setting.inputs, setting.model.towers
         self.image = towers[inputs[how.image].tower]
         self.text = cast(config.TokenTower, towers[inputs[how.text].tower])
-        compute = Compute.of(whole.model, mesh)
+        compute = Compute.of(setting.model, mesh)
         self.head = Dense(self.text.vocab_size, nn.initializers.normal(0.02), True, compute)
 
     def init(self, key: Array, part: Part) -> Params:
@@ -50,7 +50,7 @@ class Vocabulary(Objective):
 
     def flops(self) -> int:
         """The classifier forward and backward."""
-        return 3 * 2 * self.whole.batch_size * self.image.width * self.text.vocab_size
+        return 3 * 2 * self.setting.batch_size * self.image.width * self.text.vocab_size
 
 
 def multi_hot(ids: Array, tower: config.TokenTower) -> Array:

@@ -1,16 +1,72 @@
 """The page of `jclip adapt`: accuracy over shots, what choosing on the test would add, cost, words near learned contexts."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jclip.config import ConfigError
+from jclip.files import read_whole
+
+FORMAT = "jclip adapt 2"
+PAGE = "page.html"
+"""Name of the page, in the folder of an adaptation."""
+_OF_ROWS = {"settings", "files", "method", "shots", "seed", "test", "val", "seconds", "parameters", "choice", "details"}
+_PARTS = {"model", "protocol", "data", "classes", "zero_shot", "devices"}
 WORDS_OF = 3
 """Contexts whose words are shown: those of the last seeds of most shots."""
 
 Content = Mapping[str, Any]
-"""Content of results.json, see `adaptation.Record`."""
+"""Content of results.json, see `adaptation.AdaptationFile`."""
+
+
+def is_adaptation(path: Path) -> bool:
+    """True for results.json of `jclip adapt`, whether it is whole or not."""
+    try:
+        return str(json.loads(read_whole(path))["format"]).startswith("jclip adapt ")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def read_adaptation(path: str | Path) -> dict[str, Any]:
+    """The content of a results.json of `jclip adapt`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content: dict[str, Any] = json.loads(read_whole(path))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, and this jclip reads {FORMAT!r}")
+        rows = content["cells"].values()
+        if not all(isinstance(row, dict) and row.keys() >= _OF_ROWS for row in rows):
+            raise ValueError("a row is damaged")
+        if not content.keys() >= _PARTS:
+            raise ValueError("a part is missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"adapt: {path} is no file of results, or damaged ({error}); give another file, or `jclip adapt` another --out"
+        ) from None
+    return content
+
+
+def page_of(path: Path) -> str:
+    """The page of a results.json of `jclip adapt`.
+
+    Raises:
+        ConfigError: it is none, or damaged.
+    """
+    content = read_adaptation(path)
+    if not content["cells"]:
+        raise ConfigError(f"report: {path} has no finished cell yet; wait for `jclip adapt`, or start the same command again")
+    try:
+        return render(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"report: {path} is damaged ({type(error).__name__}: {error}); make it again with `jclip adapt`"
+        ) from None
 
 
 def render(content: Content) -> str:
@@ -113,11 +169,24 @@ def _curves(content: Content, shots: Sequence[int]) -> Iterator[str]:
 
 
 def _words(content: Content, shots: Sequence[int]) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    found = [(name, row) for name, row in content["cells"].items() if row["shots"] == shots[-1] and "words" in row["details"]]
-    for name, row in found[-WORDS_OF:]:
-        words = row["details"]["words"]
-        rows = [{"place": str(i + 1), "words": ", ".join(f"{w} ({d:.2f})" for w, d in near)} for i, near in enumerate(words)]
-        yield name, rows
+    """Rows of each table: a context and the words near it, or a class and the word nearest to each of its own contexts."""
+    found = [(name, row["details"]) for name, row in content["cells"].items() if row["shots"] == shots[-1]]
+    with_words = [(name, details) for name, details in found if {"words", "class_words"} & details.keys()]
+    for name, details in with_words[-WORDS_OF:]:
+        yield (
+            name,
+            [
+                *({"place": str(i), "words": ", ".join(map(_near, near))} for i, near in enumerate(details.get("words", ()), 1)),
+                *(
+                    {"place": c, "words": ", ".join(_near(near[0]) for near in own)}
+                    for c, own in details.get("class_words", {}).items()
+                ),
+            ],
+        )
+
+
+def _near(word: Sequence[Any]) -> str:
+    return f"{word[0]} ({word[1]:.2f})"
 
 
 def _choice(name: str, row: Mapping[str, Any]) -> dict[str, str]:

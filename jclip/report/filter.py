@@ -26,7 +26,7 @@ MEANINGS = {
 }
 
 
-class Picture(NamedTuple):
+class ShownExample(NamedTuple):
     """An example on the page."""
 
     key: str
@@ -101,7 +101,7 @@ def _plot(found: Findings) -> str:
     return histogram(parts, title="score", x_name="cosine of image and caption")
 
 
-def _pairs(source: Source, found: Findings, rule: str, others: Sequence[Source]) -> list[tuple[Picture, Picture]]:
+def _pairs(source: Source, found: Findings, rule: str, others: Sequence[Source]) -> list[tuple[ShownExample, ShownExample]]:
     """Pairs of dropped images and the nearest that stand for them, from the least near on, spread evenly."""
     before = rule == "duplicate"
     cosine, partner = (found.before_cosine, found.before_row) if before else (found.against_cosine, found.against_row)
@@ -121,7 +121,7 @@ def _spread(rows: NDArray[Any]) -> NDArray[Any]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))] if len(rows) else rows
 
 
-def _picture(source: Source, row: int, found: Findings, note: str = "") -> Picture:
+def _picture(source: Source, row: int, found: Findings, note: str = "") -> ShownExample:
     key = text = src = ""
     try:
         example = source[row]
@@ -133,4 +133,4 @@ def _picture(source: Source, row: int, found: Findings, note: str = "") -> Pictu
         src = thumbnail(find(source[row], found.rules.image, class_names(source)).value)
     except BadExample as problem:
         note = note or str(problem)[:300]
-    return Picture(key or f"example {row}", text, src, note)
+    return ShownExample(key or f"example {row}", text, src, note)

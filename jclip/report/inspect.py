@@ -26,12 +26,12 @@ from jclip.data.survey import shares
 from jclip.eval.previews import player_of, spectrogram
 from jclip.memory import share, size_text
 from jclip.models import end_of_text
+from jclip.operations import trained_flops
 from jclip.optim import lr_factors, make_schedule, split
 from jclip.parts import RunPart, prepare
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
 from jclip.sharding import make_mesh
-from jclip.step import trained_flops
 from jclip.topology import Topology, describe
 from jclip.tree import flatten, match_rules
 
@@ -45,7 +45,7 @@ CURVE_POINTS = 400
 """Steps at which the learning rate is drawn."""
 
 
-class Picture(NamedTuple):
+class ShownInput(NamedTuple):
     """An input of a tower, as a page shows it."""
 
     src: str
@@ -62,7 +62,7 @@ class PartPage(NamedTuple):
     name: str
     facts: list[tuple[str, str]]
     parameters: Table
-    views: dict[str, list[Picture]]
+    views: dict[str, list[ShownInput]]
     keys: list[str]
     problems: list[str]
 
@@ -232,28 +232,28 @@ def _joined(batches: list[Batch], field: str) -> Iterator[str]:
     return itertools.chain.from_iterable(getattr(batch, field) for batch in batches)
 
 
-def seen(view: Input, rows: NDArray[Any], valid: NDArray[np.bool_] | None) -> list[Picture]:
+def seen(view: Input, rows: NDArray[Any], valid: NDArray[np.bool_] | None) -> list[ShownInput]:
     """The inputs of a view as a page shows them; of examples that lack it, bool [b] `valid`, no more than that."""
     shown = pictures(view, rows)
-    return shown if valid is None else [one if has else Picture("", "lacks it") for one, has in zip(shown, valid, strict=True)]
+    return shown if valid is None else [one if has else ShownInput("", "lacks it") for one, has in zip(shown, valid, strict=True)]
 
 
-def pictures(view: Input, rows: NDArray[Any]) -> list[Picture]:
+def pictures(view: Input, rows: NDArray[Any]) -> list[ShownInput]:
     """Inputs of a tower as a page shows them: images as they are, sounds as their spectrograms with
     a player, texts as the words that are left of them."""
     if not view.stored and isinstance(view.seen_by, ImageTower):
-        return [Picture(_png(pixels), "") for pixels in rows]
+        return [ShownInput(_png(pixels), "") for pixels in rows]
     if not view.stored and isinstance(view.seen_by, SoundTower):
         heard = view.seen_by
-        return [Picture(spectrogram(row, heard), "", player_of(row, heard.waveform)) for row in rows]
+        return [ShownInput(spectrogram(row, heard), "", player_of(row, heard.waveform)) for row in rows]
     if not view.stored and isinstance(view.seen_by, TokenTower):
         tower = view.seen_by
         lengths = (np.asarray(end_of_text(jnp.asarray(rows), tower)) + 1).tolist()
         return [
-            Picture("", f"{text} ({length} of {tower.context_length} tokens)")
+            ShownInput("", f"{text} ({length} of {tower.context_length} tokens)")
             for text, length in zip(detokenize(tower, rows), lengths, strict=True)
         ]
-    return [Picture("", _shape(row.shape, str(row.dtype))) for row in rows]
+    return [ShownInput("", _shape(row.shape, str(row.dtype))) for row in rows]
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

@@ -18,14 +18,15 @@ from jclip.config.instead import instead_of
 from jclip.files import is_bucket
 from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
-from jclip.weights import big_vision, clap_files, hub, hugging_face, imagebind, open_clip, openai, own
+from jclip.weights import big_vision, clap_files, hub, hugging_face, imagebind, jclip_format, open_clip
 from jclip.weights.errors import WeightsError, errors_of
-from jclip.weights.files import Lazy, open_tensors, read_json, write_safetensors
+from jclip.weights.io.files import Lazy, open_tensors, read_json, write_safetensors
 from jclip.weights.layout import BIAS, SCALE, Rule, names_of, require_fit, to_ours, to_theirs
+from jclip.weights.open_clip import openai
 from jclip.weights.positions import extend_positions, resize_positions, with_sizes
 from jclip.weights.prefixes import without_prefix
 from jclip.weights.same import require_same
-from jclip.weights.vocabularies import named_model
+from jclip.weights.texts.vocabularies import named_model
 
 __all__ = [
     "FORMATS",
@@ -89,7 +90,7 @@ class Format(Protocol):
         """Writes what depends on the arrays."""
 
 
-FORMATS: dict[str, Format] = {"jclip": own, "open_clip": open_clip, "hugging_face": hugging_face}
+FORMATS: dict[str, Format] = {"jclip": jclip_format, "open_clip": open_clip, "hugging_face": hugging_face}
 """The libraries whose folders are read and written, by name. A row of your own is one of them."""
 
 
@@ -119,7 +120,7 @@ def local_path(path: str | Path, kind: str | None = None) -> str | Path:
             raise WeightsError(f"{path}: {instead}")
         return place
     files = {module.CONFIG: module.FILES for key, module in FORMATS.items() if kind in (None, key)}
-    return hub.fetch(str(path), files, own.vocabularies, _model_folder)
+    return hub.fetch(str(path), files, jclip_format.vocabularies, _model_folder)
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,12 @@ def read_weights(
             raise WeightsError(f"{path}: says its preprocessing itself; leave out {', '.join(preprocess)}")
         model = with_preprocess(model, preprocess)
     check_model(model)
+    return _fitting(path, _Opened(key, model, scales, tensors, captioners))
+
+
+def _fitting(path: Path, opened: "_Opened") -> Weights:
+    """Weights of what was opened, if its arrays are those of its architecture."""
+    key, model, scales, tensors, captioners = opened
     module, shapes = FORMATS[key], tower_shapes(model) | dict.fromkeys(scales, ()) | caption_shapes(model, captioners)
     tensors = without_prefix(path, tensors, lambda names: names_of(module.rules(model, shapes, names=names), shapes))
     tensors = {n: array for n, array in tensors.items() if not re.fullmatch(module.BUFFERS, n)}

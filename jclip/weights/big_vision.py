@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Model, Preprocess, TextTower, Tokenizer, Tower, VisionTower
+from jclip.config import Model, Preprocess, TextTower, TokenizerConfig, Tower, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
+from jclip.weights.io.files import Lazy
+from jclip.weights.io.npz import open_npz
 from jclip.weights.layout import BIAS, FLAT, LEADING, SCALAR, SCALE, Rule, heads_layout, merge_layout, patch_layout
-from jclip.weights.npz import open_npz
-from jclip.weights.vocabularies import with_file
+from jclip.weights.texts.vocabularies import with_file
 
-VOCABULARIES: Mapping[int, tuple[str, Tokenizer]] = {
-    32_000: ("c4_en", Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
-    250_000: ("mc4", Tokenizer("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
-    256_000: ("gemma", Tokenizer("sentencepiece", clean="lower", eos_id=1, pad_id=0)),
+VOCABULARIES: Mapping[int, tuple[str, TokenizerConfig]] = {
+    32_000: ("c4_en", TokenizerConfig("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
+    250_000: ("mc4", TokenizerConfig("sentencepiece", clean="canonicalize", eos_id=1, pad_id=1)),
+    256_000: ("gemma", TokenizerConfig("sentencepiece", clean="lower", eos_id=1, pad_id=0)),
 }
 """Vocabularies of big_vision by the number of their ids: their names, and how SigLIP's towers were trained to read them.
 
@@ -165,7 +165,7 @@ def _image(file: _File, preprocess: Preprocess) -> tuple[VisionTower, list[Rule]
     return tower, rules
 
 
-def _text(file: _File, tokenizer: Tokenizer) -> tuple[TextTower, list[Rule]]:
+def _text(file: _File, tokenizer: TokenizerConfig) -> tuple[TextTower, list[Rule]]:
     vocab_size, width = file.shape("txt/Embed_0/embedding", 2)
     name, depth = file.blocks("txt/Encoder_0")
     heads, hidden = _sizes(file, name, PARTS)
@@ -195,7 +195,7 @@ def _text(file: _File, tokenizer: Tokenizer) -> tuple[TextTower, list[Rule]]:
     return tower, rules
 
 
-def _vocabulary(file: _File, path: str | Path | None) -> Tokenizer:
+def _vocabulary(file: _File, path: str | Path | None) -> TokenizerConfig:
     vocab_size = file.shape("txt/Embed_0/embedding", 2)[0]
     if vocab_size not in VOCABULARIES:
         known = ", ".join(f"{size:,} ({name})" for size, (name, _) in VOCABULARIES.items())

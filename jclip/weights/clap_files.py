@@ -27,8 +27,8 @@ from jclip.config import (
 from jclip.models import mel_bank
 from jclip.weights.clap_texts import text_of
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
-from jclip.weights.hugging_face_clap import FUSED_SECONDS
+from jclip.weights.hugging_face.clap import FUSED_SECONDS
+from jclip.weights.io.files import Lazy
 from jclip.weights.layout import SCALAR, Rule, dense_rules
 from jclip.weights.prefixes import without_prefix
 from jclip.weights.sound_names import BUFFERS, CLASSIFIERS, FRONT_END, SCALE, cnn14_rules, htsat_rules, residual_rules
@@ -44,7 +44,7 @@ UNUSED = r"(audio|text)_transform\..*|logit_scale_t"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Layout(NamedTuple):
+class ClapLayout(NamedTuple):
     """Places of the parts of a model in a file."""
 
     format: str
@@ -55,10 +55,10 @@ class Layout(NamedTuple):
     scale: str
 
 
-LAION = Layout("laion_clap", "audio_branch.", "text_branch.", "logit_scale_a")
-MICROSOFT = Layout("msclap", "audio_encoder.base.", "caption_encoder.base.", "logit_scale")
-MSCLAP_HTSAT_MEL = Mel(hop=320, filter_rate=32_000)
-"""MS-CLAP 2023: its HTS-AT takes the sounds of 44.1 kHz for such of 32, whatever its configuration says (fmax 8000)."""
+LAION = ClapLayout("laion_clap", "audio_branch.", "text_branch.", "logit_scale_a")
+MICROSOFT = ClapLayout("msclap", "audio_encoder.base.", "caption_encoder.base.", "logit_scale")
+MSCLAP_2023_SAID = Mel(hop=320, fmax=8000.0)
+"""The spectrogram that MS-CLAP 2023's configuration says and its code does not make: of files that bring its filters."""
 
 MARKS = {"audio_branch.bn0.weight": LAION, "audio_encoder.base.bn0.weight": MICROSOFT}
 MARKS |= {"audio_encoder.base.htsat.bn0.weight": MICROSOFT._replace(sound="audio_encoder.base.htsat.")}
@@ -103,7 +103,7 @@ def open_clap(
     return layout.format, Model({"sound": sound, "text": text}, embed_dim), rules, kept
 
 
-def _is_left_out(name: str, layout: Layout, text: TokenTower) -> bool:
+def _is_left_out(name: str, layout: ClapLayout, text: TokenTower) -> bool:
     """True for constants, heads of classes, and what no embedding depends on."""
     patterns = [BUFFERS, FRONT_END, CLASSIFIERS, UNUSED, r"(.*\.)?(position_ids|token_type_ids)", r"(.*\.)?attn\.(masked_)?bias"]
     if getattr(text, "pool", None) != "pooler":
@@ -112,7 +112,7 @@ def _is_left_out(name: str, layout: Layout, text: TokenTower) -> bool:
 
 
 def _sound_of(
-    layout: Layout, tensors: Mapping[str, Lazy], shapes: Shapes, *, gpt: bool
+    layout: ClapLayout, tensors: Mapping[str, Lazy], shapes: Shapes, *, gpt: bool
 ) -> tuple[HtsatTower | Cnn14Tower, list[Rule]]:
     """The tower of sounds and its rules."""
     at, laion = layout.sound, layout.format == LAION.format
@@ -148,7 +148,7 @@ def _sound_of(
     return tower, htsat_rules(tower, at, transformers=False)
 
 
-def _heard(layout: Layout, tensors: Mapping[str, Lazy], fused: bool, gpt: bool) -> tuple[Waveform, Mel]:
+def _heard(layout: ClapLayout, tensors: Mapping[str, Lazy], fused: bool, gpt: bool) -> tuple[Waveform, Mel]:
     """The waveform and the spectrogram that a file was trained on: of those of its kind the one whose filters it brings.
 
     Raises:
@@ -157,7 +157,7 @@ def _heard(layout: Layout, tensors: Mapping[str, Lazy], fused: bool, gpt: bool) 
     waveform, known = LAION_WAVEFORM, [LAION_FUSED_MEL if fused else LAION_MEL]
     if layout.format == MICROSOFT.format:
         waveform = MSCLAP_2023_WAVEFORM if gpt else MSCLAP_2022_WAVEFORM
-        known = [MSCLAP_HTSAT_MEL, MSCLAP_2023_MEL] if gpt else [MSCLAP_2022_MEL]
+        known = [MSCLAP_2023_MEL, MSCLAP_2023_SAID] if gpt else [MSCLAP_2022_MEL]
     name = f"{layout.sound}logmel_extractor.melW"
     if name not in tensors or fused:  # whose sounds never meet these filters
         return waveform, known[0]
@@ -172,7 +172,7 @@ def _heard(layout: Layout, tensors: Mapping[str, Lazy], fused: bool, gpt: bool) 
     )
 
 
-def _projection_rules(path: Path, layout: Layout, shapes: Shapes) -> tuple[list[Rule], int]:
+def _projection_rules(path: Path, layout: ClapLayout, shapes: Shapes) -> tuple[list[Rule], int]:
     """The rules of both projections, and the size of what they make."""
     if layout.format == MICROSOFT.format:
         rules = [

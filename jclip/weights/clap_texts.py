@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jclip.config import BertTower, TextTower, Tokenizer, TokenTower
+from jclip.config import BertTower, TextTower, TokenizerConfig, TokenTower
 from jclip.weights.bert_names import bert_rules
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import SAME, Layout, Rule, norm_rules
-from jclip.weights.vocabularies import with_file
+from jclip.weights.texts.vocabularies import with_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -106,14 +106,14 @@ def _one_way(x: np.ndarray) -> np.ndarray:
     raise WeightsError("MS-CLAP's weights are read, not written")
 
 
-def _tokenizer(kind: str, vocabulary: str | Path | None, *, pad_id: int, eos_id: int | None = None) -> Tokenizer:
+def _tokenizer(kind: str, vocabulary: str | Path | None, *, pad_id: int, eos_id: int | None = None) -> TokenizerConfig:
     if vocabulary is None:
         raise WeightsError(
             f"it does not bring the vocabulary of its texts, the tokenizer.json of {OWNERS[kind]}; give --tokenizer FILE "
             "(tokenizer=FILE)"
         )
     clean = "none" if eos_id is None else "msclap"
-    return with_file(Tokenizer("hugging_face", clean=clean, pad_id=pad_id, eos_id=eos_id), vocabulary)  # type: ignore[arg-type]
+    return with_file(TokenizerConfig("hugging_face", clean=clean, pad_id=pad_id, eos_id=eos_id), vocabulary)  # type: ignore[arg-type]
 
 
 def _blocks(shapes: Shapes, pattern: str) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_index
-from jclip.weights.hugging_face_processor import FILES as PROCESSOR_FILES
-from jclip.weights.tokenizers import FILES as TOKENIZER_FILES
+from jclip.weights.hugging_face.processor import FILES as PROCESSOR_FILES
+from jclip.weights.io.files import read_index
+from jclip.weights.texts.tokenizers import FILES as TOKENIZER_FILES
 
 PREFIX = "hf://"
 

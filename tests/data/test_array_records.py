@@ -264,6 +264,8 @@ def test_a_disk_that_is_full_is_an_error_of_the_disk() -> None:
 
 def test_features_of_several_kinds_are_refused() -> None:
     both = b"\x0a\x03\x0a\x01a" + b"\x1a\x02\x08\x01"  # a list of bytes, and one of numbers
+    with pytest.raises(ValueError, match="a field of 4 bytes ends beyond its message"):
+        decode(b"\x0a\x04\x0a\x00")
     entry = b"\x0a\x01f\x12" + bytes([len(both)]) + both
     features = b"\x0a" + bytes([len(entry)]) + entry
     with pytest.raises(ValueError, match="feature 'f' has values of several kinds"):

@@ -116,6 +116,15 @@ def test_int16_is_what_laion_clap_makes_of_floats() -> None:
 
 
 GOOD = wave(0.2)
+
+
+def without_last_page(subtype: str) -> bytes:
+    """An OGG of 20 s that is cut exactly where its last page begins."""
+    data = encoded(wave(20), kind="OGG", subtype=subtype)
+    assert data.count(b"OggS") > 4
+    return data[: data.rindex(b"OggS")]
+
+
 BROKEN = {
     "no text at all": ("hello", "sound is a str, not the bytes"),
     "an array without a rate": (GOOD, "nothing says its rate"),
@@ -134,6 +143,8 @@ BROKEN = {
     "half a flac": (encoded(GOOD, kind="FLAC")[:6000], "cannot be decoded"),
     "half an ogg": (encoded(wave(2), kind="OGG", subtype="VORBIS")[:9000], "cut short|no samples|cannot be decoded"),
     "an ogg without its end": (encoded(wave(2), kind="OGG", subtype="VORBIS")[:-50], "its last page is not whole"),
+    "an ogg cut between pages": (without_last_page("VORBIS"), "does not end the stream"),
+    "an opus cut between pages": (without_last_page("OPUS"), "does not end the stream"),
     "half an mp3": (encoded(GOOD, kind="MP3", subtype=None)[:1500], "cut short or damaged: it ends after"),
     "another format": (encoded(GOOD, kind="NIST"), "is a NIST file, not one of WAV, "),
 }

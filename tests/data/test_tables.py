@@ -205,14 +205,14 @@ def test_threads_that_need_the_same_row_group_decode_it_once(tmp_path: Path, mon
     hugging_face(tmp_path / "hf", [range(COUNT)])
     source = open_source(f"parquet:{tmp_path}/hf")
     asked = []
-    read = parquet._OpenFile.read
+    read = parquet._OpenParquet.read
 
     def slow(file: Any, group: int, column: str) -> Any:
         asked.append(group)
         time.sleep(0.05)
         return read(file, group, column)
 
-    monkeypatch.setattr(parquet._OpenFile, "read", slow)
+    monkeypatch.setattr(parquet._OpenParquet, "read", slow)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda i: source[i]["text"], range(4))) == TEXTS[:4]
     assert asked == [0]
@@ -540,7 +540,7 @@ def test_a_copy_has_the_same_fingerprint_and_a_change_another(kind: str, tmp_pat
 def test_the_fingerprint_of_images_in_parquet_does_not_decode_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hugging_face(tmp_path / "hf", [range(4)])
     source = open_source(f"parquet:{tmp_path}/hf")
-    monkeypatch.setattr(parquet._OpenFile, "read", lambda *args: pytest.fail("it was read"))
+    monkeypatch.setattr(parquet._OpenParquet, "read", lambda *args: pytest.fail("it was read"))
     assert len(source.fingerprint()) == 32
 
 
@@ -594,6 +594,41 @@ def test_rows_of_the_same_image_are_one_example_if_that_is_said(
     assert [by_key[i]["captions"] for i in range(2)] == [("one", "three", "five"), ("two",)]
     prints = [open_source(f"{spec}{options}").fingerprint() for options in ("", "?captions=rows", "?captions=rows")]
     assert prints[0] != prints[1] == prints[2]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_paths_of_sounds_are_told_by_their_values(kind: str, tmp_path: Path) -> None:
+    """Common Voice's table, whose column `path` would be an image's by its name; and tables in which it is one."""
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp3", "b.MP3", "c.png"):
+        (tmp_path / "clips" / name).write_bytes(name.encode())
+
+    def spec(name: str, column: str, values: list[str | None], *more: str) -> str:
+        texts = ["one", "two", "three"][: len(values)]
+        if kind == "csv":
+            write_rows(
+                tmp_path / f"{name}.csv", [[column, "sentence"], *([v or "", t] for v, t in zip(values, texts, strict=True))]
+            )
+        elif kind == "jsonl":
+            rows = [{column: v, "sentence": t} for v, t in zip(values, texts, strict=True)]
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            pq.write_table(pa.table({column: values, "sentence": texts}), tmp_path / f"{name}.parquet")
+        return "&".join([f"{kind}:{tmp_path}/{name}.{kind}?images={tmp_path}/clips&text=sentence", *more])
+
+    voice = open_source(spec("voice", "path", [None, "a.mp3", "b.MP3"]))
+    assert [voice[i]["sound"] for i in (1, 2)] == [b"a.mp3", b"b.MP3"]
+    assert "image" not in voice[1]
+    assert voice[2]["text"] == "three"
+    assert open_source(spec("clips", "filename", ["a.mp3", "a.mp3"]))[1]["sound"] == b"a.mp3"
+    pictures = open_source(spec("pictures", "path", ["c.png", "a.mp3"]))
+    assert pictures[0]["image"] == b"c.png"
+    assert "sound" not in pictures[0]
+    assert open_source(spec("asked", "path", ["a.mp3"], "image=path"))[0]["image"] == b"a.mp3"
+    assert (
+        open_source(spec("voice", "path", ["a.mp3"])).fingerprint()
+        == open_source(spec("voice", "path", ["a.mp3"], "sound=path")).fingerprint()
+    )
 
 
 def test_the_tables_of_clotho_and_audiocaps_are_sounds_with_several_captions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from vocabularies import strings
 
-from jclip.config import ConfigError, TextTower, Tokenizer
+from jclip.config import ConfigError, TextTower, TokenizerConfig
 from jclip.data import detokenize, eval_transform, get_tokenizer
 from jclip.data import tokenizer as module
 from jclip.data.clean import RULES
@@ -31,15 +31,15 @@ FILES = json.loads((FOLDER / "ids.json").read_text())
 
 @pytest.mark.parametrize("length", [77, 16])
 def test_ids_equal_the_fixed_ones_of_open_clip(length: int) -> None:
-    ids = get_tokenizer(Tokenizer())([row["text"] for row in GOLDEN], length)
+    ids = get_tokenizer(TokenizerConfig())([row["text"] for row in GOLDEN], length)
     assert ids.dtype == np.int32
     assert ids.shape == (len(GOLDEN), length)
     for row, mine in zip(GOLDEN, ids.tolist(), strict=True):
         assert mine == row[str(length)], row["text"]
 
 
-def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
-    return Tokenizer(**fields | ({"file": str(FOLDER / fields["file"])} if "file" in fields else {}))
+def tokenizer_of(fields: dict[str, Any]) -> TokenizerConfig:
+    return TokenizerConfig(**fields | ({"file": str(FOLDER / fields["file"])} if "file" in fields else {}))
 
 
 @pytest.mark.parametrize("row", FILES["rows"], ids=lambda row: "-".join(map(str, row["tokenizer"].values())))
@@ -81,9 +81,9 @@ def test_plain_texts_are_what_ftfy_makes_of_them() -> None:
 
 
 KINDS = {
-    "sentencepiece": Tokenizer("sentencepiece", str(FOLDER / "t5.model"), eos_id=1, pad_id=7),
-    "bert": Tokenizer("hugging_face", str(FOLDER / "bert.json"), pad_id=7),
-    "gemma": Tokenizer("hugging_face", str(FOLDER / "gemma.json"), pad_id=7),
+    "sentencepiece": TokenizerConfig("sentencepiece", str(FOLDER / "t5.model"), eos_id=1, pad_id=7),
+    "bert": TokenizerConfig("hugging_face", str(FOLDER / "bert.json"), pad_id=7),
+    "gemma": TokenizerConfig("hugging_face", str(FOLDER / "gemma.json"), pad_id=7),
 }
 
 
@@ -101,7 +101,7 @@ def test_what_stands_around_a_text_is_kept_when_it_is_cut(kind: str) -> None:
 
 
 def test_ids_around_a_text_are_those_of_the_configuration() -> None:
-    plain = get_tokenizer(Tokenizer("sentencepiece", str(FOLDER / "t5.model")))("a cat", 16).tolist()
+    plain = get_tokenizer(TokenizerConfig("sentencepiece", str(FOLDER / "t5.model")))("a cat", 16).tolist()
     ids = plain[: plain.index(0)]
     framed = dataclasses.replace(KINDS["sentencepiece"], bos_id=5, eos_id=6, last_id=9)
     assert get_tokenizer(framed)("a cat", len(ids) + 5).tolist() == [5, *ids, 6, 7, 7, 9]
@@ -116,14 +116,14 @@ def test_ids_around_a_text_are_those_of_the_configuration() -> None:
 
 
 WITHOUT_ENDS = {
-    "sentencepiece": Tokenizer("sentencepiece", str(FOLDER / "t5.model")),
-    "sentencepiece, a word pads": Tokenizer("sentencepiece", str(FOLDER / "t5.model"), pad_id=7),
-    "sentencepiece, an id behind the padding": Tokenizer("sentencepiece", str(FOLDER / "gemma.model"), last_id=20),
-    "WordPiece": Tokenizer("hugging_face", str(FOLDER / "bert.json"), clean="whitespace"),
-    "WordPiece, end stripped": Tokenizer("hugging_face", str(FOLDER / "bert.json"), clean="whitespace", strip_id=3),
-    "unigram": Tokenizer("hugging_face", str(FOLDER / "xlm.json"), clean="whitespace", pad_id=1),
-    "BPE": Tokenizer("hugging_face", str(FOLDER / "gemma.json")),
-    "BPE, ends of words": Tokenizer("hugging_face", str(FOLDER / "clip.json")),
+    "sentencepiece": TokenizerConfig("sentencepiece", str(FOLDER / "t5.model")),
+    "sentencepiece, a word pads": TokenizerConfig("sentencepiece", str(FOLDER / "t5.model"), pad_id=7),
+    "sentencepiece, an id behind the padding": TokenizerConfig("sentencepiece", str(FOLDER / "gemma.model"), last_id=20),
+    "WordPiece": TokenizerConfig("hugging_face", str(FOLDER / "bert.json"), clean="whitespace"),
+    "WordPiece, end stripped": TokenizerConfig("hugging_face", str(FOLDER / "bert.json"), clean="whitespace", strip_id=3),
+    "unigram": TokenizerConfig("hugging_face", str(FOLDER / "xlm.json"), clean="whitespace", pad_id=1),
+    "BPE": TokenizerConfig("hugging_face", str(FOLDER / "gemma.json")),
+    "BPE, ends of words": TokenizerConfig("hugging_face", str(FOLDER / "clip.json")),
 }
 """Tokenizers of which the configuration names neither bos_id nor eos_id."""
 
@@ -183,7 +183,7 @@ def test_a_vocabulary_is_read_once_and_only_if_it_is_the_right_one(tmp_path: Pat
     file = tmp_path / "bert.json"
     file.write_bytes((FOLDER / "bert.json").read_bytes())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    right = Tokenizer("hugging_face", str(file), digest.upper())
+    right = TokenizerConfig("hugging_face", str(file), digest.upper())
     expected = get_tokenizer(right)("a cat", 8)
     assert load_vocabulary(right) is load_vocabulary(right)
     with pytest.raises(ConfigError, match=f"another vocabulary.*{digest}, not {'0' * 64}"):
@@ -197,10 +197,10 @@ def test_a_vocabulary_is_read_once_and_only_if_it_is_the_right_one(tmp_path: Pat
 def test_a_damaged_vocabulary_is_found_when_the_transform_is_made(kind: Any, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     with pytest.raises(ConfigError, match=r"file' cannot be read \(No such file"):
-        eval_transform(TextTower(tokenizer=Tokenizer(kind, str(path))))
+        eval_transform(TextTower(tokenizer=TokenizerConfig(kind, str(path))))
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="or damaged"):
-        eval_transform(TextTower(tokenizer=Tokenizer(kind, str(path))))
+        eval_transform(TextTower(tokenizer=TokenizerConfig(kind, str(path))))
 
 
 def test_a_cut_vocabulary_is_damaged(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_cut_vocabulary_is_damaged(tmp_path: Path) -> None:
         data = (FOLDER / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         with pytest.raises(ConfigError, match="or damaged"):
-            eval_transform(TextTower(tokenizer=Tokenizer(kind, str(tmp_path / name))))  # type: ignore[arg-type]
+            eval_transform(TextTower(tokenizer=TokenizerConfig(kind, str(tmp_path / name))))  # type: ignore[arg-type]
 
 
 def test_a_vocabulary_larger_than_the_tower_is_refused() -> None:
@@ -227,7 +227,7 @@ def test_a_missing_package_is_named(kind: str, package: str, monkeypatch: pytest
 
 
 def test_one_text_gives_the_row_that_a_list_gives() -> None:
-    tokenize = get_tokenizer(Tokenizer())
+    tokenize = get_tokenizer(TokenizerConfig())
     one = tokenize("a red circle", 10)
     # Fixed: start of text, "a", "red", "circle", end of text, padding.
     assert one.tolist() == [49406, 320, 736, 7117, 49407, 0, 0, 0, 0, 0]
@@ -236,16 +236,16 @@ def test_one_text_gives_the_row_that_a_list_gives() -> None:
 
 
 def test_a_text_too_long_ends_in_end_of_text() -> None:
-    tokenize = get_tokenizer(Tokenizer())
+    tokenize = get_tokenizer(TokenizerConfig())
     assert tokenize("cat " * 100, 5).tolist() == [49406, 2368, 2368, 2368, 49407]
     assert tokenize("cat", 2).tolist() == [49406, 49407]
     with pytest.raises(ValueError, match="at least 2"):
         tokenize("cat", 1)
 
 
-@pytest.mark.parametrize("tokenizer", [Tokenizer(), *KINDS.values()], ids=lambda tokenizer: Path(tokenizer.file).name)
+@pytest.mark.parametrize("tokenizer", [TokenizerConfig(), *KINDS.values()], ids=lambda tokenizer: Path(tokenizer.file).name)
 @pytest.mark.parametrize("unit", ["a cat ", "a", "!", "Ã©", "&amp;", "\x00", "\n", "<end_of_text>", "'s"])
-def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str, tokenizer: Tokenizer) -> None:
+def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str, tokenizer: TokenizerConfig) -> None:
     tokenize = get_tokenizer(tokenizer)
     text = unit * (100_000 // len(unit))
     began = time.perf_counter()
@@ -254,13 +254,13 @@ def test_captions_of_100_kB_are_cut_in_bounded_time(unit: str, tokenizer: Tokeni
 
 
 def test_lone_surrogates_do_not_raise() -> None:
-    assert get_tokenizer(Tokenizer())("a \ud800 b \udfff", 16)[-1] == 0
+    assert get_tokenizer(TokenizerConfig())("a \ud800 b \udfff", 16)[-1] == 0
     for tokenizer in KINDS.values():
         assert get_tokenizer(tokenizer)("a \ud800 b \udfff", 32)[-1] == 7
 
 
 def test_tokenizers_can_be_pickled() -> None:
-    tokenize = get_tokenizer(Tokenizer())
+    tokenize = get_tokenizer(TokenizerConfig())
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(tokenize))("a cat", 8), tokenize("a cat", 8))
 
 
@@ -268,4 +268,4 @@ def test_errors_say_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
     module.built_in_tokenizer.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"3\.11 and 3\.12"):
-        get_tokenizer(Tokenizer())("a", 8)
+        get_tokenizer(TokenizerConfig())("a", 8)

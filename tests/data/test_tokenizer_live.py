@@ -14,7 +14,7 @@ import vocabularies
 from numpy.typing import NDArray
 from peers import peer
 
-from jclip.config import Tokenizer
+from jclip.config import TokenizerConfig
 from jclip.data import get_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +29,7 @@ TEXTS = ["", " ", "\x00", *vocabularies.strings(9_990, seed=1), "a cat " * 500, 
 LENGTH = 32
 
 
-def same(tokenizer: Tokenizer, expected: Any, texts: Sequence[str] = TEXTS) -> None:
+def same(tokenizer: TokenizerConfig, expected: Any, texts: Sequence[str] = TEXTS) -> None:
     """Asserts that every row is equal."""
     expected = np.asarray(expected)
     ids = get_tokenizer(tokenizer)(texts, expected.shape[1])
@@ -58,7 +58,7 @@ def test_clip(clean: Any) -> None:
     if CLIPART.exists():
         with tarfile.open(CLIPART) as shard:
             texts += [shard.extractfile(member).read().decode() for member in shard if member.name.endswith(".txt")]  # type: ignore[union-attr]
-    same(Tokenizer(clean=clean), SimpleTokenizer(clean=clean)(texts, context_length=LENGTH), texts)
+    same(TokenizerConfig(clean=clean), SimpleTokenizer(clean=clean)(texts, context_length=LENGTH), texts)
 
 
 @pytest.mark.parametrize("rules", ["custom", pytest.param("nmt_nfkc", marks=pytest.mark.exhaustive)])
@@ -68,11 +68,11 @@ def test_unigrams_of_sentencepiece(rules: str, tmp_path: Path) -> None:
     theirs = HFTokenizer(str(folder), context_length=LENGTH, clean="canonicalize")
     assert theirs.tokenizer.pad_token_id == 1
     expected = np.asarray(theirs(TEXTS))
-    same(Tokenizer("hugging_face", str(folder / "tokenizer.json"), clean="canonicalize", pad_id=1), expected)
+    same(TokenizerConfig("hugging_face", str(folder / "tokenizer.json"), clean="canonicalize", pad_id=1), expected)
 
     # transformers' conversion of a sentencepiece model is not exact where the sign for a space is spelt, and where marks combine
     # with a letter: there are other rules of normalisation. Of all others, a few texts have two best divisions.
-    model = Tokenizer("sentencepiece", str(tmp_path / "t5.model"), clean="canonicalize", eos_id=1, pad_id=1)
+    model = TokenizerConfig("sentencepiece", str(tmp_path / "t5.model"), clean="canonicalize", eos_id=1, pad_id=1)
     plain = [
         i for i, text in enumerate(TEXTS) if "\u2581" not in text and not any(unicodedata.category(c)[0] in "MC" for c in text)
     ]
@@ -81,7 +81,7 @@ def test_unigrams_of_sentencepiece(rules: str, tmp_path: Path) -> None:
     assert wrong.mean() < 0.001
 
     siglip = vocabularies.write_folder(tmp_path / "siglip", "siglip", tmp_path / "t5.model")
-    tokenizer = Tokenizer("sentencepiece", str(tmp_path / "t5.model"), clean="siglip", eos_id=1, pad_id=1)
+    tokenizer = TokenizerConfig("sentencepiece", str(tmp_path / "t5.model"), clean="siglip", eos_id=1, pad_id=1)
     same(tokenizer, transformers_ids(siglip, "siglip"))
 
 
@@ -91,15 +91,15 @@ def test_gemma(tmp_path: Path) -> None:
     folder = saved(tmp_path, "gemma", tmp_path / "gemma.model")
     expected = HFTokenizer(str(folder), context_length=LENGTH, clean="canonicalize")(TEXTS)
     file = str(folder / "tokenizer.json")
-    same(Tokenizer("hugging_face", file, clean="canonicalize"), expected)
-    same(Tokenizer("sentencepiece", str(tmp_path / "gemma.model"), clean="canonicalize", eos_id=1), expected)
+    same(TokenizerConfig("hugging_face", file, clean="canonicalize"), expected)
+    same(TokenizerConfig("sentencepiece", str(tmp_path / "gemma.model"), clean="canonicalize", eos_id=1), expected)
     # open_clip's SigLipTokenizer, with the tokenizer that it would make of a downloaded file
     siglip = SigLipTokenizer.__new__(SigLipTokenizer)
     siglip.tokenizer, siglip.context_length = AutoTokenizer.from_pretrained(str(folder)), LENGTH
-    same(Tokenizer("hugging_face", file, clean="canonicalize"), siglip(TEXTS))
+    same(TokenizerConfig("hugging_face", file, clean="canonicalize"), siglip(TEXTS))
     assert canonicalize_text(basic_clean("A_b!")) == "a b"
-    same(Tokenizer("hugging_face", file, clean="siglip2"), transformers_ids(folder, "siglip2"))
-    same(Tokenizer("hugging_face", file, clean="none"), transformers_ids(folder, "siglip"))
+    same(TokenizerConfig("hugging_face", file, clean="siglip2"), transformers_ids(folder, "siglip2"))
+    same(TokenizerConfig("hugging_face", file, clean="none"), transformers_ids(folder, "siglip"))
 
 
 @pytest.mark.exhaustive
@@ -107,12 +107,12 @@ def test_word_pieces(tmp_path: Path) -> None:
     vocabularies.train_bert(tmp_path / "bert.json")
     folder = saved(tmp_path, "bert", tmp_path / "bert.json")
     bert = {"kind": "hugging_face", "file": str(folder / "tokenizer.json"), "clean": "whitespace"}
-    same(Tokenizer(**bert), HFTokenizer(str(folder), context_length=LENGTH)(TEXTS))
-    same(Tokenizer(**bert, strip_id=3), HFTokenizer(str(folder), context_length=LENGTH, strip_sep_token=True)(TEXTS))
+    same(TokenizerConfig(**bert), HFTokenizer(str(folder), context_length=LENGTH)(TEXTS))
+    same(TokenizerConfig(**bert, strip_id=3), HFTokenizer(str(folder), context_length=LENGTH, strip_sep_token=True)(TEXTS))
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token": "[UNK]", "eos_token": "[SEP]"}))
     clips = HFTokenizer(str(folder), context_length=LENGTH, tokenizer_mode="clips")(TEXTS)
-    same(Tokenizer(**bert, bos_id=1, eos_id=3, last_id=2), clips)
+    same(TokenizerConfig(**bert, bos_id=1, eos_id=3, last_id=2), clips)
 
 
 @pytest.mark.exhaustive
@@ -122,10 +122,12 @@ def test_xlm(clean: Any, tmp_path: Path) -> None:
     # digit of a score decides, which the libraries read differently from JSON.
     folder = saved(tmp_path, "xlm", vocabularies.GOLDEN / "tokenizers" / "xlm.json")
     expected = HFTokenizer(str(folder), context_length=LENGTH, clean=clean)(TEXTS)
-    same(Tokenizer("hugging_face", str(folder / "tokenizer.json"), clean=clean, pad_id=1), expected)
+    same(TokenizerConfig("hugging_face", str(folder / "tokenizer.json"), clean=clean, pad_id=1), expected)
 
 
 def test_clip_of_transformers(tmp_path: Path) -> None:
     vocabularies.train_clip(tmp_path / "clip.json")
     folder = saved(tmp_path, "clip", tmp_path / "clip.json")
-    same(Tokenizer("hugging_face", str(folder / "tokenizer.json"), clean="none", pad_id=1), transformers_ids(folder, "clip"))
+    same(
+        TokenizerConfig("hugging_face", str(folder / "tokenizer.json"), clean="none", pad_id=1), transformers_ids(folder, "clip")
+    )

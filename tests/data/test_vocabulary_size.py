@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jclip.config import ConfigError, TextTower, Tokenizer
+from jclip.config import ConfigError, TextTower, TokenizerConfig
 from jclip.data import eval_transform
 
 WORDS = {"[UNK]": 0, "a": 1, "cat": 2, "[END]": 3}
@@ -33,7 +33,7 @@ def template(number: int) -> dict[str, Any]:
 
 
 def transform(path: Path, vocab_size: int) -> Any:
-    return eval_transform(TextTower(8, vocab_size, tokenizer=Tokenizer("hugging_face", str(path), clean="none")))
+    return eval_transform(TextTower(8, vocab_size, tokenizer=TokenizerConfig("hugging_face", str(path), clean="none")))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from eval_fakes import Listed, letters, on_hosts, word_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jclip.config import TextTower, Tokenizer, architecture
+from jclip.config import TextTower, TokenizerConfig, architecture
 from jclip.eval import FeatureCache, cache, embed_source, embed_texts
 from jclip.eval.embed import tower_facts
 
@@ -157,7 +157,7 @@ def test_each_fact_by_itself_is_part_of_the_name_that_features_are_kept_under(tm
     assert [run(), run(field="also"), run(texts=("b", "a")), run()] == [3, 2, 1, 0]
 
     vocabulary = tmp_path / "vocabulary.json"
-    tower = TextTower(tokenizer=Tokenizer("hugging_face", str(vocabulary)))
+    tower = TextTower(tokenizer=TokenizerConfig("hugging_face", str(vocabulary)))
     found = []
     for content in (b"one", b"two"):
         vocabulary.write_bytes(content)

@@ -21,8 +21,9 @@ from peers import peer
 from jclip import losses
 from jclip.config import Contrastive, MultiView, View
 from jclip.models import unit
-from jclip.objectives.contrastive import Contrastive as ContrastiveObjective
-from jclip.objectives.multi_view import MultiView as MultiViewObjective
+from jclip.objectives import Setting
+from jclip.objectives.contrastive import ContrastiveObjective as ContrastiveObjective
+from jclip.objectives.multi_view import MultiViewObjective as MultiViewObjective
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.npz"
 SCALE = 12.0
@@ -77,7 +78,7 @@ def theirs(case: str) -> Result:
 
 def pair(x: Any, **how: Any) -> jax.Array:
     """Our objective of an image and a text."""
-    objective = ContrastiveObjective("x", Contrastive(block=3, **how), _config(), None)
+    objective = ContrastiveObjective("x", Contrastive(block=3, **how), Setting.of(_config()), None)
     rows = [x["image"], x["text"]]
     if how.get("extra_projections"):
         rows += [x["image"] @ x["image_extra"].T, x["text"] @ x["text_extra"].T]
@@ -87,7 +88,7 @@ def pair(x: Any, **how: Any) -> jax.Array:
 def views(x: Any) -> jax.Array:
     """Our objective of three images and two texts, with the weights of x-clip."""
     how = MultiView(("image", "image@1", "image@2"), ("text", "text@1"), block=4)
-    objective = MultiViewObjective("x", how, _config(), None)
+    objective = MultiViewObjective("x", how, Setting.of(_config()), None)
     rows = {"a": [unit(x[f"image{i}"]) for i in ("", "_1", "_2")], "b": [unit(x[f"text{i}"]) for i in ("", "_1")]}
     return 0.9 * objective.batch({"logit_scale": x["log_scale"]}, {}, rows, {})[0]
 

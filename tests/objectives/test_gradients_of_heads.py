@@ -16,7 +16,7 @@ from test_objectives import EACH, VIEWS, config_of, head, unit
 
 from jclip.config import Config, SimCLR
 from jclip.models import Encoded, TowerOutput
-from jclip.objectives import OBJECTIVES, Objective, Part
+from jclip.objectives import OBJECTIVES, Objective, Part, Setting
 
 BATCH, WIDTH, SIZE = 5, 32, 32
 """Examples, and the sizes of the tiny model's tokens and embeddings."""
@@ -24,7 +24,7 @@ BATCH, WIDTH, SIZE = 5, 32, 32
 
 def of(name: str) -> tuple[Config, Objective]:
     config = dataclasses.replace(config_of("contrastive"), objectives={name: EACH[name]}, views=dict(VIEWS))
-    return config, OBJECTIVES[type(EACH[name])](name, EACH[name], config, None)
+    return config, OBJECTIVES[type(EACH[name])](name, EACH[name], Setting.of(config), None)
 
 
 def part(views: Mapping[str, Any], teacher: Mapping[str, Any] | None = None, batch: Mapping[str, Any] | None = None) -> Part:

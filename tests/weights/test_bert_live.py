@@ -13,7 +13,7 @@ from encoding import encoder
 from peers import peer
 from safetensors.numpy import load_file
 
-from jclip.config import BertTower, Model, Tokenizer, hf_text
+from jclip.config import BertTower, Model, TokenizerConfig, hf_text
 from jclip.config.architectures import HF_TEXTS
 from jclip.data import get_tokenizer
 from jclip.models import MultiTower
@@ -71,7 +71,7 @@ def test_towers_are_those_of_transformers(kind: str, pool: Any) -> None:
         pool=pool,
         norm_eps=1e-5,
         projection="none",
-        tokenizer=Tokenizer("hugging_face", "x", clean="none", pad_id=config.pad_token_id),
+        tokenizer=TokenizerConfig("hugging_face", "x", clean="none", pad_id=config.pad_token_id),
     )
     whole = Model({"text": tower}, 24)
     shapes = jax.eval_shape(lambda: MultiTower(whole).init(jax.random.key(0), {"text": np.zeros((1, 18), np.int32)}))["params"]

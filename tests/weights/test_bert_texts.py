@@ -14,10 +14,10 @@ from test_cli import exit_status
 from test_models import as_f64
 
 import jclip
-from jclip.config import BertTower, ConfigError, Tokenizer, replace
+from jclip.config import BertTower, ConfigError, TokenizerConfig, replace
 from jclip.data import get_tokenizer
 from jclip.weights import WeightsError, read_weights, write_weights
-from jclip.weights.tokenizers import longest_text, read_hugging_face
+from jclip.weights.texts.tokenizers import longest_text, read_hugging_face
 
 TEXTS = {"chinese_clip": ["a dog barks", "猫, la", "!"], "altclip": ["word5 word6", "word7", "nothing known"]}
 
@@ -112,6 +112,6 @@ def test_words_of_a_vocabulary_are_their_lines(tmp_path: Path) -> None:
     ]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ConfigError, match=r"no vocab\.txt of BERT's, or damaged: it has no \[PAD\]"):
-        get_tokenizer(Tokenizer("hugging_face", str(tmp_path / "vocab.txt"), clean="none"))("a", 4)
+        get_tokenizer(TokenizerConfig("hugging_face", str(tmp_path / "vocab.txt"), clean="none"))("a", 4)
     with pytest.raises(WeightsError, match=r"has no \[PAD\]"):
         read_hugging_face(tmp_path, "chinese_clip")

@@ -19,7 +19,7 @@ import jclip
 from jclip.config import ConfigError, TextTower, VisionTower, check, replace
 from jclip.tree import unflatten
 from jclip.weights import Weights, WeightsError, read_weights
-from jclip.weights.npz import open_npz
+from jclip.weights.io.npz import open_npz
 
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "big_vision.json").read_text())
 

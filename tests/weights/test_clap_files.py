@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 from test_cli import exit_status
 
 import jclip
-from jclip.config import Cnn14Tower, HtsatTower, TextTower, Tokenizer
+from jclip.config import MSCLAP_2023_MEL, Cnn14Tower, HtsatTower, TextTower, TokenizerConfig
 from jclip.data import get_tokenizer
 from jclip.models import mel_bank
 from jclip.tree import unflatten
 from jclip.weights import WeightsError, read_weights
-from jclip.weights.clap_files import MSCLAP_HTSAT_MEL
+from jclip.weights.clap_files import MSCLAP_2023_SAID
 
 KINDS = {"htsat": "laion_clap", "fused": "laion_clap", "pann": "laion_clap", "2022": "msclap", "2023": "msclap"}
 
@@ -144,14 +144,14 @@ def test_a_file_without_its_vocabulary_says_which(tmp_path: Path) -> None:
 
 
 def test_filters_in_the_file_tell_the_spectrogram(tmp_path: Path) -> None:
-    said = mel_bank(MSCLAP_HTSAT_MEL, 44_100).astype(np.float32)
+    made = mel_bank(MSCLAP_2023_MEL, 44_100).astype(np.float32)
     assert (
-        opened(tmp_path / "a", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": said})
+        opened(tmp_path / "a", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": made})
         .model.towers["sound"]
         .mel.filter_rate
         == 32_000
     )  # type: ignore[attr-defined]
-    other = jclip.config.MSCLAP_2023_MEL
+    other = MSCLAP_2023_SAID
     bank = mel_bank(other, 44_100).astype(np.float32)
     found = opened(tmp_path / "b", "2023", **{"audio_encoder.base.htsat.logmel_extractor.melW": bank}).model.towers["sound"]
     assert found.mel == other
@@ -174,7 +174,7 @@ def gpt2_words(folder: Path) -> Path:
 
 def test_an_exclamation_mark_moves_no_pooling(tmp_path: Path) -> None:
     """MS-CLAP counts the ids that are not 0 for the place of the last token, and 0 is "!" of GPT-2, not padding alone."""
-    how = Tokenizer("hugging_face", str(gpt2_words(tmp_path)), clean="msclap", pad_id=0, eos_id=7)
+    how = TokenizerConfig("hugging_face", str(gpt2_words(tmp_path)), clean="msclap", pad_id=0, eos_id=7)
     rows = get_tokenizer(how)(["a a", "a!!", "", "a" * 30], 8)
     assert rows.tolist() == [
         [2, 6, 4, 7, 0, 0, 0, 0],

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 import jclip
 from jclip.weights import WeightsError
-from jclip.weights.files import open_tensors
-from jclip.weights.torch_archive import open_torch_archive
+from jclip.weights.io.files import open_tensors
+from jclip.weights.io.torch_archive import open_torch_archive
 
 
 class Bomb:

@@ -18,9 +18,10 @@ from test_files import archive
 from test_weights import write_folder
 
 from jclip.config import ConfigError, architecture
-from jclip.weights import WeightsError, read_weights, torch_archive, write_weights
-from jclip.weights.files import open_tensors, read_json
-from jclip.weights.torch_archive import MAKERS, STORAGES, open_torch_archive
+from jclip.weights import WeightsError, read_weights, write_weights
+from jclip.weights.io import torch_archive
+from jclip.weights.io.files import open_tensors, read_json
+from jclip.weights.io.torch_archive import MAKERS, STORAGES, open_torch_archive
 
 
 def process() -> Any:
@@ -46,7 +47,7 @@ NAMES = (
     "builtins.setattr",
     "numpy.dtype",
     "ml_dtypes.bfloat16",
-    "jclip.weights.torch_archive.STORAGES",
+    "jclip.weights.io.torch_archive.STORAGES",
     "os.environ",
 )
 STATES = ({"__defaults__": (3,)}, (None, {"__defaults__": (3,), "dtype": 3}), {"x": 1}, (3, "<", None, None, None, -1, -1, 0))

@@ -15,7 +15,7 @@ from jclip.data import eval_transform
 from jclip.help import CONVERT
 from jclip.weights import WeightsError
 from jclip.weights.hugging_face import read_model
-from jclip.weights.hugging_face_processor import FILE, NESTED, preprocess, read_processor
+from jclip.weights.hugging_face.processor import FILE, NESTED, preprocess, read_processor
 
 CROP = {"size": {"shortest_edge": 24}, "crop_size": 24}
 SQUARE = {"size": {"height": 24, "width": 24}}

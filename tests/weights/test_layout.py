@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jclip.weights.files import open_tensors
+from jclip.weights.io.files import open_tensors
 from jclip.weights.layout import LINEAR, STRIP, Rule, to_ours
 
 

@@ -19,8 +19,8 @@ from jclip.tree import flatten, unflatten
 from jclip.weights import read_weights, write_weights
 from jclip.weights.layout import to_ours
 from jclip.weights.open_clip import read_model, scales
+from jclip.weights.open_clip.timm import TIMM
 from jclip.weights.same import require_same
-from jclip.weights.timm import TIMM
 
 pytestmark = pytest.mark.parity
 open_clip, timm, torch = peer("open_clip"), peer("timm"), peer("torch")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from vocabularies import CLASSES, strings, write_folder
 
-from jclip.config import Model, TextTower, Tokenizer, VisionTower, replace
+from jclip.config import Model, TextTower, TokenizerConfig, VisionTower, replace
 from jclip.data import get_tokenizer
-from jclip.weights import WeightsError, own
-from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
-from jclip.weights.tokenizers import read_hugging_face, read_open_clip
+from jclip.weights import WeightsError, jclip_format
+from jclip.weights.texts.tokenizer_files import write_hugging_face, write_open_clip
+from jclip.weights.texts.tokenizers import read_hugging_face, read_open_clip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
 BERT = {"hf_tokenizer_name": "bert-base-uncased"}
@@ -29,9 +29,9 @@ def folder(path: Path, name: str, **changes: Any) -> Path:
     return write_folder(path, name, GOLDEN / ("t5.model" if name == "siglip" else f"{name}.json"), **changes)
 
 
-def hugging_face(path: Path, **fields: Any) -> Tokenizer:
+def hugging_face(path: Path, **fields: Any) -> TokenizerConfig:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Tokenizer("hugging_face", str(path), digest, **fields)
+    return TokenizerConfig("hugging_face", str(path), digest, **fields)
 
 
 @pytest.mark.parametrize(
@@ -71,25 +71,27 @@ def test_the_mode_clips_is_read_and_goes_back(tmp_path: Path) -> None:
 
 def test_clips_own_tokenizer_needs_no_file(tmp_path: Path) -> None:
     for clean in ("lower", "canonicalize"):
-        tokenizer = Tokenizer(clean=clean)  # type: ignore[arg-type]
+        tokenizer = TokenizerConfig(clean=clean)  # type: ignore[arg-type]
         section = write_open_clip(tokenizer, tmp_path)
         assert read_open_clip(tmp_path, section) == tokenizer
-    assert read_open_clip(tmp_path, {"context_length": 77, "hf_tokenizer_name": None, "tokenizer_kwargs": {}}) == Tokenizer()
-    assert read_hugging_face(tmp_path, "clip") == Tokenizer()
+    assert (
+        read_open_clip(tmp_path, {"context_length": 77, "hf_tokenizer_name": None, "tokenizer_kwargs": {}}) == TokenizerConfig()
+    )
+    assert read_hugging_face(tmp_path, "clip") == TokenizerConfig()
     assert not list(tmp_path.iterdir())
 
 
 def test_clips_own_tokenizer_is_written_for_transformers_and_comes_back(tmp_path: Path) -> None:
-    write_hugging_face(Tokenizer(), tmp_path, "clip")
+    write_hugging_face(TokenizerConfig(), tmp_path, "clip")
     assert {path.name for path in tmp_path.iterdir()} == {"vocab.json", "merges.txt", "tokenizer_config.json"}
-    assert read_hugging_face(tmp_path, "clip") == Tokenizer()
+    assert read_hugging_face(tmp_path, "clip") == TokenizerConfig()
     ids = json.loads((tmp_path / "vocab.json").read_text())
     assert sorted(ids.values()) == list(range(49408))
     assert (ids["!"], ids["a</w>"], ids["<|startoftext|>"], ids["<|endoftext|>"]) == (0, 320, 49406, 49407)
     pairs = [tuple(line.split()) for line in (tmp_path / "merges.txt").read_text().splitlines()]
     assert [ids["".join(pair)] for pair in pairs[1:]] == list(range(512, 49406))
     for word in (" cat", "photograph", "日本語", "🙂", "\ufffd", "naïve"):  # made of it, and by the tokenizer itself
-        row = get_tokenizer(Tokenizer())(word, 16)
+        row = get_tokenizer(TokenizerConfig())(word, 16)
         assert merged(word.strip(), {(a, b): i for i, (a, b) in enumerate(pairs[1:])}, ids) == list(row[1 : row.argmax()])
 
 
@@ -227,7 +229,7 @@ def test_damaged_files_are_refused(content: str, tmp_path: Path) -> None:
 
 def test_what_a_library_cannot_make_is_not_written(tmp_path: Path) -> None:
     bert = hugging_face(GOLDEN / "bert.json", clean="lower")
-    pieces = Tokenizer("sentencepiece", str(GOLDEN / "t5.model"), clean="siglip", eos_id=1, pad_id=1)
+    pieces = TokenizerConfig("sentencepiece", str(GOLDEN / "t5.model"), clean="siglip", eos_id=1, pad_id=1)
     for tokenizer in (pieces, dataclasses.replace(bert, clean="none"), dataclasses.replace(bert, eos_id=3)):
         with pytest.raises(WeightsError, match="open_clip cannot"):
             write_open_clip(tokenizer, tmp_path)
@@ -235,8 +237,8 @@ def test_what_a_library_cannot_make_is_not_written(tmp_path: Path) -> None:
         (bert, "clip"),
         (dataclasses.replace(bert, clean="none", strip_id=3), "clip"),
         (dataclasses.replace(bert, clean="none"), "siglip2"),
-        (Tokenizer(), "siglip"),
-        (Tokenizer(clean="canonicalize"), "clip"),
+        (TokenizerConfig(), "siglip"),
+        (TokenizerConfig(clean="canonicalize"), "clip"),
         (pieces, "clip"),
         (dataclasses.replace(pieces, bos_id=3), "siglip"),
     ):
@@ -250,7 +252,7 @@ def test_what_a_library_cannot_make_is_not_written(tmp_path: Path) -> None:
         write_open_clip(dataclasses.replace(bert, sha256="0" * 64), tmp_path)
 
 
-def model(*tokenizers: Tokenizer) -> Model:
+def model(*tokenizers: TokenizerConfig) -> Model:
     towers = {f"text{i}": TextTower(tokenizer=tokenizer) for i, tokenizer in enumerate(tokenizers)}
     return Model({"image": VisionTower(), **towers})
 
@@ -258,15 +260,15 @@ def model(*tokenizers: Tokenizer) -> Model:
 def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     shutil.copy(GOLDEN / "xlm.json", tmp_path / "other" / "bert.json")
-    first = Tokenizer("hugging_face", str(GOLDEN / "bert.json"))
-    second = Tokenizer("hugging_face", str(tmp_path / "other" / "bert.json"), clean="none")
-    given = model(first, second, first, Tokenizer(), Tokenizer("sentencepiece", str(GOLDEN / "t5.model"), eos_id=1))
+    first = TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))
+    second = TokenizerConfig("hugging_face", str(tmp_path / "other" / "bert.json"), clean="none")
+    given = model(first, second, first, TokenizerConfig(), TokenizerConfig("sentencepiece", str(GOLDEN / "t5.model"), eos_id=1))
     (tmp_path / "written").mkdir()
-    own.write_config(given, tmp_path / "written", ())
+    jclip_format.write_config(given, tmp_path / "written", ())
     shutil.move(tmp_path / "written", tmp_path / "moved")
     names = {path.name for path in (tmp_path / "moved").iterdir()}
     assert names == {"jclip.json", "bert.json", "text1-bert.json", "t5.model"}
-    found, _ = own.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
+    found, _ = jclip_format.read_model(tmp_path / "moved", json.loads((tmp_path / "moved" / "jclip.json").read_text()))
     for name, tower in found.towers.items():
         before = given.towers[name]
         if not isinstance(tower, TextTower) or not isinstance(before, TextTower):
@@ -281,20 +283,20 @@ def test_vocabularies_lie_beside_jclip_json_and_the_folder_can_be_moved(tmp_path
 def test_a_vocabulary_outside_of_the_folder_is_refused(file: str, tmp_path: Path) -> None:
     (tmp_path / "written").mkdir()
     shutil.copy(GOLDEN / "bert.json", tmp_path)
-    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", ())
+    jclip_format.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path / "written", ())
     config = json.loads((tmp_path / "written" / "jclip.json").read_text())
     config["model"]["towers"]["text0"]["tokenizer"]["file"] = file
     with pytest.raises(WeightsError, match="does not lie in this folder"):
-        own.read_model(tmp_path / "written", config)
+        jclip_format.read_model(tmp_path / "written", config)
 
 
 def test_a_vocabulary_that_is_missing_is_named(tmp_path: Path) -> None:
-    own.write_config(model(Tokenizer("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, ())
+    jclip_format.write_config(model(TokenizerConfig("hugging_face", str(GOLDEN / "bert.json"))), tmp_path, ())
     (tmp_path / "bert.json").unlink()
     with pytest.raises(WeightsError, match=r"bert\.json of tower text0 is missing"):
-        own.read_model(tmp_path, json.loads((tmp_path / "jclip.json").read_text()))
+        jclip_format.read_model(tmp_path, json.loads((tmp_path / "jclip.json").read_text()))
     with pytest.raises(WeightsError, match="cannot be read"):
-        own.write_config(replace(model(Tokenizer("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, ())
+        jclip_format.write_config(replace(model(TokenizerConfig("hugging_face", "nowhere")), "embed_dim", 8), tmp_path, ())
 
 
 def test_every_small_vocabulary_has_its_configuration() -> None:

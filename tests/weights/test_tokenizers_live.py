@@ -10,12 +10,12 @@ import pytest
 from peers import peer
 from vocabularies import strings
 
-from jclip.config import Tokenizer
+from jclip.config import TokenizerConfig
 from jclip.data import get_tokenizer
 from jclip.data.clean import lower
-from jclip.weights.clip_vocabulary import clip_vocabulary
-from jclip.weights.tokenizer_files import write_hugging_face, write_open_clip
-from jclip.weights.tokenizers import read_hugging_face
+from jclip.weights.texts.clip_vocabulary import clip_vocabulary
+from jclip.weights.texts.tokenizer_files import write_hugging_face, write_open_clip
+from jclip.weights.texts.tokenizers import read_hugging_face
 
 pytestmark = pytest.mark.parity
 open_clip, transformers = peer("open_clip"), peer("transformers")
@@ -25,8 +25,8 @@ TEXTS = ["", *strings(1000, seed=2), "a cat " * 100]
 LENGTH = 24
 
 
-def file(name: str, **fields: Any) -> Tokenizer:
-    return Tokenizer("sentencepiece" if name.endswith(".model") else "hugging_face", str(GOLDEN / name), **fields)
+def file(name: str, **fields: Any) -> TokenizerConfig:
+    return TokenizerConfig("sentencepiece" if name.endswith(".model") else "hugging_face", str(GOLDEN / name), **fields)
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def file(name: str, **fields: Any) -> Tokenizer:
         file("gemma.json", clean="canonicalize"),
         file("xlm.json", clean="whitespace", pad_id=1),
         file("clip.json", clean="lower", pad_id=1),
-        Tokenizer(clean="canonicalize"),
+        TokenizerConfig(clean="canonicalize"),
     ],
     ids=lambda tokenizer: f"{Path(tokenizer.file).name}-{tokenizer.clean}",
 )
-def test_open_clip_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_open_clip_makes_the_same_ids_of_what_is_written(tokenizer: TokenizerConfig, tmp_path: Path) -> None:
     section = {**write_open_clip(tokenizer, tmp_path), "context_length": LENGTH}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": section}}))
     theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
@@ -63,7 +63,7 @@ def test_open_clip_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer, t
         (file("t5.model", clean="siglip", eos_id=1, pad_id=0), "siglip"),
     ],
 )
-def test_transformers_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer, model_type: str, tmp_path: Path) -> None:
+def test_transformers_makes_the_same_ids_of_what_is_written(tokenizer: TokenizerConfig, model_type: str, tmp_path: Path) -> None:
     write_hugging_face(tokenizer, tmp_path, model_type)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
@@ -72,13 +72,13 @@ def test_transformers_makes_the_same_ids_of_what_is_written(tokenizer: Tokenizer
 
 
 def test_transformers_reads_clips_own_tokenizer_from_what_is_written(tmp_path: Path) -> None:
-    write_hugging_face(Tokenizer(), tmp_path, "clip")
+    write_hugging_face(TokenizerConfig(), tmp_path, "clip")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     clean = [unicodedata.normalize("NFC", lower(text)) for text in TEXTS]  # transformers composes letters and mends nothing
     clean = [text for text in clean if text == lower(text) and "of_text>" not in text and "oftext|>" not in text]
     assert len(clean) > 0.9 * len(TEXTS)
-    rows = get_tokenizer(Tokenizer())(clean, LENGTH)
+    rows = get_tokenizer(TokenizerConfig())(clean, LENGTH)
     ids = np.asarray(theirs(clean, max_length=LENGTH, padding="max_length", truncation=True).input_ids)
     padding = np.arange(LENGTH) > rows.argmax(axis=1)[:, None]
     assert (ids[padding] == 49407).all()

@@ -17,9 +17,9 @@ from test_files import Bomb
 
 from jclip.config import architecture
 from jclip.weights import WeightsError, open_clip, read_weights, tower_shapes
+from jclip.weights.io.torch_archive import open_torch_archive
 from jclip.weights.layout import SCALE, to_theirs
 from jclip.weights.prefixes import without_prefix
-from jclip.weights.torch_archive import open_torch_archive
 
 NAME = "ViT-tiny-test"
 

@@ -15,11 +15,11 @@ from vocabularies import write_folder as write_tokenizer
 
 import jclip
 from jclip import init_from
-from jclip.config import ConfigError, InitFrom, Tokenizer, architectures, load, replace
+from jclip.config import ConfigError, InitFrom, TokenizerConfig, architectures, load, replace
 from jclip.sharding import make_mesh
 from jclip.weights import WeightsError, named_model, read_weights
-from jclip.weights.timm import TIMM
-from jclip.weights.tokenizers import read_open_clip
+from jclip.weights.open_clip.timm import TIMM
+from jclip.weights.texts.tokenizers import read_open_clip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tokenizers"
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def tokenizer_of(name: str, file: str) -> Tokenizer:
+def tokenizer_of(name: str, file: str) -> TokenizerConfig:
     tower = named_model(name, GOLDEN / file).towers["text"]
     assert isinstance(tower, jclip.config.TextTower)
     return tower.tokenizer

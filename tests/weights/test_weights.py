@@ -30,7 +30,7 @@ import jclip
 from jclip.config import ConfigError, ResNetTower, architecture, architecture_names, replace
 from jclip.weights import WeightsError, open_clip, read_weights, write_weights
 from jclip.weights.layout import to_theirs
-from jclip.weights.timm import TIMM
+from jclip.weights.open_clip.timm import TIMM
 
 NAMES = {
     "open_clip": ("open_clip_config.json", "open_clip_model.safetensors"),

@@ -25,9 +25,9 @@ import numpy as np
 from kernels import by_part
 
 from jclip.config import Config, Contrastive, architecture, replace
+from jclip.operations import step_flops
 from jclip.program import Program, make_program
 from jclip.sharding import make_mesh, to_global
-from jclip.step import step_flops
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 FLOP/s, by what the name of the card contains."""

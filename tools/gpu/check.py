@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jclip import losses
-from jclip.config import Config, Contrastive, Mesh, Model, TextTower, Tower, VisionTower, replace
+from jclip.config import Config, Contrastive, MeshConfig, Model, TextTower, Tower, VisionTower, replace
 from jclip.encode import make_encode
 from jclip.models import Backend
 from jclip.models.attention import attend
@@ -94,7 +94,7 @@ def check_losses() -> None:
 def check_attention() -> None:
     """Fused attention and its gradients against f64, beside the plain form: no further off than that by more than a fifth."""
     rng = np.random.default_rng(1)
-    fused = Backend.of(make_mesh(Mesh()))
+    fused = Backend.of(make_mesh(MeshConfig()))
     for length, causal, short in (
         (50, False, False),
         (78, True, False),
@@ -159,7 +159,7 @@ def inputs(config: Config) -> dict[str, Array]:
 
 def on(config: Config, device: jax.Device, f: Callable[..., Any]) -> Any:
     """f(mesh, parameters, batch) on one device."""
-    mesh = make_mesh(Mesh(), [device])
+    mesh = make_mesh(MeshConfig(), [device])
     with jax.default_device(device):
         params = init_params(config, param_shardings(param_shapes(config), config.mesh, mesh))
         return jax.device_get(f(mesh, params, to_global(inputs(config), mesh)))

@@ -7,7 +7,7 @@ from jclip.config.objectives.family import Family
 from jclip.config.objectives.images import BYOL, SelfDistillation, SimCLR, SimSiam
 from jclip.config.objectives.pairs import CLOOB, Contrastive, MultiView, NearestNeighbour, SimReg, TokenWise, Triplet
 from jclip.config.objectives.teachers import AffinityDistillation, FeatureDistillation
-from jclip.config.objectives.views import View, optional_problems, same_problems, valid_name, view_problems
+from jclip.config.objectives.views import View, mix_problems, optional_problems, same_problems, valid_name, view_problems
 from jclip.config.objectives.words import Caption, MaskedText, Vocabulary
 from jclip.config.towers import Tower
 
@@ -30,6 +30,7 @@ __all__ = [
     "Triplet",
     "View",
     "Vocabulary",
+    "mix_problems",
     "objective_problems",
     "optional_problems",
     "valid_name",

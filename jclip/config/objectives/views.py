@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jclip.config.augment import Augment, SoundAugment, TextAugment
+from jclip.config.clap import HtsatTower
 from jclip.config.fields import field_problems
 from jclip.config.ranges import Size
 from jclip.config.sound import SoundTower
@@ -63,6 +64,25 @@ def optional_problems(
             if view not in may_lack[name]:
                 which = "only the two sides of a Contrastive may be missing"
                 yield f".data.optional: objectives.{name} needs {view!r} of every example; {which}"
+
+
+def mix_problems(seen: Mapping[str, tuple[Tower, bool]], optional: Collection[str]) -> Iterator[str]:
+    """Problems of mixtures of two examples.
+
+    Args:
+        seen: the tower of each view that is read, and whether its embeddings are stored.
+        optional: views that examples may lack.
+    """
+    at = ".data.sound_mix.p"
+    if not any(isinstance(tower, SoundTower) for tower, _ in seen.values()):
+        yield f"{at}: no objective reads a sound; use 0"
+    for name, (tower, stored) in seen.items():
+        if stored or not isinstance(tower, SoundTower | TokenTower):
+            yield f"{at}: sounds and texts are mixed, and {name!r} is neither; use 0, or leave out the objectives that read it"
+        elif isinstance(tower, HtsatTower) and tower.fused_seconds is not None:
+            yield f"{at}: sounds of different lengths are fused by {name!r} and cannot be mixed; use 0, or fused_seconds None"
+    if optional:
+        yield f"{at}: an example that lacks {' or '.join(optional)} cannot be mixed; use 0, or leave data.optional out"
 
 
 def view_problems(views: Mapping[str, View], towers: Mapping[str, Tower]) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from collections.abc import Container, Iterable
 
 from jclip.config import BertTower, Model, TextTower, VisionTower
-from jclip.weights.hugging_face_bert import text_rules
-from jclip.weights.hugging_face_clap import clap_rules
+from jclip.weights.hugging_face.bert import text_rules
+from jclip.weights.hugging_face.clap import clap_rules
 from jclip.weights.layout import BIAS, LINEAR, SCALAR, SCALE, VECTOR, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
 
 

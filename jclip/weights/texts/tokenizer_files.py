@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jclip.config import ConfigError, Model, Tokenizer, TokenTower
+from jclip.config import ConfigError, Model, TokenizerConfig, TokenTower
 from jclip.data.vocabulary import read_pieces, read_vocabulary
-from jclip.weights.clip_vocabulary import write_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, WORDS, TokenizerFile
+from jclip.weights.texts.clip_vocabulary import write_clip_vocabulary
+from jclip.weights.texts.tokenizers import CLASSES, CLEANS, CLIP_TOKENS, CONFIG, JSON, PIECES, WORDS, TokenizerFile
 
 JSON_KINDS = ("clip", "siglip", "chinese_clip", "altclip", "clap")
 """Types of models whose tokenizer transformers reads from a tokenizer.json."""
@@ -20,7 +20,7 @@ OWN = "jclip"
 """Value of `hf_tokenizer_name` in what is written: open_clip asks only whether there is a name, and reads the folder itself."""
 
 
-def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def write_open_clip(tokenizer: TokenizerConfig, folder: Path) -> dict[str, Any]:
     """Writes tokenizer.json and tokenizer_config.json, unless it is CLIP's own tokenizer; returns what `text_cfg` has to say.
 
     open_clip then makes the same ids for `local-dir:FOLDER`. For `hf-hub:`, `hf_tokenizer_name` has to be the repository's name.
@@ -46,7 +46,7 @@ def write_open_clip(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     return {"hf_tokenizer_name": OWN, "tokenizer_kwargs": kwargs, **({"tokenizer_mode": "clips"} if clips else {})}
 
 
-def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str, longest: int | None = None) -> None:
+def write_hugging_face(tokenizer: TokenizerConfig, folder: Path, model_type: str, longest: int | None = None) -> None:
     """Writes the files from which transformers makes the same ids.
 
     Of CLIP's own tokenizer these are OpenAI's: the ids are the same for clean texts, while what RULES of cleaning mend before
@@ -57,7 +57,7 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str, long
     Raises:
         WeightsError: transformers has no such tokenizer for `model_type`, or the vocabulary file is missing or another one.
     """
-    if tokenizer == Tokenizer() and model_type == "clip":
+    if tokenizer == TokenizerConfig() and model_type == "clip":
         write_clip_vocabulary(folder)
         _write_config(folder, {"tokenizer_class": CLASSES["clip"], **CLIP_TOKENS})
         return
@@ -81,7 +81,7 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, model_type: str, long
 
 
 def _write_json_tokenizer(
-    tokenizer: Tokenizer, folder: Path, ids: Mapping[str, int | None], more: Mapping[str, int] | None = None
+    tokenizer: TokenizerConfig, folder: Path, ids: Mapping[str, int | None], more: Mapping[str, int] | None = None
 ) -> None:
     """`ids`: of the special tokens that are needed, by name; `more`: what else the configuration says."""
     (folder / JSON).write_bytes(_bytes(tokenizer))
@@ -90,7 +90,7 @@ def _write_json_tokenizer(
     _write_config(folder, {"tokenizer_class": "PreTrainedTokenizerFast", **tokens, **(more or {})})
 
 
-def _write_siglip2(tokenizer: Tokenizer, folder: Path) -> None:
+def _write_siglip2(tokenizer: TokenizerConfig, folder: Path) -> None:
     (folder / JSON).write_bytes(_bytes(tokenizer))
     file = TokenizerFile(folder)
     model, around = file.content["model"], file.around
@@ -105,7 +105,7 @@ def _write_siglip2(tokenizer: Tokenizer, folder: Path) -> None:
     _write_config(folder, {"tokenizer_class": "Siglip2Tokenizer", "pad_token": pad, **flags, **names})
 
 
-def _write_siglip(tokenizer: Tokenizer, folder: Path) -> None:
+def _write_siglip(tokenizer: TokenizerConfig, folder: Path) -> None:
     (folder / PIECES).write_bytes(_bytes(tokenizer))
     names = dict(enumerate(read_pieces(tokenizer.file)))
     tokens = {
@@ -125,7 +125,7 @@ def _write_config(folder: Path, content: Mapping[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps({**content, **sides}, indent=2) + "\n")
 
 
-def _bytes(tokenizer: Tokenizer) -> bytes:
+def _bytes(tokenizer: TokenizerConfig) -> bytes:
     try:
         return read_vocabulary(tokenizer.file, tokenizer.sha256)
     except ConfigError as error:

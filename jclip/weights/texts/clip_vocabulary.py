@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jclip.data.tokenizer import END_OF_TEXT, START_OF_TEXT, built_in_tokenizer
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.io.files import read_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 """Names that transformers has for the tokens around a text."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jclip.config import BertTower, Tokenizer
+from jclip.config import BertTower, TokenizerConfig
 from jclip.weights.bert_names import bert_rules
 from jclip.weights.errors import WeightsError
 from jclip.weights.layout import Rule, dense_rules, norm_rules
@@ -44,7 +44,7 @@ CONTEXT = {"chinese_clip": 52, "altclip": 77, "clap": 77}
 
 
 def bert_tower(
-    at: str, kind: str, given: Mapping[str, Any], tokenizer: Tokenizer, inert: set[str], length: int | None = None
+    at: str, kind: str, given: Mapping[str, Any], tokenizer: TokenizerConfig, inert: set[str], length: int | None = None
 ) -> BertTower:
     """The text tower of a model.
 

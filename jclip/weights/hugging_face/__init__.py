@@ -13,19 +13,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from jclip.config import BertTower, Caption, Model, SoundTower, TextTower, Tokenizer, VisionTower
+from jclip.config import BertTower, Caption, Model, SoundTower, TextTower, TokenizerConfig, VisionTower
 from jclip.config import replace as replace_path
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
-from jclip.weights.hugging_face_bert import DEFAULTS, bert_config, bert_tower
-from jclip.weights.hugging_face_clap import opened_clap, read_clap, write_clap
-from jclip.weights.hugging_face_names import model_type, rules
-from jclip.weights.hugging_face_processor import FILE, preprocess, read_processor, settings
+from jclip.weights.hugging_face.bert import DEFAULTS, bert_config, bert_tower
+from jclip.weights.hugging_face.clap import opened_clap, read_clap, write_clap
+from jclip.weights.hugging_face.names import model_type, rules
+from jclip.weights.hugging_face.processor import FILE, preprocess, read_processor, settings
+from jclip.weights.io.files import Lazy
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
 from jclip.weights.options import COUNT, ID, NUMBER, SECTION, Values, check_options, one_of, optional
 from jclip.weights.same import require_same
-from jclip.weights.tokenizer_files import write_hugging_face
-from jclip.weights.tokenizers import longest_text, read_hugging_face
+from jclip.weights.texts.tokenizer_files import write_hugging_face
+from jclip.weights.texts.tokenizers import longest_text, read_hugging_face
 
 __all__ = [
     "BUFFERS",
@@ -145,7 +145,7 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
         projected = any(re.fullmatch(r"(.*\.)?(visual|text)_projection\.weight", name) for name in names)
         part, tower = ALONE[kind]
         source = read_processor(folder) if tower == "image" else read_hugging_face(folder, part)
-        if not kind.startswith(part) and not isinstance(source, Tokenizer):
+        if not kind.startswith(part) and not isinstance(source, TokenizerConfig):
             source = _required(source)
         return _tower_alone(at, config, source, projected), ()
     if not isinstance(kind, str) or kind not in KINDS:
@@ -158,7 +158,9 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     return _model(at, config, processor, read_hugging_face(folder, kind), longest_text(folder)), SCALES[kind]
 
 
-def _model(at: str, config: Mapping[str, Any], processor: Processor, tokenizer: Tokenizer, longest: int | None = None) -> Model:
+def _model(
+    at: str, config: Mapping[str, Any], processor: Processor, tokenizer: TokenizerConfig, longest: int | None = None
+) -> Model:
     """`longest`: tokens that a text of a tower of BERT's kind is cut to, where the tokenizer says it."""
     kind = config["model_type"]
     clip = {"projection_dim": COUNT} if kind in LIKE_CLIP else {}
@@ -191,7 +193,7 @@ def opened(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Lazy])
     return {name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): x for name, x in tensors.items()}
 
 
-def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | Tokenizer, projected: bool) -> Model:
+def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | TokenizerConfig, projected: bool) -> Model:
     """The model of one tower, whose options are the whole configuration."""
     kind, name = ALONE[config["model_type"]]
     clip = {"projection_dim": COUNT} if kind == "clip" else {}
@@ -199,7 +201,7 @@ def _tower_alone(at: str, config: Mapping[str, Any], source: Processor | Tokeniz
     check_options(f"{at}: ", config, (VISION if name == "image" else TEXT) | clip | end, NEUTRAL, INERT)
     vision, text = _defaults(kind)
     tower: VisionTower | TextTower
-    if isinstance(source, Tokenizer):
+    if isinstance(source, TokenizerConfig):
         tower = _text_tower(kind, {**text, **config}, source)
     else:
         tower = _image_tower(kind, {**vision, **config}, source)
@@ -225,7 +227,7 @@ def _image_tower(kind: str, options: Mapping[str, Any], processor: Processor) ->
     )
 
 
-def _text_tower(kind: str, options: Mapping[str, Any], tokenizer: Tokenizer) -> TextTower:
+def _text_tower(kind: str, options: Mapping[str, Any], tokenizer: TokenizerConfig) -> TextTower:
     own: dict[str, Any] = {"causal": False, "pool": "last", "projection": "affine", "eot_id": SIGLIP_END}
     if kind == "clip":  # 2 stands for the largest id, as in the first such files
         end, largest = options["eos_token_id"], options["vocab_size"] - 1

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from jclip.config import BertTower, Tokenizer, hf_text
+from jclip.config import BertTower, TokenizerConfig, hf_text
 from jclip.config.architectures import HF_TEXTS
 from jclip.weights.bert_names import bert_rules
 from jclip.weights.errors import WeightsError
@@ -23,7 +23,7 @@ INERT = {"hf_model_pretrained", "output_tokens", "width", "heads", "layers", "vo
 """Options on which nothing depends where transformers has the sizes, and those that `read_open_clip` reads."""
 
 
-def bert_of(at: str, cfg: Mapping[str, Any], tokenizer: Tokenizer) -> BertTower:
+def bert_of(at: str, cfg: Mapping[str, Any], tokenizer: TokenizerConfig) -> BertTower:
     """The tower of a `text_cfg`.
 
     Args:

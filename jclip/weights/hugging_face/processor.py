@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from jclip.config import Preprocess, VisionTower
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.io.files import read_json
 from jclip.weights.options import COLOUR, FLAG, Values, check_options, one_of, optional
 
 FILES = NESTED, FILE = "processor_config.json", "preprocessor_config.json"

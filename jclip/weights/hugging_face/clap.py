@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from jclip.config import LAION_FUSED_MEL, LAION_MEL, BertTower, HtsatTower, Mel, Model, Tokenizer, Waveform
+from jclip.config import LAION_FUSED_MEL, LAION_MEL, BertTower, HtsatTower, Mel, Model, TokenizerConfig, Waveform
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy, read_json
-from jclip.weights.hugging_face_bert import bert_config, bert_tower, text_rules
+from jclip.weights.hugging_face.bert import bert_config, bert_tower, text_rules
+from jclip.weights.io.files import Lazy, read_json
 from jclip.weights.layout import SCALAR, Rule, dense_rules
 from jclip.weights.options import COUNT, COUNTS, FLAG, NUMBER, SECTION, SQUARE, check_options, one_of, optional, side
 from jclip.weights.same import require_same
 from jclip.weights.sound_names import BUFFERS, SCALE, htsat_rules
-from jclip.weights.tokenizer_files import write_hugging_face
-from jclip.weights.tokenizers import longest_text, read_hugging_face
+from jclip.weights.texts.tokenizer_files import write_hugging_face
+from jclip.weights.texts.tokenizers import longest_text, read_hugging_face
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,12 @@ def read_clap(folder: Path, config: Mapping[str, Any], inert: set[str]) -> tuple
 
 
 def clap_model(
-    at: str, config: Mapping[str, Any], sounds: Mapping[str, Any], tokenizer: Tokenizer, inert: set[str], longest: int | None
+    at: str,
+    config: Mapping[str, Any],
+    sounds: Mapping[str, Any],
+    tokenizer: TokenizerConfig,
+    inert: set[str],
+    longest: int | None,
 ) -> Model:
     """The model of a `config.json`, of the settings of its sounds, and of a tokenizer that cuts texts to `longest`."""
     known = inert | INERT

@@ -14,9 +14,9 @@ from jclip import __version__
 from jclip.config import Caption, ConfigError, Model, TokenTower, from_json, to_saved
 from jclip.config.ranges import value_problems
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy, read_json
+from jclip.weights.io.files import Lazy, read_json
 from jclip.weights.layout import Rule
-from jclip.weights.tokenizer_files import copy_vocabularies, find_vocabularies
+from jclip.weights.texts.tokenizer_files import copy_vocabularies, find_vocabularies
 
 CONFIG = "jclip.json"
 FILES = ("jclip.safetensors",)

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from jclip.config import Model, Tokenizer, TokenTower, architecture
+from jclip.config import Model, TokenizerConfig, TokenTower, architecture
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
-from jclip.weights.tokenizers import sha256_of, template
+from jclip.weights.io.files import read_json
+from jclip.weights.texts.tokenizers import sha256_of, template
 
 FILES = {
     "sentencepiece": "a sentencepiece model, or a tokenizer.json that ends each text alike",
@@ -39,7 +39,7 @@ def named_model(name: str, vocabulary: str | Path | None = None) -> Model:
     return dataclasses.replace(model, towers={**model.towers, **towers})
 
 
-def with_file(tokenizer: Tokenizer, path: str | Path) -> Tokenizer:
+def with_file(tokenizer: TokenizerConfig, path: str | Path) -> TokenizerConfig:
     """The tokenizer with that vocabulary. Raises WeightsError where there is no such file."""
     try:
         return dataclasses.replace(tokenizer, file=str(path), sha256=sha256_of(Path(path)))
@@ -47,7 +47,7 @@ def with_file(tokenizer: Tokenizer, path: str | Path) -> Tokenizer:
         raise WeightsError(f"tokenizer {path}: {error.strerror}") from None
 
 
-def _given(tokenizer: Tokenizer, path: str | Path | None) -> Tokenizer:
+def _given(tokenizer: TokenizerConfig, path: str | Path | None) -> TokenizerConfig:
     """A tokenizer of the table with the file that is given for it, whose kind may be the other one."""
     assert path is not None
     given = with_file(tokenizer, path)

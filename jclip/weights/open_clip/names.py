@@ -5,9 +5,9 @@ from typing import cast
 
 from jclip.config import BertTower, Model, ResNetTower, TextTower, VisionTower
 from jclip.weights.layout import BIAS, CONV, SCALAR, SCALE, Rule, conv_layout, dense_rules, norm_rules, stacked_rules
-from jclip.weights.open_clip_bert import bert_text_rules
-from jclip.weights.open_clip_coca import decoder_rules, is_captioner, pool_rules
-from jclip.weights.timm import timm_name, timm_rules
+from jclip.weights.open_clip.bert import bert_text_rules
+from jclip.weights.open_clip.coca import decoder_rules, is_captioner, pool_rules
+from jclip.weights.open_clip.timm import timm_name, timm_rules
 
 
 def rules(model: Model, paths: Collection[str], names: Container[str] | None = None) -> list[Rule]:

@@ -18,18 +18,19 @@ from jclip.config import (
     Preprocess,
     ResNetTower,
     TextTower,
-    Tokenizer,
+    TokenizerConfig,
     TokenTower,
     VisionTower,
     as_image_size,
 )
 from jclip.weights.bert_names import UNUSED_POOLER
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import Lazy
+from jclip.weights.io.files import Lazy
 from jclip.weights.layout import BIAS, SCALE, require_one_scale, require_pair
-from jclip.weights.open_clip_bert import bert_cfg, bert_of
-from jclip.weights.open_clip_coca import NAME, captioner_cfg, captioner_of, is_captioner, queries, queries_cfg
-from jclip.weights.open_clip_names import rules
+from jclip.weights.open_clip.bert import bert_cfg, bert_of
+from jclip.weights.open_clip.coca import NAME, captioner_cfg, captioner_of, is_captioner, queries, queries_cfg
+from jclip.weights.open_clip.names import rules
+from jclip.weights.open_clip.timm import TIMM, timm_name
 from jclip.weights.options import (
     COLOUR,
     COUNT,
@@ -47,9 +48,8 @@ from jclip.weights.options import (
     side,
 )
 from jclip.weights.same import require_same
-from jclip.weights.timm import TIMM, timm_name
-from jclip.weights.tokenizer_files import write_open_clip
-from jclip.weights.tokenizers import read_open_clip
+from jclip.weights.texts.tokenizer_files import write_open_clip
+from jclip.weights.texts.tokenizers import read_open_clip
 
 __all__ = [
     "BUFFERS",
@@ -230,7 +230,7 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
     return _with_preprocess(at, vit, preprocess, image_size)
 
 
-def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: Tokenizer) -> TextTower:
+def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: TokenizerConfig) -> TextTower:
     width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
     ends = {"argmax": None, "eos": cfg.get("eos_id", 2)}
     end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none: their padding tells

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jclip.config import ConfigError, Tokenizer
+from jclip.config import ConfigError, TokenizerConfig
 from jclip.data.vocabulary import read_pieces
 from jclip.files import read_whole
-from jclip.weights.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 from jclip.weights.errors import WeightsError
-from jclip.weights.files import read_json
+from jclip.weights.io.files import read_json
+from jclip.weights.texts.clip_vocabulary import END, MERGES, START, VOCABULARY, check_clip_vocabulary
 
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
@@ -46,7 +46,7 @@ CLEANS = ("whitespace", "lower", "canonicalize")
 """Rules that open_clip has."""
 
 
-def read_open_clip(folder: Path, text: Mapping[str, Any]) -> Tokenizer:
+def read_open_clip(folder: Path, text: Mapping[str, Any]) -> TokenizerConfig:
     """The tokenizer that open_clip makes for `local-dir:FOLDER`.
 
     Args:
@@ -69,7 +69,7 @@ def read_open_clip(folder: Path, text: Mapping[str, Any]) -> Tokenizer:
     if not name:
         if clean == "whitespace" or strip:
             raise WeightsError(f"{at}.tokenizer_kwargs {text['tokenizer_kwargs']}: CLIP's tokenizer knows lower case only")
-        return Tokenizer(clean=clean)
+        return TokenizerConfig(clean=clean)
     if not (folder / JSON).is_file():
         raise WeightsError(f"{at}.hf_tokenizer_name is {name!r}: put its {JSON} and {CONFIG} into {folder}")
     file = TokenizerFile(folder)
@@ -84,7 +84,7 @@ def read_open_clip(folder: Path, text: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def read_hugging_face(folder: Path, model_type: str) -> Tokenizer:
+def read_hugging_face(folder: Path, model_type: str) -> TokenizerConfig:
     """The tokenizer that transformers makes of a folder.
 
     A `clip` model without tokenizer.json has CLIP's own, as open_clip has it, unless the folder has another; with one, it has
@@ -117,7 +117,7 @@ def longest_text(folder: Path) -> int | None:
     return length if type(length) is int and length > 0 else None
 
 
-def _read_clip(folder: Path) -> Tokenizer:
+def _read_clip(folder: Path) -> TokenizerConfig:
     """CLIP's own, which nothing in the folder may contradict."""
     config, kind = _config(folder), _class(folder)
     if kind not in ("", CLASSES["clip"]):
@@ -132,10 +132,10 @@ def _read_clip(folder: Path) -> Tokenizer:
     if given != {name: CLIP_TOKENS[name] for name in given} or not {*added} <= {*CLIP_TOKENS.values()}:
         raise WeightsError(f"{folder}: CLIP's own tokenizer has {CLIP_TOKENS}; here are {given} and the added tokens {added}")
     check_clip_vocabulary(folder)
-    return Tokenizer()
+    return TokenizerConfig()
 
 
-def _read_words(folder: Path) -> Tokenizer:
+def _read_words(folder: Path) -> TokenizerConfig:
     """BERT's, of a vocab.txt alone, with the rules of uncased models, which nothing in the folder may contradict."""
     config, path = _config(folder), folder / WORDS
     rules = {"do_lower_case": True, "do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None}
@@ -150,10 +150,10 @@ def _read_words(folder: Path) -> Tokenizer:
     words = read_whole(path).decode("utf-8", "replace").split("\n")
     if "[PAD]" not in words:
         raise WeightsError(f"{path}: has no [PAD], the word for padding")
-    return Tokenizer("hugging_face", str(path.absolute()), sha256_of(path), clean="none", pad_id=words.index("[PAD]"))
+    return TokenizerConfig("hugging_face", str(path.absolute()), sha256_of(path), clean="none", pad_id=words.index("[PAD]"))
 
 
-def _read_siglip(folder: Path) -> Tokenizer:
+def _read_siglip(folder: Path) -> TokenizerConfig:
     path = folder / PIECES
     if not path.is_file():
         raise WeightsError(f"{folder}: SiglipTokenizer needs {PIECES}; put it there")
@@ -176,7 +176,7 @@ def _read_siglip(folder: Path) -> Tokenizer:
         if token not in pieces:
             raise WeightsError(f"{folder / CONFIG}: {name} {token!r} is no piece of {PIECES}")
         ids[name] = pieces.index(token)
-    return Tokenizer(
+    return TokenizerConfig(
         "sentencepiece",
         str(path.absolute()),
         sha256_of(path),
@@ -204,7 +204,7 @@ class TokenizerFile:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(f"{self.path}: no {JSON}, or damaged: {type(error).__name__}: {error}") from None
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TokenizerConfig:
         """Tokenizer of this file, with the padding; its rules of cleaning are still to be said."""
         padding = self.content.get("padding") or {}
         direction = str(padding.get("direction", "left" if self.kind in LEFT else "right")).lower()
@@ -217,7 +217,9 @@ class TokenizerFile:
         pad = self.token("pad") or padding.get("pad_token") or PADS.get(self.kind, "")
         if pad not in self.ids:
             raise WeightsError(f"{self.folder / CONFIG}: pad_token {pad!r} is no token of {JSON}; name the one for padding")
-        return Tokenizer("hugging_face", str(self.path.absolute()), sha256_of(self.path), clean="none", pad_id=self.ids[pad])
+        return TokenizerConfig(
+            "hugging_face", str(self.path.absolute()), sha256_of(self.path), clean="none", pad_id=self.ids[pad]
+        )
 
     def token(self, name: str) -> str:
         """The special token of this name, e.g. "pad"; empty where none is said."""

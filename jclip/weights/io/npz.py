@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.weights.errors import WeightsError, errors_of
-from jclip.weights.zip_views import stored_bytes
+from jclip.weights.io.zip_views import stored_bytes
 
 MAX_HEADER = 10_000
 """Bytes of what precedes the numbers of an array: type and shape."""

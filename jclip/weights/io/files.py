@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from jclip.files import read_whole
 from jclip.weights.errors import WeightsError
-from jclip.weights.torch_archive import open_torch_archive
+from jclip.weights.io.torch_archive import open_torch_archive
 
 DTYPES: Mapping[str, Any] = {
     "F64": np.dtype("<f8"),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jclip.weights.errors import WeightsError, errors_of
-from jclip.weights.zip_views import stored_bytes
+from jclip.weights.io.zip_views import stored_bytes
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Files of arrays: what holds them, read piece by piece and never trusted."""

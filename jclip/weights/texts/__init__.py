@@ -1,0 +1,1 @@
+"""Tokenizers and vocabularies, as other libraries keep them beside their weights."""
