@@ -149,7 +149,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(pictures: Path, out: Path) -> list[str]:
-    rules = ["--model", "ViT-tiny-test", "--score-best", "0.8", "--duplicates", "0.999999", "--batch-size", "1"]
+    rules = ["--model", "ViT-tiny-test", "--score-best", "0.99", "--duplicates", "0.999999", "--batch-size", "1"]
     return ["filter", f"folder:{pictures}", str(out), *rules, "--against", "shapes:val?size=16&length=70", "--contaminated", "1"]
 
 
@@ -195,13 +195,13 @@ def test_processes_with_other_rules_are_refused_on_both(pictures: Path, tmp_path
     rules = arguments(pictures, tmp_path / "out")
     processes = (
         start_command(*rules, devices=1, **first),
-        start_command(*[{"0.8": "0.7"}.get(word, word) for word in rules], devices=1, **second),
+        start_command(*[{"0.99": "0.7"}.get(word, word) for word in rules], devices=1, **second),
     )
     said = [process.communicate(timeout=120) for process in processes]
     for process, (_, err) in zip(processes, said, strict=True):
         assert process.returncode == 1
         assert "the processes differ" in err
-        assert "rules.score_best is 0.8 on process 0 and 0.7 on process 1" in err
+        assert "rules.score_best is 0.99 on process 0 and 0.7 on process 1" in err
     assert not (tmp_path / "out").exists()
 
 
