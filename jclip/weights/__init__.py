@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from jclip.config import Caption, ImageSize, ImageTower, Model, architecture, architecture_names, check_model
 from jclip.config.instead import instead_of
 from jclip.files import is_bucket
-from jclip.models import MultiTower, decoder_shapes, example_inputs
 from jclip.tree import flatten
 from jclip.weights import big_vision, clap_files, hub, hugging_face, imagebind, jclip_format, open_clip
 from jclip.weights.errors import WeightsError, errors_of
@@ -26,6 +24,7 @@ from jclip.weights.open_clip import openai
 from jclip.weights.positions import extend_positions, resize_positions, with_sizes
 from jclip.weights.prefixes import without_prefix
 from jclip.weights.same import require_same
+from jclip.weights.shapes import caption_shapes, tower_shapes
 from jclip.weights.texts.vocabularies import named_model
 
 __all__ = [
@@ -375,22 +374,6 @@ def write_weights(
         raise
 
 
-def caption_shapes(model: Model, captioners: Mapping[str, Caption]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the captioners' parameters, by path.
-
-    Raises:
-        WeightsError: it does not fit the towers.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, how in captioners.items():
-        if strange := [view for view in how.views() if view not in model.towers]:
-            raise WeightsError(f"{name}: there is no tower {strange[0]!r}; towers: {', '.join(model.towers)}")
-        for problem in how.misfits({tower: tower for tower in model.towers}, model.towers, 1):
-            raise WeightsError(f"{name}{problem}")
-        shapes |= {f"{name}/decoder/{path}": shape for path, shape in decoder_shapes(how, model).items()}
-    return shapes
-
-
 def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:
     """The model whose images become pixels in another way: `changes` are fields of `config.Preprocess`."""
     towers = {
@@ -398,10 +381,3 @@ def with_preprocess(model: Model, changes: Mapping[str, Any]) -> Model:
         for key, tower in model.towers.items()
     }
     return replace(model, towers=towers)
-
-
-def tower_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of all towers and projections, by path; nothing is allocated."""
-    batch = {name: jax.ShapeDtypeStruct(*like) for name, like in example_inputs(model, 1).items()}
-    towers = jax.eval_shape(lambda batch: MultiTower(model).init(jax.random.key(0), batch)["params"], batch)
-    return {path: leaf.shape for path, leaf in flatten(towers).items()}
