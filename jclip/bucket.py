@@ -206,7 +206,8 @@ def local_run(address: str) -> Path:
     steps = complete_steps(bucket, files)
     if not steps:
         raise OSError(
-            f"{bucket.address} holds no run of jclip with a whole checkpoint; give the --workdir of one, or copy weights to a folder"
+            f"{bucket.address} holds no run of jclip with a whole checkpoint; give the --workdir of one, or copy weights to a "
+            "folder"
         )
     state = json.dumps(sorted((name, size) for name, size in files.items() if name != LOCK)) + json.dumps(digest_of(steps))
     place = cache_folder("fetched") / sha256(bucket.address.encode()).hexdigest()[:20]

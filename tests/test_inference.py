@@ -75,7 +75,7 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
         ("https://huggingface.co/openai/clip-vit-base-patch32/tree/main", "is hf://openai/clip-vit-base-patch32"),
         ("openai/clip-vit-base-patch32", "there is no folder openai; .* is hf://openai/clip-vit-base-patch32"),
         ("runs/quikstart", "there is no such file or folder; runs has quickstart$"),
-        ("az://bucket/weights", "only hf:// is fetched; mount the bucket or copy the files"),
+        ("az://bucket/weights", "only hf://, and runs at s3:// and gs://, are fetched; mount the bucket or copy the files"),
         ("local-dir:weights", "a folder has no scheme: weights"),
         ("ViT-B/32", "the architecture is ViT-B-32, which has random weights"),
         ("nowhere/a.bin", "there is no such file; there is no folder nowhere"),

@@ -22,7 +22,7 @@ def instead_of(name: str) -> str:
     if match := re.fullmatch(HUB, name):
         return f"here the address of a repository is hf://{match[1]}"
     if "://" in name:
-        return "only hf:// is fetched; mount the bucket or copy the files, and give their path"
+        return "only hf://, and runs at s3:// and gs://, are fetched; mount the bucket or copy the files, and give their path"
     if name.startswith("local-dir:"):
         return f"here a folder has no scheme: {name.removeprefix('local-dir:')}"
     if (base := name.replace("/", "-")) != name and base in architecture_names():

@@ -27,6 +27,9 @@ META = ".nv-meta"
 MOST = 2**28
 """Bytes of a list: ten million shards have some 200 MB."""
 
+MOST_SHARDS = 1_000_000
+"""Shards of a list, with its braces expanded."""
+
 SHOWN = 3
 """Shards that a message names."""
 
@@ -159,14 +162,25 @@ def _verify(at: str, listed: Listed, source: WebDataset) -> None:
 def _names(at: str, path: Path, names: Any) -> list[str]:
     """Names of shards, whose braces are expanded."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SourceError(f"{at}: {path.name} has {str(names)[:60]!r} where a list of shards belongs")
-    return [one for name in names for one in expand_braces(at, name)]
+        raise SourceError(f"{at}: {path.name} has {_brief(names)} where a list of shards belongs")
+    found = list[str]()
+    for name in names:
+        found += expand_braces(at, name)
+        if len(found) > MOST_SHARDS:
+            raise SourceError(f"{at}: {path.name} names more than {MOST_SHARDS:,} shards; make fewer of them, or lists of parts")
+    return found
 
 
 def _count(at: str, name: object, count: Any) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**63:
-        raise SourceError(f"{at}: it says that {str(name)[:200]!r} has {str(count)[:40]!r} samples; write a number from 0 on")
+        raise SourceError(f"{at}: it says that {str(name)[:200]!r} has {_brief(count)} samples; write a number from 0 on")
     return count
+
+
+def _brief(value: object) -> str:
+    """A value in a message: a text or a small number, and else its type, because aliases can make a few bytes a huge list."""
+    small = isinstance(value, (str, bool, float, type(None))) or (isinstance(value, int) and abs(value) < 2**63)
+    return repr(str(value)[:60]) if small else f"something of type {type(value).__name__}"
 
 
 def _first_of(at: str, folder: Path, names: Iterable[str]) -> Path:
@@ -178,7 +192,7 @@ def _first_of(at: str, folder: Path, names: Iterable[str]) -> Path:
 
 def _mapping(at: str, path: Path, value: Any) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
-        raise SourceError(f"{at}: {path.name} has {str(value)[:60]!r} where names and their values belong")
+        raise SourceError(f"{at}: {path.name} has {_brief(value)} where names and their values belong")
     return value
 
 
@@ -189,7 +203,10 @@ def _parse(at: str, path: Path) -> Any:
             return json.loads(data)
         import yaml  # flax needs it too
 
-        return yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # both make nothing but plain values
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both make nothing but plain values
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, loader)):
+            raise ValueError("it has aliases, by which a few bytes can be a huge list")
+        return yaml.load(data, loader)
     except OSError as error:
         raise SourceError(f"{at}: {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # those of YAML, and whatever its constructors raise

@@ -140,7 +140,7 @@ def test_what_is_not_done_with_a_list_of_wids_is_said(root: Path, more: dict[str
         ("split_parts: {train: [", "cannot be parsed"),
         ("[" * 100_000, "cannot be parsed"),
         ("\0", "cannot be parsed"),
-        ("a: &a [x, x]\nb: &b [*a, *a]\nsplit_parts: {train: *b}", "where a list of shards belongs"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nsplit_parts: {train: *b}", "cannot be parsed: it has aliases"),
     ],
 )
 def test_what_energons_files_must_not_say_is_refused(root: Path, split: str, message: str) -> None:
@@ -187,3 +187,19 @@ def test_folders_of_shards_without_a_list_are_told_as_before(root: Path) -> None
     with pytest.raises(SourceError, match="is a folder; name its files"):
         open_source(f"webdataset:{root}/shards")
     assert isinstance(open_source(f"webdataset:{root}/shards/?.tar"), WebDataset)
+
+
+def test_a_small_list_that_would_be_a_huge_one_is_refused_at_once(root: Path) -> None:
+    spec = energon(root)
+    info, split = root / ".nv-meta/.info.yaml", root / ".nv-meta/split.yaml"
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 11))
+    info.write_text(f"{bomb}shard_counts: *a10\n")
+    with pytest.raises(SourceError, match="cannot be parsed: it has aliases"):
+        open_source(spec)
+    info.write_text(f"shard_counts:\n  a.tar: 0x1{'0' * 6000}\n")
+    with pytest.raises(SourceError, match=r"'a\.tar' has something of type int samples; write a number from 0 on"):
+        open_source(spec)
+    energon(root)
+    split.write_text("split_parts:\n  train:\n" + "".join(f"  - s{i}-{{000000..999999}}.tar\n" for i in range(40)))
+    with pytest.raises(SourceError, match=r"split\.yaml names more than 1,000,000 shards"):
+        open_source(spec)
