@@ -282,12 +282,13 @@ def told_by_values(columns: Columns, options: Mapping[str, str], names: Sequence
         columns: what `choose` has found by the names.
         options: those that are given: what they name stays as it is.
         names: the table's columns.
-        rows: examples with a field for each column.
+        rows: examples with a field for each column. It has files open afterwards: nobody else is to use it.
     """
     if columns.sound or "image" in options:
         return columns
     taken = (columns.text, *columns.more_texts, columns.label, columns.key)
-    for name in [columns.image] if columns.image else [name for name in SOUND_PATHS if name in names and name not in taken]:
+    candidates = [name for name in SOUND_PATHS if name in names and name not in taken]
+    for name in candidates if not columns.image else [name for name in candidates if name == columns.image]:
         values = list(_some(rows, name))
         if values and all(isinstance(value, str) and value.lower().endswith(ENDINGS) for value in values):
             return replace(columns, image="", sound=name)

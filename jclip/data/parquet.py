@@ -328,9 +328,8 @@ def open_parquet(spec: str) -> Parquet | Grouped:
     source = Parquet(files, first.names, columns, several)
     if not len(source):
         raise SourceError(f"{at}: there is no row in {len(paths)} files")
-    if (known := told_by_values(columns, options, first.names, source)) != columns:
-        columns = known
-        source = Parquet(files, first.names, columns, several)
+    columns = told_by_values(columns, options, first.names, source)
+    source = Parquet(files, first.names, columns, several)
     if sum(sizes) > CACHE_BYTES and max(sizes) > LARGE_GROUP:
         log.warning(
             "%s: its row groups have up to %d MiB, and an example drawn at random decodes the columns it needs of a whole one; "

@@ -206,9 +206,8 @@ def _checked(
     columns = choose(at, header, options, os.path.dirname(public(path)))
     if not len(index):
         raise SourceError(f"{at}: there is no row in it")
+    columns = told_by_values(columns, options, header, RowsOfFile(path, separator, header, columns, index))
     source = RowsOfFile(path, separator, header, columns, index)
-    if (told := told_by_values(columns, options, header, source)) != columns:
-        columns, source = told, RowsOfFile(path, separator, header, told, index)
     if options.get("captions") == "rows":
         return group_rows(source, known_by(_column(path, separator, header, columns.key or columns.image or columns.sound)))
     if columns.key:
