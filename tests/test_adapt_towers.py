@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -206,7 +205,6 @@ def test_the_published_protocol_runs_on_the_real_rn50(tmp_path: Path) -> None:
         "tip": dataclasses.replace(config.methods["tip"], views=once),
         "tip_f": dataclasses.replace(config.methods["tip_f"], views=once, training_views=once, epochs=2),
     }
-    logging.getLogger("jclip.inference").setLevel(logging.ERROR)
     content = adaptation.main("RN50", dataclasses.replace(config, methods=methods), tmp_path / "out")
     assert [row["parameters"] for row in content["cells"].values()] == [16 * 512, 0, 2 * 1024]
     assert content["cells"]["coop/shots-1/seed-0"]["choice"] == {"steps": 1, "contexts": 16}

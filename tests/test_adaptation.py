@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +105,6 @@ def protocol(root: Path, **changes: Any) -> Adapt:
 
 
 def adapted(config: Adapt, out: Path, **how: Any) -> dict[str, Any]:
-    logging.getLogger("jclip.inference").setLevel(logging.ERROR)  # random weights are meant
     return adaptation.main(MODEL, config, out, **how)
 
 
