@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_train import finish, losses, start_command, wait_for_step
 from tiny import tiny_config
 
 from jclip import facts, train
@@ -263,6 +264,22 @@ def test_a_run_of_a_mixture_says_what_it_sees_and_goes_on_bit_equal(tmp_path: Pa
     sources = {**config.data.sources, "test": dataclasses.replace(config.data.sources["test"], weight=0.5)}
     train.main(dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources)), parts)
     assert "weights of sources are others" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_mixture_that_is_killed_goes_on_bit_equal_with_another_number_of_workers(tmp_path: Path) -> None:
+    command = ("train", str(Path(__file__).parents[1] / "recipe_mixture.py"), "--workdir")
+    finish(start_command(*command, str(tmp_path / "whole"), devices=1))
+    for step, workers in ((8, "1"), (33, "0")):  # before and after the weights change
+        process = start_command(*command, str(tmp_path / "killed"), "--data.workers", workers, devices=1)
+        wait_for_step(tmp_path / "killed", step, process)
+        process.kill()
+        process.communicate()
+    out, _ = finish(start_command(*command, str(tmp_path / "killed"), devices=1))
+    assert "resuming after step" in out
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    with Checkpoints(tmp_path / "whole", read_only=True) as one, Checkpoints(tmp_path / "killed", read_only=True) as other:
+        assert one._digests(60)["arrays"] == other._digests(60)["arrays"]
 
 
 @pytest.mark.parametrize(
