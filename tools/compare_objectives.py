@@ -7,7 +7,8 @@
 Each variant is configs/plain.py with something changed, or a recipe of configs/. It is trained with each seed for as many steps
 as the plain recipe, and then for as many as take the same seconds: processor seconds of a step of training, loader included,
 which other work on the machine changes least. A line of the file is one run; what the file has is not run again, so that it
-can be stopped at any time and a further call goes on.
+can be stopped at any time and a further call goes on. tools/measured/ has the runs so far of the table that is to stand in
+docs/objectives.md.
 """
 
 import argparse
