@@ -115,9 +115,9 @@ class ArrayRecords:
                 if state != self._states[number]:
                     raise BadExample(f"its shard {path} was changed since it was opened")
                 reader = self._open[number] = _module().ArrayRecordReader(path, AT_RANDOM)
+                while len(self._open) > most_open(len(self._open)):
+                    self._open.popitem(last=False)
             self._open.move_to_end(number)
-            while len(self._open) > most_open():
-                self._open.popitem(last=False)
         return reader
 
 

@@ -29,6 +29,9 @@ log = logging.getLogger("jclip.data")
 OPEN_SHARDS = 128
 """Shards whose file and index are held open by a process at a time, at most; see also `most_open`."""
 
+RECOUNT = 64
+"""Shards that are opened between two looks at how many files the process may have open."""
+
 LET_GO = 256
 """Reads after which copies of shards that were deleted meanwhile are closed, whose room on the disk is free only then."""
 
@@ -72,6 +75,7 @@ class WebDataset:
         self._indexes = Indexes()
         self._lock = threading.Lock()
         self._reads = 0
+        self._opens, self._most = RECOUNT, OPEN_SHARDS
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process."""
@@ -124,6 +128,7 @@ class WebDataset:
         if shard is None or shard.copied != is_copied(self._paths[number]):
             samples = self._ends[number] - (self._ends[number - 1] if number else 0)
             shard = _OpenShard(self._paths[number], self._indexes, samples)
+            self._opens += 1
         with self._lock:
             self._reads += 1
             if self._reads % LET_GO == 0:
@@ -133,15 +138,27 @@ class WebDataset:
                 self._open[number] = shard
             shard = self._open[number]
             self._open.move_to_end(number)
-            while len(self._open) > most_open():
+            if self._opens >= RECOUNT:
+                self._most, self._opens = most_open(len(self._open)), 0
+            while len(self._open) > self._most:
                 self._open.popitem(last=False)
         return shard
 
 
-def most_open() -> int:
-    """OPEN_SHARDS, or less where a process may have few files open: a shard takes two, and others need some too."""
+def most_open(held: int) -> int:
+    """OPEN_SHARDS, or less where a process may have few files open: a shard takes two, of half of those that others leave.
+
+    Args:
+        held: shards that are open now.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return OPEN_SHARDS if limit == resource.RLIM_INFINITY else max(1, min(OPEN_SHARDS, limit // 8))
+    if limit == resource.RLIM_INFINITY:
+        return OPEN_SHARDS
+    try:
+        others = len(os.listdir("/proc/self/fd")) - 2 * held
+    except OSError:  # no Linux
+        others = limit // 2
+    return max(1, min(OPEN_SHARDS, (limit - others) // 4))
 
 
 def printable(name: str) -> str:

@@ -220,7 +220,7 @@ def test_a_manifest_is_not_trusted(tars: str, tmp_path: Path, change: dict[str, 
 
 
 def test_threads_read_at_once_with_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_records, "most_open", lambda: 2)
+    monkeypatch.setattr(array_records, "most_open", lambda held: 2)
     for shard in range(6):
         write_records(tmp_path / f"{shard}.array_record", [encode({"txt": f"{shard} {i}".encode() * 50}) for i in range(20)])
     source, wrong = open_source(f"arrayrecord:{tmp_path}"), list[int]()
