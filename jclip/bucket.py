@@ -38,6 +38,8 @@ AT_A_TIME = 8
 """Files that are copied at a time."""
 
 OLD_SECONDS = 86400.0
+"""Age from which the copy of a state of a bucket is removed, when another one is fetched."""
+
 SMALL = 1 << 24
 """Bytes of the largest list of files that is read."""
 
@@ -91,18 +93,13 @@ class Bucket:
 
         write_atomically(path, lambda part: self._ask(name, partial(get, part)))
 
-    def remove(self, names: Collection[str]) -> None:
-        """Removes files; those that are gone already are no error."""
-
-        def remove(name: str, store: Any) -> None:
-            store.ask(store.fs._rm_file, self._at(name))
-
-        for name in names:
-            try:
-                self._ask(name, partial(remove, name))
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
+    def remove(self, name: str) -> None:
+        """Removes a file; one that is gone already is no error."""
+        try:
+            self._ask(name, lambda store: store.ask(store.fs._rm_file, self._at(name)))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
 
     def _at(self, name: str) -> str:
         return f"{self.address}/{name}" if name else self.address

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from jclip.bucket import LOCK, Bucket
@@ -54,11 +55,12 @@ class BucketLock:
             )
 
     def release(self) -> None:
-        """Removes the lock, unless it is another run's."""
+        """Removes the lock, unless it is another run's. One that cannot be removed is taken over when it has been silent."""
         self._ended.set()
         self._thread.join()
-        if not self._taken and self._holder().get("id") == self._owner["id"]:
-            self._bucket.remove([LOCK])
+        with suppress(OSError):
+            if not self._taken and self._holder().get("id") == self._owner["id"]:
+                self._bucket.remove(LOCK)
 
     def _wait_for_other(self, say: Callable[[str], object]) -> None:
         first = holder = self._holder()

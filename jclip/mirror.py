@@ -37,6 +37,10 @@ LEFT_OUT = re.compile(rf"^(\.|{re.escape(LOCK)}|{COMPLETE}/)|(^|/)\.jclip-|\.tmp
 """Files that are not copied: locks and hidden files, what is being written, and the lists of files, which are written here."""
 
 
+OF_A_RUN = (CHECKPOINTS, COMPLETE, "config.json", "metrics.jsonl", "evaluations.json", "tensorboard", "set_aside")
+"""Files and folders, one of which shows that a folder of a bucket is that of a run."""
+
+
 class NotCopied(RuntimeError):
     """A run has ended, and its last files are not in the bucket; the message says where they are."""
 
@@ -59,13 +63,20 @@ class Mirror:
         """
         self._bucket, self._folder, self._say, self._check = bucket, folder, say, check
         self._there: dict[str, tuple[int, int]] = {}
-        """Size and mtime of each file when it was copied; of what was there before (size, -1)."""
+        """Size and mtime of each file of the run when it was copied; of what was there before (size, -1)."""
         self._steps: dict[int, dict[str, int]] = {}
         self._ended, self._problem = threading.Event(), ""
 
     def begin(self) -> None:
-        """Makes the local folder what the bucket is, unless it is a copy with which no other machine has gone on."""
-        files = self._bucket.files()
+        """Makes the local folder what the bucket is, unless it is a copy with which no other machine has gone on.
+
+        Raises:
+            OSError: the bucket cannot be read, or holds files and no run.
+        """
+        files = {name: size for name, size in self._bucket.files().items() if name != LOCK}
+        if files and not any(name.split("/")[0] in OF_A_RUN for name in files):
+            some = next(iter(files))
+            raise OSError(f"it holds {len(files):,} files of something else, such as {some}; give a folder of its own")
         self._steps = complete_steps(self._bucket, files)
         complete = digest_of(self._steps)
         if not is_copy(self._folder, self._bucket.address, complete):
@@ -76,7 +87,9 @@ class Mirror:
             fetch_run(self._bucket, self._folder, files, self._steps)
             write_state(self._folder, self._bucket.address, complete)
         write_token(self._folder)
-        self._there = {name: (size, -1) for name, size in files.items() if name != LOCK}
+        # Other files that somebody has put there are left alone; of a checkpoint that a killed run did not finish nothing stays.
+        ours = [name for name in files if self._of_step(name) or (self._folder / name).is_file()]
+        self._there = {name: (files[name], -1) for name in ours if not LEFT_OUT.search(name)}
         self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._thread.start()
 
@@ -136,11 +149,11 @@ class Mirror:
     def _remove(self, now: dict[str, tuple[int, int]]) -> None:
         """Removes what the folder has no more; of a checkpoint its list first, so that no half of one counts."""
         for step in sorted(self._steps.keys() - self._local_steps(now)):
-            self._bucket.remove([f"{COMPLETE}/{step}.json"])
+            self._bucket.remove(f"{COMPLETE}/{step}.json")
             del self._steps[step]
             write_state(self._folder, self._bucket.address, digest_of(self._steps))
-        gone = [name for name in self._there if name not in now and not name.startswith(f"{COMPLETE}/")]
-        each(lambda name: self._bucket.remove([name]), gone)
+        gone = [name for name in self._there if name not in now]
+        each(self._bucket.remove, gone)
         for name in gone:
             del self._there[name]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import pytest
+
 
 @dataclass
 class FileServer:
@@ -236,3 +238,27 @@ def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
 
     with _serving(Handler) as url:
         yield url
+
+
+@contextmanager
+def s3_server() -> Iterator[tuple[dict[str, str], Any]]:
+    """A server with S3's interface (moto): the variables that lead there, which are set meanwhile, and its file system.
+
+    A test is skipped where the extra `remote` or moto is missing.
+    """
+    pytest.importorskip("s3fs", reason="the extra remote is not installed")
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    import fsspec
+
+    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}
+    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            yield variables, fsspec.filesystem("s3", skip_instance_cache=True)
+    finally:
+        moto.stop()

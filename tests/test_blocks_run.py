@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from archives import write_tar
 from PIL import Image
-from servers import file_server
+from servers import file_server, s3_server
 from test_train import finish, losses, start_jclip, wait_for_step
 from tiny import tiny_config
 
@@ -42,24 +42,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bucket(shards: Path) -> Iterator[dict[str, str]]:
     """The same in s3://blocks/set, and the variables that lead there."""
-    pytest.importorskip("s3fs", reason="the extra remote is not installed")
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    import fsspec
-
-    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}
-    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        files = fsspec.filesystem("s3", skip_instance_cache=True)
+    with s3_server() as (variables, files):
         files.mkdir("blocks")
         for path in shards.iterdir():
             files.pipe_file(f"blocks/set/{path.name}", path.read_bytes())
-    yield variables
-    moto.stop()
+        yield variables
 
 
 @pytest.mark.slow

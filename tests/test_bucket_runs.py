@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import finish, start_jclip, wait_for_step
-from tiny import tiny_config
+from servers import s3_server
+from test_processes import two_processes
+from test_train import HERE, finish, start_jclip
+from tiny import flags_for, tiny_config
 
 import jclip
 from jclip import bucket_lock, evaluate, mirror, runs, train
@@ -25,21 +31,9 @@ from jclip.weights import WeightsError
 @pytest.fixture(scope="module")
 def store() -> Iterator[dict[str, str]]:
     """A server with S3's interface, an empty bucket "runs" in it, and the variables that lead there."""
-    pytest.importorskip("s3fs", reason="the extra remote is not installed")
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    import fsspec
-
-    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}
-    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
+    with s3_server() as (variables, files):
+        files.mkdir("runs")
         yield variables
-    moto.stop()
 
 
 def same_parameters(one: str | Path, other: str | Path) -> None:
@@ -82,19 +76,52 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_bit_by_bit(
         jclip.load("s3://runs/b")
 
 
+OFTEN = "import sys; from jclip import cli, mirror; mirror.EVERY = 0.05; sys.exit(cli.main(sys.argv[1:]))"
+"""`jclip` that copies to a bucket all the time."""
+
+
+def start_often(address: str, *options: str, **variables: str) -> subprocess.Popen[str]:
+    process = [sys.executable, "-c", OFTEN, "train", str(HERE / "recipe_tiny.py"), "--workdir", address, *options]
+    environment = {**os.environ, "XLA_FLAGS": flags_for(1), "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", **variables}
+    return subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_from_its_bucket_bit_by_bit(store: dict[str, str], tmp_path: Path) -> None:
-    options = ("--duration", "60", "--checkpoint.every", "4")
+    options = ("--duration", "400", "--checkpoint.every", "20", "--evals", "none", "--checkpoint.best", "None")
     finish(start_jclip(tmp_path / "whole", *options))
-    address = "s3://runs/killed"
-    process = start_jclip(address, *options, **store, JCLIP_CACHE=str(tmp_path / "one"))
-    (local,) = [mirror.local_folder(address).name]
-    wait_for_step(tmp_path / "one" / "runs" / local, 40, process)
+    bucket = Bucket("s3://runs/killed")
+    process = start_often(bucket.address, *options, **store, JCLIP_CACHE=str(tmp_path / "one"))
+    while not any(name.startswith("complete/") for name in bucket.files()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
     process.kill()
     process.communicate()
-    out, _ = finish(start_jclip(address, *options, **store, JCLIP_CACHE=str(tmp_path / "two")))
-    assert "resuming after step" in out or "random parameters" in out  # as far as the bucket had come
-    same_parameters(local_run(address), tmp_path / "whole")
+    (step, *_) = complete_steps(bucket, bucket.files())
+    assert step < 400, "it was killed on its way"
+    out, _ = finish(start_often(bucket.address, *options, **store, JCLIP_CACHE=str(tmp_path / "two")))
+    assert "resuming after step" in out
+    same_parameters(local_run(bucket.address), tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_local_folder_of_a_bucket_or_are_refused(store: dict[str, str], tmp_path: Path) -> None:
+    def run(address: str, caches: tuple[str, str]) -> list[tuple[int, str, str]]:
+        processes = [
+            start_jclip(address, "--duration", "4", devices=1, **store, **who, JCLIP_CACHE=str(tmp_path / cache))
+            for who, cache in zip(two_processes(), caches, strict=True)
+        ]
+        said = [process.communicate(timeout=240) for process in processes]
+        return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+    for status, out, err in run("s3://runs/two", ("shared", "shared")):
+        assert status == 0, out + err
+    bucket = Bucket("s3://runs/two")
+    assert 4 in complete_steps(bucket, bucket.files())
+    for status, out, err in run("s3://runs/apart", ("here", "there")):
+        assert status == 1, out
+        assert "differ" in err or "have to share" in err
+    assert not any(name.startswith("complete/") for name in Bucket("s3://runs/apart").files())
 
 
 class Memory(Bucket):
@@ -126,10 +153,9 @@ class Memory(Bucket):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.content[name])
 
-    def remove(self, names: Collection[str]) -> None:
-        for name in names:
-            del self.content[name]
-            self.order.append(f"-{name}")
+    def remove(self, name: str) -> None:
+        del self.content[name]
+        self.order.append(f"-{name}")
 
 
 @pytest.fixture
@@ -269,3 +295,19 @@ def test_a_bucket_that_is_not_there_is_named(store: dict[str, str], tmp_path: Pa
         train.main(tiny_config(), "s3://nowhere/run")
     with pytest.raises(ConfigError, match=r"azure://a/run is no folder, nor in a bucket"):
         train.main(tiny_config(), "azure://a/run")
+
+
+def test_a_folder_of_something_else_is_refused_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    bucket = Memory()
+    bucket.content = {"photos/1.jpg": b"1", "photos/2.jpg": b"2", "run.lock": b"of this run"}
+    with pytest.raises(OSError, match=r"holds 2 files of something else, such as photos/1\.jpg; give a folder of its own"):
+        mirror_of(bucket, tmp_path).begin()
+    bucket.content = {"config.json": b"{}", ".hidden": b"h", "notes.tmp": b"n"}
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    kept.close()
+    bucket.content["notes.txt"] = b"put there while nothing ran"
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    kept.close()
+    assert bucket.content.keys() == {"config.json", ".hidden", "notes.tmp", "notes.txt"}

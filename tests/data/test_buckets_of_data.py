@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from archives import write_tar
 from batches import assert_equal
-from servers import bucket_server, hub_server
+from servers import bucket_server, hub_server, s3_server
 
 from jclip.config import TextTower
 from jclip.data import BadExample, Batch, SourceError, eval_transform, make_loader, open_source
@@ -54,24 +54,11 @@ def google(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
 @pytest.fixture(scope="module")
 def s3(shards: Path) -> Iterator[None]:
     """A bucket "data" with the shards in its folder "set"."""
-    pytest.importorskip("s3fs", reason="the extra remote is not installed")
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    import fsspec
-
-    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        files = fsspec.filesystem("s3", skip_instance_cache=True)
+    with s3_server() as (_, files):
         files.mkdir("bucket")
         for path in sorted(shards.glob("s?.tar")):
             files.pipe_file(f"bucket/set/{path.name}", path.read_bytes())
         yield
-    moto.stop()
 
 
 def loaded(name: str, workers: int = 0) -> list[Batch]:
