@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -143,11 +143,16 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     several = any(shard["several"] for shard in manifest["shards"].values())
     if records:
         return f"arrayrecord:{folder}" + ("?captions=lines" if several else "")
-    number = names[0][:-4] if count == 1 else f"{{{names[0][:-4]}..{names[-1][:-4]}}}"
-    shards = f"webdataset:{folder}/{number}.tar" + ("?captions=lines" if several else "")
+    shards = _tars(folder, names) + ("?captions=lines" if several else "")
     if examples.classes and several:
         console.print(f"its texts are several captions each, which {shards} reads, without the names of classes", soft_wrap=True)
     return f"webdataset:{folder}" if examples.classes else shards
+
+
+def _tars(folder: Path, names: Sequence[str]) -> str:
+    """The source that tars are, by the first and the last of them."""
+    first, last = (name.removesuffix(".tar") for name in (names[0], names[-1]))
+    return f"webdataset:{folder}/{first if len(names) == 1 else f'{{{first}..{last}}}'}.tar"
 
 
 def pack_example(source: Source, index: int, options: Options) -> Packed:
