@@ -28,8 +28,10 @@ def test_every_variant_can_be_trained_and_changes_the_plain_recipe(tool: Any, fo
     for variant in (*tool.CHANGES, *(tool.WITH_FIELDS if form == "clipart" else ()), *tool.RECIPES):
         config = tool.make_config(form, data, variant, 300, seed=1, teacher="ViT-B-32")
         check(config)
-        assert (config.duration, config.seed, config.optim.warmup) == ("300", 1, plain.optim.warmup)
-        parts = [(c.model, c.views, c.objectives, c.optim, c.data) for c in (config, plain)]
+        assert (config.seed, config.optim.warmup) == (1, plain.optim.warmup)
+        stages = [int(part.duration) for part in (*config.stages.values(), config)]
+        assert stages == ([300] if variant != "clipa_l16" else [200, 100] if form == "shapes" else [240, 60])
+        parts = [(c.model, c.views, c.objectives, c.optim, c.data, c.stages) for c in (config, plain)]
         assert parts[0] != parts[1] or (form, variant) == ("shapes", "text in both directions")  # which is plain there
 
 

@@ -38,6 +38,7 @@ from jclip.config import (
     MultiView,
     SimReg,
     SimSiam,
+    Stage,
     TextAugment,
     TokenWise,
     Triplet,
@@ -107,8 +108,8 @@ BY_RULES = "text*2 | a picture of {json.keywords} | {json.title}"
 """The caption of clip art half of the time, and else one that a rule makes: of one of its keywords, or its title."""
 WITH_FIELDS: dict[str, Callable[[Config], Config]] = {"captions by rules": changed("data.fields", {"text": BY_RULES})}
 """Changes of clip art alone: drawn scenes have no such fields."""
-RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill")
-"""`distill` reads the plain run of each seed as its teacher."""
+RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill", "clipa_l16")
+"""`distill` reads the plain run of each seed as its teacher, and `clipa_l16` has stages."""
 
 
 def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0, teacher: str = "") -> Config:
@@ -120,15 +121,25 @@ def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0
         config = load(CONFIGS / "plain.py", options)
     config = (CHANGES | WITH_FIELDS).get(variant, lambda plain: plain)(config)
     evals = {name: replace(spec, "every", "100%") for name, spec in config.evals.items() if name != "retrieval"}
+    stages = share(config, steps)
     changes = {
         "seed": seed,
-        "duration": str(steps),
+        "stages": stages,
+        "duration": str(steps - sum(int(stage.duration) for stage in stages.values())),
         "optim.warmup": "9.5%" if form == "clipart" else "5%",
         "evals": evals,
         "checkpoint": replace_each(config.checkpoint, {"every": "100%", "best": None}),
         "log_every": max(1, min(50, steps // 4)),  # two lines at least, between which steps are timed
     }
     return replace_each(config, changes)
+
+
+def share(config: Config, steps: int) -> dict[str, Stage]:
+    """The stages of a recipe that give these steps the shares that the recipe gives its own."""
+    durations = {name: stage.duration for name, stage in config.stages.items()} | {"": config.duration}
+    lengths = {name: float(duration.removesuffix("ep")) for name, duration in durations.items()}
+    whole = sum(lengths.values())
+    return {name: replace(stage, "duration", str(round(steps * lengths[name] / whole))) for name, stage in config.stages.items()}
 
 
 def train(job: Mapping[str, Any]) -> dict[str, Any]:
