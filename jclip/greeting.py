@@ -35,6 +35,7 @@ def greeting(part: RunPart, mesh: Mesh, train_step: jax.stages.Compiled, program
     for flags in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         if value := os.environ.get(flags):
             lines.append(f"{flags}={value}")
+    lines += [f"  {line}" for line in part.data.order_lines()] + part.data.shortcomings()
     return "\n".join(f"jclip: {line}" for line in lines)
 
 

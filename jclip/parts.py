@@ -1,12 +1,13 @@
 """The parts of a run, its stages: everything that a process derives by itself before it looks at a checkpoint."""
 
 import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 
 from jclip.config import Config, Plan, check, make_plans, stage_configs, stage_names
-from jclip.data import Mixture, Source, open_data, planned
+from jclip.data import Mixture, RunData, Source, open_data, planned
 from jclip.facts import Record, between_hosts, listed, make_record, shard_sizes
 from jclip.processes import Refused, gather_texts, this_process
 
@@ -19,12 +20,13 @@ class RunPart(NamedTuple):
     """The whole run."""
     config: Config
     plan: Plan
+    data: RunData
     record: Record
     is_last: bool
 
 
-def prepare(config: Config, source: Source | None = None, *, devices: int | None = None) -> tuple[Source, list[RunPart]]:
-    """The data of a run, a mixture with the run's phases, and its parts; raises as `check` and `open_data`.
+def prepare(config: Config, source: Source | None = None, *, devices: int | None = None) -> list[RunPart]:
+    """The parts of a run, with their data; raises as `check`, `open_data` and `RunData`.
 
     Args:
         config: of the run.
@@ -39,10 +41,17 @@ def prepare(config: Config, source: Source | None = None, *, devices: int | None
     plans = make_plans(config, examples=len(source))
     if own and isinstance(source, Mixture):
         source = planned(source, zip(configs, plans, strict=True))
-    rows = zip(stage_names(config), configs, plans, strict=True)
-    return source, [
-        RunPart(name, config, part, plan, make_record(part, source, plan), part is config) for name, part, plan in rows
-    ]
+    parts = []
+    for name, part, plan in zip(stage_names(config), configs, plans, strict=True):
+        data = RunData(part, source, plan, host=jax.process_index(), hosts=jax.process_count())
+        parts.append(RunPart(name, config, part, plan, data, make_record(part, source, plan), part is config))
+    return parts
+
+
+def require_room(parts: Iterable[RunPart]) -> None:
+    """Raises SourceError where this host has no room for the shards that a part is to be read from."""
+    for part in parts:
+        part.data.require_room()
 
 
 def compare_hosts(record: Record, source: Source) -> None:

@@ -12,10 +12,8 @@ from jax.sharding import Mesh
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.clock import Clock
 from jclip.config import Config, ConfigError, Plan
-from jclip.data import Batch, LostWorker, Mixture, Source, SourceError, make_run_loader
-from jclip.data.blocks import require_order, run_order, said_order
+from jclip.data import Batch, LostWorker, Source, SourceError
 from jclip.data.loader import Loader
-from jclip.data.survey import shortcomings
 from jclip.eval import Evaluator, run_evaluators
 from jclip.evaluate import make_evaluators
 from jclip.facts import Record
@@ -24,7 +22,7 @@ from jclip.lock import LockedWorkdir
 from jclip.memory import device_memory, require_memory
 from jclip.metrics import NonFiniteLoss, Terminal, TrainLog, open_writers
 from jclip.operations import peak_steps
-from jclip.parts import RunPart, compare_hosts, prepare
+from jclip.parts import RunPart, compare_hosts, prepare, require_room
 from jclip.processes import (
     Refused,
     end_with_main_thread,
@@ -67,10 +65,10 @@ def main(
         LostWorker: a process that reads data was killed; the steps done are saved.
     """
     given, workdir = workdir, together(partial(folder, workdir))
-    opened, parts = together(lambda: prepare(config, source))
+    parts = together(lambda: prepare(config, source))
     command = {"workdir": str(workdir.absolute()), "resume_from": resume_from}
-    compare_hosts({**parts[-1].record, "command": command}, opened)
-    together(lambda: _require_orders(parts, opened))
+    compare_hosts({**parts[-1].record, "command": command}, parts[-1].data.source)
+    together(partial(require_room, parts))
     mesh = make_mesh(config.mesh)
     programs = together(lambda: [_make_program(part, mesh) for part in parts])
     results: dict[str, float] = {}
@@ -81,7 +79,7 @@ def main(
     ):
         begin = _first_part(workdir, parts, resume_from)
         for part, program in list(zip(parts, programs, strict=True))[begin:]:
-            stopped, results = _run_part(part, program, mesh, opened, workdir, resume_from, hold)
+            stopped, results = _run_part(part, program, workdir, resume_from, hold)
             if stopped:
                 break
     return results
@@ -106,17 +104,11 @@ def _first_part(workdir: Path, parts: Sequence[RunPart], resume_from: int | None
 
 
 def _run_part(
-    part: RunPart,
-    program: Program,
-    mesh: Mesh,
-    source: Source,
-    workdir: Path,
-    resume_from: int | None,
-    hold: Callable[[], object],
+    part: RunPart, program: Program, workdir: Path, resume_from: int | None, hold: Callable[[], object]
 ) -> tuple[bool, dict[str, float]]:
     """Trains one part, from its last checkpoint or from the end of the one before; whether the run is to stop, and its last
     results."""
-    config, plan = part.config, part.plan
+    config, plan, mesh = part.config, part.plan, program.mesh
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints:
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
@@ -129,17 +121,12 @@ def _run_part(
         phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
         terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
-        for line in said_order(source, run_order(config, source, plan.skipped), plan, config.batch_size, jax.process_count()):
-            terminal.say(f"jclip:   {line}")
-        fields = {name: view.field for name, view in config.inputs().items()}
-        for line in shortcomings(source, fields, config.batch_size, config.data.optional):
-            terminal.say(f"jclip: {line}")
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}
         tidy(workdir, part.run, checkpoints, start, terminal)
         with (
-            _make_log(part, source, mesh, terminal, start, checkpoints) as log,
-            _make_loader(config, source, plan, start.step) as loader,
+            _make_log(part, mesh, terminal, start, checkpoints) as log,
+            part.data.loader(start.step) as loader,
         ):
             run = Run(config, plan, mesh, evaluators, checkpoints, record, log, terminal, stop, hold)
             with stop.listening():
@@ -306,17 +293,6 @@ def _evaluate(run: Run, step: int, state: TrainState, due: Mapping[str, Evaluato
     return values
 
 
-def _make_loader(config: Config, source: Source, plan: Plan, step: int) -> Loader:
-    """The batches of this process from a step of a stage on."""
-    host, hosts = jax.process_index(), jax.process_count()
-    return make_run_loader(config, source, start=step - plan.first, skipped=plan.skipped, host=host, hosts=hosts)
-
-
-def _require_orders(parts: Sequence[RunPart], source: Source) -> None:
-    for part in parts:
-        require_order(part.config, source, part.plan.skipped, jax.process_index(), jax.process_count())
-
-
 def _make_program(part: RunPart, mesh: Mesh) -> Program:
     """The program, if this host's devices have the memory for it."""
     config, plan = part.config, part.plan
@@ -336,12 +312,8 @@ def _say_changes(start: Start, part: RunPart, checkpoints: Checkpoints, terminal
         )
 
 
-def _make_log(part: RunPart, source: Source, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
+def _make_log(part: RunPart, mesh: Mesh, terminal: Terminal, start: Start, checkpoints: Checkpoints) -> TrainLog:
     config, plan = part.config, part.plan
-    order = run_order(config, source, plan.skipped) if isinstance(source, Mixture) else None
-
-    def seen(step: int) -> Mapping[str, int]:
-        return order.counts(plan.skipped + (step - plan.first) * config.batch_size) if order else {}
 
     def back_to(step: int) -> str:
         found = last_good(checkpoints, step - 1)
@@ -365,5 +337,5 @@ def _make_log(part: RunPart, source: Source, mesh: Mesh, terminal: Terminal, sta
         total=plan.total,
         last_good=back_to,
         sum_up=sum_over_processes,
-        seen=seen,
+        seen=part.data.counts,
     )

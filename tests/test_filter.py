@@ -207,7 +207,7 @@ def test_what_is_kept_is_a_subset_that_trains(data: str, tmp_path: Path, capsys:
     assert command[:3] == ["jclip", "train", "CONFIG.py"]
     options = dict(zip(command[3::2], command[4::2], strict=True))
     named = {"data.source": options["--data.source"], "data.subset.keys": options["--data.subset.keys"]}
-    source = prepare(tiny_config(**named))[0]
+    source = prepare(tiny_config(**named))[0].data.source
     assert source is not None
     table = Filter(Subset(where="dropped == '' and language_probability > 0.5", table=str(tmp_path / "out/table.parquet")))
     kept, _, record = filtered(data, tmp_path / "again", table)

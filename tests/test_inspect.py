@@ -107,7 +107,7 @@ def test_the_page_shows_what_training_does(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_the_schedule_of_each_stage() -> None:
-    _, parts = prepare(staged())
+    parts = prepare(staged())
     steps, rates = inspect.learning_rates(parts)
     expected = []
     for part in parts:

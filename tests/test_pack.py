@@ -216,8 +216,8 @@ def test_pictures_of_cameras_with_several_in_a_file_are_packed(tmp_path: Path) -
 
 def test_a_labelled_set_that_was_packed_can_be_trained_on(tmp_path: Path) -> None:
     name = pack.main("shapes:val?size=16&length=5", tmp_path / "out")
-    source, (part,) = prepare(tiny_config(**{"data.source": name, "batch_size": 8, "evals": {}, "checkpoint.best": None}))
-    assert (len(source), part.record["data"]["shards"]) == (5, 1)
+    (part,) = prepare(tiny_config(**{"data.source": name, "batch_size": 8, "evals": {}, "checkpoint.best": None}))
+    assert (len(part.data.source), part.record["data"]["shards"]) == (5, 1)
 
 
 def test_a_shard_whose_bytes_are_others_is_written_again(shards: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imported at first use: who embeds pictures needs no loader
     from jclip.data.reader import EvalBatch as EvalBatch
     from jclip.data.reader import read_field as read_field
     from jclip.data.reader import read_once as read_once
+    from jclip.data.run_data import RunData as RunData
     from jclip.data.subset import SelectedExamples as SelectedExamples
     from jclip.data.subset import open_part as open_part
     from jclip.data.subset import select as select
@@ -36,6 +37,7 @@ _LAZY = {
     **dict.fromkeys(("Mixture", "Shares", "in_numbers", "open_data", "planned"), "mixture"),
     **dict.fromkeys(("SCHEMES", "Scheme", "open_source"), "open"),
     **dict.fromkeys(("EvalBatch", "read_field", "read_once"), "reader"),
+    "RunData": "run_data",
     **dict.fromkeys(("SelectedExamples", "open_part", "select"), "subset"),
 }
 """Names that are imported at first use, with their modules."""
@@ -50,6 +52,7 @@ __all__ = [
     "LostWorker",
     "Mixture",
     "Reading",
+    "RunData",
     "Scheme",
     "SelectedExamples",
     "Shares",

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jclip.config import Config, Plan
+from jclip.config import Config
 from jclip.data.addresses import Address
-from jclip.data.mixture import Mixture, Order, Shares, in_numbers
+from jclip.data.mixture import Mixture, Order, Shares
 from jclip.data.source import Source, SourceError
 
 NEAR = 8
@@ -242,19 +242,6 @@ def run_order(config: Config, source: Source, skipped: int = 0) -> Order | Block
     return source.order(config.seed) if isinstance(source, Mixture) else None
 
 
-def require_order(config: Config, source: Source, skipped: int, host: int, hosts: int) -> None:
-    """Looks whether a host can read a run in its order, before anything else is done.
-
-    Raises:
-        SourceError: a source has no shards, or too few; two blocks of each lane of the host are more than its cache holds.
-    """
-    order = run_order(config, source, skipped)
-    if isinstance(order, BlockOrder) and any_remote(source):
-        from jclip.data.ahead import plan_copies
-
-        plan_copies(order, source, host, hosts)
-
-
 def make_lanes(seed: int, name: str, ends: Numbers, blocks: Blocks) -> list[Lane]:
     """The lanes of a source, by the number of examples up to the end of each of its shards.
 
@@ -305,14 +292,6 @@ def shard_paths(source: Source) -> dict[str, Sequence[str]]:
 def any_remote(source: Source) -> bool:
     """True where a shard is remote."""
     return any(isinstance(path, Address) for paths in shard_paths(source).values() for path in paths)
-
-
-def said_order(source: Source, order: Order | BlockOrder | None, plan: Plan, batch_size: int, hosts: int = 1) -> list[str]:
-    """Lines for people on the order of a part of a run: shares and epochs of a mixture's sources, and what blocks change."""
-    lines = []
-    if isinstance(source, Mixture) and order is not None:
-        lines += in_numbers(source, order, plan.skipped, plan.skipped + plan.length * batch_size)
-    return lines + (said_blocks(order, hosts) if isinstance(order, BlockOrder) else [])
 
 
 def said_blocks(order: BlockOrder, hosts: int = 1) -> list[str]:

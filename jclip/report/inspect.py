@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from jclip.config import Config, ConfigError, ImageTower, Input, Plan, SoundTower, TokenTower, valid_name
+from jclip.config import Config, ConfigError, ImageTower, Input, SoundTower, TokenTower, valid_name
 from jclip.config.fields import parse_field
-from jclip.data import Batch, Mixture, Source, detokenize, in_numbers, make_run_loader
+from jclip.data import Batch, Mixture, Source, detokenize, in_numbers
 from jclip.data.addresses import shown
 from jclip.data.blocks import BlockOrder, run_order, said_blocks
 from jclip.data.caches import write_atomically
@@ -97,17 +97,17 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
     slice_ = describe(topology)
     with console.status("reading the data, and counting"):
-        source, parts = prepare(config, devices=len(slice_.devices))
-        shown = [_shown(part, source, slice_) for part in parts]
+        parts = prepare(config, devices=len(slice_.devices))
+        shown = [_shown(part, slice_) for part in parts]
     with console.status("measuring the loader"):
-        rate = loader_rate(config, source, seconds)
+        rate = loader_rate(parts[-1], seconds)
     steps, rates = learning_rates(parts)
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("inspect.html").render(
         title=title,
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # ours, not a file's
-        facts=_run_facts(parts[-1], source, slice_, rate),
+        facts=_run_facts(parts[-1], slice_, rate),
         curve=line_plot([Series(0, steps, rates)], title="learning rate", x_name="step"),
         parts=shown,
     )
@@ -132,20 +132,20 @@ def learning_rates(parts: list[RunPart]) -> tuple[list[float], list[float]]:
     return steps, rates
 
 
-def loader_rate(config: Config, source: Source, seconds: float) -> float:
+def loader_rate(part: RunPart, seconds: float) -> float:
     """Examples a second that the loader of this host hands over, after its first batch."""
-    with make_run_loader(config, source, ahead=False) as loader:
+    with part.data.loader(part.plan.first, ahead=False) as loader:
         next(loader)
         began = now = time.perf_counter()
         batches = 0
         while now - began < seconds or not batches:
             next(loader)
             batches, now = batches + 1, time.perf_counter()
-    return batches * config.batch_size / (now - began)
+    return batches * part.config.batch_size / (now - began)
 
 
-def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> list[tuple[str, str]]:
-    config, plan = last.config, last.plan
+def _run_facts(last: RunPart, slice_: Topology, rate: float) -> list[tuple[str, str]]:
+    config, plan, source = last.config, last.plan, last.data.source
     seen = plan.skipped + plan.length * config.batch_size
     mixed = in_numbers(source, source.order(config.seed), 0, seen) if isinstance(source, Mixture) else []
     order = run_order(config, source, plan.skipped)
@@ -159,27 +159,28 @@ def _run_facts(last: RunPart, source: Source, slice_: Topology, rate: float) -> 
     ]
 
 
-def _shown(part: RunPart, source: Source, slice_: Topology) -> PartPage:
+def _shown(part: RunPart, slice_: Topology) -> PartPage:
     config, plan = part.config, part.plan
     mesh = make_mesh(config.mesh, slice_.devices)
     program = make_program(config, mesh, warmup_steps=plan.warmup, total_steps=plan.length, cooldown_steps=plan.cooldown)
-    batch = first_rows(config, plan, source)
+    batch = first_rows(part)
     views = {view: seen(what, batch.arrays[view], batch.arrays.get(valid_name(view))) for view, what in config.inputs().items()}
     name = "" if part.is_last and not config.stages else f"stage {part.name}"
-    return PartPage(name, _facts(config, plan, program, source), parameters(config, program), views, batch.keys, batch.problems)
+    return PartPage(name, _facts(part, program), parameters(config, program), views, batch.keys, batch.problems)
 
 
-def _facts(config: Config, plan: Plan, program: Program, source: Source) -> list[tuple[str, str]]:
+def _facts(part: RunPart, program: Program) -> list[tuple[str, str]]:
+    config, plan = part.config, part.plan
     flops = trained_flops(config)
-    parts = {name: share(part) for name, part in program.parts().items()}
+    sizes = {name: share(held) for name, held in program.parts().items()}
     return [
         ("steps", f"{plan.length:,}, of which {plan.warmup:,} warm up"),
         ("batch", f"{config.batch_size:,} examples, {config.batch_size // program.mesh.size:,} a device"),
         ("inputs", ", ".join(f"{tower} {_shape(*how.input())}" for tower, how in config.model.towers.items())),
-        *_alternatives(config, source),
+        *_alternatives(config, part.data.source),
         ("operations", f"{flops:.3e} a step, {flops / program.mesh.size:.3e} a device"),
-        *((f"{name}, a device", size_text(size)) for name, size in parts.items()),
-        ("together", f"{size_text(sum(parts.values()))} a device, activations not counted: jclip compile counts all"),
+        *((f"{name}, a device", size_text(size)) for name, size in sizes.items()),
+        ("together", f"{size_text(sum(sizes.values()))} a device, activations not counted: jclip compile counts all"),
     ]
 
 
@@ -220,10 +221,10 @@ def _factor(factor: Any) -> str:
     return number(float(values[0])) if len(set(values.tolist())) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"
 
 
-def first_rows(config: Config, plan: Plan, source: Source) -> Batch:
+def first_rows(part: RunPart) -> Batch:
     """The first EXAMPLES rows that training will see in this stage, of this host."""
-    with make_run_loader(config, source, skipped=plan.skipped, ahead=False) as loader:  # no copies for so few
-        batches = list(itertools.islice(loader, math.ceil(EXAMPLES / config.batch_size)))
+    with part.data.loader(part.plan.first, ahead=False) as loader:  # no copies for so few
+        batches = list(itertools.islice(loader, math.ceil(EXAMPLES / part.config.batch_size)))
     arrays = {view: np.concatenate([batch.arrays[view] for batch in batches])[:EXAMPLES] for view in batches[0].arrays}
     return Batch(arrays, list(_joined(batches, "keys"))[:EXAMPLES], list(_joined(batches, "problems")))
 

@@ -120,8 +120,8 @@ def test_a_labelled_set_keeps_its_classes_and_trains(tmp_path: Path) -> None:
         assert packed[i]["label"] == drawn[i]["label"]
         assert packed[i]["text"] == drawn[i]["text"]
         np.testing.assert_array_equal(np.asarray(Decode()(packed[i]["image"])), drawn[i]["image"])
-    source, _ = prepare(tiny_config(**{"data.source": name, "batch_size": 8, "evals": {}, "checkpoint.best": None}))
-    assert len(source) == 5
+    (part,) = prepare(tiny_config(**{"data.source": name, "batch_size": 8, "evals": {}, "checkpoint.best": None}))
+    assert len(part.data.source) == 5
 
 
 def test_records_of_others_are_read_by_their_features(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_a_change_of_weights_is_told_where_it_moves_what_was_seen_already() -> N
     def record(duration: str, changes: Any) -> dict[str, Any]:
         sources = {"a": Portion("shapes:val?length=50", 0.7, changes=changes), "b": Portion("shapes:test?length=20", 0.3)}
         config = dataclasses.replace(Config(), data=Data(sources=sources), batch_size=10, duration=duration)
-        return prepare(config, devices=1)[1][-1].record
+        return prepare(config, devices=1)[-1].record
 
     before = record("100", (("80%", 0.1),))
     for duration, changes, at, told in (("200", (("80%", 0.1),), 90, True), ("200", (("80%", 0.1),), 70, False),

@@ -348,12 +348,12 @@ def number(value: int, rng: Any = None) -> np.ndarray[Any, Any]:
 
 def test_a_run_has_its_subset_and_says_so() -> None:
     config = tiny_config(**{"data.subset": Subset(where="label < 20"), "evals": {}, "checkpoint.best": None})
-    source, (part,) = prepare(config, devices=8)
+    (part,) = prepare(config, devices=8)
+    source = part.data.source
     assert len(source) == sum(open_source(SHAPES)[i]["label"] < 20 for i in range(200)) == part.record["data"]["examples"]
     assert shortcomings(source, {"text": "text"})[0] == f"{len(source)} of 200 examples are in the subset"
-    mixed, _ = prepare(
-        dataclasses.replace(config, data=Data(sources={"a": Portion(SHAPES, subset=config.data.subset)})), devices=8
-    )
+    sources = {"a": Portion(SHAPES, subset=config.data.subset)}
+    mixed = prepare(dataclasses.replace(config, data=Data(sources=sources)), devices=8)[0].data.source
     assert len(mixed) == len(source)
     assert shortcomings(mixed, {"text": "text"})[0] == f"a: {len(source)} of 200 examples are in the subset"
 
