@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from jclip.adapt.saved import Adapted
 
 
-def make_evaluators(config: Config, mesh: Mesh, between_batches: Callable[[], object]) -> dict[str, Evaluator]:
-    """The evaluators of a configuration, by name; `between_batches` is called before each batch and may raise."""
-    gather = make_gather(param_shapes(config), config.mesh, mesh)
+def make_evaluators(
+    config: Config, mesh: Mesh, gather: Gather | None, between_batches: Callable[[], object]
+) -> dict[str, Evaluator]:
+    """The evaluators of a configuration, by name; for `gather` see `make_encode`. `between_batches` is called before each batch
+    and may raise."""
     functions = make_functions(
         config.model,
         mesh,

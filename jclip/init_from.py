@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError, InitFrom, Model, TextTower, Tower, differences
-from jclip.config.same import with_moved_file
+from jclip.config import Config, ConfigError, InitFrom, Model, TextTower
+from jclip.config.same import parameter_changes
 from jclip.files import is_run
 from jclip.program import Program
 from jclip.runs import load_run, run_config
@@ -21,8 +21,8 @@ from jclip.state import TrainState, new_extra, param_shapes
 from jclip.tree import flatten, match_rules, require_used, unflatten
 from jclip.weights import extend_positions, local_path, read_weights, resize_positions
 
-FREE = ("image_size", "context_length", "dropout", "patch_dropout")
-"""Fields of a tower that may differ: positions are resized, and dropout is not part of what was trained."""
+RESIZED = ("image_size", "context_length")
+"""Fields of a tower that may differ, because positions are resized."""
 
 
 class Origin(NamedTuple):
@@ -41,7 +41,7 @@ class Origin(NamedTuple):
     read: Callable[[Mesh], Iterable[tuple[str, Any]]]
 
 
-def start_from(config: Config, program: Program, mesh: Mesh) -> tuple[TrainState, str]:
+def start_from(config: Config, program: Program) -> tuple[TrainState, str]:
     """The state at step 0 with the parameters of config.init_from, and a line that says what came from where.
 
     Each array goes to the devices as it is read, each device its share. All is checked before anything is allocated.
@@ -52,7 +52,7 @@ def start_from(config: Config, program: Program, mesh: Mesh) -> tuple[TrainState
         CheckpointError: the workdir holds no such checkpoint.
         WeightsError: weights are damaged, or have an option that is not reproduced.
     """
-    wanted = flatten(program.state.params)
+    wanted, mesh = flatten(program.state.params), program.mesh
     loaded = _loaded(config.init_from, program.state.params)
     source = _renamed(_open(config.init_from), config.init_from.towers)
     _check_model(config, source, loaded, set(wanted))
@@ -150,24 +150,13 @@ def _check_model(config: Config, source: Origin, loaded: set[str], wanted: set[s
         if there is not None and any(path.startswith(f"{name}/") for path in loaded):
             projection = {path for path in wanted if path.startswith(f"{name}_projection/")}
             new_projection = bool(projection) and not projection & loaded
-            changes += _changes(f"model.towers.{name}", there, tower, new_projection)
+            free = (*RESIZED, "projection") if new_projection else RESIZED
+            changes += parameter_changes(f"model.towers.{name}", there, tower, free)
     if changes:
         raise ConfigError(
             f"config: the parameters of {source.name} are not for this model: {'; '.join(changes)} (there -> here); "
             "give the model what is there, or let init_from.rules say 'scratch' for the whole tower"
         )
-
-
-def _changes(at: str, there: Tower, here: Tower, new_projection: bool) -> list[str]:
-    """The fields that change what is computed, with the values there and here."""
-    if type(there) is not type(here):
-        return [f"{at}: {type(there).__name__} -> {type(here).__name__}"]
-    equal = {field: getattr(here, field) for field in FREE if hasattr(here, field)}
-    if new_projection:
-        equal["projection"] = here.projection
-    if None not in (getattr(there, "layer_scale", None), getattr(here, "layer_scale", None)):
-        equal["layer_scale"] = getattr(here, "layer_scale")  # noqa: B009  # where factors began says nothing of where they are
-    return differences(dataclasses.replace(with_moved_file(there, here), **equal), here, at)
 
 
 def _check_shapes(source: Origin, wanted: Mapping[str, tuple[int, ...]]) -> None:

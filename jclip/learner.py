@@ -11,8 +11,8 @@ from jclip.config import Config, groups_of
 from jclip.models import Backend, MultiTower, bucketed_views, fits_buckets
 from jclip.objectives import Params, WeightedSum, make_objective
 from jclip.optim import split
-from jclip.sharding import make_gather
-from jclip.state import make_towers, param_shapes
+from jclip.sharding import Gather
+from jclip.state import make_towers
 
 
 class Learner(NamedTuple):
@@ -43,9 +43,9 @@ class Learner(NamedTuple):
     mesh: Mesh
 
 
-def make_learner(config: Config, mesh: Mesh) -> Learner:
-    """The learner of all objectives of a configuration on a mesh."""
-    gather = make_gather(param_shapes(config), config.mesh, mesh)
+def make_learner(config: Config, mesh: Mesh, gather: Gather | None) -> Learner:
+    """The learner of all objectives of a configuration on a mesh; `gather` makes the parameters of a block whole, see
+    `make_gather`."""
     towers = partial(make_towers, config, gather, Backend.of(mesh, config.model.attention))
     inputs, teachers = config.inputs(), config.teachers()
     seen = [view for view in config.encoded_views() if view in inputs]

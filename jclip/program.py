@@ -14,7 +14,7 @@ from jclip.config import Config, ConfigError, Family
 from jclip.learner import make_learner
 from jclip.objectives import Params
 from jclip.optim import make_optimizer, make_schedule, split
-from jclip.sharding import batch_sharding, extra_shardings, moment_shardings, param_shardings, replicated
+from jclip.sharding import Gather, batch_sharding, extra_shardings, make_gather, moment_shardings, param_shardings, replicated
 from jclip.state import TrainState, abstract, new_extra, new_params, param_shapes, view_inputs
 from jclip.step import make_train_step
 from jclip.tree import require_used
@@ -43,6 +43,7 @@ class Program(NamedTuple):
 
     Attributes:
         mesh: the devices.
+        gather: makes the parameters of a block whole; see `make_gather`.
         state: shapes, dtypes and shardings of the state.
         batch: those of a global batch.
         embeddings: those of its embeddings, f32 [B, E] of each view.
@@ -52,6 +53,7 @@ class Program(NamedTuple):
     """
 
     mesh: Mesh
+    gather: Gather | None
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     embeddings: dict[str, jax.ShapeDtypeStruct]
@@ -115,6 +117,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
     opt_state = moment_shardings(jax.eval_shape(tx.init, split(config.optim, shapes)[0]), shapes, config.mesh, mesh)
     extra = extra_shardings(jax.eval_shape(partial(new_extra, config), shapes), shapes, config.mesh, mesh)
     shardings = TrainState(cast(Any, everywhere), params, opt_state, extra)
+    gather = make_gather(shapes, config.mesh, mesh)
     init = jax.jit(new_state, out_shardings=shardings)
     z = jax.ShapeDtypeStruct((config.batch_size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh))
     inputs = view_inputs(config, config.batch_size)
@@ -122,7 +125,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
     def phase(first: int, part: Config) -> Phase:
         train_step = make_train_step(
-            make_learner(part, mesh),
+            make_learner(part, mesh, gather),
             tx,
             schedule,
             seed=config.seed,
@@ -142,6 +145,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
 
     return Program(
         mesh=mesh,
+        gather=gather,
         state=abstract(init.eval_shape(), shardings),
         batch={name: jax.ShapeDtypeStruct(*like, sharding=batch_sharding(mesh)) for name, like in inputs.items()},
         embeddings=dict.fromkeys(config.inputs(), z),

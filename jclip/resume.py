@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 from jclip.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
-from jclip.config import Config, InitFrom, Model, Plan, differences, from_json, make_plan
-from jclip.config.same import with_moved_file
+from jclip.config import Config, InitFrom, Plan, from_json, make_plan
+from jclip.config.same import model_changes
 from jclip.facts import Record, changes, weights_digest
 from jclip.init_from import start_from
 from jclip.optim import make_schedule, split
@@ -26,11 +25,6 @@ from jclip.weights import local_path
 
 LOOKS = 5
 """Times that processes look for the last checkpoint, a second apart, before they agree not to agree."""
-
-FREE_MODEL = ("dtype", "reduce_dtype", "scan", "remat", "attention")
-FREE_TOWER = ("dropout", "patch_dropout", "layer_scale")
-"""Fields of a model and of a tower that may differ from a checkpoint's: they change neither the parameters nor their meaning.
-layer_scale says where its factors began, and may not come or go."""
 
 
 class Start(NamedTuple):
@@ -58,9 +52,7 @@ class Start(NamedTuple):
         return self.step if self.other is not None else 0
 
 
-def find_start(
-    config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, mesh: Mesh, resume_from: int | None
-) -> Start:
+def find_start(config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, resume_from: int | None) -> Start:
     """The start of a run, or of a stage of it; see `Start`.
 
     Args:
@@ -68,7 +60,6 @@ def find_start(
         plan: of the run.
         program: what is to be trained.
         checkpoints: of the workdir.
-        mesh: the devices.
         resume_from: step of the checkpoint to go on from, where that is not the last one; see `choose`.
 
     Raises:
@@ -79,12 +70,12 @@ def find_start(
     require_same_latest(checkpoints)
     step = together(lambda: choose(checkpoints, resume_from))
     if step is not None and step == plan.first:
-        return _cross(config, program, checkpoints, mesh, step)
+        return _cross(config, program, checkpoints, step)
     if step is None and config.optim.schedule == "cooldown":
         return _cool_down(config, plan, program)
     if step is None and config.init_from.path:
         _require_same_weights(config.init_from.path)
-        return Start(0, *start_from(config, program, mesh))
+        return Start(0, *start_from(config, program))
     if step is None:
         return Start(0, program.init(), "random parameters")
     try:
@@ -93,7 +84,7 @@ def find_start(
         # The one that is asked for, where a later one came from it and is damaged: the advice of before still holds.
         if resume_from is not None and plan.first <= resume_from < step and resume_from in checkpoints.steps:
             if resume_from == plan.first > 0:
-                return _cross(config, program, checkpoints, mesh, resume_from)
+                return _cross(config, program, checkpoints, resume_from)
             return _restore(config, plan, program, checkpoints, resume_from)
         raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved(), plan)}") from None
 
@@ -112,12 +103,12 @@ def require_same_latest(checkpoints: Checkpoints) -> None:
     )
 
 
-def _cross(config: Config, program: Program, checkpoints: Checkpoints, mesh: Mesh, step: int) -> Start:
+def _cross(config: Config, program: Program, checkpoints: Checkpoints, step: int) -> Start:
     """The begin of a stage: the parameters at the end of the one before."""
     workdir = str(checkpoints.directory.parent)
     before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
     try:
-        state, origin = start_from(dataclasses.replace(config, init_from=before), program, mesh)
+        state, origin = start_from(dataclasses.replace(config, init_from=before), program)
     except DamagedCheckpoint as damage:
         earlier = [saved for saved in checkpoints.steps if saved < step]
         again = f"--resume-from {earlier[-1]} goes on from the one before" if earlier else f"remove {checkpoints.directory}"
@@ -215,7 +206,7 @@ def _way_on(checkpoints: Checkpoints, step: int, parts: Mapping[str, Any], plan:
 
 def _check_same(saved: Config, config: Config, program: Program, workdir: Path) -> None:
     """Raises CheckpointError where the parameters or the optimizer's state of a checkpoint are not those of this run."""
-    if fixed := differences(_with_free(saved.model, config.model), config.model, "model"):
+    if fixed := model_changes(saved.model, config.model):
         raise CheckpointError(
             f"{workdir} holds another model: {'; '.join(fixed)} (there -> here); give these fields the values that they have "
             "there, or another --workdir (with --init-from.path to start from these parameters)"
@@ -278,21 +269,6 @@ def _own_arrays(config: Config) -> dict[str, tuple[int, ...]]:
     own = {name: params[name] for name in config.objectives if name in params}
     extra = jax.eval_shape(partial(new_extra, config), params)
     return {path: leaf.shape for path, leaf in {**flatten(own), **flatten(extra, "extra/")}.items()}
-
-
-def _with_free(saved: Model, now: Model) -> Model:
-    """The saved model with the free fields of the present one."""
-    towers = {}
-    for name, tower in saved.towers.items():
-        other: Any = now.towers.get(name)
-        free: dict[str, Any] = {}
-        if type(other) is type(tower):
-            free = {field: getattr(other, field) for field in FREE_TOWER if hasattr(other, field)}
-            if None in (free.get("layer_scale"), getattr(tower, "layer_scale", None)):
-                free.pop("layer_scale", None)
-            tower = with_moved_file(tower, other)
-        towers[name] = dataclasses.replace(tower, **free)
-    return dataclasses.replace(saved, towers=towers, **{field: getattr(now, field) for field in FREE_MODEL})
 
 
 def said_changes(start: Start, record: Record, config: Config, plan: Plan) -> list[str]:

@@ -16,8 +16,8 @@ from jclip.learner import Learner, make_learner
 from jclip.models import Encoded
 from jclip.objectives import Metrics, Params, Part
 from jclip.optim import ema_decay, moving_average
-from jclip.sharding import join_rows, replicated, split_rows
-from jclip.state import TrainState
+from jclip.sharding import join_rows, make_gather, replicated, split_rows
+from jclip.state import TrainState, param_shapes
 from jclip.tree import merge
 
 Batch = Mapping[str, Array]
@@ -78,7 +78,8 @@ def make_train_step(
 
 def make_loss_and_grads(config: Config, mesh: Mesh) -> LossAndGrads:
     """`loss_and_grads` of a configuration: (params, batch, key, extra) -> (loss, metrics, gradients, rows)."""
-    return partial(loss_and_grads, make_learner(config, mesh))
+    gather = make_gather(param_shapes(config), config.mesh, mesh)
+    return partial(loss_and_grads, make_learner(config, mesh, gather))
 
 
 def loss_and_grads(

@@ -111,8 +111,8 @@ def _run_part(
     config, plan, mesh = part.config, part.plan, program.mesh
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints:
         stop = StopSignal(jax.process_count(), sum_over_processes)
-        evaluators = together(lambda: make_evaluators(config, mesh, stop.between_batches))
-        start = find_start(config, plan, program, checkpoints, mesh, resume_from)
+        evaluators = together(lambda: make_evaluators(config, mesh, program.gather, stop.between_batches))
+        start = find_start(config, plan, program, checkpoints, resume_from)
         if start.step > plan.total:
             raise ConfigError(
                 f"config: duration {config.duration} ends at step {plan.total:,}, and {workdir} has come to step {start.step:,}; "

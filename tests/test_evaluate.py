@@ -192,7 +192,7 @@ def test_the_largest_image_of_evaluations_is_said_by_suite_command_and_run(
 
     config = tiny_config(**{"data.max_pixels": 255, "evals": pairs})
     mesh = make_mesh(config.mesh)
-    (evaluator,) = evaluate.make_evaluators(config, mesh, lambda: None).values()
+    (evaluator,) = evaluate.make_evaluators(config, mesh, None, lambda: None).values()
     with pytest.raises(SourceError, match=refused):
         evaluator.run(jclip.load(weights).params)
 

@@ -13,9 +13,9 @@ from tiny import tiny_config
 
 from jclip import train
 from jclip.checkpoint import CheckpointError, Checkpoints
-from jclip.config import Model, differences
+from jclip.config import Model
+from jclip.config.same import model_changes
 from jclip.lock import LockedWorkdir
-from jclip.resume import _with_free
 
 ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what its errors leave behind
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 3}
@@ -169,9 +169,9 @@ def test_factors_of_channels_may_have_begun_elsewhere_but_not_come_or_go() -> No
     def model(layer_scale: float | None) -> Model:
         return tiny_config(**{"model.towers.image.layer_scale": layer_scale}).model
 
-    assert _with_free(model(0.1), model(0.2)) == model(0.2)
+    assert model_changes(model(0.1), model(0.2)) == []
     for before, now in ((None, 0.1), (0.1, None)):
-        assert differences(_with_free(model(before), model(now)), model(now)) == [f"towers.image.layer_scale: {before} -> {now}"]
+        assert model_changes(model(before), model(now)) == [f"model.towers.image.layer_scale: {before} -> {now}"]
 
 
 def test_lines_that_were_never_to_be_written_are_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
