@@ -100,3 +100,11 @@ def test_memory_is_linear_in_the_batch() -> None:
 def test_what_is_unknown_is_an_error(how: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         triplet(*unit_rows(0, 4, 3), **how)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 7])
+def test_negatives_that_are_equally_near_share_the_gradient_whatever_the_block(block: int) -> None:
+    za, zb = jnp.eye(7), jnp.eye(7).at[1:4].set(jnp.eye(7)[0])
+    slope = jax.grad(lambda zb: triplet(za, zb, mining="hardest", block=block))(zb)
+    # Of the first component: a third of the hinge of row 0 of za, and the row's own hinge, whose nearest is row 0 of za.
+    np.testing.assert_allclose(slope[1:4, 0], 4 / 3 / 7, rtol=1e-6)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.losses.placing import split_rows, whole
 from jclip.losses.tiles import NEGLIGIBLE, dot, varying
 
 
@@ -66,7 +67,8 @@ def affinity(
         on_device = jax.shard_map(
             on_device, mesh=mesh, in_specs=(rows, rows, rows, rows, PartitionSpec()), out_specs=PartitionSpec()
         )
-    return on_device(za, zb, *teacher, scale) / (2 * len(za))
+    za, zb, ta, tb = split_rows((za, zb, *teacher), mesh, names)
+    return on_device(za, zb, ta, tb, whole(scale, mesh)) / (2 * len(za))
 
 
 def _divergence(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from jclip.losses.placing import split_rows, whole
 from jclip.losses.tiles import Kind, Method, Targets, TilePlan, loss_of_tiles
 
 Equal = Literal["ignore", "positive"]
@@ -79,6 +80,8 @@ def contrastive(
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid, direction)
+    za, zb = split_rows((za, zb), mesh, axes)
+    scale, bias, ids, ids_b, valid = whole((scale, 0.0 if bias is None else bias, ids, ids_b, valid), mesh)
     masked = ids is not None or valid is not None
     plan = TilePlan(kind, method, mesh, axes if mesh is not None else (), block, masked, label_smoothing > 0, decoupled)
     if valid is not None:
@@ -89,8 +92,8 @@ def contrastive(
     columns = rows if ids_b is ids else _targets(kind, len(za), label_smoothing, ids_b, ids, equal, valid)
     if direction == "a_to_b":
         rows, columns = _times(2.0, rows), _times(0.0, columns)
-    scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
-    return loss_of_tiles(plan, za, zb, scale, bias, (rows, columns))
+    sides = split_rows((rows, columns), mesh, axes)
+    return loss_of_tiles(plan, za, zb, jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32), sides)
 
 
 def _times(factor: float, targets: Targets) -> Targets:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.losses.placing import split_rows
 from jclip.losses.tiles import dot, varying
 
 MOST_BETA = 40.0
@@ -62,7 +63,7 @@ def retrieve(
     if names:
         rows = PartitionSpec(names)
         on_device = jax.shard_map(on_device, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
-    return on_device(queries, patterns)
+    return on_device(*split_rows((queries, patterns), mesh, names))
 
 
 def _retrieve(queries: Array, stored: Array, beta: float, size: int, axes: tuple[str, ...]) -> Array:

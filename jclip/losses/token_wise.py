@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.losses.placing import split_rows, whole
 from jclip.losses.tiles import LOG_SUM_EXPS, NEGLIGIBLE, SUMS, Kernel, Method, dot, log_sum_exp, reduce_tiles
 
 
@@ -61,7 +62,8 @@ def token_wise(
     options = _Options(method, mesh, axes if mesh is not None else (), block, decoupled, 0.5 / len(ta))
     index = jnp.arange(len(ta), dtype=jnp.int32)
     words = _Words(_shares(mask_a), index), _Words(_shares(mask_b), index)
-    return _loss(options, ta, tb, jnp.asarray(scale, jnp.float32), words)
+    ta, tb, words = split_rows((ta, tb, words), mesh, axes)
+    return _loss(options, ta, tb, jnp.asarray(whole(scale, mesh), jnp.float32), words)
 
 
 class _Options(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.losses.placing import split_rows
 from jclip.losses.tiles import dot, varying
 
 Mining = Literal["all", "hardest", "semi_hard"]
@@ -73,7 +74,7 @@ def triplet(
     if names:
         rows = PartitionSpec(names)
         on_device = jax.shard_map(on_device, mesh=mesh, in_specs=(rows, rows, rows), out_specs=PartitionSpec())
-    return on_device(za, zb, ids) / len(za)
+    return on_device(*split_rows((za, zb, ids), mesh, names)) / len(za)
 
 
 def _check(za: Array, zb: Array, mining: str, distance: str) -> None:
@@ -94,32 +95,51 @@ class _Hinge(NamedTuple):
     axes: tuple[str, ...]
 
 
+_Found = tuple[tuple[Array, Array], tuple[Array, Array]]
+"""Sums of the hinges, or nearest negatives, f32 [b], with their numbers f32 [b]; farthest negatives, likewise."""
+
+
 def _hinges(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
     """The sum f32 [] over rows [b, E] of their hinges against all of the other side [B, E]."""
     margin, mining, distance, block, axes = options
 
     @jax.checkpoint
-    def visit(found: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+    def visit(found: _Found, start: Array) -> tuple[_Found, None]:
         at = jnp.minimum(start, len(others) - block)  # the last block is moved back until it fits; what it repeats does not count
         part, part_ids = (lax.dynamic_slice_in_dim(x, at, block) for x in (others, other_ids))
         s = _similarity(dot(mine, part, (1, 1)), distance)
         unrelated = (ids[:, None] != part_ids[None]) & (at + jnp.arange(block) >= start)[None]
-        near, far = found
+        (near, nearest), (far, farthest) = found
         if mining == "all":
             hinges = jnp.maximum(0, margin - matches[:, None] + s)
-            return (near + jnp.where(unrelated, hinges, 0).sum(axis=1), far), None
+            return ((near + jnp.where(unrelated, hinges, 0).sum(axis=1), nearest), (far, farthest)), None
         counted = unrelated & (s < matches[:, None]) if mining == "semi_hard" else unrelated
-        near = jnp.maximum(near, jnp.where(counted, s, NONE).max(axis=1))
-        return (near, jnp.maximum(far, jnp.where(unrelated, -s, NONE).max(axis=1))), None
+        return (_largest(near, nearest, s, counted), _largest(far, farthest, -s, unrelated)), None
 
-    start = jnp.zeros(len(mine)) if mining == "all" else jnp.full(len(mine), NONE)
-    found = varying((start, jnp.full(len(mine), NONE)), axes)
-    (near, far), _ = lax.scan(visit, found, jnp.arange(0, len(others), block))
+    none, zero = jnp.full(len(mine), NONE), jnp.zeros(len(mine))
+    found = varying(((zero if mining == "all" else none, zero), (none, zero)), axes)
+    ((near, _), (far, _)), _ = lax.scan(visit, found, jnp.arange(0, len(others), block))
     if mining == "all":
         return near.sum()
     if mining == "semi_hard":
         near = jnp.where(near > NONE / 2, near, jnp.where(far > NONE / 2, -far, NONE))
     return jnp.maximum(0, margin - matches + near).sum()
+
+
+def _largest(top: Array, count: Array, x: Array, counted: Array) -> tuple[Array, Array]:
+    """The largest value of each row up to this block, f32 [b], and how many of the row are as large; so many share its gradient.
+
+    Args:
+        top: f32 [b], the largest of the blocks before.
+        count: f32 [b], how many are as large.
+        x: f32 [b, block].
+        counted: bool [b, block], which of them count.
+    """
+    here = jnp.where(counted, x, NONE).max(axis=1)
+    equal = (counted & (x == here[:, None])).sum(axis=1)
+    share = equal / jnp.maximum(count + equal, 1)  # of the gradient, where both are as large: `here - top` is 0 there
+    joined = jnp.where(here > top, here, jnp.where(here == top, top + share * (here - top), top))
+    return joined, jnp.where(here > top, equal, jnp.where(here == top, count + equal, count))
 
 
 def _similarity(cosines: Array, distance: Distance) -> Array:

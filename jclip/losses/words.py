@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jclip.losses.placing import split_rows, whole
 from jclip.losses.tiles import dot, varying
 
 
@@ -48,15 +49,15 @@ def word_cross_entropy(
     if mesh is None:
         return fn(features, vocabulary, targets, real)
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
-    rows, whole = PartitionSpec(axes), PartitionSpec()
+    rows, everywhere = PartitionSpec(axes), PartitionSpec()
 
     def on_device(features: Array, vocabulary: Array, targets: Array, real: Array) -> tuple[Array, Array]:
         # Made a device's own here, outside of the loop, so that its gradient is summed over the devices once and not every turn.
         return fn(features, varying(vocabulary, axes), targets, real)
 
-    return jax.shard_map(on_device, mesh=mesh, in_specs=(rows, whole, rows, rows), out_specs=(rows, rows))(
-        features, vocabulary, targets, real
-    )
+    features, targets, real = split_rows((features, targets, real), mesh, axes)
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=(rows, everywhere, rows, rows), out_specs=(rows, rows))
+    return mapped(features, whole(vocabulary, mesh), targets, real)
 
 
 def _of_device(
