@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -29,10 +29,13 @@ COMPLETE = "complete"
 CHECKPOINTS = "checkpoints"
 LOCK = "run.lock"
 STATE = ".bucket.json"
-"""File of a local copy that says of which bucket it is, and which checkpoints that had."""
+"""File of a local copy that says of which bucket it is, which checkpoints that had, and which local files these were."""
 
 TOKEN = ".bucket-run"
 """File of a local copy with a number that is drawn anew for each start."""
+
+FileState = tuple[int, int]
+"""Bytes of a local file, and its time of modification in ns: another file has another one."""
 
 AT_A_TIME = 8
 """Files that are copied at a time."""
@@ -143,6 +146,14 @@ def complete_steps(bucket: Bucket, files: Mapping[str, int]) -> dict[int, dict[s
     return found
 
 
+def copied_states(folder: Path) -> dict[str, FileState] | None:
+    """The states in STATE of the files of checkpoints; None where an older jclip has written it."""
+    try:
+        return {str(name): (int(size), int(mtime)) for name, (size, mtime) in read_state(folder)["files"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def digest_of(steps: Mapping[int, Mapping[str, int]]) -> dict[str, str]:
     """Digests of the lists of files, by step."""
     return {str(step): sha256(json.dumps(sorted(files.items())).encode()).hexdigest() for step, files in steps.items()}
@@ -157,9 +168,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def write_state(folder: Path, address: str, complete: Mapping[str, str]) -> None:
-    """Writes STATE."""
-    text = json.dumps({"address": address, "complete": complete})
+def write_state(folder: Path, address: str, complete: Sequence[Mapping[str, str]], files: Mapping[str, FileState]) -> None:
+    """Writes STATE: the digests of the bucket's lists by step, and the states of the local files that they name.
+
+    While the bucket is being changed there are two `complete`, before and after: a run that is killed meanwhile has a copy of
+    either.
+    """
+    text = json.dumps({"address": address, "complete": complete, "files": files})
     write_atomically(folder / STATE, lambda part: part.write_text(text, encoding="utf-8"))
 
 
@@ -179,8 +194,9 @@ def read_token(folder: Path) -> int:
 def is_copy(folder: Path, address: str, complete: Mapping[str, str]) -> bool:
     """True where a folder has the checkpoints of a bucket, which no other machine has gone on with since."""
     state = read_state(folder)
+    known = state.get("complete")
     there = all((folder / CHECKPOINTS / step).is_dir() for step in complete)
-    return there and state.get("address") == address and state.get("complete") == complete
+    return there and state.get("address") == address and complete in (known if isinstance(known, list) else [known])
 
 
 def fetch_run(bucket: Bucket, folder: Path, files: Mapping[str, int], steps: Mapping[int, Mapping[str, int]]) -> None:

@@ -72,7 +72,7 @@ class Checkpoints:
         self._keep, self._best, self._guard = keep, best, guard
         self._writer = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
-        self._problem = ""
+        self._problem, self._notices = "", list[str]()
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
@@ -106,6 +106,7 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpoint: it cannot be read, or is not what was saved.
+            CheckpointError: it is none of jclip's.
         """
         path = self.directory / str(step) / "_CHECKPOINT_METADATA"
         try:
@@ -153,6 +154,11 @@ class Checkpoints:
             self._finish()
         problem, self._problem = self._problem, ""
         return problem
+
+    def notices(self) -> list[str]:
+        """Other files that could not be written or removed, said once; no checkpoint is missing for them."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def wait(self) -> str:
         """Waits until the last save is safe on disk; returns what `poll` does."""
@@ -202,7 +208,7 @@ class Checkpoints:
             try:
                 write_atomically(self.directory.parent / SCORES, lambda part: part.write_text(text, encoding="utf-8"))
             except OSError as error:
-                self._problem = f"{self.directory.parent / SCORES} could not be written: {_reason(error)}"
+                self._notices.append(f"{self.directory.parent / SCORES} could not be written: {_reason(error)}")
 
     def _prune(self) -> None:
         """Removes the checkpoints that are neither among the latest nor the best."""
@@ -214,7 +220,7 @@ class Checkpoints:
             except FileNotFoundError:
                 pass  # somebody else has removed it
             except OSError as error:
-                self._problem = f"{self.directory / str(step)} could not be removed: {_reason(error)}"
+                self._notices.append(f"{self.directory / str(step)} could not be removed: {_reason(error)}")
         self.steps = stay
 
     def _remove_unfinished(self) -> None:
@@ -228,6 +234,7 @@ class Checkpoints:
         """Moves the checkpoints of later steps to W/set_aside, where nothing looks for them; returns where they are now."""
         moved = []
         for step in (step for step in self.steps if step > after):
+            self._guard()
             place = self.directory.parent / "set_aside"
             place.mkdir(exist_ok=True)
             free = next(path for i in range(10**6) if not (path := place / (f"{step}-{i}" if i else str(step))).exists())
@@ -274,7 +281,7 @@ class Checkpoints:
         return restored
 
     def last_whole(self, before: int, parts: Mapping[str, Any]) -> int | None:
-        """The last step before `before` of which everything can be read, and is what was saved."""
+        """The latest intact checkpoint before `before`: all of it can be read, and is what was saved."""
         for step in reversed([step for step in self.steps if step < before]):
             try:
                 self.restore(step, parts)

@@ -60,9 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
     train.add_argument("--workdir", metavar="W", help="folder of the run, or its address (s3://, gs://)")
-    train.add_argument(
-        "--resume-from", type=int, metavar="STEP", help="go on from this checkpoint of W; later ones move to W/set_aside"
-    )
+    resume = "go on from this checkpoint of W; later ones move to W/set_aside. After an interruption the same command goes on"
+    train.add_argument("--resume-from", type=int, metavar="STEP", help=f"{resume} from what it has saved since")
     train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
     train.add_argument("--quiet", action="store_true", help="show nothing but errors; metrics.jsonl has all")
 

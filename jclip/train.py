@@ -48,7 +48,8 @@ def main(
     be the address of a folder in a bucket, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.
 
     Where there is none it starts from config.init_from, or else from random parameters. `resume_from` goes on from an earlier
-    checkpoint; the later ones are moved to W/set_aside. A `source` of your own is trained on in place of the one that
+    checkpoint; the later ones are moved to W/set_aside. Called again with the same `resume_from`, it goes on from what came of
+    that checkpoint. A `source` of your own is trained on in place of the one that
     config.data names; the run keeps that name and what the source gives as its fingerprint.
 
     SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
@@ -123,6 +124,7 @@ def _run_part(
         terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}
+        together(hold)  # compiling may have taken minutes, in which another run may have taken the workdir over
         tidy(workdir, part.run, checkpoints, start, terminal)
         with (
             _make_log(part, mesh, terminal, start, checkpoints) as log,
@@ -183,6 +185,7 @@ def _train(
                 break
             if problem := run.checkpoints.poll():
                 retry_at = _say_failed(run, step, problem)
+            _say_notices(run)
             if due:
                 results = _evaluate(run, step, state, due)
     except Stopped:
@@ -228,6 +231,11 @@ def _say_failed(run: Run, step: int, problem: str) -> int:
     return retry_at
 
 
+def _say_notices(run: Run) -> None:
+    for notice in run.checkpoints.notices():
+        run.terminal.say(f"jclip: {notice}")
+
+
 def _finish(run: Run, start: int, done: int, state: TrainState) -> None:
     """Waits until the last step is safe; one more try where it is not.
 
@@ -235,6 +243,7 @@ def _finish(run: Run, start: int, done: int, state: TrainState) -> None:
         CheckpointError: it cannot be saved.
     """
     problem = run.checkpoints.wait()
+    _say_notices(run)
     if done == start or not _on_any(done not in run.checkpoints.steps):
         if problem:
             run.terminal.say(f"jclip: {problem}")

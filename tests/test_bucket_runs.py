@@ -311,3 +311,65 @@ def test_a_folder_of_something_else_is_refused_and_foreign_files_are_left_alone(
     kept.begin()
     kept.close()
     assert bucket.content.keys() == {"config.json", ".hidden", "notes.tmp", "notes.txt"}
+
+
+def test_another_checkpoint_by_the_same_number_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    """The work of --resume-from; also where the run is killed before it is copied, and bytes are as many as before."""
+    bucket = Memory()
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    fill(tmp_path, STEP_4)
+    kept._copy()
+    for round_, content in enumerate(("bb", "cc")):
+        if round_:
+            kept.close()
+        (tmp_path / "checkpoints/4").rename(tmp_path / f"set-aside-{round_}")
+        fill(tmp_path, STEP_4 | {"checkpoints/4/params/a": content})
+        if round_:
+            kept = mirror_of(bucket, tmp_path, said := [])
+            kept.begin()
+            assert said == [], "it is the newest there is"
+        del bucket.order[:]
+        kept._copy()
+        assert bucket.content["checkpoints/4/params/a"] == content.encode()
+        assert bucket.order[0] == "-complete/4.json"
+        assert bucket.order.index("complete/4.json") > bucket.order.index("checkpoints/4/params/a")
+    kept.close()
+    assert list(complete_steps(bucket, bucket.files())) == [4]
+
+
+def test_a_checkpoint_that_is_being_removed_loses_its_list_first(tmp_path: Path) -> None:
+    bucket = Memory()
+    kept = mirror_of(bucket, tmp_path)
+    kept.begin()
+    fill(tmp_path, STEP_4)
+    kept._copy()
+    (tmp_path / "checkpoints/4/.zarray").unlink()
+    kept.close()
+    assert bucket.order.index("-complete/4.json") < bucket.order.index("-checkpoints/4/.zarray")
+
+
+def test_the_newest_checkpoint_is_copied_first_and_those_removed_before_they_are_copied_are_said(tmp_path: Path) -> None:
+    class Slow(Memory):
+        def put(self, name: str, path: Path) -> int:
+            if name.startswith("checkpoints/") and name not in stay:
+                path.unlink()
+                raise FileNotFoundError(name)
+            return super().put(name, path)
+
+    bucket, said, stay = Slow(), list[str](), {"checkpoints/9/a"}
+    kept = mirror_of(bucket, tmp_path, said)
+    kept.begin()
+    for step in (1, 2, 3):
+        fill(tmp_path, {f"checkpoints/{step}/a": "a", "metrics.jsonl": str(step)})
+        kept._copy()
+        assert bucket.content["metrics.jsonl"] == str(step).encode(), "what else there is does not wait"
+    assert said == [
+        "3 checkpoints in a row were removed before they were copied to s3://memory/run, which has none; save less often "
+        "(--checkpoint.every) or keep more of them (--checkpoint.keep)"
+    ]
+    stay.add("checkpoints/8/a")
+    fill(tmp_path, {"checkpoints/8/a": "8", "checkpoints/9/a": "9"})
+    kept._copy()
+    assert bucket.order.index("complete/9.json") < bucket.order.index("checkpoints/8/a")
+    kept.close()

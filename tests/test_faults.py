@@ -17,6 +17,7 @@ from jclip import checkpoint, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.lock import LockedWorkdir
 from jclip.metrics import Guarded, JsonlWriter, NonFiniteLoss, Terminal, TrainLog, Values, open_writers
+from jclip.program import Program
 
 PLAIN: dict[str, Any] = {"evals": {}, "checkpoint.best": None, "checkpoint.keep": 9}
 
@@ -101,6 +102,27 @@ def test_a_run_whose_workdir_was_taken_over_while_it_was_paused_writes_nothing_m
     assert Checkpoints(tmp_path, read_only=True).steps == [4]
     assert other.exists()
     assert json.loads((tmp_path / "run.lock").read_text())["id"] == "other"
+
+
+def test_a_run_whose_workdir_was_taken_over_while_it_compiled_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main(tiny_config(**PLAIN, **{"duration": "4"}), tmp_path)
+    compile_phases = Program.compile_phases
+
+    def meanwhile(program: Program) -> Any:
+        (tmp_path / "run.lock").write_text(json.dumps({"id": "other", "pid": 7, "host": "node17", "machine": "another"}))
+        (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+        (tmp_path / "checkpoints" / "9").mkdir()
+        return compile_phases(program)
+
+    monkeypatch.setattr(Program, "compile_phases", meanwhile)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(LockedWorkdir, match=r"taken over by process 7 on node17"):
+        train.main(tiny_config(**PLAIN, **{"duration": "5"}), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 9}\n'
+    assert (tmp_path / "checkpoints" / "9").is_dir()
 
 
 class Broken:

@@ -358,6 +358,7 @@ def test_right_answers_of_equal_embeddings_give_the_loss_of_negatives() -> None:
         ({"method": "dense"}, "method 'dense' is unknown; use 'gather' or 'ring'"),
         ({"equal": "maybe"}, "equal 'maybe' is unknown; use 'ignore' or 'positive'"),
         ({"bias": 1.0}, "does not depend on a bias"),
+        ({"scale": np.ones(1, np.float32)}, r"scale has shape \(1,\); it is one number"),
         ({"kind": "sigmoid", "direction": "a_to_b"}, "the pairs of a sigmoid have no direction"),
         ({"direction": "b_to_a"}, "direction 'b_to_a' is unknown; use 'both' or 'a_to_b'"),
         ({"block": 0}, "block 0 must be at least 1"),

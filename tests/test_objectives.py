@@ -797,3 +797,13 @@ def test_states_are_updated_in_the_order_of_their_objectives() -> None:
     whole = WeightedSum({name: Noted(name) for name in names}, dict.fromkeys(names, Contrastive()), 2)
     whole.update({name: {} for name in reversed(names)}, {}, dict.fromkeys(names), {}, jnp.zeros(()))
     assert asked == names
+
+
+def test_rows_in_which_no_loss_can_be_differentiated_are_refused_whatever_the_parts() -> None:
+    class Whole(Objective):
+        def rows(self, params: Any, extra: Any, part: Any) -> Any:
+            return {"z": jnp.zeros((2, 3)), "ids": jnp.arange(2)}, {}
+
+    objective = WeightedSum({"ids": Whole()}, {"ids": Contrastive()}, 2)
+    with pytest.raises(TypeError, match="objective ids: `rows` returns int32; convert them to float32"):
+        objective.rows({}, {}, None)  # type: ignore[arg-type]

@@ -39,8 +39,8 @@ class Batch:
     """This host's rows of one global batch of training."""
 
     arrays: Arrays
-    """Inputs by view: u8[b,S,S,3] of images, i32[b,L] of texts, f32[b,E] of embeddings that are stored; bool[b] as "NAME/valid"
-    beside each that an example may lack."""
+    """Inputs by view: u8[b,S,S,3] of images, i32[b,L] of texts, what `Tower.input` says of others, f32[b,E] of embeddings that
+    are stored; bool[b] as "NAME/valid" beside each that an example may lack."""
     keys: list[str]
     """The example of each row."""
     problems: list[str]
@@ -137,6 +137,7 @@ def make_loader(
     Raises:
         SourceError: the source cannot be opened, or not shuffled in blocks; from `next`: MAX_ATTEMPTS examples in a row were
             broken.
+        LostWorker: from `next`: a process that reads was killed.
         ValueError: `hosts` or `blocks.lanes` does not divide batch_size; that, host, start, skipped or workers are out of range;
             or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression; or what
             `mix` cannot mix is there.

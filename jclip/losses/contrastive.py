@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -79,7 +79,7 @@ def contrastive(
     memory and exactness, and tiles need no such choice.
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
-    _check(za, zb, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid, direction)
+    _check(za, zb, scale, bias, kind, mesh, axes, method, block, label_smoothing, decoupled, ids, ids_b, equal, valid, direction)
     za, zb = split_rows((za, zb), mesh, axes)
     scale, bias, ids, ids_b, valid = whole((scale, 0.0 if bias is None else bias, ids, ids_b, valid), mesh)
     masked = ids is not None or valid is not None
@@ -141,7 +141,8 @@ def _count_equal(ids: Array, others: Array, present: Array) -> Array:
 def _check(
     za: Array,
     zb: Array,
-    bias: object,
+    scale: Any,
+    bias: Any,
     kind: str,
     mesh: Mesh | None,
     axes: tuple[str, ...],
@@ -173,6 +174,9 @@ def _check(
         raise ValueError("contrastive: ids_b are the ids of the other side; give ids too")
     if ids_b is not None and equal == "positive":  # a row's own partner would have another id, and perhaps no row its own
         raise ValueError('contrastive: with equal="positive" both sides have the same ids; leave ids_b out')
+    for name, number in (("scale", scale), ("bias", bias)):
+        if number is not None and jnp.ndim(number):
+            raise ValueError(f"contrastive: {name} has shape {jnp.shape(number)}; it is one number, []")
     if block < 1:
         raise ValueError(f"contrastive: block {block} must be at least 1")
     if not 0 <= label_smoothing < 1:

@@ -11,7 +11,7 @@ brings the rows of each device and the columns of all together, by gathering the
     softmax:  repulsion = sum_i w_i log sum_j exp s_ij + sum_j w_j log sum_i exp s_ij
     sigmoid:  repulsion = sum_ij (w_i + w_j) log(1 + exp s_ij)
 
-The weights of each side, and the targets with them, are already divided by twice their sum where they come from.
+The weights of both sides together sum to 1, as a rule each side's to 1/2: they, and the targets with them, come normalised.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class TilePlan(NamedTuple):
     axes: tuple[str, ...]
     block: int
     masked: bool
-    """True: pairs may be left out, and candidates are told from the others."""
+    """True: pairs may be left out, so that each tile is masked by which pairs are candidates."""
     smooth: bool
     """True: every candidate has a target, and not the positives alone."""
     decoupled: bool
@@ -66,7 +66,7 @@ class Targets(NamedTuple):
     present: Array
     """bool: where it is False the row takes no part on either side."""
     weight: Array
-    """f32: share of the row's question in the loss; those of a side sum to 1/2."""
+    """f32: share of the row's question in the loss. Those of a side sum to 1/2, or to 1 and 0 where one side alone asks."""
     of_positive: Array
     """f32: target of each right answer."""
     of_candidate: Array
@@ -260,8 +260,9 @@ def _reduce_ring(axes: tuple[str, ...], kernel: Kernel, columns: Any) -> tuple[A
         hop 2      2  3  0  1
         hop 3      1  2  3  0     the sums of columns c are on device c - 1: one more move brings them home
 
-    So a device holds two sets of b columns, those in work and those that arrive, and three of sums; these are one hop behind
-    their columns, for they are sent on while the tiles are computed. All pairs are met once.
+    So a device holds two sets of b columns, those in work and those that arrive, and three of sums for columns: those being
+    added up, those that arrive, and their union. The sums are one hop behind their columns, for they are sent on while the
+    tiles are computed. All pairs are met once.
     """
     devices = lax.axis_size(axes)
     ring = [(device, (device + 1) % devices) for device in range(devices)]

@@ -56,7 +56,7 @@ def make_objective(config: Config, mesh: Mesh | None = None) -> "WeightedSum":
 
 
 class WeightedSum:
-    """A weighted sum of objectives by name: sum_k weight_k (batch_k + 1/B sum_i local_ki), never with factors of each other."""
+    """A weighted sum of objectives by name: sum_k weight_k (batch_k + 1/B sum_i local_ki); a weight is of one objective alone."""
 
     def __init__(self, objectives: Mapping[str, Objective], how: Mapping[str, config.Family], batch_size: int) -> None:
         self.objectives, self.batch_size = objectives, batch_size
@@ -84,8 +84,15 @@ class WeightedSum:
         return made
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[dict[str, Any], dict[str, Metrics]]:
-        """Results of each `rows`, by name."""
+        """Results of each `rows`, by name.
+
+        Raises:
+            TypeError: one returns rows in which no loss can be differentiated.
+        """
         found = {name: o.rows(params.get(name, {}), extra.get(name, {}), part) for name, o in self.objectives.items()}
+        for name, (rows, _) in found.items():
+            if whole := sorted({str(x.dtype) for x in jax.tree.leaves(rows) if not jnp.issubdtype(x.dtype, jnp.floating)}):
+                raise TypeError(f"objective {name}: `rows` returns {', '.join(whole)}; convert them to float32")
         return {name: rows for name, (rows, _) in found.items()}, {name: sums for name, (_, sums) in found.items()}
 
     def batch(self, params: Params, extra: Params, rows: Mapping[str, Any], batch: Mapping[str, Array]) -> tuple[Array, Metrics]:

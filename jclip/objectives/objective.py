@@ -86,7 +86,8 @@ class Objective:
             part: some rows.
 
         Returns:
-            A tree of arrays [b, ...]; sums f32 [] over the rows by name, whose means over the batch are metrics, and that of
+            A tree of arrays [b, ...], of floating-point numbers, for the loss of the batch is differentiated in them, or of none;
+            sums f32 [] over the rows by name, whose means over the batch are metrics, and that of
             "loss" a part of the loss.
         """
         raise NotImplementedError
