@@ -24,7 +24,7 @@ class Learner(NamedTuple):
         fits: global batch -> bool [], whether they do.
         objective: the weighted sum of all objectives.
         views: names of the inputs that towers see in training.
-        taught: those of them whose towers only teach: no dropout, and no objective makes views for them.
+        teacher_views: those of them whose towers only teach: no dropout, and no objective makes views for them.
         split: parameters -> (those that are trained, those that are frozen).
         parts: number of parts in which the towers see a batch.
         batch_size: examples in the global batch, B.
@@ -36,7 +36,7 @@ class Learner(NamedTuple):
     fits: Callable[[Mapping[str, Array]], Array]
     objective: WeightedSum
     views: tuple[str, ...]
-    taught: tuple[str, ...]
+    teacher_views: tuple[str, ...]
     split: Callable[[Params], tuple[Params, Params]]
     parts: int
     batch_size: int
@@ -49,14 +49,14 @@ def make_learner(config: Config, mesh: Mesh, gather: Gather | None) -> Learner:
     towers = partial(make_towers, config, gather, Backend.of(mesh, config.model.attention))
     inputs, teachers = config.inputs(), config.teachers()
     seen = [view for view in config.encoded_views() if view in inputs]
-    taught = [view for view in seen if inputs[view].tower in teachers]
+    teacher_views = [view for view in seen if inputs[view].tower in teachers]
     return Learner(
         towers=towers(),
         bucketed=towers(groups_of(config.buckets)) if bucketed_views(config) else None,
         fits=partial(fits_buckets, config, mesh=mesh),
         objective=make_objective(config, mesh),
-        views=tuple(view for view in seen if view not in taught),
-        taught=tuple(taught),
+        views=tuple(view for view in seen if view not in teacher_views),
+        teacher_views=tuple(teacher_views),
         split=partial(split, config.optim),
         parts=config.accumulate,
         batch_size=config.batch_size,

@@ -1,4 +1,4 @@
-"""The training of a configuration on a mesh, as programs for the devices: what is made of it before anything is allocated."""
+"""The training of a configuration on a mesh: shapes, shardings and compiled functions, before anything is allocated."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping

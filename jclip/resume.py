@@ -24,7 +24,7 @@ from jclip.tree import flatten
 from jclip.weights import local_path
 
 LOOKS = 5
-"""Times that processes look for the last checkpoint, a second apart, before they agree not to agree."""
+"""Times that processes look for the last checkpoint, a second apart, before the run is refused."""
 
 
 class Start(NamedTuple):

@@ -47,7 +47,8 @@ def param_shardings(shapes: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -
 
 
 def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> dict[str, Any]:
-    """The sharding of the state beside the parameters: what bears the name of one, below its first word, lies where that does.
+    """The sharding of the state beside the parameters: an array whose path, without its first part, is that of a parameter has
+    the sharding of that parameter.
 
     Raises:
         ConfigError: the rules leave an array uncovered.
@@ -61,8 +62,8 @@ def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config:
 
 
 def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> Any:
-    """The sharding of the optimizer's state: moments lie with their parameters, whose paths end theirs, what is factored of one
-    by the same rule, and all else on every device."""
+    """The sharding of the optimizer's state: a moment has that of the parameter whose path ends its own, what is factored of a
+    parameter is sharded by the same rule, and all else is on every device."""
     known = flatten(params)
 
     def one(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -112,8 +113,9 @@ def make_gather(shapes: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> Ga
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _gathered(x: jax.Array, whole: NamedSharding, share: NamedSharding, dtype: Any, reduce: Any) -> jax.Array:
-    """x f32, whole, rounded to `dtype`: half of the bytes travel. Gradients have the type of their values, so it is made as wide
-    again as they are to be; a compiler takes out what is made narrow, wide and narrow."""
+    """x f32 -> x whole on every device: rounded to `dtype` before it travels, half of the bytes of f32, and cast to the wider of
+    `dtype` and `reduce` after, so that its gradient is summed over the devices in that type. Where the caller casts back to
+    `dtype`, XLA takes both casts out."""
     x = jax.lax.with_sharding_constraint(x.astype(dtype), whole)
     return x.astype(jnp.promote_types(dtype, reduce))
 

@@ -45,7 +45,7 @@ def make_train_step(
         schedule: the learning rate by completed updates.
         seed: of dropout and of all that objectives draw.
         total_steps: of the run.
-        ema: the most that the decay of the moving average of parameters comes to; None: there is none.
+        ema: maximum decay of the moving average of parameters; None: there is none.
         waiting: names at the top of the parameters that stay as they are until an objective begins.
         first: completed updates with which this part of the run begins.
         begun: parameters -> the state of the objectives that begin with it; None: none has any.
@@ -117,7 +117,9 @@ def _padded_or_bucketed(
     return loss, metrics, grads, rows
 
 
-def see(learner: Learner, params: Params, extra: Params, batch: Batch, index: Array, key: Array) -> tuple[tuple[Any, Array], Any]:
+def encode_rows(
+    learner: Learner, params: Params, extra: Params, batch: Batch, index: Array, key: Array
+) -> tuple[tuple[Any, Array], Any]:
     """The towers and the objectives' `rows` on some rows of a batch, b of B; `index`, i32 [b], says which.
 
     Returns:
@@ -133,7 +135,7 @@ def see(learner: Learner, params: Params, extra: Params, batch: Batch, index: Ar
     # Dropout depends on the step's key and on a row's index in the global batch alone: all passes draw the same. Teachers
     # have none.
     encoded = learner.towers.apply({"params": params}, inputs, rows=index, rngs={"dropout": key})
-    encoded |= encode(params, learner.taught)
+    encoded |= encode(params, learner.teacher_views)
     rows, sums = learner.objective.rows(params, extra, Part(batch, encoded, encode, index, key))
     return (rows, learner.objective.local_loss(sums)), sums
 
@@ -145,7 +147,7 @@ def at_once(
 
     def loss_fn(trained: Params) -> tuple[Array, Any]:
         params = merge(trained, frozen)
-        (rows, local), sums = see(learner, params, extra, batch, index, key)
+        (rows, local), sums = encode_rows(learner, params, extra, batch, index, key)
         loss, metrics = learner.objective.batch(params, extra, rows, batch)
         return loss + local, (metrics, sums, rows)
 
@@ -175,7 +177,7 @@ def in_parts(
     parts = split_rows(batch, learner.parts, learner.mesh), split_rows(index, learner.parts, learner.mesh)
     params = merge(trained, frozen)
 
-    rows = jax.lax.map(lambda part: see(learner, params, extra, part[0], part[1], key)[0][0], parts)
+    rows = jax.lax.map(lambda part: encode_rows(learner, params, extra, part[0], part[1], key)[0][0], parts)
     rows = join_rows(rows, learner.mesh)
 
     def loss_fn(trained: Params, rows: Any) -> tuple[Array, Metrics]:
@@ -187,7 +189,7 @@ def in_parts(
         (batch, index), slopes = part
 
         def again(trained: Params) -> Any:
-            return see(learner, merge(trained, frozen), extra, batch, index, key)
+            return encode_rows(learner, merge(trained, frozen), extra, batch, index, key)
 
         # The losses of single rows add up to their share of the loss, in which their slope is 1.
         (_, local), back, sums = jax.vjp(again, trained, has_aux=True)

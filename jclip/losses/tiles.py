@@ -140,8 +140,8 @@ def _forward(
         return (total, lse_a), lax.dynamic_update_slice_in_dim(lse_b, new, tile.start, axis=0)
 
     nothing = jnp.full(len(za), NEGLIGIBLE)
-    chunk = partial(_each_tile, plan, of_tile, mine=TileSide(za, rows), scale=scale, bias=bias)
-    kernel = Kernel(((jnp.zeros(len(za)), nothing), nothing), chunk, LOG_SUM_EXPS)
+    add_columns = partial(_each_tile, plan, of_tile, mine=TileSide(za, rows), scale=scale, bias=bias)
+    kernel = Kernel(((jnp.zeros(len(za)), nothing), nothing), add_columns, LOG_SUM_EXPS)
     (total, lse_a), lse_b = reduce_tiles(plan.axes, plan.method, kernel, TileSide(zb, columns))
     if plan.decoupled:  # a row without rivals has an empty sum: 0 in the loss, and its rivals are NEGLIGIBLE in the gradient
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
@@ -180,8 +180,8 @@ def _backward(
         return (dza, dscale, dbias), dzb
 
     nothing = (jnp.zeros(za.shape), jnp.zeros(len(za)), jnp.zeros(len(za))), jnp.zeros(zb.shape)
-    chunk = partial(_each_tile, plan, of_tile, mine=TileSide(za, sides[0]), scale=scale, bias=bias)
-    kernel = Kernel(nothing, chunk, SUMS)
+    add_columns = partial(_each_tile, plan, of_tile, mine=TileSide(za, sides[0]), scale=scale, bias=bias)
+    kernel = Kernel(nothing, add_columns, SUMS)
     (dza, dscale, dbias), dzb = reduce_tiles(plan.axes, plan.method, kernel, TileSide(zb, sides[1], lse_b))
     dza, dzb = (cotangent * scale * d for d in (dza, dzb))
     dscale, dbias = (cotangent * _sum(plan, d.sum()) for d in (dscale, dbias))
@@ -203,9 +203,9 @@ def _slope(plan: TilePlan, tile: Tile, weight: Array, lse_a: Array) -> Array:
 class Combine(NamedTuple):
     """Reduction of the accumulators of several devices, of the same columns, to one."""
 
-    two: Callable[[Array, Array], Array]
+    merge: Callable[[Array, Array], Array]
     """Accumulators [b, ...] of two devices -> that of both; for a ring."""
-    all: Callable[[Array, tuple[str, ...]], Array]
+    reduce_scatter: Callable[[Array, tuple[str, ...]], Array]
     """(accumulator of one device for all columns [B, ...], axes of the mesh) -> that of all devices for its own [b, ...]."""
 
 
@@ -214,7 +214,7 @@ class Kernel(NamedTuple):
 
     init: tuple[Any, Array]
     """(for this device's rows, a tree of arrays; for its columns, an array [b, ...]) before any pair is seen, such as zeros."""
-    chunk: Callable[..., Any]
+    add_columns: Callable[..., Any]
     """((for rows, for columns), columns=) -> both with the pairs of this device's rows and of these columns."""
     combine: Combine
     """Accumulators of columns come from several devices; those of rows no other device knows of."""
@@ -233,7 +233,7 @@ def reduce_tiles(axes: tuple[str, ...], method: Method, kernel: Kernel, columns:
         For this device's rows, over all columns; for this device's columns [b, ...], over all rows.
     """
     if not axes:
-        return kernel.chunk(kernel.init, columns=columns)
+        return kernel.add_columns(kernel.init, columns=columns)
     init = varying(kernel.init, axes)
     if method == "gather":
         return _reduce_gathered(axes, kernel._replace(init=init), columns)
@@ -245,8 +245,8 @@ def _reduce_gathered(axes: tuple[str, ...], kernel: Kernel, columns: Any) -> tup
     for_rows, for_columns = kernel.init
     for_columns = jnp.tile(for_columns, (lax.axis_size(axes),) + (1,) * (for_columns.ndim - 1))
     columns = jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True), columns)
-    for_rows, for_columns = kernel.chunk((for_rows, for_columns), columns=columns)
-    return for_rows, kernel.combine.all(for_columns, axes)
+    for_rows, for_columns = kernel.add_columns((for_rows, for_columns), columns=columns)
+    return for_rows, kernel.combine.reduce_scatter(for_columns, axes)
 
 
 def _reduce_ring(axes: tuple[str, ...], kernel: Kernel, columns: Any) -> tuple[Any, Array]:
@@ -275,8 +275,8 @@ def _reduce_ring(axes: tuple[str, ...], kernel: Kernel, columns: Any) -> tuple[A
         (for_rows, for_columns), columns = carry
         # While these columns are worked on, the next ones and what the others have added up for these may travel.
         following, arriving = pass_on(columns), pass_on(for_columns)
-        for_rows, added = kernel.chunk((for_rows, nothing), columns=columns)
-        return ((for_rows, kernel.combine.two(arriving, added)), following), None
+        for_rows, added = kernel.add_columns((for_rows, nothing), columns=columns)
+        return ((for_rows, kernel.combine.merge(arriving, added)), following), None
 
     ((for_rows, for_columns), _), _ = lax.scan(hop, (kernel.init, columns), length=devices)
     return for_rows, pass_on(for_columns)

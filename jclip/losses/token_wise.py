@@ -161,8 +161,8 @@ def _forward(options: _Options, ta: Array, tb: Array, scale: Array, words: tuple
         return (matches, _update(jnp.logaddexp, lse_a, tile.start_a, more_a)), _update(jnp.logaddexp, lse_b, tile.start_b, more_b)
 
     nothing = jnp.full(len(ta), NEGLIGIBLE)
-    chunk = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0]))
-    kernel = Kernel(((jnp.zeros(()), nothing), nothing), chunk, LOG_SUM_EXPS)
+    add_columns = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0]))
+    kernel = Kernel(((jnp.zeros(()), nothing), nothing), add_columns, LOG_SUM_EXPS)
     (matches, lse_a), lse_b = reduce_tiles(options.axes, options.method, kernel, _Side(tb, words[1]))
     if options.decoupled:  # an example without rivals has an empty sum
         lse_a, lse_b = (jnp.where(lse > NEGLIGIBLE / 2, lse, 0) for lse in (lse_a, lse_b))
@@ -195,8 +195,8 @@ def _backward(
         more_b = dot(slope, _flat(tile.a.tokens), (0, 0)).reshape(tile.b.tokens.shape)
         return (_update(jnp.add, dta, tile.start_a, more_a), dscale), _update(jnp.add, dtb, tile.start_b, more_b)
 
-    chunk = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0], lse_a))
-    kernel = Kernel(((jnp.zeros(ta.shape), jnp.zeros(())), jnp.zeros(tb.shape)), chunk, SUMS)
+    add_columns = partial(_each_tile, options, of_tile, mine=_Side(ta, words[0], lse_a))
+    kernel = Kernel(((jnp.zeros(ta.shape), jnp.zeros(())), jnp.zeros(tb.shape)), add_columns, SUMS)
     (dta, dscale), dtb = reduce_tiles(options.axes, options.method, kernel, _Side(tb, words[1], lse_b))
     factor = cotangent * options.weight
     return (factor * scale * dta).astype(ta.dtype), (factor * scale * dtb).astype(tb.dtype), factor * options.sum(dscale)

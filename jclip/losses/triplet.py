@@ -14,7 +14,7 @@ from jclip.losses.tiles import dot, varying
 Mining = Literal["all", "hardest", "semi_hard"]
 Distance = Literal["cosine", "euclidean"]
 
-NONE = -1e30  # the similarity of a negative that there is not
+NONE = -1e30  # similarity where there is no negative
 
 
 def triplet(
