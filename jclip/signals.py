@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: heard in a step, in an evaluation, and while data is waited for."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -76,8 +77,12 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hears SIGNALS, except those that whoever started the process has it ignore (as nohup does SIGHUP)."""
-        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        """Hears SIGNALS, except those that whoever started the process has it ignore (as nohup does SIGHUP).
+
+        Python lets the main thread alone handle signals: in another one none is heard.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self.receive) for number in heard}
         try:
             yield

@@ -52,7 +52,8 @@ def main(
     that checkpoint. A `source` of your own is trained on in place of the one that
     config.data names; the run keeps that name and what the source gives as its fingerprint.
 
-    SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early.
+    SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a checkpoint and return early, where it is called in the main thread. Of several
+    processes one that meets an error alone ends at once, and does not return.
 
     Raises:
         ConfigError: the configuration contradicts itself.

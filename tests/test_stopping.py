@@ -7,12 +7,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from test_train import finish, losses, start_jclip, wait_for_step, whole_lines
+from tiny import tiny_config
 
+from jclip import train
 from jclip.checkpoint import Checkpoints
 from jclip.data.workers import why_lost
 from jclip.signals import SIGNALS, Stopped, StopSignal
@@ -103,6 +106,13 @@ def test_a_signal_that_is_ignored_by_whoever_started_the_run_stays_ignored() -> 
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_another_thread_than_the_main_one_trains_and_hears_no_signal(tmp_path: Path) -> None:
+    config = tiny_config(**{"duration": "3", "evals": {}, "checkpoint.best": None, "optim.warmup": "1"})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train.main, config, tmp_path).result()
+    assert saved(tmp_path) == [3]
 
 
 def test_several_processes_stop_after_the_same_step_and_none_leaves_alone() -> None:
