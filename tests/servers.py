@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -262,3 +263,25 @@ def s3_server() -> Iterator[tuple[dict[str, str], Any]]:
             yield variables, fsspec.filesystem("s3", skip_instance_cache=True)
     finally:
         moto.stop()
+
+
+@contextmanager
+def google_server() -> Iterator[dict[str, str]]:
+    """A server with the interface of Google Cloud Storage and an empty bucket "runs": the variables that lead there.
+
+    A test is skipped where the extra `remote` or the emulator is missing.
+    """
+    pytest.importorskip("gcsfs", reason="the extra remote is not installed")
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="runs")
+    server.start()
+    variables = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", variables["STORAGE_EMULATOR_HOST"])
+            yield variables
+    finally:
+        server.stop()

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import s3_server
+from servers import google_server, s3_server
 from test_processes import two_processes
 from test_train import HERE, finish, start_jclip
 from tiny import flags_for, tiny_config
@@ -22,6 +23,7 @@ from jclip import bucket_lock, evaluate, mirror, runs, train
 from jclip.bucket import Bucket, complete_steps, digest_of, is_copy, local_run
 from jclip.bucket_lock import BucketLock
 from jclip.config import ConfigError
+from jclip.data import stores
 from jclip.lock import LockedWorkdir
 from jclip.mirror import Mirror, NotCopied
 from jclip.tree import flatten
@@ -373,3 +375,31 @@ def test_the_newest_checkpoint_is_copied_first_and_those_removed_before_they_are
     kept._copy()
     assert bucket.order.index("complete/9.json") < bucket.order.index("checkpoints/8/a")
     kept.close()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_files_are_put_listed_fetched_and_removed_in_every_kind_of_bucket(
+    scheme: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stores, "_stores", {})
+    with ExitStack() as stack:
+        if scheme == "gs":
+            stack.enter_context(google_server())
+        else:
+            request.getfixturevalue("store")
+        bucket = Bucket(f"{scheme}://runs/files")
+        assert bucket.files() == {}
+        bucket.write("complete/4.json", b"{}")
+        content = np.random.default_rng(0).bytes(300_000)
+        fill(tmp_path, {"empty": ""})
+        (tmp_path / "file").write_bytes(content)
+        for name in ("file", "empty"):
+            assert bucket.put(f"checkpoints/4/{name}", tmp_path / name) == (tmp_path / name).stat().st_size
+        assert bucket.files() == {"complete/4.json": 2, "checkpoints/4/file": 300_000, "checkpoints/4/empty": 0}
+        bucket.fetch("checkpoints/4/file", 300_000, tmp_path / "fetched")
+        assert (tmp_path / "fetched").read_bytes() == content
+        assert (bucket.read("complete/4.json"), bucket.read("complete/5.json")) == (b"{}", None)
+        for _ in range(2):  # one that is gone already is no error
+            bucket.remove("checkpoints/4/file")
+        assert bucket.files() == {"complete/4.json": 2, "checkpoints/4/empty": 0}
+    assert not [record for record in caplog.records if "credentials" in record.message]

@@ -234,9 +234,11 @@ class Google(_Asynchronous):
     attempts = 2
 
     def __init__(self) -> None:
-        import fsspec
+        # Not what fsspec has for "gs": that asks before each request what kind of bucket it is, which credentials of a reader,
+        # or none, do not suffice for, and warns each time.
+        from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
-        self.fs = fsspec.filesystem("gs", skip_instance_cache=True)
+        self.fs = GCSFileSystem(skip_instance_cache=True)
 
     def look(self, address: str) -> Facts:
         info = self.ask(self.fs._info, address)
