@@ -63,7 +63,7 @@ def main(
     if is_adapted(model):
         raise ConfigError(f"adapt: {model} is adapted already; adapt what it was made of, or what `jclip convert` makes of it")
     encoder, out = load(model, **how), Path(out)
-    say = Console(stderr=True, quiet=not is_first(), highlight=False, markup=False)
+    say = Console(emoji=False, stderr=True, quiet=not is_first(), highlight=False, markup=False)
     weights = functools.cache(lambda tower: tower_digest(encoder.params, tower, encoder.mesh))
     data = together(lambda: make_data(config, encoder, None if cache is None else FeatureCache(Path(cache)), weights))
     together(data.require)
@@ -327,4 +327,4 @@ def _print(content: Mapping[str, Any], as_json: bool) -> None:
             more = [f"{100 * line['selected_on_test']:.2f}", f"{100 * line['difference']:+.2f}"]
         accuracy = f"{100 * line['mean']:.2f} ± {100 * line['std']:.2f}"
         table.add_row(line["method"], str(line["shots"]), accuracy, *more, f"{line['seconds']:.1f}", f"{line['parameters']:,}")
-    Console().print(table)
+    Console(emoji=False).print(table)

@@ -57,7 +57,7 @@ def main(
     if batch_size < 1:
         raise ConfigError(f"caption: --batch-size {batch_size} must be at least 1")
     paths, kind = example_files(images)
-    encoder, say = load(model, step=step, **how), Console(stderr=True, highlight=False, markup=False)
+    encoder, say = load(model, step=step, **how), Console(emoji=False, stderr=True, highlight=False, markup=False)
     described = encoder.captioner().how.image  # or there is nothing to do
     if isinstance(encoder.config.towers[described], SoundTower) != (kind == "sound"):
         other = "images" if kind == "sound" else "sounds"

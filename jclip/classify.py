@@ -93,7 +93,7 @@ def main(
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if min(top, batch_size) < 1:
         raise ConfigError(f"classify: --top {top} and --batch-size {batch_size} must be at least 1")
-    (paths, kind), say = example_files(images), Console(stderr=True, highlight=False, markup=False)
+    (paths, kind), say = example_files(images), Console(emoji=False, stderr=True, highlight=False, markup=False)
     starts = range(0, len(paths), batch_size)
     batches = (_read(paths[start : start + batch_size], kind, max_pixels) for start in starts)
     first = next(batches)  # before the model is loaded, which takes longer
@@ -264,9 +264,9 @@ class AnswerForm(NamedTuple):
         probabilities = [answer["probabilities"]] if "by" in answer else []
         for (name, score), *more in zip(answer["classes"], *probabilities, strict=True):
             table.add_row(Text(name), f"{score:.4f}", *(f"{probability:.4f}" for probability in more))
-        Console().print(table)
+        Console(emoji=False).print(table)
         if hint := answer.get("hint"):
-            Console(highlight=False).print(f"  {hint}", markup=False)
+            Console(emoji=False, highlight=False).print(f"  {hint}", markup=False)
 
 
 def _show(

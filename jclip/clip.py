@@ -103,7 +103,19 @@ class CLIP:
 
     def encode(self, params: Params, tower: str, inputs: Any, *, normalised: bool = False) -> Array:
         """Unit vectors f32 [b, E] of the inputs of a tower; see `apply`."""
+        if not hasattr(inputs, "dtype"):
+            raise TypeError(f"encode: {tower} is given {_named(inputs)} and needs an array; {self._way_to(tower)}")
         return self.apply(params, {tower: inputs}, normalised=normalised)[tower].z
+
+    def _way_to(self, tower: str) -> str:
+        """Advice on how the array of a tower is made."""
+        match self.config.towers.get(tower):
+            case ImageTower():
+                return "stack what `preprocess` gives of each image, or let jclip.load(...).embed_image do all"
+            case TokenTower():
+                return "give it what `tokenize` makes of texts, or let jclip.load(...).embed_text do all"
+            case _:
+                return "jclip.load(...).embed does all"
 
     def taps(
         self,
@@ -327,3 +339,9 @@ def _common_rows(batch: Mapping[str, Any]) -> int:
         found = "; ".join(f"{name} {' and '.join(map(str, arrays))}" for name, arrays in shapes.items()) or "none"
         raise ValueError(f"apply: training wants as many rows of each input, those of the same examples; got {found}")
     return count
+
+
+def _named(value: Any) -> str:
+    """The type of a value, of a list with that of what is in it."""
+    inner = f" of {type(value[0]).__name__}" if isinstance(value, (list, tuple)) and value else ""
+    return f"a {type(value).__name__}{inner}"

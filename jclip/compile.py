@@ -49,7 +49,7 @@ def main(config: Config, topology: str | None) -> bool:
 
 def _compile(config: Config, topology: str | None) -> bool:
     """One stage; see `main`."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     slice_ = describe(topology)
     count = len(slice_.devices)
     check(config, devices=count)

@@ -43,7 +43,7 @@ def main(
         kind: which of `weights.FORMATS` a folder is read as; None: the first that it has.
         preprocess: fields of `config.Preprocess` that a weight file needs; see `weights.read_weights`.
     """
-    say = Console(stderr=True, highlight=False)
+    say = Console(emoji=False, stderr=True, highlight=False)
     captioners: Mapping[str, Caption]
     params: Mapping[str, Any]
     source = local_path(source) if is_bucket(source) else source

@@ -68,7 +68,7 @@ def main(
     check_fields(fields, "embed")
     if unknown := fields.keys() - {*towers}:
         raise ConfigError(f"embed: --fields of {', '.join(sorted(unknown))}, of which no embedding is asked; see --towers")
-    console, out = Console(stderr=True, highlight=False, markup=False), Path(out)
+    console, out = Console(emoji=False, stderr=True, highlight=False, markup=False), Path(out)
     examples = open_part(source, subset, "embed")
     encoder = load(model, step=step, **how)
     for tower in towers:

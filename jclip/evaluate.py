@@ -205,7 +205,7 @@ def _chosen(suite: Suite | None, names: Sequence[str], model: str | Path) -> Sui
 def _run(evals: Mapping[str, Evaluation], subject: "EvaluatedModel", functions: Functions, results: Results) -> dict[str, float]:
     """Metrics of evaluations by "name/metric", each written as soon as it is there."""
     values: dict[str, float] = {}
-    with leave_together((ConfigError, SourceError)), Console(stderr=True).status("evaluating ...") as status:
+    with leave_together((ConfigError, SourceError)), Console(emoji=False, stderr=True).status("evaluating ...") as status:
         for i, (name, evaluation) in enumerate(evals.items()):
             status.update(f"evaluating {name} ({i + 1} of {len(evals)}) ...")
             found = results.run(name, make_evaluator(evaluation, subject.model, functions), subject.params)
@@ -218,7 +218,7 @@ def _print(subject: "EvaluatedModel", values: Mapping[str, float], as_json: bool
         print(json.dumps({"step": subject.step, **values}))
     else:
         at = "" if subject.step is None else f", step {subject.step:,}"
-        Console(highlight=False).print(results_table(f"{subject.name}{at}", values))
+        Console(emoji=False, highlight=False).print(results_table(f"{subject.name}{at}", values))
 
 
 def default_cache() -> Path:

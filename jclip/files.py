@@ -1,6 +1,7 @@
 """Files and folders that somebody names: a file read at once or not at all, and workdirs and adapted models told from others."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -49,6 +50,15 @@ def is_adapted(path: str | Path) -> bool:
 def adapted_below(path: str | Path) -> list[str]:
     """Folders of adapted models below that of a whole adaptation, METHOD/shots-K/seed-S, in order."""
     return sorted(str(found.parent.relative_to(path)) for found in Path(path).glob(f"*/shots-*/seed-*/{ADAPTED}"))
+
+
+def is_run_config(content: bytes) -> bool:
+    """True for the content of a training run's config.json."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("type") == "Config"
 
 
 def is_run(path: str | Path) -> bool:

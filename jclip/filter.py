@@ -58,7 +58,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
         SystemExit: status 130, after Ctrl-C; embeddings that are done are kept.
     """
     check_filter(rules)
-    console, out = Console(stderr=True, highlight=False, markup=False, quiet=not is_first()), Path(out)
+    console, out = Console(emoji=False, stderr=True, highlight=False, markup=False, quiet=not is_first()), Path(out)
     if unknown := {*rules.languages} - known_languages() if rules.languages else set():
         raise ConfigError(f"filter: --languages {', '.join(sorted(unknown))}: known are {', '.join(sorted(known_languages()))}")
     with leave_together((ConfigError, SourceError, Refused, StoppedByUser)):

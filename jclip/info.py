@@ -167,7 +167,7 @@ def main(
     if as_json:
         print(json.dumps(facts))
     else:
-        Console(highlight=False).print(shown)
+        Console(emoji=False, highlight=False).print(shown)
 
 
 def _list(facts: Mapping[str, Any]) -> Table:

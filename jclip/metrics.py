@@ -156,7 +156,7 @@ class Terminal:
             console: where to write; None: standard output.
             quiet: show nothing, as all processes of a run but one.
         """
-        self.console = console or Console(highlight=False, quiet=quiet)
+        self.console = console or Console(emoji=False, highlight=False, quiet=quiet)
         self._total = total_steps
         self._progress = Progress(
             SpinnerColumn(),

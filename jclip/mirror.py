@@ -32,6 +32,7 @@ from jclip.bucket import (
 )
 from jclip.bucket_lock import BucketLock
 from jclip.data.caches import cache_folder
+from jclip.files import is_run_config
 
 EVERY = 15.0
 """Seconds between two looks at what is new in the local folder."""
@@ -43,8 +44,8 @@ LEFT_OUT = re.compile(rf"^(\.|{re.escape(LOCK)}|{COMPLETE}/)|(^|/)\.jclip-|\.tmp
 """Files that are not copied: locks and hidden files, what is being written, and the lists of files, which are written here."""
 
 
-OF_A_RUN = (CHECKPOINTS, COMPLETE, "config.json", "metrics.jsonl", "evaluations.json", "tensorboard", "set_aside")
-"""Files and folders, one of which shows that a folder of a bucket is that of a run."""
+OF_A_RUN = (CHECKPOINTS, COMPLETE, "metrics.jsonl", "evaluations.json", "tensorboard", "set_aside")
+"""Files and folders, one of which shows that a folder of a bucket is that of a run, as does a config.json of ours."""
 
 
 class NotCopied(RuntimeError):
@@ -88,7 +89,8 @@ class Mirror:
             OSError: the bucket cannot be read, or holds files and no run.
         """
         files = {name: size for name, size in self._bucket.files().items() if name != LOCK}
-        if files and not any(name.split("/")[0] in OF_A_RUN for name in files):
+        ours = any(name.split("/")[0] in OF_A_RUN for name in files) or is_run_config(self._bucket.read("config.json") or b"")
+        if files and not ours:
             some = next(iter(files))
             raise OSError(f"it holds {len(files):,} files of something else, such as {some}; give a folder of its own")
         self._steps = complete_steps(self._bucket, files)
@@ -105,8 +107,8 @@ class Mirror:
             known = {name: state for name, state in self._files().items() if files.get(name) == state[0]}
         write_token(self._folder)
         # Other files that somebody has put there are left alone; of a checkpoint that a killed run did not finish nothing stays.
-        ours = [name for name in files if _step_of(name) is not None or (self._folder / name).is_file()]
-        self._there = {name: (files[name], -1) for name in ours if not LEFT_OUT.search(name)}
+        kept = [name for name in files if _step_of(name) is not None or (self._folder / name).is_file()]
+        self._there = {name: (files[name], -1) for name in kept if not LEFT_OUT.search(name)}
         self._there |= {name: known[name] for listed in self._steps.values() for name in listed if name in known}
         self._write_state(self._steps)
         self._thread = threading.Thread(target=self._go_on, daemon=True)

@@ -107,7 +107,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         SourceError: the source cannot be opened, or nothing of it can be used.
         SystemExit: status 130, after Ctrl-C; shards that are whole are kept.
     """
-    options, console = options or Options(), Console(stderr=True, highlight=False, markup=False)
+    options, console = options or Options(), Console(emoji=False, stderr=True, highlight=False, markup=False)
     examples = open_part(source, subset, "pack")
     if examples.classes and not re.fullmatch(r"[\w-]+", split):
         raise ConfigError(f"pack: --split {split!r} is no name of a folder; use letters, digits, - and _")

@@ -92,7 +92,7 @@ def main(load: Load, overrides: list[str], axes: Sequence[str], topology: str | 
         ConfigError: an axis cannot be read, or the topology is none.
         SystemExit: a value is none of its field; tyro has said why.
     """
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(emoji=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     parsed = dict(map(_axis, axes)) or default_axes(load(overrides))
     changes = [dict(zip(parsed, values, strict=True)) for values in itertools.product(*parsed.values())]
     configs = [load(overrides + [word for item in change.items() for word in _override(*item)]) for change in changes]

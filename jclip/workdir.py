@@ -9,12 +9,15 @@ from jclip.bucket import read_token
 from jclip.checkpoint import Checkpoints
 from jclip.config import Config, ConfigError, to_saved
 from jclip.data.caches import write_atomically
-from jclip.files import is_bucket, read_whole
+from jclip.files import is_bucket, is_run, is_run_config, read_whole
 from jclip.lock import lock
 from jclip.metrics import Terminal
 from jclip.mirror import local_folder, mirrored
 from jclip.processes import is_first, same_everywhere, together
 from jclip.resume import Start
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".msgpack")
+"""Ends of names of weight files."""
 
 
 def folder(workdir: str | Path) -> Path:
@@ -28,7 +31,19 @@ def folder(workdir: str | Path) -> Path:
     workdir = Path(workdir).expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"config: --workdir {workdir} is a file; give a folder")
+    if found := foreign(workdir):
+        raise ConfigError(f"config: --workdir {workdir} is no run of jclip's, it holds {found}; give a folder of its own")
     return workdir
+
+
+def foreign(workdir: Path) -> str:
+    """A file of a folder that a run would write over, or be taken for in place of; "" in a run's own folder."""
+    if not workdir.is_dir() or is_run(workdir):
+        return ""
+    config, weights = workdir / "config.json", (path.name for path in workdir.iterdir() if path.suffix in WEIGHTS)
+    if config.exists() and not is_run_config(read_whole(config)):
+        return "config.json of something else"
+    return next(weights, "")
 
 
 @contextmanager

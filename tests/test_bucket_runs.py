@@ -304,7 +304,10 @@ def test_a_folder_of_something_else_is_refused_and_foreign_files_are_left_alone(
     bucket.content = {"photos/1.jpg": b"1", "photos/2.jpg": b"2", "run.lock": b"of this run"}
     with pytest.raises(OSError, match=r"holds 2 files of something else, such as photos/1\.jpg; give a folder of its own"):
         mirror_of(bucket, tmp_path).begin()
-    bucket.content = {"config.json": b"{}", ".hidden": b"h", "notes.tmp": b"n"}
+    bucket.content = {"config.json": b'{"architectures": ["CLIPModel"]}', "model.safetensors": b"w"}
+    with pytest.raises(OSError, match=r"holds 2 files of something else, such as config.json"):
+        mirror_of(bucket, tmp_path).begin()
+    bucket.content = {"config.json": b'{"type": "Config"}', ".hidden": b"h", "notes.tmp": b"n"}
     kept = mirror_of(bucket, tmp_path)
     kept.begin()
     kept.close()

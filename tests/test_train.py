@@ -392,3 +392,26 @@ def test_a_run_says_first_what_its_data_lack(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert "shapes:train?size=16&length=10: 10 examples, an epoch is 0.6 steps" in out
     assert out.index("jclip: only 10 examples for a batch of 16: one is in it up to 2 times") < out.index("step      1/1")
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"config.json": '{"architectures": ["CLIPModel"]}', "model.safetensors": "w"}, "config.json of something else"),
+        ({"open_clip_model.safetensors": "w"}, "open_clip_model.safetensors"),
+    ],
+)
+def test_a_workdir_that_holds_foreign_weights_is_refused_and_left_alone(
+    files: dict[str, str], found: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"is no run of jclip's, it holds {found}; give a folder of its own"):
+        train.main(tiny_config(), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_without_data_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source names no data to train on; give --data\.source webdataset:PATTERN"):
+        train.main(tiny_config(**{"data.source": ""}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

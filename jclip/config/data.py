@@ -39,9 +39,10 @@ class Portion:
 class Data:
     """Training data."""
 
-    source: str = "shapes:train"
-    """shapes:SPLIT, webdataset:PATTERN, arrayrecord:DIR, tfds:NAME[/CONFIG]:SPLIT, folder:DIR, parquet:PATTERN, csv:FILE or
-    jsonl:FILE, with paths or addresses (https://, s3://, gs://, hf://datasets/); `jclip train --help` explains each."""
+    source: str = ""
+    """Data to train on: webdataset:PATTERN, arrayrecord:DIR, tfds:NAME[/CONFIG]:SPLIT, folder:DIR, parquet:PATTERN, csv:FILE,
+    jsonl:FILE or shapes:SPLIT, with paths or addresses (https://, s3://, gs://, hf://datasets/); `jclip train --help` explains
+    each."""
     sources: Mapping[str, Portion] = field(default_factory=dict)
     """Several sources by name, in place of `source`; an epoch is as many examples as all have together."""
     subset: Subset = Subset()

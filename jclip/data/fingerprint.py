@@ -197,6 +197,6 @@ def _bar(paths: Iterable[str]) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(emoji=False, stderr=True), transient=True) as progress:
         task = progress.add_task("taking fingerprints", total=total)
         yield lambda count: progress.update(task, advance=count)

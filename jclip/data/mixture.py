@@ -185,8 +185,14 @@ def open_data(config: Config) -> Source:
     """The source of a run, or the mixture of its sources, whose phases `planned` adds once the run is planned.
 
     Raises:
+        ConfigError: none is named.
         SourceError: one of them cannot be opened.
     """
+    if not config.data.title:
+        raise ConfigError(
+            "config: data.source names no data to train on; give --data.source webdataset:PATTERN, folder:DIR, csv:FILE, ..., "
+            "`jclip train --help` explains each, or shapes:train, scenes that are drawn"
+        )
     with opening_for_blocks(config.data.shuffle == "blocks"):
         return _open_data(config)
 

@@ -170,4 +170,4 @@ def _progress(paths: Sequence[str]) -> Iterable[str]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(paths, "indexing shards", console=Console(stderr=True), transient=True, disable=len(paths) < 4)
+    return track(paths, "indexing shards", console=Console(emoji=False, stderr=True), transient=True, disable=len(paths) < 4)

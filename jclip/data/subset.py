@@ -376,4 +376,4 @@ def _reasons(why: Counter[str], first: Mapping[str, str]) -> list[str]:
 
 def _progress(looks: Iterable[_Look], total: int) -> Iterable[_Look]:
     """The same, beside a bar on a terminal."""
-    return track(looks, "select", total=total, console=Console(stderr=True), transient=True, disable=total < 8)
+    return track(looks, "select", total=total, console=Console(emoji=False, stderr=True), transient=True, disable=total < 8)

@@ -77,6 +77,6 @@ def _lasting(starts: range, progress: str | None) -> Iterator[int]:
     began = time.monotonic()
     for i, start in enumerate(starts):
         if progress is not None and time.monotonic() - began > _PATIENCE:
-            yield from track(starts[i:], progress, console=Console(stderr=True))
+            yield from track(starts[i:], progress, console=Console(emoji=False, stderr=True))
             return
         yield start

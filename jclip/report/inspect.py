@@ -84,7 +84,7 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         ConfigError: the configuration contradicts itself or does not fit the devices, or the extra is missing.
         SourceError: the data cannot be opened, or none of it can be read.
     """
-    out, console = Path(html), Console(stderr=True, highlight=False)
+    out, console = Path(html), Console(emoji=False, stderr=True, highlight=False)
     if out.is_dir():
         raise ConfigError(f"inspect: {out} is a folder; name a file, such as {out / 'inspect.html'}")
     if not 0 < seconds < 3600:

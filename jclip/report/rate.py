@@ -41,7 +41,7 @@ def main(
     if min(height, width) < 1 or workers < 0 or not 0 < seconds < 3600:
         raise ConfigError(f"data: --size {size} and --seconds {seconds} must be above 0, --workers {workers} at least 0")
     source = open_part(spec, subset, "data")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(emoji=False, stderr=True), transient=True) as progress:
         tasks = {}
 
         def tick(what: str, share: float) -> None:
