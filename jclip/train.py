@@ -226,7 +226,7 @@ def _save(run: Run, step: int, state: TrainState) -> None:
 
 def _say_failed(run: Run, step: int, problem: str) -> int:
     """Says why a save has failed; returns the step at which it is tried again."""
-    retry_at = step + max(1, run.plan.checkpoint_every // 10) if jax.process_count() == 1 else -1
+    retry_at = step + max(1, round(run.plan.checkpoint_every / 10)) if jax.process_count() == 1 else -1
     again = f"it is tried again after step {retry_at:,}" if retry_at > 0 else "it is tried again at the next one that is due"
     run.terminal.say(f"jclip: {problem}; the checkpoints before stay, training goes on, and {again}")
     return retry_at

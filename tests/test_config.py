@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jclip import config as room
@@ -461,7 +462,17 @@ def test_what_is_shorter_than_a_step_is_done_every_step():
     checkpoint = Checkpoint(every="0.01%")
     plan = make_plan(Config(evals=evals, checkpoint=checkpoint, duration="7ep", batch_size=100), examples=300)  # 3 an epoch
     assert (plan.total, plan.warmup, plan.checkpoint_every) == (21, 1, 1)
-    assert plan.eval_every == {"often": 1, "rarely": 8}
+    assert plan.eval_every == {"often": 1, "rarely": pytest.approx(7.8)}
+    assert [step for step in range(1, 22) if "rarely" in plan.due_evaluations(step)] == [8, 16, 21]
+
+
+@pytest.mark.parametrize(("batch", "epochs"), [(8, 6), (12, 6), (7, 40), (19, 11), (3, 50)])
+def test_what_is_due_every_epoch_is_done_once_in_each_at_the_step_nearest_to_its_end(batch: int, epochs: int) -> None:
+    how = {"duration": f"{epochs}ep", "checkpoint": Checkpoint(every="1ep"), "batch_size": batch, "evals": {}}
+    plan = make_plan(Config(**how, optim=Optim(warmup="1")), examples=20)
+    due = [step for step in range(1, plan.total + 1) if plan.due_checkpoint(step)]
+    assert len(due) == epochs
+    np.testing.assert_allclose(due, 20 / batch * np.arange(1, epochs + 1), rtol=0, atol=0.5)
 
 
 def test_a_plan_ends_with_everything_even_when_nothing_divides():

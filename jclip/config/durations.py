@@ -42,7 +42,12 @@ Duration = Annotated[str, Length()]
 
 
 def to_steps(duration: str, *, steps_per_epoch: float, total: int | None = None) -> int:
-    """The number of steps of a duration, rounded to the nearest.
+    """The number of steps of a duration, rounded to the nearest; see `exact_steps`."""
+    return round(exact_steps(duration, steps_per_epoch=steps_per_epoch, total=total))
+
+
+def exact_steps(duration: str, *, steps_per_epoch: float, total: int | None = None) -> float:
+    """The steps of a duration, of which the last may be a part.
 
     Args:
         duration: such as "5ep", "3%", "1500" or "20k".
@@ -62,7 +67,7 @@ def to_steps(duration: str, *, steps_per_epoch: float, total: int | None = None)
         steps = number / 100 * (total or 0) if unit == "%" else number * _UNITS[unit]
     if steps > INT32:
         raise ConfigError(f'config: duration "{duration}" is more than the {INT32:,} steps that a device can count')
-    return round(steps)
+    return steps
 
 
 def _parse(duration: str) -> tuple[float, str]:
@@ -83,10 +88,10 @@ class Plan:
     """Updates in all."""
     warmup: int
     """Updates of linear warm-up."""
-    checkpoint_every: int
-    """Updates between checkpoints."""
-    eval_every: Mapping[str, int]
-    """Updates between runs of each evaluation."""
+    checkpoint_every: float
+    """Updates between checkpoints, at least 1."""
+    eval_every: Mapping[str, float]
+    """Updates between runs of each evaluation, at least 1."""
     cooldown: int = 0
     """Updates of the linear fall at the end."""
     first: int = 0
@@ -101,11 +106,17 @@ class Plan:
 
     def due_evaluations(self, step: int) -> list[str]:
         """The evaluations to run after `step` updates; all of them at the end."""
-        return [name for name, every in self.eval_every.items() if step % every == 0 or step == self.total]
+        return [name for name, every in self.eval_every.items() if _is_due(step, every) or step == self.total]
 
     def due_checkpoint(self, step: int) -> bool:
         """True where a checkpoint is due after `step` updates."""
-        return step % self.checkpoint_every == 0 or step == self.total
+        return _is_due(step, self.checkpoint_every) or step == self.total
+
+
+def _is_due(step: int, every: float) -> bool:
+    """True for the steps nearest to the multiples of a period. It is not rounded before: an epoch may end within a step, and
+    what is due every epoch is done once in each."""
+    return step == round(round(step / every) * every)
 
 
 def make_plan(config: "Config", examples: int) -> Plan:
@@ -135,8 +146,12 @@ def make_plan(config: "Config", examples: int) -> Plan:
             f"steps, longer than the run of {total}; use shorter ones"
         )
     first = config.init_from.step or 0 if config.optim.schedule == "cooldown" else 0
-    every = {name: max(1, steps(evaluation.every)) for name, evaluation in config.evals.items()}
-    return Plan(first + total, warmup, max(1, steps(config.checkpoint.every)), every, cooldown)
+
+    def period(duration: str) -> float:
+        return max(1.0, exact_steps(duration, steps_per_epoch=per_epoch, total=total))
+
+    every = {name: period(evaluation.every) for name, evaluation in config.evals.items()}
+    return Plan(first + total, warmup, period(config.checkpoint.every), every, cooldown)
 
 
 def _warmup_and_cooldown(config: "Config", steps: Callable[[str], int], total: int) -> tuple[int, int]:
