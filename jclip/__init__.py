@@ -40,13 +40,28 @@ _LAZY = {
 }
 
 
+_OF_OPEN_CLIP = {
+    **dict.fromkeys(
+        ("create_model_and_transforms", "create_model_from_pretrained", "load_checkpoint"),
+        'jclip.load("hf://ORG/NAME") has parameters, preprocess and tokenize',
+    ),
+    "get_tokenizer": "models have `tokenize`",
+    "image_transform": "models have `preprocess`",
+    **dict.fromkeys(("list_pretrained", "list_openai_models"), "weights are files, or repositories of the Hugging Face hub"),
+    "build_zero_shot_classifier": "`jclip classify` and the evaluation ZeroShot have it",
+}
+"""Names of open_clip, and where what they do is found here."""
+
+
 def __getattr__(name: str) -> Any:
     """Imports on first use: jax takes seconds. `jclip.losses` and other modules are found here too."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     if importlib.util.find_spec(f"{__name__}.{name}") is not None:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    here = _OF_OPEN_CLIP.get(name)
+    advice = f", which is open_clip's; here {here} (docs/tutorials/from_open_clip.md)" if here else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
 
 
 def __dir__() -> list[str]:

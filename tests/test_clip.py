@@ -238,3 +238,12 @@ def test_an_architecture_takes_the_vocabulary_that_it_leaves_out(tmp_path: Path)
     for whole in (architecture(NAME), tiny_config()):
         with pytest.raises(ConfigError, match="towers say their tokenizer themselves"):
             jclip.create_model(whole, tokenizer=file)
+
+
+def test_what_is_no_array_is_refused_with_the_way_to_one() -> None:
+    model = jclip.create_model("ViT-tiny-test")
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(TypeError, match="encode: text is given a str and needs an array; give it what `tokenize` makes of texts"):
+        model.encode_text(params, "a cat")
+    with pytest.raises(TypeError, match="image is given a list of str and needs an array; stack what `preprocess` gives"):
+        model.encode_image(params, ["a.jpg"])

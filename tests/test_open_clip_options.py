@@ -11,6 +11,7 @@ from peers import peer
 from recipe_tiny import get_config
 from test_cli import RECIPE, exit_status
 
+import jclip
 from jclip.config import ConfigError, load
 from jclip.config.open_clip_options import OPTIONS
 from jclip.parser import make_parser
@@ -21,8 +22,11 @@ SHOWN = re.findall(r"--[\w.-]+", " ".join(OPTIONS.values()))
 @pytest.mark.parametrize(
     ("arguments", "answers"),
     [
-        (["--lr", "3e-4"], ["--lr is an option of open_clip, here: --optim.lr"]),
-        (["--train_data={0..9}.tar"], ['--train-data is an option of open_clip, here: --data.source "webdataset:PATTERN"']),
+        (["--lr", "3e-4"], ["--lr is an option of open_clip, here: --optim.lr 3e-4"]),
+        (["--train_data={0..9}.tar"], ['--train-data is an option of open_clip, here: --data.source "webdataset:{0..9}.tar"']),
+        (["--epochs", "5", "--model", "RN50"], ["here: --duration 5ep", 'here: model=architecture("RN50")']),
+        (["--precision", "fp32", "--lr-scheduler=const"], ["--model.dtype float32", "--optim.schedule constant"]),
+        (["--zeroshot-frequency", "0", "--workers", "--siglip"], ["here: --evals none", "here: --data.workers;"]),
         (["--seed", "1", "--siglip", "--local-loss"], ["here: --objectives.image-text.loss sigmoid", "here: nothing: one loss"]),
     ],
 )
@@ -35,6 +39,11 @@ def test_an_option_of_open_clip_is_answered_with_its_name_here(
     assert all(answer in error for answer in answers)
 
 
+def test_a_command_of_open_clip_is_answered_although_it_has_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["train", "--train-data", "x.tar", "--model", "ViT-B-32"]) == 1
+    assert 'here: --data.source "webdataset:' in capsys.readouterr().err
+
+
 def test_a_recipe_may_have_an_argument_of_that_name(tmp_path: Any) -> None:
     (tmp_path / "own.py").write_text(
         "from jclip.config import Config\ndef get_config(epochs: int = 1) -> Config:\n    return Config(duration=f'{epochs}ep')\n"
@@ -42,6 +51,12 @@ def test_a_recipe_may_have_an_argument_of_that_name(tmp_path: Any) -> None:
     assert load(tmp_path / "own.py", ["--epochs", "7"]).duration == "7ep"
     with pytest.raises(ConfigError, match=r"here: --optim\.lr"):
         load(tmp_path / "own.py", ["--epochs", "7", "--lr", "1"])
+
+
+def test_a_name_of_open_clip_in_python_is_answered_with_the_one_here() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'get_tokenizer', which is open_clip's; here models have `tokenize`"):
+        jclip.get_tokenizer  # noqa: B018
+    assert not hasattr(jclip, "nothing_of_that_name")
 
 
 def test_the_page_has_the_table() -> None:

@@ -1,5 +1,6 @@
 """Options of open_clip's training, and what each is called here; docs/tutorials/from_open_clip.md shows the table."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from jclip.config.errors import ConfigError
@@ -11,6 +12,8 @@ COUNTED = "nothing: an index counts the examples, and each comes once an epoch"
 COOLDOWN = "--optim.schedule wsd --optim.cooldown Nep"
 EXACT = "nothing: one loss, exact on any devices"
 DEVICES = "nothing: one process a host drives all its devices, and all is compiled"
+STATISTICS = "nothing: means and variances of batch normalisation stay as they were loaded"
+OWN = "nothing: it is the user's shell, or a script, that does it"
 PIXELS = "preprocess of the image tower, in the recipe"
 
 OPTIONS: Mapping[str, str] = {
@@ -26,6 +29,8 @@ OPTIONS: Mapping[str, str] = {
     "--pretrained-image": "--init-from.path, with --init-from.rules",
     "--lock-image": LOCK.format("image"),
     "--lock-text": LOCK.format("text"),
+    **dict.fromkeys(("--use-bn-sync", "--lock-image-freeze-bn-stats"), STATISTICS),
+    **dict.fromkeys(("--lock-image-unlocked-groups", "--lock-text-unlocked-layers"), "--optim.layer-decay, lower rates below"),
     "--epochs": "--duration 32ep",
     "--warmup": "--optim.warmup",
     "--opt": "--optim.method",
@@ -35,6 +40,9 @@ OPTIONS: Mapping[str, str] = {
     "--beta2": "--optim.b2",
     "--eps": "--optim.eps",
     "--grad-clip-norm": "--optim.clip-norm",
+    "--skip-scheduler": "--optim.schedule constant",
+    "--lr-cooldown-end": "--optim.final-lr, a share of the rate",
+    "--momentum": "--optim.b1",
     "--lr-scheduler": COOLDOWN,
     "--epochs-cooldown": COOLDOWN,
     "--accum-freq": "--accumulate N, which splits --batch-size",
@@ -64,13 +72,52 @@ OPTIONS: Mapping[str, str] = {
     "--val-frequency": "--evals.NAME.every",
     "--log-every-n-steps": "--log-every",
     "--report-to": "nothing: metrics.jsonl, and with the extra tensorboard its events, lie in --workdir",
-    **dict.fromkeys(("--device", "--dist-url", "--dist-backend", "--torchcompile", "--torchscript", "--trace"), DEVICES),
+    **dict.fromkeys(
+        ("--device", "--dist-url", "--dist-backend", "--ddp-static-graph", "--torchcompile", "--torchscript", "--trace"), DEVICES
+    ),
+    **dict.fromkeys(("--copy-codebase", "--wandb-notes", "--wandb-project-name"), OWN),
+    "--remote-sync": "--workdir s3://BUCKET/FOLDER, or gs://",
 }
 """Words to write here, by the name there, which is no option here. Where there is no counterpart they begin with "nothing"."""
+
+EXAMPLES: Mapping[str, str] = {
+    "--model": "ViT-B-16",
+    "--epochs": "32",
+    "--epochs-cooldown": "N",
+    "--accum-freq": "N",
+    "--train-data": "PATTERN",
+}
+"""Values in these words that stand for what is given there."""
+
+VALUES: Mapping[tuple[str, str], str] = {
+    ("--lr-scheduler", "cosine"): "--optim.schedule cosine",
+    ("--lr-scheduler", "const"): "--optim.schedule constant",
+    ("--precision", "fp32"): "--model.dtype float32",
+    **dict.fromkeys(
+        (("--precision", "amp"), ("--precision", "fp16"), ("--precision", "pure_fp16")),
+        "--model.dtype bfloat16: there is no float16, which needs its losses scaled",
+    ),
+    **dict.fromkeys((("--zeroshot-frequency", "0"), ("--val-frequency", "0")), "--evals none"),
+}
+"""Words for one value of an option, where they are others."""
 
 
 def refuse_open_clip(overrides: Sequence[str]) -> None:
     """Raises ConfigError that says what options of open_clip are called here, where some are among the overrides of a recipe."""
-    names = [option.partition("=")[0].replace("_", "-") for option in overrides if option.startswith("--")]
-    if found := [name for name in dict.fromkeys(names) if name in OPTIONS]:
-        raise ConfigError("config: " + "; ".join(f"{name} is an option of open_clip, here: {OPTIONS[name]}" for name in found))
+    found = dict[str, str]()
+    for option, after in zip(overrides, [*overrides[1:], ""], strict=False):
+        name, _, value = option.partition("=")
+        if (name := name.replace("_", "-")) in OPTIONS:
+            found.setdefault(name, value or ("" if after.startswith("--") else after))
+    if found:
+        here = (f"{name} is an option of open_clip, here: {_here(name, value)}" for name, value in found.items())
+        raise ConfigError("config: " + "; ".join(here))
+
+
+def _here(name: str, value: str) -> str:
+    """The words for an option there with its value, "" where it has none."""
+    words = VALUES.get((name, value), OPTIONS[name])
+    if value and name in EXAMPLES:
+        return words.replace(EXAMPLES[name], value)
+    takes_it = re.fullmatch(r"--[a-z][a-z0-9.-]*", words)  # one option, which has the same values
+    return f"{words} {value}" if value and takes_it else words

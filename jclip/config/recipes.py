@@ -42,6 +42,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, command: str = "tra
             f"config: {old}: pairs are objectives by name now, such as --objectives.image_text.{old.rpartition('.')[2]}"
         )
     _refuse_expanded(overrides)
+    if not Path(path).is_file():  # the value of an option of open_clip, which has no recipes, stands in its place
+        refuse_open_clip(overrides)
     get_config, doc = _read(path, "get_config", "Config")
     overrides, names = _chosen_evals(list(overrides))
     arguments: Mapping[str, Any] = {p.name: p.name.upper() for p in _parameters(get_config) if p.default is p.empty}
