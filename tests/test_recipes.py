@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jclip import cli
-from jclip.config import Config, ConfigError, Retrieval, ZeroShot, architecture, load, load_suite
+from jclip.config import Config, ConfigError, Labels, Retrieval, ZeroShot, architecture, load, load_suite
 
 
 @pytest.fixture
@@ -132,6 +132,8 @@ def test_a_suite_of_sources_named_by_options_has_the_evaluations_that_they_allow
     assert load_suite(path, ["--captioned", "a"]).evals == {"retrieval": Retrieval("a")}
     labelled = ["--labelled", "a", "--templates", "{}", "a {}"]
     assert load_suite(path, labelled).evals == {"zero_shot": ZeroShot("a", templates=("{}", "a {}"))}
+    named = load_suite(path, ["--labelled", "a", "--classes", "cat", "polar bear", "--names", "file:n.txt"]).evals["zero_shot"]
+    assert named == ZeroShot("a", Labels(classes=("cat", "polar bear"), names=("file:n.txt",)))
     assert list(load_suite(path, [*labelled, "--train", "b", "--captioned", "c"]).evals) == [
         "zero_shot", "probe", "neighbours", "retrieval",
     ]  # fmt: skip

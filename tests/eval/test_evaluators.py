@@ -399,6 +399,16 @@ def test_classes_of_other_names_match_by_position_and_the_result_says_so(sources
     assert "matched by position with 3 others: 'cat' is 'n1', ..., 'fox' is 'n3'; no name matches" in caplog.text
 
 
+def test_classes_that_are_numbers_of_wordnet_are_no_words_for_prompts(sources):
+    sources["x"] = labelled_by_folder()
+    numbers = ("n02123045", "n02084071", "n02118333")
+    with pytest.raises(
+        ConfigError, match=r"'n02123045', \.\.\.: numbers of WordNet.*DIR/classnames\.txt, or labels\.names file:PATH"
+    ):
+        run(ZeroShot("x", Labels(classes=numbers), templates=("{}",)), 1, 4)
+    assert run(ZeroShot("x", Labels(classes=numbers, names=FOLDERS), templates=("{}",)), 1, 4)["name/top1"] == 1
+
+
 def test_position_is_used_against_names_only_where_that_is_said(sources):
     sources["x"] = labelled_by_folder()
     turned = ZeroShot("x", labels=Labels(classes=("fox", "dog", "cat")), templates=("{}",))

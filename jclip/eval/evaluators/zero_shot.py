@@ -1,6 +1,7 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,16 @@ GROUPS = 100
 
 
 def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...], text: str) -> np.ndarray:
-    """Unit vectors [C, E] of the candidates, from their prompts."""
+    """Unit vectors [C, E] of the candidates, from their prompts.
+
+    Raises:
+        ConfigError: a prompt cannot be read, or the classes have numbers of WordNet for names.
+    """
+    if sum(bool(re.fullmatch(r"n\d{8}", name)) for name in bench.names) > len(bench.names) / 2:
+        raise ConfigError(
+            f"evaluation: the classes are called {bench.names[0]!r}, ...: numbers of WordNet, which no text tower knows. Write "
+            "their names into a file, a line for each in the order of the folders: DIR/classnames.txt, or labels.names file:PATH"
+        )
     prompts = [template.replace("{}", name) for name in bench.names for template in templates]
     z, read = bench.bench.embed_texts(params, prompts, text)
     if not read.all():
