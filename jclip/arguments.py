@@ -84,6 +84,13 @@ def image_size(text: str) -> int | tuple[int, ...]:
     return int(sides[0]) if len(sides) == 1 else tuple(map(int, sides))
 
 
+def checkpoint_step(text: str) -> int:
+    """The number of a checkpoint."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no step, such as 1000; to go on from the last checkpoint leave it out")
+    return int(text)
+
+
 def model_options(options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `jclip.load`: the options of `add_model_options` that are given."""
     names = ("step", "architecture_name", "tokenizer", "kind", "image_size", "context_length")

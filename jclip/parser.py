@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from jclip import __version__
-from jclip.arguments import OWNERS, add_model_options, add_subset_options, image_size, writable
+from jclip.arguments import OWNERS, add_model_options, add_subset_options, checkpoint_step, image_size, writable
 from jclip.help import (
     ADAPT,
     CAPTION,
@@ -61,7 +61,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("recipe", nargs="?", metavar="CONFIG.py", help="a Python file that defines get_config()")
     train.add_argument("--workdir", metavar="W", help="folder of the run, or its address (s3://, gs://)")
     resume = "go on from this checkpoint of W; later ones move to W/set_aside. After an interruption the same command goes on"
-    train.add_argument("--resume-from", type=int, metavar="STEP", help=f"{resume} from what it has saved since")
+    train.add_argument("--resume-from", type=checkpoint_step, metavar="STEP", help=f"{resume} from what it has saved since")
     train.add_argument("-h", "--help", action="store_true", help="with a recipe: every field; without: this")
     train.add_argument("--quiet", action="store_true", help="show nothing but errors; metrics.jsonl has all")
 

@@ -119,6 +119,10 @@ def test_eval_refuses_what_is_not_there(workdir: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (
+            ["train", "r.py", "--resume-from", "latest"],
+            "'latest' is no step, such as 1000; to go on from the last checkpoint",
+        ),
         (["embed", "MODEL", "PHOTOS", "--out", "gs://b/out"], "gs://b/out is an address and no path; mount the bucket"),
         (["convert", "MODEL", "s3://b/out"], "s3://b/out is an address"),
         (["report", "a.json", "--html", "gs://b/a.html"], "gs://b/a.html is an address"),

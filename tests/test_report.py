@@ -399,6 +399,9 @@ def test_files_that_cannot_be_read_or_written_are_explained(tmp_path: Path) -> N
     bad.write_text("[1]")
     with pytest.raises(ConfigError, match="format 'list'"):
         main([bad])
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"is a training run, not a results file; .* after: jclip eval .*/run --json OUT\.json"):
+        main([tmp_path / "run"])
     with pytest.raises(ConfigError, match="is a folder, not a results file"):
         main([tmp_path], tmp_path / "x.html")
     with pytest.raises(ConfigError, match="no results file is given"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.config import ConfigError
-from jclip.files import read_whole
+from jclip.files import is_run, read_whole
 from jclip.results import FORMAT
 
 HOW = "write one with: jclip eval MODEL --suite FILE.py --json OUT.json"
@@ -119,6 +119,11 @@ def read_results(path: Path) -> ReadResults:
     except FileNotFoundError as error:
         raise ConfigError(f"report: there is no file {path}; {HOW}") from error
     except IsADirectoryError as error:
+        if is_run(path):
+            raise ConfigError(
+                f"report: {path} is a training run, not a results file; its page has the curves of training too, after: "
+                f"jclip eval {path} --json OUT.json"
+            ) from error
         raise ConfigError(f"report: {path} is a folder, not a results file; {HOW}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"report: {path} is not JSON ({error}); {HOW}") from error
