@@ -29,6 +29,7 @@ def test_every_variant_can_be_trained_and_changes_the_plain_recipe(tool: Any, fo
         config = tool.make_config(form, data, variant, 300, seed=1, teacher="ViT-B-32")
         check(config)
         assert (config.seed, config.optim.warmup) == (1, plain.optim.warmup)
+        assert config.evals == plain.evals
         stages = [int(part.duration) for part in (*config.stages.values(), config)]
         assert stages == ([300] if variant != "clipa_l16" else [200, 100] if form == "shapes" else [240, 60])
         parts = [(c.model, c.views, c.objectives, c.optim, c.data, c.stages) for c in (config, plain)]

@@ -115,12 +115,11 @@ RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill", "cl
 def make_config(form: str, data: str, variant: str, steps: int, *, seed: int = 0, teacher: str = "") -> Config:
     """A variant's configuration for so many steps, evaluated at the end alone."""
     options = ["--form", form, *(["--data", data] if data else [])]
+    config = plain = load(CONFIGS / "plain.py", options)
     if variant in RECIPES:
         config = load(CONFIGS / f"{variant}.py", [*options, *(["--teacher", teacher] if variant == "distill" else [])])
-    else:
-        config = load(CONFIGS / "plain.py", options)
-    config = (CHANGES | WITH_FIELDS).get(variant, lambda plain: plain)(config)
-    evals = {name: replace(spec, "every", "100%") for name, spec in config.evals.items() if name != "retrieval"}
+    config = (CHANGES | WITH_FIELDS).get(variant, lambda same: same)(config)
+    evals = {name: replace(spec, "every", "100%") for name, spec in plain.evals.items() if name != "retrieval"}
     stages = share(config, steps)
     changes = {
         "seed": seed,
