@@ -50,3 +50,9 @@ def test_the_table_has_means_and_deviations_of_seeds(tool: Any, tmp_path: Path) 
     assert cells[0][:6] == ("plain", "1.00", "both", "300", "3", "60.0 ± 10.0")
     assert cells[1][:6] == ("slip", "3.00", "steps", "300", "1", "80.0")
     assert cells[2][:6] == ("slip", "3.00", "seconds", "100", "1", "40.0")
+
+
+def test_the_table_in_markdown_has_its_cells(tool: Any) -> None:
+    table = tool.Table("", "steps")
+    table.add_row("plain", "300")
+    assert tool.markdown(table) == "|  | steps |\n| --- | --- |\n| plain | 300 |"

@@ -254,6 +254,14 @@ class Comparison:
         return table
 
 
+def markdown(table: Table) -> str:
+    """The table in the words of Markdown."""
+    titles = [str(column.header) for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
 def main() -> None:
     """Trains what the file does not have, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -272,6 +280,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where plain runs are kept (default: runs)")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/objectives.md has it")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -288,7 +297,11 @@ def main() -> None:
         jobs = [(variant, seed, budget) for seed in options.seeds for variant in variants for budget in options.budgets]
         for job in track(jobs, "runs", console=Console(stderr=True)):
             comparison.measure(*job)
-    Console(width=None if sys.stdout.isatty() else 160).print(comparison.table())
+    table = comparison.table()
+    if options.markdown:
+        print(markdown(table))
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":
