@@ -103,7 +103,7 @@ class CLIP:
 
     def encode(self, params: Params, tower: str, inputs: Any, *, normalised: bool = False) -> Array:
         """Unit vectors f32 [b, E] of the inputs of a tower; see `apply`."""
-        if not hasattr(inputs, "dtype"):
+        if not all(hasattr(x, "dtype") for x in (inputs if isinstance(inputs, tuple) else (inputs,))):
             raise TypeError(f"encode: {tower} is given {_named(inputs)} and needs an array; {self._way_to(tower)}")
         return self.apply(params, {tower: inputs}, normalised=normalised)[tower].z
 

@@ -12,7 +12,21 @@ import pytest
 import jclip
 from jclip import convert, evaluate, runs, train
 from jclip.checkpoint import Checkpoints
-from jclip.config import Config, ConfigError, Data, MeshConfig, Pair, TokenizerConfig, from_json, history, load, to_json, to_saved
+from jclip.config import (
+    Config,
+    ConfigError,
+    Data,
+    MeshConfig,
+    Pair,
+    Portion,
+    TokenizerConfig,
+    check,
+    from_json,
+    history,
+    load,
+    to_json,
+    to_saved,
+)
 from jclip.config import replace as replace_path
 from jclip.data import open_source
 from jclip.tree import flatten
@@ -134,3 +148,11 @@ def test_a_recipe_that_says_the_names_of_before_is_read(tmp_path: Path) -> None:
     config = load(tmp_path / "recipe.py")
     assert config.mesh == MeshConfig(fsdp=2)
     assert config.model.towers["text"].tokenizer == TokenizerConfig(clean="canonicalize")  # type: ignore[attr-defined]
+
+
+def test_a_saved_mixture_beside_the_source_that_was_the_default_is_read() -> None:
+    mixed = Config(data=Data(sources={"a": Portion("shapes:val"), "b": Portion("shapes:test")}))
+    saved = to_saved(mixed)
+    saved["data"]["source"] = "shapes:train"
+    assert from_json(saved) == mixed
+    check(from_json(saved))

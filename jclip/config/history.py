@@ -139,4 +139,6 @@ def _with_added(data: Any) -> Any:
         return data
     fields = {key: _with_added(value) for key, value in data.items()}
     names = {name.partition(".")[2]: value for name, value in ADDED.items() if name.partition(".")[0] == data.get("type")}
+    if data.get("type") == "Data" and fields.get("sources") and fields.get("source") == "shapes:train":
+        fields["source"] = ""  # it was the default, which said nothing beside sources
     return {**names, **fields}

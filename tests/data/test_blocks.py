@@ -366,9 +366,7 @@ def test_a_part_of_a_source_is_dealt_by_what_is_kept_of_each_shard(config: Confi
 
 def test_weights_that_change_in_a_run_are_planned_in_lanes(config: Config) -> None:
     portion = Portion(config.data.source, weight=1.0)
-    data = replace(
-        config.data, source="shapes:train", sources={"x": portion, "y": replace(portion, weight=1.0, changes=(("10", 0.0),))}
-    )
+    data = replace(config.data, source="", sources={"x": portion, "y": replace(portion, weight=1.0, changes=(("10", 0.0),))})
     config = replace(config, data=data)
     check(config)
     source = open_data(config)
