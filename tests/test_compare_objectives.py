@@ -44,12 +44,13 @@ def test_the_table_has_means_and_deviations_of_seeds(tool: Any, tmp_path: Path) 
 
     lines = [row("plain", seed, "steps", 300, 0.5 + seed / 10, 1.0) for seed in range(3)]
     lines += [row("slip", 0, "steps", 300, 0.8, 3.0), row("slip", 0, "seconds", 100, 0.4, 3.0)]
+    lines += [row("ema", 0, "steps", 300, 0.7, 2.0)]
     (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n")
     table = tool.Comparison("shapes", tmp_path / "r.jsonl", "", tmp_path).table()
-    cells = list(zip(*(list(column.cells)[:6] for column in table.columns), strict=True))
-    assert cells[0][:6] == ("plain", "1.00", "both", "300", "3", "60.0 ± 10.0")
-    assert cells[1][:6] == ("slip", "3.00", "steps", "300", "1", "80.0")
-    assert cells[2][:6] == ("slip", "3.00", "seconds", "100", "1", "40.0")
+    plain, slip, ema = zip(*(column.cells for column in table.columns), strict=True)
+    assert plain == ("plain", "1.00", "3", *["60.0 ± 10.0"] * 3, "as many", "", "", "")
+    assert slip == ("slip", "3.00", "1", *["80.0"] * 3, "100", *["40.0"] * 3)
+    assert ema[6:] == ("not run", "", "", "")
 
 
 def test_the_table_in_markdown_has_its_cells(tool: Any) -> None:

@@ -7,8 +7,7 @@
 Each variant is configs/plain.py with something changed, or a recipe of configs/. It is trained with each seed for as many steps
 as the plain recipe, and then for as many as take the same seconds: processor seconds of a step of training, loader included,
 which other work on the machine changes least. A line of the file is one run; what the file has is not run again, so that it
-can be stopped at any time and a further call goes on. tools/measured/ has the runs so far of the table that is to stand in
-docs/objectives.md.
+can be stopped at any time and a further call goes on. tools/measured/ has the runs of the tables of docs/objectives.md.
 """
 
 import argparse
@@ -238,20 +237,29 @@ class Comparison:
         self.keep(variant=variant, seed=seed, budget=budget, steps=steps, **done)
 
     def table(self) -> Table:
-        """Mean and sample deviation of each metric, of each variant, at each budget."""
+        """Mean and sample deviation of each metric in percent, of each variant, at equal steps and at equal seconds."""
         names = METRICS[self.form]
-        table = Table("", "seconds a step", "equal", "steps", "seeds", *names.values())
+        table = Table("", "seconds a step", "seeds", *names.values(), "steps of as many seconds", *names.values())
         ours = [row for row in self.rows if row["form"] == self.form]
-        for variant, budget in dict.fromkeys((row["variant"], row["budget"]) for row in ours):
-            runs = [row for row in ours if (row["variant"], row["budget"]) == (variant, budget)]
-            cells = []
-            for metric in names:
-                values = [100 * row["results"][metric] for row in runs]
-                cells.append(f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
+        for variant in dict.fromkeys(row["variant"] for row in ours):
+            runs = [row for row in ours if row["variant"] == variant]
+            found = {budget: [row for row in runs if row["budget"] == budget] for budget in ("steps", "seconds")}
             ratio = self.ratio(variant)
-            equal = "both" if budget == "steps" and abs(ratio - 1) < SAME else budget
-            table.add_row(variant, f"{ratio:.2f}", equal, str(runs[0]["steps"]), str(len(runs)), *cells)
+            cells = [_said([row["results"][metric] for row in found["steps"]]) for metric in names]
+            if abs(ratio - 1) < SAME:
+                cells += ["as many"] + [""] * len(names)
+            elif later := found["seconds"]:
+                cells += [str(later[0]["steps"]), *(_said([row["results"][metric] for row in later]) for metric in names)]
+            else:
+                cells += ["not run"] + [""] * len(names)
+            table.add_row(variant, f"{ratio:.2f}", str(len(found["steps"])), *cells)
         return table
+
+
+def _said(values: Sequence[float]) -> str:
+    """Mean of shares in percent, and of several their sample deviation."""
+    percent = [100 * value for value in values]
+    return f"{statistics.mean(percent):.1f}" + (f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else "")
 
 
 def markdown(table: Table) -> str:
