@@ -5,13 +5,12 @@ thread keeps the bucket up with it. What counts is the bucket: a checkpoint is t
 last, and any machine goes on from the last such one.
 """
 
-import contextlib
 import hashlib
 import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from jclip.bucket import (
@@ -190,7 +189,7 @@ class Mirror:
         with self._changed({other: listed for other, listed in self._steps.items() if other != step}):
             self._bucket.remove(f"{COMPLETE}/{step}.json")
 
-    @contextlib.contextmanager
+    @contextmanager
     def _changed(self, steps: dict[int, dict[str, int]]) -> Iterator[None]:
         """Says in the folder what the bucket had before and has after the change of its lists that is made inside."""
         self._write_state(self._steps, steps)
@@ -218,7 +217,7 @@ class Mirror:
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder).as_posix()
             if path.is_file() and not LEFT_OUT.search(name):
-                with contextlib.suppress(FileNotFoundError):  # removed between the two looks
+                with suppress(FileNotFoundError):  # removed between the two looks
                     status = path.stat()
                     found[name] = (status.st_size, status.st_mtime_ns)
         return found
