@@ -407,6 +407,7 @@ def test_classes_that_are_numbers_of_wordnet_are_no_words_for_prompts(sources):
     ):
         run(ZeroShot("x", Labels(classes=numbers), templates=("{}",)), 1, 4)
     assert run(ZeroShot("x", Labels(classes=numbers, names=FOLDERS), templates=("{}",)), 1, 4)["name/top1"] == 1
+    assert run(ZeroShot("x", Labels(names=FOLDERS), templates=("{}",)), 1, 4)["name/top1"] == 1, "of the source's own classes"
 
 
 def test_position_is_used_against_names_only_where_that_is_said(sources):
