@@ -166,7 +166,7 @@ def mixed(**changes: Any) -> Config:
         "test": Portion("shapes:test?size=16&length=20", 0.25, fields={"text": "text"}),
     }
     config = tiny_config(**{"evals": {}, "checkpoint.best": None, "checkpoint.keep": 9, "checkpoint.every": "3"})
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, source="shapes:train", sources=sources, **changes))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source="", sources=sources, **changes))
 
 
 def test_phases_are_those_of_the_recipe_and_its_stages() -> None:
