@@ -20,6 +20,7 @@ from jclip.config import (
     Contrastive,
     Input,
     MeshConfig,
+    Portion,
     Stage,
     TextTower,
     TokenizerConfig,
@@ -104,6 +105,23 @@ def test_the_page_shows_what_training_does(tmp_path: Path) -> None:
         assert factor == ("-" if frozen else "0.5" if path.startswith("image_projection/") else "1"), path
         decays = path.endswith("kernel") and not frozen
         assert (decay == f"{config.optim.weight_decay:g}") == decays or path.endswith("embed"), path
+
+
+def test_the_page_of_a_mixture_says_its_order_and_what_its_sources_lack(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra report is not installed")
+    for i in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+        if i:
+            (tmp_path / f"{i}.txt").write_text("a word")
+    sources = {"drawn": Portion("shapes:val?size=16&length=30", 0.25), "own": Portion(f"folder:{tmp_path}", 0.75)}
+    config = tiny_config(evals={}, **{"checkpoint.best": None})
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="", sources=sources))
+    config = dataclasses.replace(config, stages={"first": Stage("4", weights={"drawn": 1.0, "own": 0.0})})
+    text = inspect.main(config, "mixed", tmp_path / "page.html", seconds=0.1).read_text()
+    shares = [float(share) for share in re.findall(r"(\d+\.\d)% of what is seen", text)]  # of each stage
+    assert shares[:2] == [100, 0]
+    assert shares[2:] == pytest.approx([25, 75], abs=4 * 100 * (0.25 * 0.75 / (12 * 16)) ** 0.5)
+    assert text.count("own: 1 of 9 examples have no text") == 2
 
 
 def test_the_curve_is_the_schedule_of_each_stage() -> None:

@@ -18,9 +18,8 @@ from rich.console import Console
 
 from jclip.config import Config, ConfigError, ImageTower, Input, SoundTower, TokenTower, valid_name
 from jclip.config.fields import parse_field
-from jclip.data import Batch, Mixture, Source, detokenize, in_numbers
+from jclip.data import Batch, Mixture, Source, detokenize
 from jclip.data.addresses import shown
-from jclip.data.blocks import BlockOrder, run_order, said_blocks
 from jclip.data.caches import write_atomically
 from jclip.data.survey import shares
 from jclip.eval.previews import player_of, spectrogram
@@ -147,11 +146,8 @@ def loader_rate(part: RunPart, seconds: float) -> float:
 def _run_facts(last: RunPart, slice_: Topology, rate: float) -> list[tuple[str, str]]:
     config, plan, source = last.config, last.plan, last.data.source
     seen = plan.skipped + plan.length * config.batch_size
-    mixed = in_numbers(source, source.order(config.seed), 0, seen) if isinstance(source, Mixture) else []
-    order = run_order(config, source, plan.skipped)
-    mixed += said_blocks(order) if isinstance(order, BlockOrder) else []
     return [
-        ("data", "; ".join([f"{shown(config.data.title)}: {len(source):,} examples", *mixed])),
+        ("data", f"{shown(config.data.title)}: {len(source):,} examples"),
         ("run", f"{plan.total:,} steps, {seen:,} examples, {seen / len(source):,.1f} epochs"),
         ("optimizer", f"{config.optim.method}, weight decay {config.optim.weight_decay:g}, schedule {config.optim.schedule}"),
         ("devices", f"{len(slice_.devices)} x {slice_.devices[0].device_kind}"),
@@ -178,6 +174,8 @@ def _facts(part: RunPart, program: Program) -> list[tuple[str, str]]:
         ("batch", f"{config.batch_size:,} examples, {config.batch_size // program.mesh.size:,} a device"),
         ("inputs", ", ".join(f"{tower} {_shape(*how.input())}" for tower, how in config.model.towers.items())),
         *_alternatives(config, part.data.source),
+        *(("order", line) for line in part.data.order_lines()),
+        *(("notice", line) for line in part.data.shortcomings()),
         ("operations", f"{flops:.3e} a step, {flops / program.mesh.size:.3e} a device"),
         *((f"{name}, a device", size_text(size)) for name, size in sizes.items()),
         ("together", f"{size_text(sum(sizes.values()))} a device, activations not counted: jclip compile counts all"),
