@@ -111,8 +111,7 @@ def test_the_page_of_a_mixture_says_its_order_and_what_its_sources_lack(tmp_path
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     for i in range(9):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
-        if i:
-            (tmp_path / f"{i}.txt").write_text("a word")
+        (tmp_path / f"{i}.txt").write_text("one\ntwo")
     sources = {"drawn": Portion("shapes:val?size=16&length=30", 0.25), "own": Portion(f"folder:{tmp_path}", 0.75)}
     config = tiny_config(evals={}, **{"checkpoint.best": None})
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="", sources=sources))
@@ -121,7 +120,7 @@ def test_the_page_of_a_mixture_says_its_order_and_what_its_sources_lack(tmp_path
     shares = [float(share) for share in re.findall(r"(\d+\.\d)% of what is seen", text)]  # of each stage
     assert shares[:2] == [100, 0]
     assert shares[2:] == pytest.approx([25, 75], abs=4 * 100 * (0.25 * 0.75 / (12 * 16)) ** 0.5)
-    assert text.count("own: 1 of 9 examples have no text") == 2
+    assert text.count("own: 9 of 9 texts that were looked at have several lines") == 2
 
 
 def test_the_curve_is_the_schedule_of_each_stage() -> None:
