@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def short(app: Sphinx, kind: str, name: str, obj: Any, options: Any, signature: 
     return ("", "") if kind == "class" and dataclasses.is_dataclass(obj) else None
 
 
+def fields_once(app: Sphinx, kind: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of a tuple that the docstring of its class explains are not listed again."""
+    if not str(getattr(obj, "__doc__", "")).startswith("Alias for field number"):
+        return None
+    place = app.env.current_document
+    owner = getattr(sys.modules[place.autodoc_module], place.autodoc_class, None)
+    return True if "Attributes:" in str(getattr(owner, "__doc__", "")) else None
+
+
 def count_lines(app: Sphinx, page: str, source: list[str]) -> None:
     """The headings of the book that name a file tell its lines, too."""
     if page == "book":
@@ -78,4 +88,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon, which reads the sections
     app.connect("autodoc-process-docstring", whole, priority=600)
     app.connect("autodoc-process-signature", short)
+    app.connect("autodoc-skip-member", fields_once)
     app.connect("source-read", count_lines)
