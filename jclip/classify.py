@@ -22,6 +22,7 @@ from jclip.data.decoding import MAX_PIXELS
 from jclip.data.pictures import example_files, read_pictures, read_sounds
 from jclip.embedding import Embedding
 from jclip.eval import class_embeddings, load_probe, read_entries, read_templates
+from jclip.eval.labels import require_words
 from jclip.eval.ranks import TIE
 from jclip.eval.templates import DEFAULT, OF_SOUNDS
 from jclip.files import is_adapted
@@ -305,6 +306,7 @@ def _by_prompts(seen: Inputs, labels: Sequence[str], templates: Sequence[str]) -
     names = read_entries(labels, "--labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"classify: the class {twice[0]!r} is given twice; leave one out")
+    require_words(names, "classify", "give their names, or a file of them, --labels file:PATH")
     prompts = read_templates(tuple(templates), default=OF_SOUNDS if seen.kind == "sound" else DEFAULT)
     texts = [template.replace("{}", name) for name in names for template in prompts]
     classes = class_embeddings(encoder.embed_text(texts).reshape(len(names), len(prompts), -1))

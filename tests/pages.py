@@ -100,7 +100,7 @@ def shortened(command: list[str]) -> list[str]:
     if words[1] != "train" or "--help" in words:
         return words
     options = SHORT | SHALLOW
-    if "configs/vit_b16.py" in words:
+    if {"configs/vit_b16.py", "configs/open_clip.py"} & {*words}:
         options |= LARGE
     if {"configs/shapes_sound.py", "configs/imagebind.py"} & {*words}:
         options = dict(SHORT)

@@ -465,6 +465,10 @@ def test_the_examples_to_choose_by_are_as_many_as_is_said(pictures: Path) -> Non
         ({"shots": (4,), "val": "{}/few"}, r"adapt: val: .*k=4 examples: 'blue' has 1"),
         ({"labels": Labels(classes=("blue", "green", "red"), names=("Sea_lion", "b", "sea lion"))}, r"'Sea_lion' or 'sea lion'"),
         ({"labels": Labels(only=("red",))}, r"there is one class, 'red'"),
+        (
+            {"labels": Labels(names=("n00000001", "n00000002", "red"))},
+            r"'n00000001', \.\.\.: numbers of WordNet.*labels\.names file",
+        ),
         ({"labels": Labels(classes=("blue", "green", "red"), names=("a", "b", "a"))}, r"2 classes are called 'a'"),
         ({"labels": Labels(classes=("blue", "green"))}, r"match none of the 2 classes: 'red'"),
         ({"text": "words"}, r"no tower 'words'"),

@@ -426,6 +426,10 @@ def test_classify_says_what_is_wrong(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     with pytest.raises(ConfigError, match="the class 'a' is given twice"):
         classify.main([tmp_path / "x.png"], MODEL, labels=["a", "a"])
+    with pytest.raises(
+        ConfigError, match=r"'n02123045', \.\.\.: numbers of WordNet, which no text tower knows; give their names"
+    ):
+        classify.main([tmp_path / "x.png"], MODEL, labels=["n02123045", "n02084071"])
     (tmp_path / "bad.png").write_bytes(b"none")
     with pytest.raises(ConfigError, match=r"bad\.png: image cannot be decoded"):
         classify.main([tmp_path / "bad.png"], MODEL, labels=["a", "b"])

@@ -3,16 +3,19 @@
 import argparse
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import PAGES
+from pages import PAGES, ROOT
 from peers import peer
+from PIL import Image
 from recipe_tiny import get_config
 from test_cli import RECIPE, exit_status
 
 import jclip
-from jclip.config import ConfigError, load
+from jclip import train
+from jclip.config import ConfigError, Retrieval, architecture, load
 from jclip.config.open_clip_options import OPTIONS
 from jclip.parser import make_parser
 
@@ -51,6 +54,36 @@ def test_a_recipe_may_have_an_argument_of_that_name(tmp_path: Any) -> None:
     assert load(tmp_path / "own.py", ["--epochs", "7"]).duration == "7ep"
     with pytest.raises(ConfigError, match=r"here: --optim\.lr"):
         load(tmp_path / "own.py", ["--epochs", "7", "--lr", "1"])
+
+
+def test_the_recipe_with_open_clip_s_names_has_its_defaults(tmp_path: Path) -> None:
+    recipe = ROOT / "configs/open_clip.py"
+    config = load(recipe, ["--model", "RN50", "--train-data", "x.tar", "--val-data", "y.tar", "--pretrained", str(tmp_path)])
+    assert config.model.towers == architecture("RN50").towers
+    assert (config.data.source, config.init_from.path) == ("webdataset:x.tar", str(tmp_path))
+    assert config.evals == {"val/retrieval": Retrieval("webdataset:y.tar", every="1ep")}
+    assert (config.optim.b2, config.optim.eps, load(recipe).optim.b2, load(recipe).optim.eps) == (0.999, 1e-8, 0.98, 1e-6)
+
+
+def test_folders_of_imagenet_without_names_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    for i, name in enumerate(("n01440764", "n01443537", "n01484850")):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (80 * i, 0, 0)).save(tmp_path / "val" / name / "a.png")
+    options = [
+        "--model",
+        "ViT-tiny-test",
+        "--imagenet-val",
+        str(tmp_path / "val"),
+        "--data.source",
+        "shapes:train?size=16&length=64",
+    ]
+    few = ["--batch-size", "8", "--duration", "2", "--optim.warmup", "1", "--data.workers", "0"]
+    config = load(ROOT / "configs/open_clip.py", options + few)
+    with pytest.raises(ConfigError, match=r"'n01440764', \.\.\.: numbers of WordNet.*DIR/classnames\.txt"):
+        train.main(config, tmp_path / "run")
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+    (tmp_path / "val/classnames.txt").write_text("tench\ngoldfish\ngreat white shark\n")
+    assert train.main(config, tmp_path / "run")["imagenet/templates"] == 80
 
 
 def test_a_name_of_open_clip_in_python_is_answered_with_the_one_here() -> None:

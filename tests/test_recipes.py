@@ -166,3 +166,19 @@ def test_the_suite_of_a_recipe_s_best_checkpoint_cannot_be_left_out_in_silence(t
     with pytest.raises(ConfigError, match=r"checkpoint\.best 'a/mean/recall@1' is no metric of an evaluation; .* or is None"):
         check(load(path, ["--evals", "none"]))
     check(load(path, ["--evals", "none", "--checkpoint.best", "None"]))
+
+
+def test_help_says_what_the_docstring_says_of_each_argument(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(
+        "from typing import Literal\nfrom jclip.config import Config\n"
+        "def get_config(data: str, size: Literal['small', 'large'] = 'small', part: float = 0.0, more: bool = False) -> Config:\n"
+        '    """The recipe.\n\n    Args:\n        data: shards,\n            by a pattern.\n        part: of them.\n    """\n'
+        "    return Config()\n"
+    )
+    with pytest.raises(SystemExit):
+        load(tmp_path / "own.py", ["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert (
+        "--data (required): shards, by a pattern. --size {small,large} (default: small) --part (default: 0.0): of them. "
+        "--more (optional)" in words
+    )

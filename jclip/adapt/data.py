@@ -26,7 +26,7 @@ from jclip.data.subset import SelectedExamples
 from jclip.eval import Functions, class_embeddings, embed_source, embed_texts, tower_facts
 from jclip.eval.embed import cached
 from jclip.eval.few_shot import sample_few_shot
-from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, make_classes
+from jclip.eval.labels import BROKEN, LEFT_OUT, Classes, make_classes, require_words
 from jclip.eval.templates import DEFAULT, OF_SOUNDS, read_templates
 
 VALIDATION_SHOTS = 4
@@ -101,6 +101,8 @@ class AdaptData:
         names = classes.candidate_names
         if len(names) < 2:
             raise ConfigError(f"adapt: there is one class, {names[0]!r}; a classifier needs two or more")
+        if not self.config.descriptions:  # these may describe classes by their numbers
+            require_words(names, "adapt", "name them with labels.names file:PATH, a line for each class in their order")
         for alike in groupby(sorted(names, key=name_key), name_key):
             if len(called := list(dict.fromkeys(same := list(alike[1])))) < len(same) or len(called) > 1:
                 shown = " or ".join(map(repr, called))

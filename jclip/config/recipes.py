@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from jclip.config.errors import ConfigError
 from jclip.config.evals import Evaluation, Suite
@@ -202,11 +202,19 @@ def _arguments(
 
 
 def _describe(function: Callable[..., Any]) -> str:
-    options = [
-        f"--{p.name.replace('_', '-')} {'(required)' if p.default is p.empty else f'(default: {p.default})'}"
-        for p in _parameters(function)
-    ]
-    return f"Options of the recipe itself: {', '.join(options)}" if options else ""
+    """Options of the recipe itself, with what the docstring of its function says of each."""
+    from docstring_parser import parse  # it comes with tyro, which is imported as late
+
+    texts = {param.arg_name: " ".join((param.description or "").split()) for param in parse(function.__doc__ or "").params}
+
+    def line(p: inspect.Parameter) -> str:
+        choices = f" {{{','.join(map(str, get_args(p.annotation)))}}}" if get_origin(p.annotation) is Literal else ""
+        nothing = p.default is None or p.default is False or p.default in ("", ())
+        default = "required" if p.default is p.empty else "optional" if nothing else f"default: {p.default}"
+        text = f": {texts[p.name]}" if texts.get(p.name) else ""
+        return f"--{p.name.replace('_', '-')}{choices} ({default}){text}"
+
+    return "\n".join(["Options of the recipe itself:", *map(line, _parameters(function))]) if _parameters(function) else ""
 
 
 def _refuse_expanded(overrides: Sequence[str]) -> None:

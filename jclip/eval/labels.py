@@ -1,6 +1,7 @@
 """Classes and labels: what the classes are called, which of them are candidates, and the labels of a source's examples."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +236,15 @@ def read_entries(entries: Sequence[str], field: str) -> tuple[str, ...]:
             raise ConfigError(f"evaluation: {field} names the file {str(path)!r}, which is empty")
         found += lines
     return tuple(found)
+
+
+def require_words(names: Sequence[str], what: str, advice: str) -> None:
+    """Raises ConfigError where prompts would be made of numbers of WordNet, as the folders of ImageNet are called."""
+    numbers = [name for name in names if re.fullmatch(r"n\d{8}", name)]
+    if len(numbers) > len(names) / 2:
+        raise ConfigError(
+            f"{what}: the classes are called {numbers[0]!r}, ...: numbers of WordNet, which no text tower knows; {advice}"
+        )
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:

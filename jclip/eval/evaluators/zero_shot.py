@@ -1,7 +1,6 @@
 """The evaluators of prompts: zero-shot classification, and its robustness to shifts of the data."""
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from jclip.data import BadExample, read_field
 from jclip.eval.bench import Bench, Examples, LabelledBench, labelled
 from jclip.eval.classification import multi_label_metrics
 from jclip.eval.evaluators.details import classification
+from jclip.eval.labels import require_words
 from jclip.eval.logistic import fit_logistic
 from jclip.eval.result import Evaluator, Result
 from jclip.eval.robustness import robustness_table
@@ -32,13 +32,8 @@ def prompt_classes(bench: LabelledBench, params: Any, templates: tuple[str, ...]
     """Unit vectors [C, E] of the candidates, from their prompts.
 
     Raises:
-        ConfigError: a prompt cannot be read, or the classes have numbers of WordNet for names.
+        ConfigError: a prompt cannot be read.
     """
-    if sum(bool(re.fullmatch(r"n\d{8}", name)) for name in bench.names) > len(bench.names) / 2:
-        raise ConfigError(
-            f"evaluation: the classes are called {bench.names[0]!r}, ...: numbers of WordNet, which no text tower knows. Write "
-            "their names into a file, a line for each in the order of the folders: DIR/classnames.txt, or labels.names file:PATH"
-        )
     prompts = [template.replace("{}", name) for name in bench.names for template in templates]
     z, read = bench.bench.embed_texts(params, prompts, text)
     if not read.all():
@@ -178,18 +173,31 @@ def make_zero_shot(config: ZeroShot, bench: Bench) -> ZeroShotEvaluator:
     """The evaluator with its classes and templates.
 
     Raises:
-        ConfigError: no class names are given and the source has none, or a template has no place for one.
+        ConfigError: no class names are given and the source has none, they are numbers of WordNet, or a template has no place
+            for one.
     """
-    classes = labelled(bench, config.labels, "source", config.source)
+    classes = _in_words(labelled(bench, config.labels, "source", config.source))
     templates = read_templates(config.templates, bench.sources["source"].templates, _default(config.image, bench))
     return ZeroShotEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)
 
 
 def make_robustness(config: Robustness, bench: Bench) -> RobustnessEvaluator:
     """Classes and templates that the config does not name are the clean source's; raises as `make_zero_shot`."""
-    classes = labelled(bench, config.labels, "clean", config.clean)
+    classes = _in_words(labelled(bench, config.labels, "clean", config.clean))
     templates = read_templates(config.templates, bench.sources["clean"].templates, _default(config.image, bench))
     return RobustnessEvaluator(replace(config, labels=classes.resolved(config.labels), templates=templates), classes)
+
+
+def _in_words(classes: LabelledBench) -> LabelledBench:
+    """The same; raises ConfigError where its prompts would have no words."""
+    if classes.functions.head is None:
+        require_words(
+            classes.names,
+            "evaluation",
+            "write their names into a file, a line for each in the order of the folders: DIR/classnames.txt, or labels.names "
+            "file:PATH",
+        )
+    return classes
 
 
 def _default(tower: str, bench: Bench) -> tuple[str, ...]:
