@@ -5,9 +5,9 @@
 
 The five options have open_clip's names. All others are fields (`--help`), and where one of open_clip's is given `jclip train`
 says which: docs/tutorials/from_open_clip.md. AdamW with b2 0.98 and eps 1e-6, of ResNets 0.999 and 1e-8; learning rate 5e-4,
-weight decay 0.2, 10,000 steps of warm-up, a cosine, 32 epochs, crops of 90 to 100% of an image, bfloat16. The batch is the global one:
-1,024 pairs of ViT-B/32 fit one GPU of 80 GB. ImageNet's folder has a folder for each class, and their names in classnames.txt,
-in their order, a line each. Neither time nor accuracy has been measured: a test trains one step of it.
+weight decay 0.2, 10,000 steps of warm-up, a cosine, 32 epochs, crops of 90 to 100% of an image, bfloat16. The batch is the
+global one: 1,024 pairs of ViT-B/32 fit one GPU of 80 GB. ImageNet's folder has a folder for each class, and their names in
+classnames.txt, in their order, a line each. Neither time nor accuracy has been measured: a test trains one step of it.
 """
 
 from jclip.config import (
