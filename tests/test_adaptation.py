@@ -143,7 +143,7 @@ def test_report_writes_the_page_of_an_adaptation(
     content["cells"]["tip/shots-4/seed-0"]["details"] = words
     (tmp_path / "results.json").write_text(json.dumps(content))
     assert exit_status(["report", str(tmp_path)]) == 0
-    assert "warm (0.50), bright (0.25)" in (tmp_path / "page.html").read_text()
+    assert "<bdi>warm</bdi> (0.50), <bdi>bright</bdi> (0.25)" in (tmp_path / "page.html").read_text()
     assert "one adaptation" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="has a page of its own; give it alone"):
         report.main([out, tmp_path / "other.json"])

@@ -5,6 +5,7 @@ import functools
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -236,8 +237,9 @@ def test_the_page_shows_some_of_each_and_escapes_what_comes_from_outside(data: s
 def test_without_the_extras_the_keys_are_written_all_the_same(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "jclip.report.template", raising=False)  # it may have been imported before
     for module in ("pyarrow", "pyarrow.parquet", "jinja2"):
-        monkeypatch.setitem(__import__("sys").modules, module, None)
+        monkeypatch.setitem(sys.modules, module, None)
     kept = filter.main(data, tmp_path / "out", Filter())
     assert len(kept.read_text().splitlines()) == 40
     said = " ".join(capsys.readouterr().err.split())

@@ -101,7 +101,7 @@ def test_the_page_shows_what_training_does(tmp_path: Path) -> None:
         assert numbers.replace(",", "") == str(shapes[path].size)
         assert ("fsdp" in sharded) == ("fsdp" in str(shapes[path].sharding.spec)), path
         frozen = path.startswith("text/")
-        assert trained == ("frozen" if frozen else "trained"), path
+        assert trained == ("frozen" if frozen else "yes"), path
         assert factor == ("-" if frozen else "0.5" if path.startswith("image_projection/") else "1"), path
         decays = path.endswith("kernel") and not frozen
         assert (decay == f"{config.optim.weight_decay:g}") == decays or path.endswith("embed"), path

@@ -174,3 +174,8 @@ def test_a_length_may_be_none_or_a_share_where_its_field_says_so() -> None:
     assert Length().problem("50%") is None
     assert "cannot be a percentage" in str(Length(of_run=False).problem("50%"))
     assert "more than the 2,147,483,647 steps" in str(Length().problem("3000M"))
+
+
+def test_a_range_is_shown_as_it_is_written() -> None:
+    assert repr(Range(above=0, most=1)) == "Range(most=1, above=0)"
+    assert repr(Range()) == "Range()"

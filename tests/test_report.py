@@ -240,7 +240,7 @@ def test_it_is_well_formed_and_every_anchor_has_its_target(two_models: tuple[str
     assert {value for _, name, value in page.attributes if name == "aria-labelledby"} <= set(page.ids)
     assert page.tags.count("img") == len([1 for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value])
     assert page.headings.count(1) == 1
-    assert html.startswith("<!DOCTYPE html>")
+    assert html.startswith("<!doctype html>")
     assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
 
 
@@ -307,6 +307,33 @@ def test_many_classes_are_folded_and_the_most_confused_are_shown(tmp_path: Path)
     frequent = page.text[page.text.index("Most frequent confusions") :]
     assert re.search(r"class-\d\d", frequent).group() == "class-41"  # type: ignore[union-attr]
     assert f"{100 * 77 / (9 + 77 + 1):.1f}%" in frequent
+
+
+def test_both_classes_of_the_most_frequent_confusions_are_in_the_matrix_and_a_row_has_examples(tmp_path: Path) -> None:
+    n = 60
+    matrix = 9 * np.eye(n, dtype=int)
+    matrix[:40] += 1  # each of many classes is confused with all, a little
+    matrix[50, 55] = matrix[57, 58] = 5
+    matrix[58] = 0
+    names = [f"class-{i:02}" for i in range(n)]
+    html, _ = page_of(tmp_path, results(a=evaluation(confusion={"names": names, "matrix": matrix.tolist()})))
+    assert {"class-50", "class-55", "class-57", "class-58"} <= set(re.findall(r'<th scope="col" title="(class-\d\d)">', html))
+    rows = re.findall(r'<th scope="row" title="(class-\d\d)">', html)
+    assert "class-57" in rows
+    assert "class-58" not in rows
+
+
+def test_a_loss_that_is_all_of_the_loss_is_drawn_once_and_metrics_are_in_the_order_of_evaluations(tmp_path: Path) -> None:
+    found = results(second=evaluation(), first=evaluation())
+    numbers = {"first/top1": 0.25, "second/top1": 0.5}
+    found["training"] = [
+        {"step": s, "loss": 3.0 / s, "image_text/loss": 3.0 / s, **{name: value / s for name, value in numbers.items()}}
+        for s in (1, 2, 3)
+    ]
+    titles = [re.findall(r">([^<>]*)</text>", svg)[-1] for svg in svgs(page_of(tmp_path, found)[1])]
+    assert titles == ["loss", "second/top1 (%)", "first/top1 (%)"]
+    found["training"][1]["image_text/loss"] = 2.0
+    assert "image_text/loss" in page_of(tmp_path, found)[1].text
 
 
 def test_what_is_no_number_is_a_dash(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ INT32 = 2**31 - 1
 """Largest int32, in which devices count."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Range:
     """The numbers that a field allows, stated in its type: `lr: Annotated[float, Range(above=0, most=100)]`.
 
@@ -46,6 +46,10 @@ class Range:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{f.name}={end}" for f in dataclasses.fields(self) if (end := getattr(self, f.name)) is not None)
+        return f"Range({ends})"
 
     def __str__(self) -> str:
         ends = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))

@@ -383,7 +383,7 @@ def as_text(found: Survey, context_length: int) -> str:
     if found.formats:
         lines.append("formats: " + ", ".join(f"{name} {count:,}" for name, count in found.formats.items()))
     if found.rates:
-        lines.append("samples a second x channels: " + ", ".join(f"{name} {count:,}" for name, count in found.rates.items()))
+        lines.append("samples a second x channels: " + ", ".join(f"{name}: {count:,}" for name, count in found.rates.items()))
     if found.tokens:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
         lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")

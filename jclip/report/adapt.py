@@ -75,23 +75,18 @@ def render(content: Content) -> str:
     Raises:
         ImportError: the extra of reports is missing.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     from jclip.report.plots import COLORS, MARKERS
+    from jclip.report.template import fill
 
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    css = Markup((here / "page.css").read_text(encoding="utf-8"))  # ours, not a file's
     methods = list(dict.fromkeys(row["method"] for row in content["cells"].values()))
     shots = sorted({row["shots"] for row in content["cells"].values()})
     shapes = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))
     legend = [
-        {"name": name, "color": COLORS[i % len(COLORS)], "marker": shapes[MARKERS[i % len(MARKERS)]]}
+        {"name": name, "color": COLORS[i % len(COLORS)], "marker": shapes[MARKERS[i % len(MARKERS)]] if i else "\u2003"}
         for i, name in enumerate(["zero-shot", *methods])
     ]
-    html = environment.get_template("adapt.html").render(
-        css=css,
+    return fill(
+        "adapt.html",
         model=content["model"]["model"],
         facts=_facts(content),
         legend=legend,
@@ -106,7 +101,6 @@ def render(content: Content) -> str:
         words=list(_words(content, shots)),
         choices=[_choice(name, row) for name, row in content["cells"].items()],
     )
-    return html.lstrip() + "\n"
 
 
 def _rows(content: Content, method: str, shots: int) -> list[Mapping[str, Any]]:
@@ -132,7 +126,7 @@ def _accuracy(content: Content, method: str, shots: int) -> str:
 def _plot(content: Content, methods: Sequence[str], shots: Sequence[int]) -> str:
     from jclip.report.plots import Series, line_plot
 
-    series = [Series(0, shots, [content["zero_shot"]["test"]] * len(shots))]
+    series = [Series(0, shots, [content["zero_shot"]["test"]] * len(shots), level=True)]
     for i, method in enumerate(methods, 1):
         found = {k: [row["test"] for row in rows] for k in shots if (rows := _rows(content, method, k))}
         mean, deviation = ([float(f(tests)) for tests in found.values()] for f in (np.mean, np.std))
@@ -156,7 +150,7 @@ def _cost(content: Content, method: str, shots: Sequence[int]) -> dict[str, Any]
     return {"method": method, "parameters": parameters, "cells": [f"{np.mean(s):.1f}" if s else "" for s in seconds]}
 
 
-def _curves(content: Content, shots: Sequence[int]) -> Iterator[str]:
+def _curves(content: Content, shots: Sequence[int]) -> Iterator[dict[str, str]]:
     """The curves that methods report of themselves, of the most shots, a line for each seed."""
     from jclip.report.plots import Series, line_plot
 
@@ -165,10 +159,11 @@ def _curves(content: Content, shots: Sequence[int]) -> Iterator[str]:
         if curves:
             series = [Series(i, curve["x"], curve["y"]) for i, curve in enumerate(curves)]
             title = f"{method}, {shots[-1]} shots: accuracy on validation"
-            yield line_plot(series, title=title, x_name=curves[0]["x_name"], percent=True)
+            url = line_plot(series, title=title, x_name=curves[0]["x_name"], percent=True)
+            yield {"url": url, "alt": f"{title} over {curves[0]['x_name']}, a line for each seed"}
 
 
-def _words(content: Content, shots: Sequence[int]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def _words(content: Content, shots: Sequence[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Rows of each table: a context and the words near it, or a class and the word nearest to each of its own contexts."""
     found = [(name, row["details"]) for name, row in content["cells"].items() if row["shots"] == shots[-1]]
     with_words = [(name, details) for name, details in found if {"words", "class_words"} & details.keys()]
@@ -176,17 +171,10 @@ def _words(content: Content, shots: Sequence[int]) -> Iterator[tuple[str, list[d
         yield (
             name,
             [
-                *({"place": str(i), "words": ", ".join(map(_near, near))} for i, near in enumerate(details.get("words", ()), 1)),
-                *(
-                    {"place": c, "words": ", ".join(_near(near[0]) for near in own)}
-                    for c, own in details.get("class_words", {}).items()
-                ),
+                *({"place": str(i), "words": near} for i, near in enumerate(details.get("words", ()), 1)),
+                *({"place": c, "words": [near[0] for near in own]} for c, own in details.get("class_words", {}).items()),
             ],
         )
-
-
-def _near(word: Sequence[Any]) -> str:
-    return f"{word[0]} ({word[1]:.2f})"
 
 
 def _choice(name: str, row: Mapping[str, Any]) -> dict[str, str]:

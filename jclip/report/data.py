@@ -88,11 +88,7 @@ def thumbnail(image: Any) -> str:
 
 def _page(spec: str, text: str, pictures: list[dict[str, str]]) -> str:
     try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
+        from jclip.report.template import fill
     except ImportError as error:
         raise ConfigError('data: jinja2 is not installed; pip install "jclip[report]"') from error
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    css = Markup((here / "page.css").read_text(encoding="utf-8"))  # ours, not a file's
-    return environment.get_template("data.html").render(spec=shown(spec), text=text, pictures=pictures, css=css).lstrip() + "\n"
+    return fill("data.html", spec=shown(spec), text=text, pictures=pictures)

@@ -1,7 +1,6 @@
 """The page of `jclip filter`: how many examples each rule has dropped, their scores, some of their pictures, near duplicates."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ MEANINGS = {
     "language": "the caption is in another language, or in none that is likely enough",
     "score": "image and caption are too far from each other",
     "contaminated": "the image is near to one that must not be trained on",
-    "duplicate": "the image is near to one that comes before it",
+    "duplicate": "the image is near to one of a higher score, or where there are no scores to an earlier one",
     "balance": "no entry of the list is in the caption, or no draw has kept it",
 }
 
@@ -57,15 +56,11 @@ def render(spec: str, source: Source, others: Sequence[Source], found: Findings)
     Raises:
         ImportError: the extra of reports is missing.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from jclip.report.template import fill
 
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    css = Markup((here / "page.css").read_text(encoding="utf-8"))  # ours, not a file's
     single = [rule for rule in RULES if rule not in ("contaminated", "duplicate") and len(found.rows(rule))]
-    html = environment.get_template("filter.html").render(
-        css=css,
+    return fill(
+        "filter.html",
         spec=spec,
         rows=_rows(found),
         notes=found.notes,
@@ -76,7 +71,6 @@ def render(spec: str, source: Source, others: Sequence[Source], found: Findings)
         pairs=[(rule, _pairs(source, found, rule, others)) for rule in ("contaminated", "duplicate")],
         meanings=MEANINGS,
     )
-    return html.lstrip() + "\n"
 
 
 def _rows(found: Findings) -> list[Row]:

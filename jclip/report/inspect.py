@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -89,9 +88,8 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
     if not 0 < seconds < 3600:
         raise ConfigError(f"inspect: --seconds {seconds} must be above 0 and below an hour")
     try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
         from jclip.report.plots import Series, line_plot
+        from jclip.report.template import fill
     except ImportError as error:
         raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
     slice_ = describe(topology)
@@ -101,16 +99,14 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
     with console.status("measuring the loader"):
         rate = loader_rate(parts[-1], seconds)
     steps, rates = learning_rates(parts)
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.get_template("inspect.html").render(
+    page = fill(
+        "inspect.html",
         title=title,
-        css=Markup((here / "page.css").read_text(encoding="utf-8")),  # ours, not a file's
         facts=_run_facts(parts[-1], slice_, rate),
         curve=line_plot([Series(0, steps, rates)], title="learning rate", x_name="step"),
         parts=shown,
     )
-    write_atomically(out, lambda path: path.write_text(page.lstrip() + "\n", encoding="utf-8", newline="\n"))
+    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
     print(
         f"wrote {out}: {parts[-1].plan.total:,} steps, {len(shown[-1].parameters.rows)} arrays, {out.stat().st_size / 1e6:.1f} MB"
     )
@@ -207,10 +203,10 @@ def parameters(config: Config, program: Program) -> Table:
         decay = number(config.optim.weight_decay * decays[path]) if path in learned else "-"
         factor = _factor(factors[path]) if path in learned else "-"
         shape = " x ".join(map(str, leaf.shape)) or "scalar"
-        return [path, shape, number(leaf.size), spec or "whole", decay, factor, "trained" if path in learned else "frozen"]
+        return [path, shape, number(leaf.size), spec or "whole", decay, factor, "yes" if path in learned else "frozen"]
 
     rows = [row(path, leaf) for path, leaf in flatten(params).items()]
-    return Table(["parameter", "shape", "numbers", "sharded over", "weight decay", "rate times", ""], rows)
+    return Table(["parameter", "shape", "numbers", "sharded over", "weight decay", "rate times", "trained"], rows)
 
 
 def _factor(factor: Any) -> str:

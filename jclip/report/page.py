@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from jclip.report.numbers import better, is_difference, is_fraction, number, shade_rules
 from jclip.report.plots import COLORS, DASHES, MARKERS
 from jclip.report.read import ReadResults
 from jclip.report.sections import Section, sections, training
+from jclip.report.template import counted, fill
 
-_HERE = Path(__file__).parent
 _SYMBOLS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "*": "★", "P": "✚"}
 _CSS_DASHES = {"-": "solid", "--": "dashed", "-.": "dashed", ":": "dotted"}
 _COUNTED = ("examples", "classes", "images", "captions", "texts")
+_NOUNS = ("examples", "images", "captions", "texts", "templates", "groups")
+"""Counts that lose their s where they are 1."""
 
 
 class SummaryRow(NamedTuple):
@@ -42,16 +40,13 @@ class ShownEvaluation(NamedTuple):
 
 def render(runs: Sequence[ReadResults]) -> str:
     """The page as text. It has no script, and its own policy forbids the browser to fetch anything."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["number"] = number
     labels = labels_of(runs)
     names = list(dict.fromkeys(name for run in runs for name in run.results))
     suites = list(dict.fromkeys(run.suite for run in runs))
-    css = (_HERE / "page.css").read_text(encoding="utf-8") + shade_rules()
-    html = environment.get_template("page.html").render(
-        css=Markup(css),  # ours, not a file's
+    return fill(
+        "page.html",
+        shade_rules(),
+        number=number,
         runs=runs,
         labels=labels,
         keys=[_key(i) for i in range(len(runs))],
@@ -60,7 +55,6 @@ def render(runs: Sequence[ReadResults]) -> str:
         evaluations=[_evaluation(name, runs, labels) for name in names],
         described=[_flat({"towers": run.model.get("towers", {}), "versions": run.versions}) for run in runs],
     )
-    return html.lstrip() + "\n"
 
 
 def labels_of(runs: Sequence[ReadResults]) -> list[str]:
@@ -155,7 +149,11 @@ def _data_key(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     """654 examples, 40 classes; zeros are left out."""
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    return ", ".join(_counted(count, name.replace("_", " ")) for name, count in counts.items() if count)
+
+
+def _counted(count: int, name: str) -> str:
+    return counted(count, name.removesuffix("s")) if name in _NOUNS else f"{count:,} {name}"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Series:
     deviation: Sequence[float] | None = None
     best: float | None = None
     """The x to point at."""
+    level: bool = False
+    """True: a number that others are compared with, drawn without marks."""
 
 
 def line_plot(
@@ -72,7 +74,7 @@ def line_plot(
         axes = figure.subplots()
         few = all(len(one.x) <= MARKED_UP_TO for one in series)
         for one in map(_thinned, series):
-            _draw(axes, one, 100.0 if percent else 1.0, MARKERS[one.model % len(MARKERS)] if few else "")
+            _draw(axes, one, 100.0 if percent else 1.0, MARKERS[one.model % len(MARKERS)] if few and not one.level else "")
         marked = sorted({x for one in series for x in one.x if math.isfinite(x)})
         if axis != "linear" and marked and marked[0] > 0:
             axes.set_xscale("log", base=2 if axis == "log2" else 10)

@@ -169,18 +169,14 @@ def _confusion(details: Details) -> dict[str, Any]:
     names, matrix = details["confusion"]["names"], details["confusion"]["matrix"]
     totals = [math.fsum(row) for row in matrix]
     wrong = {(i, j): n for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n}
-    confused = [0.0] * len(names)
-    for (i, j), n in wrong.items():
-        confused[i] += n
-        confused[j] += n
+    most = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
     chosen = list(range(len(names)))
-    if len(names) > MATRIX_LIMIT:
-        chosen = sorted(sorted(chosen, key=lambda i: (-confused[i], i))[:MATRIX_SHOWN])
+    if len(names) > MATRIX_LIMIT:  # the classes of the most frequent confusions, both of each
+        chosen = sorted(list(dict.fromkeys(i for pair, _ in most for i in pair))[:MATRIX_SHOWN])
     rows = []
-    for i in chosen:
+    for i in (i for i in chosen if totals[i]):  # a class that no example has is a prediction alone
         cells = [(matrix[i][j], shade(matrix[i][j], 0, totals[i]), i == j) for j in chosen]
         rows.append((names[i], round(totals[i]), cells))
-    most = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
     pairs = [
         [names[i], names[j], number(round(n) if n == round(n) else n), number(n / totals[i], True)]
         for (i, j), n in most[:CONFUSIONS_SHOWN]
@@ -233,7 +229,7 @@ def training(
         labels: the names of all models.
         evaluations: names of evaluations.
     """
-    names = _curves_of(runs)
+    names = _curves_of(runs, evaluations)
     groups, rows = dict[str, list[Plot]](), []
     for name in names:
         series = []
@@ -274,9 +270,17 @@ def _last_and_best(name: str, one: Series | None, percent: bool) -> str:
     return text + " (best " + number(best, percent) + f" at step {abs(step):,.0f})"
 
 
-def _curves_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Losses first, then what evaluations have measured: names with "/" that aren't training's own, nor counts."""
-    found = dict.fromkeys(name for lines in runs for line in lines for name, value in line.items() if is_number(value))
+def _curves_of(runs: Sequence[Sequence[Mapping[str, Any]]], evaluations: Collection[str]) -> list[str]:
+    """Losses first, then what evaluations have measured, in their order: names with "/" that aren't training's own, nor counts.
+
+    The loss of an objective that is all of the loss, as of a single one, is not told again.
+    """
+    lines = [line for run in runs for line in run]
+    found = dict.fromkeys(name for line in lines for name, value in line.items() if is_number(value))
     losses = sorted((name for name in found if name.rpartition("/")[2] == "loss"), key=lambda name: ("/" in name, name))
+    again = {name for name in losses[1:] if losses[0] == "loss" and all(line.get(name) == line.get("loss") for line in lines)}
     own = {"loss", "logit_scale", "logit_bias", "examples", "classes", "images", "captions", "broken"}
-    return losses + sorted(name for name in found if "/" in name and name.rpartition("/")[2] not in own)
+    order = {name: i for i, name in enumerate(evaluations)}
+    measured = [name for name in found if "/" in name and name.rpartition("/")[2] not in own]
+    measured.sort(key=lambda name: (order.get(_group(name, evaluations), len(order)), name))
+    return [name for name in losses if name not in again] + measured
