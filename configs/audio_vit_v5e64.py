@@ -15,7 +15,7 @@ from jclip.config import Config, Contrastive, beside, replace_each
 
 
 def get_config(data: str = "/data/clap/{00000..00999}.tar", val: str = "") -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval every epoch."""
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval every epoch."""
     return replace_each(
         beside(__file__, "clap.py", data=data, val=val),
         {

@@ -36,11 +36,12 @@ from jclip.config import (
     Waveform,
     ZeroShot,
     replace,
+    source_of,
 )
 
 
 def get_config(data: str = "/data/clap/{00000..00999}.tar", val: str = "", small: bool = False, captions: bool = False) -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval every epoch.
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval every epoch.
 
     `small`: two small towers, and `data` a folder in ESC-50's layout, whose fifth fold is held out. `captions`: with a decoder
     that writes them.
@@ -91,10 +92,10 @@ def large_config(data: str, val: str) -> Config:
             scan=True,
             remat="dots_with_no_batch_dims_saveable",
         ),
-        data=Data(source=f"webdataset:{data}", fields={"text": "text | json.text"}, workers=8),
+        data=Data(source=source_of(data), fields={"text": "text | json.text"}, workers=8),
         optim=Optim(lr=1e-4, warmup="3200", weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8),
         objectives={"sound_text": Contrastive("sound", "text")},
-        evals={"val/retrieval": Retrieval(f"webdataset:{val}", a="sound", every="1ep")} if val else {},
+        evals={"val/retrieval": Retrieval(source_of(val), a="sound", every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=768,
         eval_batch_size=256,

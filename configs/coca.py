@@ -45,6 +45,7 @@ from jclip.config import (
     VisionTower,
     architecture,
     replace_each,
+    source_of,
 )
 
 WORDS = Path(__file__).resolve().with_name("coca_words.json")
@@ -52,7 +53,7 @@ WHITE = Preprocess(resize="longest", fill=255)
 
 
 def get_config(form: Literal["shapes", "clipart", "large"] = "shapes", data: str = "") -> Config:
-    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of WebDataset shards."""
+    """The recipe; `data` is the folder of clipart's shards, or for the large form a pattern of shards."""
     match form:
         case "shapes":
             if data:
@@ -133,7 +134,7 @@ def large(data: str) -> Config:
     model = replace_each(architecture("coca_ViT-L-14"), {**changes, "remat": "nothing_saveable"})
     return Config(
         model=model,
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=32),
+        data=Data(source=source_of(data), augment=Augment(scale=(0.9, 1.0)), workers=32),
         optim=Optim(lr=8e-4, warmup="2000", weight_decay=0.2, b2=0.98, clip_norm=1.0),
         objectives={"image_text": Contrastive(method="ring", dtype="bfloat16", block=1024), "caption": Caption()},
         mesh=MeshConfig(data=-1, fsdp=16),

@@ -12,7 +12,19 @@ Neither time nor accuracy has been measured, and the learning rate is a place to
 """
 
 from jclip import find_model
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, InitFrom, Optim, ResNetTower, Retrieval, replace
+from jclip.config import (
+    Augment,
+    Checkpoint,
+    Config,
+    Contrastive,
+    Data,
+    InitFrom,
+    Optim,
+    ResNetTower,
+    Retrieval,
+    replace,
+    source_of,
+)
 
 
 def get_config(
@@ -23,7 +35,7 @@ def get_config(
     val: str = "",
     layer_decay: float = 0.75,
 ) -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch.
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval once an epoch.
 
     A `weights` that is the name of an architecture is good for `jclip compile` and --help.
     """
@@ -31,11 +43,11 @@ def get_config(
     stacked = [name for name, tower in model.towers.items() if not isinstance(tower, ResNetTower)]
     return Config(
         model=replace(model, "dtype", "bfloat16"),
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
+        data=Data(source=source_of(data), augment=Augment(scale=(0.9, 1.0)), workers=8),
         init_from=InitFrom(weights, architecture=architecture, tokenizer=tokenizer),
         optim=Optim(lr=1e-4, warmup="10%", weight_decay=0.05, clip_norm=1.0, layer_decay=dict.fromkeys(stacked, layer_decay)),
         objectives={"image_text": Contrastive(block=512)},
-        evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
+        evals={"val/retrieval": Retrieval(source_of(val), every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=512,
         eval_batch_size=512,

@@ -34,6 +34,7 @@ from jclip.config import (
     ZeroShot,
     beside,
     replace_each,
+    source_of,
 )
 
 LOCKED = r"(image|text)(_projection)?/.*"
@@ -96,7 +97,7 @@ def _large(weights: str, sources: dict[str, str]) -> Config:
     sensors = {name: SENSORS[name] for name in sources}
     fields = dict.fromkeys(sensors, "")
     portions = {
-        name: Portion(f"webdataset:{pattern}", 1.0, fields={**fields, name: FIELDS.get(name, name)})
+        name: Portion(source_of(pattern), 1.0, fields={**fields, name: FIELDS.get(name, name)})
         for name, pattern in sources.items()
     }
     return Config(

@@ -13,7 +13,7 @@ Neither time nor accuracy has been measured, and the learning rate is a place to
 """
 
 from jclip import find_model
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, InitFrom, Optim, Retrieval, TextTower, replace
+from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, InitFrom, Optim, Retrieval, TextTower, replace, source_of
 
 IMAGE = r"(image|image_projection)/.*"
 
@@ -25,7 +25,7 @@ def get_config(
     data: str = "/data/train-{00000..00099}.tar",
     val: str = "",
 ) -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch.
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval once an epoch.
 
     A `weights` that is the name of an architecture is good for `jclip compile` and --help.
     """
@@ -33,11 +33,11 @@ def get_config(
     model = replace(model, "towers", {"text": TextTower(), **model.towers})  # a vision transformer comes without
     return Config(
         model=replace(model, "dtype", "bfloat16"),
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
+        data=Data(source=source_of(data), augment=Augment(scale=(0.9, 1.0)), workers=8),
         init_from=InitFrom(weights, architecture=architecture, tokenizer=tokenizer, rules=((IMAGE, "load"), (r".*", "scratch"))),
         optim=Optim(lr=1e-3, warmup="5%", weight_decay=1e-2, clip_norm=1.0, lr_rules=((IMAGE, 0.0), (r".*", 1.0))),
         objectives={"image_text": Contrastive(block=1024)},
-        evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
+        evals={"val/retrieval": Retrieval(source_of(val), every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=4096,
         eval_batch_size=1024,

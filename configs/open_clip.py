@@ -23,6 +23,7 @@ from jclip.config import (
     ZeroShot,
     architecture,
     replace,
+    source_of,
 )
 
 
@@ -38,7 +39,7 @@ def get_config(
     Args:
         model: an architecture, one of `jclip info`.
         pretrained: weights of that architecture to start from: a folder, a file, hf://ORG/NAME or a workdir.
-        train_data: a pattern of WebDataset shards; other sources are --data.source.
+        train_data: a pattern of shards, or another source (csv:FILE).
         val_data: another one, for retrieval once an epoch.
         imagenet_val: a folder of ImageNet's validation images, for zero-shot classification every second epoch.
     """
@@ -46,12 +47,12 @@ def get_config(
     b2, eps = (0.999, 1e-8) if isinstance(chosen.towers["image"], ResNetTower) else (0.98, 1e-6)
     evals: dict[str, Evaluation] = {}
     if val_data:
-        evals["val/retrieval"] = Retrieval(f"webdataset:{val_data}", every="1ep")
+        evals["val/retrieval"] = Retrieval(source_of(val_data), every="1ep")
     if imagenet_val:
         evals["imagenet"] = ZeroShot(f"folder:{imagenet_val}?labels=folders", templates=("set:imagenet",), every="2ep")
     return Config(
         model=chosen,
-        data=Data(source=f"webdataset:{train_data}", workers=4),
+        data=Data(source=source_of(train_data), workers=4),
         init_from=InitFrom(pretrained),
         optim=Optim(lr=5e-4, warmup="10000", weight_decay=0.2, b2=b2, eps=eps),
         objectives={"image_text": Contrastive(block=1024)},

@@ -8,11 +8,23 @@ start with --batch-size 512 --optim.lr 2.5e-4. Neither time nor accuracy has bee
 blocks a tower.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, MeshConfig, Optim, Retrieval, architecture, replace_each
+from jclip.config import (
+    Augment,
+    Checkpoint,
+    Config,
+    Contrastive,
+    Data,
+    MeshConfig,
+    Optim,
+    Retrieval,
+    architecture,
+    replace_each,
+    source_of,
+)
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch."""
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval once an epoch."""
     model = replace_each(
         architecture("ViT-B-16"),
         {
@@ -24,11 +36,11 @@ def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> C
     )
     return Config(
         model=model,
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.5, 1.0), flip=0.0), workers=8),
+        data=Data(source=source_of(data), augment=Augment(scale=(0.5, 1.0), flip=0.0), workers=8),
         optim=Optim(lr=1e-3, warmup="2000", weight_decay=0.2, clip_norm=1.0),
         objectives={"image_text": Contrastive(block=1024)},
         mesh=MeshConfig(data=-1, fsdp=1),
-        evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="1ep")} if val else {},
+        evals={"val/retrieval": Retrieval(source_of(val), every="1ep")} if val else {},
         checkpoint=Checkpoint(every="1ep", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=4096,
         eval_batch_size=1024,

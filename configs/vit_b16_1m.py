@@ -12,19 +12,31 @@ A host of 4 chips holds 2.5 GB of pixels for every batch, several times: count o
 neither time nor accuracy has been measured, and the learning rate is a place to start from.
 """
 
-from jclip.config import Augment, Checkpoint, Config, Contrastive, Data, MeshConfig, Optim, Retrieval, architecture, replace_each
+from jclip.config import (
+    Augment,
+    Checkpoint,
+    Config,
+    Contrastive,
+    Data,
+    MeshConfig,
+    Optim,
+    Retrieval,
+    architecture,
+    replace_each,
+    source_of,
+)
 
 
 def get_config(data: str = "/data/train-{00000..00099}.tar", val: str = "") -> Config:
-    """The recipe; `data` and `val` are patterns of WebDataset shards, `val` for retrieval once an epoch."""
+    """The recipe; `data` and `val` are patterns of shards, or other sources (folder:DIR), `val` for retrieval once an epoch."""
     model = replace_each(architecture("ViT-B-16"), {"dtype": "bfloat16", "scan": True, "remat": "nothing_saveable"})
     return Config(
         model=model,
-        data=Data(source=f"webdataset:{data}", augment=Augment(scale=(0.9, 1.0)), workers=8),
+        data=Data(source=source_of(data), augment=Augment(scale=(0.9, 1.0)), workers=8),
         optim=Optim(lr=2e-3, warmup="3%", weight_decay=0.2, b2=0.95, clip_norm=1.0),
         objectives={"image_text": Contrastive(method="ring", dtype="bfloat16", block=1024)},
         mesh=MeshConfig(data=-1, fsdp=1),
-        evals={"val/retrieval": Retrieval(f"webdataset:{val}", every="5%")} if val else {},
+        evals={"val/retrieval": Retrieval(source_of(val), every="5%")} if val else {},
         checkpoint=Checkpoint(every="5%", best="val/retrieval/mean/recall@10" if val else None),
         batch_size=1_048_576,
         accumulate=16,

@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,23 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, or 1 after an error that has been explained."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:
+        if not _is_closed():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes when it ends
+        return 141  # as of a program that SIGPIPE has ended
+
+
+def _is_closed() -> bool:
+    """True where whoever reads the output, such as `head`, has gone."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0))
+
+
+def _main(arguments: list[str]) -> int:
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("train", "inspect", "compile", "eval", "filter", "adapt"):
@@ -36,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(COMMANDS[options.command](options, overrides) or 0)
     except _expected_errors() as error:
+        if isinstance(error, BrokenPipeError) and _is_closed():
+            raise
         print(_shown(f"jclip: {type(error).__name__}: {error}"), file=sys.stderr)
         return 1
 
@@ -96,6 +115,9 @@ def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
 
     _quiet()
     config = load(options.recipe, overrides, command="inspect")
+    from jclip.report import require_extra
+
+    require_extra("inspect")
     from jclip.report import inspect
 
     inspect.main(config, options.recipe, options.html, options.topology, options.seconds)

@@ -39,7 +39,11 @@ def make_evaluators(
     config: Config, mesh: Mesh, gather: Gather | None, between_batches: Callable[[], object]
 ) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name; for `gather` see `make_encode`. `between_batches` is called before each batch
-    and may raise."""
+    and may raise.
+
+    Raises:
+        ConfigError, SourceError: as `make_evaluator`, a SourceError with the name of the evaluation.
+    """
     functions = make_functions(
         config.model,
         mesh,
@@ -50,7 +54,15 @@ def make_evaluators(
         captioners=config.captioners(),
         trained_on=(config.data.title, functools.partial(open_data, config)),
     )
-    return {name: make_evaluator(evaluation, config.model, functions) for name, evaluation in config.evals.items()}
+    evaluators = {}
+    for name, evaluation in config.evals.items():
+        try:
+            evaluators[name] = make_evaluator(evaluation, config.model, functions)
+        except SourceError as error:
+            raise SourceError(
+                f"evaluation {name}: {error}; --evals.{name}.FIELD names other data, and --evals none trains without evaluations"
+            ) from None
+    return evaluators
 
 
 def make_functions(
@@ -197,6 +209,8 @@ def _chosen(suite: Suite | None, names: Sequence[str], model: str | Path) -> Sui
             f"{model} is no workdir, whose configuration has evaluations; give a suite: --suite FILE.py, such as "
             "configs/suite_data.py"
         )
+    if not suite.evals:
+        raise ConfigError(f"{model} has no evaluations of its own; give a suite: --suite FILE.py, such as configs/suite_data.py")
     if unknown := [name for name in names if name not in suite.evals]:
         raise ConfigError(f"config: there is no evaluation {unknown[0]!r}; evaluations: {', '.join(suite.evals) or 'none'}")
     return suite

@@ -108,7 +108,8 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--templates", nargs="+", default=[], metavar="TEXT", help=prompts)
     classify.add_argument("--probe", metavar="FILE", help="a saved linear probe, in place of --labels")
     classify.add_argument("--truth", metavar="NAME", help="the right class of all files, whose rank is printed")
-    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes told of each (default: 5)")
+    top = "classes of each in tables, with --json and in --output (default: 5); a line has the best"
+    classify.add_argument("--top", type=int, default=5, metavar="K", help=top)
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
     add_model_options(classify)
     classify.add_argument("--output", type=writable, metavar="FILE", help="write a line an image: .csv, .tsv, or JSON lines")

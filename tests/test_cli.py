@@ -281,6 +281,23 @@ def test_classify_refuses_at_once_what_is_no_file_of_an_image(
         assert message in capsys.readouterr().err
 
 
+def test_a_folder_named_as_the_package_beside_a_script_does_not_hide_it(tmp_path: Path) -> None:
+    """A clone lies in such a folder, and people write their first script beside it."""
+    (tmp_path / "jclip").mkdir()
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import jclip; jclip.load"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_who_has_had_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m jclip train {RECIPE} --help | head -1; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert done.stdout.startswith("usage: jclip train")
+
+
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "jclip", "--version"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("jclip ")

@@ -444,3 +444,14 @@ def test_arrays_are_found_under_the_facts_that_they_were_kept_with(tmp_path: Pat
     cache.save({"a": 1}, {"x": np.arange(3)})
     np.testing.assert_array_equal((cache.load({"a": 1}) or {})["x"], np.arange(3))
     assert cache.load({"a": 2}) is None
+
+
+def test_data_of_an_evaluation_that_are_not_there_are_told_with_its_name(tmp_path: Path) -> None:
+    config = tiny_config(evals={"mine": Retrieval("webdataset:none.tar")}, **{"checkpoint.best": None})
+    message = r"evaluation mine: source 'webdataset:none.tar'.*no file.*--evals\.mine\.FIELD.*--evals none"
+    with pytest.raises(SourceError, match=message):
+        train.main(config, tmp_path / "run")
+    config = tiny_config(evals={}, **{"checkpoint.best": None, "duration": "1", "optim.warmup": "0"})
+    train.main(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"run has no evaluations of its own; give a suite: --suite FILE\.py"):
+        evaluate.main(tmp_path / "run", names=["seen"])

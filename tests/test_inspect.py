@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,16 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "folder").mkdir()
     assert exit_status(["inspect", str(recipe), "--html", str(tmp_path / "folder")]) == 1
     assert "is a folder; name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_a_missing_extra_is_named(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("jclip.report.")]:
+        monkeypatch.delitem(sys.modules, name)  # they may have been imported before
+    for name in (module, "markupsafe"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert exit_status(["inspect", str(Path(__file__).parent / "recipe_tiny.py")]) == 1
+    assert f'inspect: {module} is not installed; pip install "jclip[report]"' in capsys.readouterr().err
 
 
 def test_texts_are_the_words_that_are_left() -> None:

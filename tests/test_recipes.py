@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jclip import cli
-from jclip.config import Config, ConfigError, Labels, Retrieval, ZeroShot, architecture, load, load_suite
+from jclip.config import Config, ConfigError, Labels, Retrieval, ZeroShot, architecture, load, load_suite, source_of
 
 
 @pytest.fixture
@@ -182,3 +182,19 @@ def test_help_says_what_the_docstring_says_of_each_argument(tmp_path: Path, caps
         "--data (required): shards, by a pattern. --size {small,large} (default: small) --part (default: 0.0): of them. "
         "--more (optional)" in words
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ("data/{00..09}.tar", "webdataset:data/{00..09}.tar"),
+        ("folder:photos", "folder:photos"),
+        ("csv:a.csv?text=t", "csv:a.csv?text=t"),
+        ("https://host:80/{0..9}.tar", "webdataset:https://host:80/{0..9}.tar"),
+        ("s3://bucket/x.tar", "webdataset:s3://bucket/x.tar"),
+        ("arrayrecord:s3://bucket/x", "arrayrecord:s3://bucket/x"),
+        ("a.tar::b.tar", "webdataset:a.tar::b.tar"),
+    ],
+)
+def test_the_data_of_a_recipe_are_shards_unless_their_kind_is_named(given: str, source: str) -> None:
+    assert source_of(given) == source

@@ -332,6 +332,11 @@ def test_a_loss_that_is_all_of_the_loss_is_drawn_once_and_metrics_are_in_the_ord
     ]
     titles = [re.findall(r">([^<>]*)</text>", svg)[-1] for svg in svgs(page_of(tmp_path, found)[1])]
     assert titles == ["loss", "second/top1 (%)", "first/top1 (%)"]
+    found["training"][0] |= {"first/image_without_answer": 0, "first/templates": 3}
+    found["training"][1] |= {"first/image_without_answer": 1, "first/templates": 3}
+    text = page_of(tmp_path, found)[1].text
+    assert re.search(r"first/image_without_answer\s*1\s", text), "a count: no share, and none is the best"
+    assert not re.search(r"first/templates\s*3 \(best", text)
     found["training"][1]["image_text/loss"] = 2.0
     assert "image_text/loss" in page_of(tmp_path, found)[1].text
 

@@ -9,7 +9,7 @@ from jclip.config.bert import BertTower
 from jclip.config.buckets import Groups, groups_of
 from jclip.config.check import check, check_adapt, check_filter, check_model, check_suite
 from jclip.config.clap import Cnn14Tower, HtsatTower
-from jclip.config.data import LEAST_SHARE, Data, Portion
+from jclip.config.data import LEAST_SHARE, Data, Portion, source_of
 from jclip.config.durations import Duration, Length, Plan, make_plan, to_steps
 from jclip.config.errors import ConfigError
 from jclip.config.evals import (
@@ -235,6 +235,7 @@ __all__ = [
     "replace",
     "replace_each",
     "siglip_image",
+    "source_of",
     "stage_configs",
     "stage_names",
     "to_json",

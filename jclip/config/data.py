@@ -1,5 +1,6 @@
 """Training data: one source, or several with weights."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -114,3 +115,8 @@ class Data:
                 yield f".sources.{name}.changes: say the weight before, too"
         if weighted and not any(portion.weight for portion in self.sources.values()):
             yield ".sources: all weights are 0; nothing is left to train on"
+
+
+def source_of(text: str) -> str:
+    """A source as `Data.source` names it: what names its kind ("folder:DIR") as it is, all else as a pattern of tar shards."""
+    return text if re.match(r"\w+:(?!//)", text) else f"webdataset:{text}"

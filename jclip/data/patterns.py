@@ -45,7 +45,7 @@ def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
     folders = [path for path in paths if os.path.isdir(path)]
     if folders:
         tars = scheme == "webdataset"
-        hint = " (a folder of CLIP_benchmark's layout has nshards.txt in it)" if tars else ""
+        hint = "; folder:DIR is one of images (and one of CLIP_benchmark's layout has nshards.txt in it)" if tars else ""
         suffix = "tar" if tars else scheme
         raise SourceError(f"{at}: {folders[0]!r} is a folder; name its files, as in {folders[0].rstrip('/')}/*.{suffix}{hint}")
     if not paths:

@@ -72,5 +72,7 @@ class Prepare:
                 return key, make_arrays(transforms, example, fields, rng, self.same, classes, self.optional)
             except BadExample as error:
                 problems.append(f"{key}: {error}")
-        first = "\n  ".join(problems[:5])
-        raise SourceError(f"{MAX_ATTEMPTS} examples in a row are broken; mend the source or data.fields. The first:\n  {first}")
+        different = list(dict.fromkeys(problems[-MAX_ATTEMPTS:]))
+        first = "\n  ".join(different[:5])
+        count = f"{MAX_ATTEMPTS} examples in a row, {len(different)} different ones,"
+        raise SourceError(f"{count} are broken; mend the source or data.fields. The first:\n  {first}")

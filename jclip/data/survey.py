@@ -78,7 +78,11 @@ def shortcomings(
         lines += _without_texts(source, fields)
         lines += [line for tower in optional if fields.get(tower) for line in _never_there(source, fields[tower], tower)]
     if batch_size is not None and total < batch_size:
-        lines.append(f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times")
+        times = -(-batch_size // total)
+        lines.append(
+            f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {times} times, each a negative of the "
+            f"others; --batch-size {total} or less is better"
+        )
     paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
     if "text" in paths and (several := _several_lines(source)):
         lines.append(f"{several}, and each text is one caption; with the option captions=lines of the source each line is one")
@@ -386,7 +390,7 @@ def as_text(found: Survey, context_length: int) -> str:
         lines.append("samples a second x channels: " + ", ".join(f"{name}: {count:,}" for name, count in found.rates.items()))
     if found.tokens:
         shares = ", ".join(f"{most} {share:.1%}" for most, share in found.within.items())
-        lines.append(f"captions with at most so many of CLIP's tokens (see --buckets): {shares}")
+        lines.append(f"captions with at most so many of CLIP's tokens (`jclip train --buckets`): {shares}")
         lines.append(f"captions cut at {context_length} tokens: {found.cut:,}; equal to an earlier one: {found.duplicates:,}")
     if found.images or not found.sounds:
         what = "images and their sounds" if found.sounds else "images"

@@ -9,7 +9,7 @@ from jclip.data.caches import write_atomically
 from jclip.report.adapt import PAGE, is_adaptation, page_of
 from jclip.report.read import read_results
 
-__all__ = ["main"]
+__all__ = ["main", "require_extra"]
 
 
 def main(paths: Sequence[str | Path], html: str | Path | None = None) -> Path:
@@ -39,7 +39,7 @@ def main(paths: Sequence[str | Path], html: str | Path | None = None) -> Path:
         raise ConfigError(f"report: {out} is a folder; name a file, such as {out / 'report.html'}")
     if out.resolve() in {path.resolve() for path in inputs}:
         raise ConfigError(f"report: {out} is a results file and the page would replace it; name another with --html")
-    _require_extra()
+    require_extra("report")
     if adapted:
         page = page_of(adapted[0])
         write_atomically(out, lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
@@ -60,9 +60,10 @@ def _file(path: Path) -> Path:
     return path / "results.json" if (path / "results.json").is_file() else path
 
 
-def _require_extra() -> None:
+def require_extra(command: str) -> None:
+    """Raises ConfigError where what makes pages is not installed."""
     for module in ("matplotlib", "jinja2"):
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f'report: {module} is not installed; pip install "jclip[report]"') from error
+            raise ConfigError(f'{command}: {module} is not installed; pip install "jclip[report]"') from error

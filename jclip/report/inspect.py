@@ -29,6 +29,8 @@ from jclip.optim import lr_factors, make_schedule, split
 from jclip.parts import RunPart, prepare
 from jclip.program import Program, make_program
 from jclip.report.numbers import Table, number
+from jclip.report.plots import Series, line_plot
+from jclip.report.template import fill
 from jclip.sharding import make_mesh
 from jclip.topology import Topology, describe
 from jclip.tree import flatten, match_rules
@@ -79,7 +81,7 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         The page's path.
 
     Raises:
-        ConfigError: the configuration contradicts itself or does not fit the devices, or the extra is missing.
+        ConfigError: the configuration contradicts itself or does not fit the devices.
         SourceError: the data cannot be opened, or none of it can be read.
     """
     out, console = Path(html), Console(emoji=False, stderr=True, highlight=False)
@@ -87,11 +89,6 @@ def main(config: Config, title: str, html: str | Path, topology: str | None = No
         raise ConfigError(f"inspect: {out} is a folder; name a file, such as {out / 'inspect.html'}")
     if not 0 < seconds < 3600:
         raise ConfigError(f"inspect: --seconds {seconds} must be above 0 and below an hour")
-    try:
-        from jclip.report.plots import Series, line_plot
-        from jclip.report.template import fill
-    except ImportError as error:
-        raise ConfigError('inspect: jinja2 or matplotlib is not installed; pip install "jclip[report]"') from error
     slice_ = describe(topology)
     with console.status("reading the data, and counting"):
         parts = prepare(config, devices=len(slice_.devices))

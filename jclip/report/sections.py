@@ -237,12 +237,15 @@ def training(
             points = [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
             if points:
                 series.append(Series(i, [x for x, _ in points], [y for _, y in points]))
-        percent = is_fraction(name, [y for one in series for y in one.y])
-        if any(len(set(one.y)) > 1 for one in series):  # what never changes, or was measured once, is no curve
+        counted = "/" in name and all(isinstance(line[name], int) for lines in runs for line in lines if name in line)
+        percent = not counted and is_fraction(name, [y for one in series for y in one.y])
+        if not counted and any(len(set(one.y)) > 1 for one in series):  # what never changes, or was measured once, is no curve
             url = line_plot(series, title=name, x_name="step", percent=percent)
             plot = Plot(url, f"{name} against the step; the last values are in the table below")
             groups.setdefault(_group(name, evaluations), []).append(plot)
-        rows.append([name, *(_last_and_best(name, one, percent) for one in _by_model(series, len(runs)))])
+        rows.append(
+            [name, *(_last_and_best(one, percent, 0 if counted else better(name)) for one in _by_model(series, len(runs)))]
+        )
     table = Table(["metric", *labels], rows)
     return {"groups": groups, "table": table, "models": [i for i, lines in enumerate(runs) if lines]} if rows else None
 
@@ -259,14 +262,14 @@ def _by_model(series: Sequence[Series], models: int) -> list[Series | None]:
     return [next((one for one in series if one.model == i), None) for i in range(models)]
 
 
-def _last_and_best(name: str, one: Series | None, percent: bool) -> str:
+def _last_and_best(one: Series | None, percent: bool, sign: int) -> str:
     if one is None:
         return number(None)
     text = number(one.y[-1], percent)
     finite = [(y, -x) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)]
-    if not better(name) or not finite:
+    if not sign or not finite:
         return text
-    best, step = max(finite) if better(name) > 0 else min((y, -x) for y, x in finite)
+    best, step = max(finite) if sign > 0 else min((y, -x) for y, x in finite)
     return text + " (best " + number(best, percent) + f" at step {abs(step):,.0f})"
 
 

@@ -165,7 +165,7 @@ def test_a_broken_example_gives_its_place_to_another_and_is_counted(flawed: Flaw
 
 def test_a_source_where_everything_is_broken_is_given_up_with_reasons(flawed: Flawed) -> None:
     flawed.broken = set(range(20))
-    message = r"100 examples in a row are broken; mend the source or data\.fields"
+    message = r"100 examples in a row, \d+ different ones, are broken; mend the source or data\.fields"
     with make_run_loader(CONFIG, flawed) as loader, pytest.raises(SourceError, match=message):
         next(loader)
 

@@ -56,7 +56,10 @@ def test_the_outline_says_what_training_will_miss(spec: str, tmp_path: Path) -> 
     assert lines[0] == "10 examples in 1 shards"
     assert "1 of 10 examples have no image for the tower image" in lines[1]
     assert "1 of 10 examples have no text for the tower text" in lines[2]
-    assert lines[3] == "only 10 examples for a batch of 64: one is in it up to 7 times"
+    assert lines[3] == (
+        "only 10 examples for a batch of 64: one is in it up to 7 times, each a negative of the others; --batch-size 10 or less "
+        "is better"
+    )
     assert len(lines) == 4
     write_tar(tmp_path / "l.tar", {f"{i}.{kind}": b"a\nb" for i in range(4) for kind in ("jpg", "txt")})
     lines = outline(open_source(f"webdataset:{tmp_path}/l.tar"), FIELDS, batch_size=4)

@@ -31,7 +31,7 @@ class ZeroShot(OfPrompts):
     """Places that the right class may have: top1, top5, ... are the shares of examples where it is among the first of them, each
     from so many classes on. With 10 among them there is map@10 too, as of retrieval: 1 / place up to the tenth, and 0 beyond."""
     groups: str = ""
-    """Field that divides the examples, such as ESC-50's `fold`: each metric is told of each group, and as the mean of these;
+    """Field that divides the examples, such as ESC-50's `fold`: each metric is computed for each group, and as the mean of these;
     empty: they are not divided."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Like data.fields, for this source."""
