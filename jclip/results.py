@@ -47,7 +47,7 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
-        content = read_results(self.path)
+        content = kept_results(self.path)
         theirs, ours = content["model"], self.header["model"]
         if theirs["weights"] != ours["weights"]:
             raise ConfigError(
@@ -109,29 +109,36 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     return changed_towers(theirs.get("towers", {}), towers)
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A file of results.
+def read_results(path: Path, advice: str = "give another --json, or remove it") -> dict[str, Any]:
+    """The content of a file of results, of which the format alone is known.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none; the message ends with `advice`.
     """
     try:
         content = json.loads(read_whole(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no file of results ({error}); give another --json, or remove it") from None
-    if not _is_results(content):
-        raise ConfigError(f"{path}: no file of results, whose format is {FORMAT!r}; give another --json, or remove it")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}; {advice}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, not a file of results; {advice}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} is no file of results ({error}); {advice}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no file of results, it is not JSON ({error}); {advice}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        given = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f'{path} is no file of results, it has the format {given!r}, where "{FORMAT}" is read; {advice}')
     return content
 
 
-def _is_results(content: Any) -> bool:
-    """True where all that going on reads of a file of results is there."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return False
+def kept_results(path: Path) -> dict[str, Any]:
+    """The content of a file of results that an evaluation goes on with; raises as `read_results`, also where it is damaged."""
+    content = read_results(path)
     model, results = content.get("model"), content.get("results")
-    if not isinstance(model, dict) or not {"weights", "name", "step"} <= model.keys() or not isinstance(results, dict):
-        return False
-    return all(isinstance(result, dict) for result in results.values())
+    known = isinstance(model, dict) and {"weights", "name", "step"} <= model.keys()
+    if not (known and isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())):
+        raise ConfigError(f"{path} is no file of results, or damaged; give another --json, or remove it")
+    return content
 
 
 def describe_machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jclip import classify, cli, evaluate, train
 from jclip.config import ConfigError, LinearProbe, Retrieval, Suite, load_suite
 from jclip.data import SourceError, open_source
 from jclip.eval import FeatureCache, Functions, load_probe, make_evaluator
-from jclip.results import read_results, training_curves
+from jclip.results import kept_results, training_curves
 from jclip.sharding import make_mesh
 from jclip.weights import write_weights
 
@@ -221,7 +221,7 @@ def test_errors(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["eval", str(weights), "--suite", SUITE, "--json", str(tmp_path / "metrics.jsonl" / "x.json")]) == 1
     assert "jclip: " in capsys.readouterr().err
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"other\.json: no file of results"):
+    with pytest.raises(ConfigError, match=r"other\.json is no file of results"):
         evaluate.main(weights, suite=load_suite(SUITE), out=tmp_path / "other.json")
     with pytest.raises(ConfigError, match=r"does not define get_suite\(\) -> Suite"):
         load_suite(str(Path(__file__).parent / "recipe_tiny.py"))
@@ -318,8 +318,8 @@ SUBJECT = {"format": "jclip results 1", "model": {"weights": "", "name": "a", "s
 )
 def test_a_damaged_file_of_results_is_refused_in_a_line_that_names_it(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "out.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"^[^\n]*out\.json: no file of results[^\n]*give another --json, or remove it$"):
-        read_results(tmp_path / "out.json")
+    with pytest.raises(ConfigError, match=r"^[^\n]*out\.json is no file of results[^\n]*give another --json, or remove it$"):
+        kept_results(tmp_path / "out.json")
 
 
 def test_curves_of_a_run_leave_out_lines_that_are_none(tmp_path: Path) -> None:

@@ -397,7 +397,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", "other 2", r"0\.json has the format 'other 2', where \"jclip results 1\" is read; write one with: jclip eval"),
+        (
+            "format",
+            "other 2",
+            r"it has the format 'other 2', where \"jclip results 1\" is read; write one with: jclip eval",
+        ),
         ("format", ..., r"has the format None"),
         ("model.weights", ..., r"0\.json: model\.weights is missing; it has 'name', 'step', 'towers'"),
         ("model.name", 3, r"model\.name is 3, not text"),
@@ -426,7 +430,7 @@ def test_files_that_cannot_be_read_or_written_are_explained(tmp_path: Path) -> N
         main([bad])
     for content in (b"{", b"\xff\xfe\x00", b"[" * 100_000):
         bad.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"bad\.json is not JSON"):
+        with pytest.raises(ConfigError, match=r"bad\.json is no file of results, it is not JSON"):
             main([bad])
     bad.write_text("[1]")
     with pytest.raises(ConfigError, match="format 'list'"):
@@ -434,7 +438,7 @@ def test_files_that_cannot_be_read_or_written_are_explained(tmp_path: Path) -> N
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"is a training run, not a results file; .* after: jclip eval .*/run --json OUT\.json"):
         main([tmp_path / "run"])
-    with pytest.raises(ConfigError, match="is a folder, not a results file"):
+    with pytest.raises(ConfigError, match="is a folder, not a file of results"):
         main([tmp_path], tmp_path / "x.html")
     with pytest.raises(ConfigError, match="no results file is given"):
         main([])

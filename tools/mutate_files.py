@@ -38,7 +38,7 @@ from jclip.config import TokenizerConfig as TokenizerConfig
 from jclip.data import BadExample, SourceError, open_source
 from jclip.data.decoding import Decode
 from jclip.data.vocabulary import _load, load_vocabulary
-from jclip.report.read import read_results
+from jclip.report.read import checked_results
 from jclip.weights import WeightsError, read_weights, tower_shapes, write_weights
 from jclip.weights.io.files import open_tensors
 
@@ -209,7 +209,7 @@ def json_files(folder: Path, count: int, dice: random.Random) -> Iterator[Case]:
     result = {"protocol": "", "settings": {}, "dtype": "", "data": {}, "counts": {"n": 1}, "metrics": {"top1": 0.5}}
     about = {"versions": {}, "devices": "", "suite": "", "training": [{"step": 1}]}
     results.write_text(json.dumps({"format": "jclip results 1", "model": subject, **about, "results": {"a": result}}))
-    readers.append((results, read_results))
+    readers.append((results, checked_results))
     wholes = [(path, path.read_bytes(), read) for path, read in readers]
     for path, _, read in wholes:
         read(path)  # or what is refused below would say nothing

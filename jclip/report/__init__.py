@@ -7,7 +7,7 @@ from pathlib import Path
 from jclip.config import ConfigError
 from jclip.data.caches import write_atomically
 from jclip.report.adapt import PAGE, is_adaptation, page_of
-from jclip.report.read import read_results
+from jclip.report.read import checked_results
 
 __all__ = ["main", "require_extra"]
 
@@ -45,7 +45,7 @@ def main(paths: Sequence[str | Path], html: str | Path | None = None) -> Path:
         write_atomically(out, lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
         print(f"wrote {out}: one adaptation, {out.stat().st_size / 1e6:.1f} MB")
         return out
-    runs = [read_results(path) for path in inputs]
+    runs = [checked_results(path) for path in inputs]
     from jclip.report.page import render
 
     page = render(runs)

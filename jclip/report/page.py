@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jclip.report.numbers import better, is_difference, is_fraction, number, shade_rules
 from jclip.report.plots import COLORS, DASHES, MARKERS
-from jclip.report.read import ReadResults
+from jclip.report.read import CheckedResults
 from jclip.report.sections import Section, sections, training
 from jclip.report.template import counted, fill
 
@@ -38,7 +38,7 @@ class ShownEvaluation(NamedTuple):
     sections: list[Section]
 
 
-def render(runs: Sequence[ReadResults]) -> str:
+def render(runs: Sequence[CheckedResults]) -> str:
     """The page as text. It has no script, and its own policy forbids the browser to fetch anything."""
     labels = labels_of(runs)
     names = list(dict.fromkeys(name for run in runs for name in run.results))
@@ -57,7 +57,7 @@ def render(runs: Sequence[ReadResults]) -> str:
     )
 
 
-def labels_of(runs: Sequence[ReadResults]) -> list[str]:
+def labels_of(runs: Sequence[CheckedResults]) -> list[str]:
     """A name for each model, with step, weights and file added where the ones before leave two alike."""
     labels = [run.model["name"] for run in runs]
     more = [
@@ -81,7 +81,7 @@ def _key(i: int) -> dict[str, str]:
     }
 
 
-def _evaluation(name: str, runs: Sequence[ReadResults], labels: Sequence[str]) -> ShownEvaluation:
+def _evaluation(name: str, runs: Sequence[CheckedResults], labels: Sequence[str]) -> ShownEvaluation:
     results = [run.results.get(name) for run in runs]
     found = [(i, result) for i, result in enumerate(results) if result is not None]
     first = found[0][1]

@@ -1,14 +1,13 @@
 """Results files, checked: what they hold comes from outside, and an error says which value of which file is wrong."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jclip.config import ConfigError
-from jclip.files import is_run, read_whole
-from jclip.results import FORMAT
+from jclip.files import is_run
+from jclip.results import read_results
 
 HOW = "write one with: jclip eval MODEL --suite FILE.py --json OUT.json"
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -18,7 +17,7 @@ _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\
 
 
 @dataclass(frozen=True)
-class ReadResults:
+class CheckedResults:
     """A results file."""
 
     path: Path
@@ -108,33 +107,23 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def read_results(path: Path) -> ReadResults:
+def checked_results(path: Path) -> CheckedResults:
     """A results file as it is, but for text that HTML cannot hold, which becomes U+FFFD, and null for a number, which is NaN.
 
     Raises:
         ConfigError: there is no such file, it is not JSON, of another format, or a value is missing or not what it should be.
     """
-    try:
-        found = json.loads(read_whole(path))
-    except FileNotFoundError as error:
-        raise ConfigError(f"report: there is no file {path}; {HOW}") from error
-    except IsADirectoryError as error:
-        if is_run(path):
-            raise ConfigError(
-                f"report: {path} is a training run, not a results file; its page has the curves of training too, after: "
-                f"jclip eval {path} --json OUT.json"
-            ) from error
-        raise ConfigError(f"report: {path} is a folder, not a results file; {HOW}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"report: {path} is not JSON ({error}); {HOW}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        given = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise ConfigError(f'report: {path} has the format {given!r}, where "{FORMAT}" is read; {HOW}')
+    if is_run(path):
+        raise ConfigError(
+            f"report: {path} is a training run, not a results file; its page has the curves of training too, after: "
+            f"jclip eval {path} --json OUT.json"
+        )
+    found = read_results(path, HOW)
     checked = _check(found, _SCHEMA, f"report: {path}: ")
     for name, result in checked["results"].items():
         _check_shapes(result.setdefault("details", {}), f"report: {path}: results.{name}.details")
     fields = ("model", "versions", "devices", "suite", "results")
-    return ReadResults(path, training=checked.get("training") or [], **{field: checked[field] for field in fields})
+    return CheckedResults(path, training=checked.get("training") or [], **{field: checked[field] for field in fields})
 
 
 def _check(value: Any, schema: Any, where: str) -> Any:
