@@ -78,11 +78,8 @@ def shortcomings(
         lines += _without_texts(source, fields)
         lines += [line for tower in optional if fields.get(tower) for line in _never_there(source, fields[tower], tower)]
     if batch_size is not None and total < batch_size:
-        times = -(-batch_size // total)
-        lines.append(
-            f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {times} times, each a negative of the "
-            f"others; --batch-size {total} or less is better"
-        )
+        few = f"only {total:,} examples for a batch of {batch_size:,}: one is in it up to {-(-batch_size // total)} times, each"
+        lines.append(f"{few} a negative of the others; --batch-size {total} or less is better")
     paths = [path for text in fields.values() for one in parse_field(text).alternatives for path in one.paths]
     if "text" in paths and (several := _several_lines(source)):
         lines.append(f"{several}, and each text is one caption; with the option captions=lines of the source each line is one")
@@ -98,8 +95,7 @@ def _never_there(source: Source, text: str, tower: str) -> list[str]:
                 return []
         except BadExample:
             continue
-    looked = f"none of {len(places)} examples looked at has {text!r} for the tower {tower}"
-    return [f"{looked}, which would learn nothing of them"]
+    return [f"none of {len(places)} examples looked at has {text!r} for the tower {tower}, which would learn nothing of them"]
 
 
 def _without_texts(source: Source, fields: Mapping[str, str]) -> list[str]:
