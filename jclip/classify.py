@@ -69,7 +69,7 @@ def main(
         templates: prompts, as in the config of an evaluation.
         probe: a file of `save_probe`, whose classes are used instead.
         truth: the right class of all of them; its rank is printed.
-        top: how many classes are told.
+        top: how many classes are listed.
         batch_size: images or sounds a batch.
         out: file that gets a line for each, in place of the terminal: a table where its name ends in .csv or .tsv, else JSON.
         as_json: print a JSON object for each instead of tables.
@@ -187,7 +187,7 @@ class AnswerForm(NamedTuple):
     classifier: Classifier
     kind: Kind
     top: int
-    """Classes that are told."""
+    """Classes that are listed."""
     truth: str | None
     """The right class."""
 
@@ -232,7 +232,7 @@ class AnswerForm(NamedTuple):
         return self._print_table if count <= TABLES else self._print_line
 
     def _columns(self) -> list[str]:
-        """Columns of a table: of the file, then of each class that is told."""
+        """Columns of a table: of the file, then of each class that is listed."""
         own = [self.kind, "problem", *["hint"] * bool(self.classifier.by), *["rank"] * (self.truth is not None)]
         told = ["class", self.classifier.unit, *["probability"] * bool(self.classifier.by)]
         places = range(1, 1 + min(self.top, len(self.classifier.names)))

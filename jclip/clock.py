@@ -12,7 +12,7 @@ class Clock:
             batch_size: examples in the global batch.
             total_steps: of the run.
             start: steps that are done.
-            peak_steps: steps a second at the peak rate of all devices, beside which utilization (MFU) is told; None: unknown.
+            peak_steps: steps a second at the peak rate of all devices, beside which utilization (MFU) is computed; None: unknown.
         """
         self._batch_size, self._total, self._peak_steps = batch_size, total_steps, peak_steps
         self._step, self._since = start, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Memory, transfers and time that a train step takes of a device, told by the compiler before there is one."""
+"""Memory, transfers and time that a train step takes of a device, as the compiler knows them before there is one."""
 
 import re
 from collections import defaultdict

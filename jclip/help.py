@@ -133,7 +133,7 @@ PACK = """Write any source as shards that `webdataset:` or `arrayrecord:` reads,
 
 The name of what was written is the only line on the standard output: it can be given to --data.source. Pictures that are not made
 smaller keep their bytes; texts, labels, further fields and the key in the source (in KEY.json) come along. What cannot be used is
-left out, counted and told by reason in DIR/manifest.json, which also has the SHA-256 of each shard. A labelled source is written
+left out, and counted by reason in DIR/manifest.json, which also has the SHA-256 of each shard. A labelled source is written
 in CLIP_benchmark's layout, DIR/SPLIT, with the names of its classes; as array_record these stand in the manifest. The
 same source gives the same bytes; the same command goes on where an earlier one was stopped, and a folder takes one source in one
 form.

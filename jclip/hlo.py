@@ -69,7 +69,7 @@ class Traffic(NamedTuple):
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """All collectives; what stands in a loop is run as often as the loop (once, where that cannot be told)."""
+    """All collectives; what stands in a loop is run as often as the loop (once, where nothing says how often)."""
     blocks, entry = computations(hlo)
 
     chains: set[str] = set()

@@ -87,7 +87,7 @@ def lock(
     """Holds W/run.lock: who has it, as JSON. It is made in one step, so that of two that try at once one succeeds.
 
     A lock is left behind if its process is gone, on this machine; or if it has given no sign of life for `silent` seconds, on
-    another one, which is waited for, and `say` is told. Such a lock is taken over.
+    another one, which is waited for, and `say` is called. Such a lock is taken over.
 
     Raises:
         LockedWorkdir: another run holds it.

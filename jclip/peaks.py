@@ -1,4 +1,4 @@
-"""Peak rates of accelerators, beside which the utilization of a run is told."""
+"""Peak rates of accelerators, of which the utilization of a run is a share."""
 
 import re
 

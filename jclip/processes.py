@@ -118,7 +118,7 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def _said(problem: BaseException) -> str:
-    """An error as others are told of it."""
+    """An error as other processes hear of it."""
     if isinstance(problem, SystemExit):
         return "its command line, or its recipe, asks it to exit; it has said why"
     return f"{type(problem).__name__}: {problem}"

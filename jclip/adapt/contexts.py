@@ -24,7 +24,7 @@ DEVIATION = 0.02
 """Standard deviation of contexts that begin at random."""
 
 NEAREST = 3
-"""Words that are told of each context."""
+"""Words that are shown of each context."""
 
 
 def reading_tower(model: Model, text: str) -> TokenTower:

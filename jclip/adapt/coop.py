@@ -19,7 +19,7 @@ from jclip.config.adapt_methods import CoOp, OfCoOp
 from jclip.sharding import replicated
 
 SHOWN_CLASSES = 20
-"""Classes whose own contexts are told in words."""
+"""Classes whose own contexts are shown in words."""
 
 
 def fit_coop(method: CoOp, task: Task) -> Fitted:

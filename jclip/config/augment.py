@@ -88,7 +88,7 @@ class SoundAugment:
 
 @dataclass(frozen=True)
 class SoundMix:
-    """Mixtures of two sounds in training: mixup of waveforms (Zhang et al. 2018; AST, Gong et al. 2021), told by both texts.
+    """Mixtures of two sounds in training: mixup of waveforms (Zhang et al. 2018; AST, Gong et al. 2021), described by both texts.
 
     A mixture sounds like l * a + (1 - l) * b, and its text is that of a, `joint` and that of b: texts are joined as in PairMix
     (Kim et al. 2022, Exploring train and test-time augmentations for audio-language learning), in place of mixed labels. b is

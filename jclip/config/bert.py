@@ -71,7 +71,7 @@ class BertTower(TokenTower):
         yield from hidden_problems(self)
         yield from id_problems(self)
         if self.tokenizer.kind == "clip":
-            yield ".tokenizer.kind 'clip' pads with the id of a word, '!', and padding is told by its id here; use a vocabulary"
+            yield ".tokenizer.kind 'clip' pads with the id of a word, '!', and padding is known by its id here; use a vocabulary"
         first = self.tokenizer.pad_id + 1 if self.positions_from == "pad_id" else 0
         if first + self.context_length > self.max_positions:
             least = first + self.context_length

@@ -33,8 +33,8 @@ SOUNDS = ("sound", "audio")
 """Columns that are the sound where none is named; SOUND_PATHS are, too, where their values end as names of sounds do."""
 
 SOUND_PATHS = ("path", "file_name", "filepath", "audio_path", "audio_filepath", "filename", "file")
-"""Columns whose values may be paths of sounds, told by their endings, in a table without a column of images: those of Common
-Voice, NeMo's manifests, Clotho and ESC-50."""
+"""Columns whose values may be paths of sounds, recognised by their endings, in a table without a column of images: those of
+Common Voice, NeMo's manifests, Clotho and ESC-50."""
 
 LOOKED_AT = 8
 """Rows whose values tell what a column holds."""

@@ -31,7 +31,7 @@ SHOWN_BYTES = 1 << 29
 
 
 Advance = Callable[[int], object]
-"""Callback that is told how many more bytes were read."""
+"""Callback for the number of further bytes that were read."""
 
 
 def combine(*parts: bytes | str) -> str:

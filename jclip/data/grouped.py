@@ -20,7 +20,7 @@ LOOKED_AT = 10_000
 """Rows in which images that come again are looked for when a table is opened."""
 
 REPEATED = 0.01
-"""Share of the rows with an image of an earlier one, from which on it is told."""
+"""Share of the rows with an image of an earlier one, from which on it is reported."""
 
 
 class Grouped:

@@ -28,7 +28,7 @@ CACHE_BYTES = 256 << 20
 """Decoded columns of row groups that a process keeps of a source, in bytes; one that is larger is kept alone."""
 
 LARGE_GROUP = 8 << 20
-"""Bytes of a row group from which on random access to a set that is larger than CACHE_BYTES is slow enough to be told."""
+"""Bytes of a row group from which on random access to a set that is larger than CACHE_BYTES is slow enough to be reported."""
 
 OPEN_FILES = 16
 """Files that a process holds open at a time, each with its footer."""
@@ -116,7 +116,7 @@ class Parquet:
         return LazyExample(key, self._columns.readers(self._names, read, self._several))
 
     def of_rows(self, at: str, paths_only: bool, joined: bool) -> "Parquet | Grouped":
-        """The source as options want it: keys are looked at, rows of an image told, or `joined` into one example.
+        """The source as options want it: keys are looked at, rows of an image reported, or `joined` into one example.
 
         Args:
             at: what an error begins with.

@@ -73,7 +73,7 @@ def measure(
         size: height and width of what a tower sees.
         workers: as data.workers.
         seconds: of each measurement, which begins after a first picture or batch.
-        tick: told what is measured, and how much of it is done, from 0 to 1.
+        tick: called with what is measured, and how much of it is done, from 0 to 1.
 
     Raises:
         SourceError: no picture can be read.

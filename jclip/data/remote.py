@@ -70,7 +70,9 @@ class _Retries:
                 return
             count, self._unsaid, self._said = self._unsaid, 0, now
         what = "a request is" if count == 1 else f"{count:,} requests were"
-        log.warning("%s made again; the last: %s: %s (%d in all; more are told once a minute)", what, address, reason, self.total)
+        log.warning(
+            "%s made again; the last: %s: %s (%d in all; more are reported once a minute)", what, address, reason, self.total
+        )
 
 
 retries = _Retries()

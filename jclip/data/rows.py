@@ -214,7 +214,7 @@ def _checked(
         values = _column(path, separator, header, columns.key)
         unique(at, columns.key, (value for value in values if not isinstance(value, BadExample)))
     if (file := columns.image or columns.sound) and columns.text:
-        with suppress(SourceError):  # of a line that is no UTF-8, which is told when it is read
+        with suppress(SourceError):  # of a line that is no UTF-8, which is reported when it is read
             tell_repeated(at, _column(path, separator, header, file))
     return source
 

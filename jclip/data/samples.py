@@ -23,7 +23,7 @@ masks are often TIFF files beside a JPEG."""
 SOUNDS = ("flac", "wav", "ogg", "mp3", "opus")
 """Extensions that are the sound of a sample, and stay fields of raw bytes all the same, which they were before."""
 
-AMBIGUOUS = "names that occur several times, so that what belongs together cannot be told"
+AMBIGUOUS = "names that occur several times, so that nothing says what belongs together"
 
 
 class Piece(NamedTuple):

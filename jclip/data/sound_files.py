@@ -7,7 +7,7 @@ UNKNOWN = 0x7FFF0000
 
 
 def whole_file(data: bytes, kind: str) -> None:
-    """Raises BadExample where the bytes of a file end before it says. MP3 and FLAC are told when they are decoded."""
+    """Raises BadExample where the bytes of a file end before it says. in MP3 and FLAC that shows when they are decoded."""
     if kind in ("WAV", "WAVEX"):
         _whole_wav(data)
     elif kind == "OGG":

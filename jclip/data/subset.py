@@ -37,7 +37,7 @@ AT_A_TIME = 2048
 WAITING_EACH = 64
 
 MOST_REASONS = 6
-"""Reasons why examples are left out that are told; the rarer ones are counted together."""
+"""Reasons why examples are left out that are listed; the rarer ones are counted together."""
 
 Rows = NDArray[np.int64]
 

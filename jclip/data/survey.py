@@ -32,7 +32,7 @@ LOOKED_AT = 32
 """Texts that `outline` reads, spread evenly, to see whether they have several lines."""
 
 BUCKETS = (8, 16, 24, 32, 48, 64)
-"""Lengths in tokens of which it is told how many captions fit."""
+"""Lengths in tokens for which the captions that fit are counted."""
 
 Counts = dict[str, int]
 

@@ -37,7 +37,7 @@ def nearest_before(
     """The nearest of the rows that come before each row.
 
     Computed in blocks of rows and candidates, those beyond the diagonal left out: n^2 E / 2 multiply-adds. They are f32 on every
-    device, because near duplicates are told by differences of the third digit, in which bfloat16 and TF32 are wrong. Neither the
+    device, because cosines of near duplicates differ in the third digit, in which bfloat16 and TF32 are wrong. Neither the
     number of devices nor the size of a block changes which row is the nearest, but for ties within rounding.
 
     Args:

@@ -21,7 +21,7 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest candidates of each query by cosine, nearest first; of equal ones, those that come first.
 
-    NaN is the farthest, and told as -inf. Scores are never held whole; see `rank_answers`, also for the arguments.
+    NaN is the farthest, and reported as -inf. Scores are never held whole; see `rank_answers`, also for the arguments.
 
     Returns:
         cosines [n, k] float32, and indices [n, k] int64 of candidates.

@@ -29,7 +29,7 @@ class CaptionObjective(Objective):
         return {"decoder": self.decoder.init(key, text, images)["params"]}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """The cross-entropy of each caption, and the share of its tokens that were told right.
+        """The cross-entropy of each caption, and the share of its tokens that were predicted right.
 
         The token at a position is told from the features of the one before it; padding neither tells nor is told.
         """

@@ -42,7 +42,7 @@ class MaskedTextObjective(Objective):
         return {self.view: Masked(chosen.seen, chosen.hidden, jnp.broadcast_to(token, (len(ids), *token.shape)))}
 
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
-        """The mean cross-entropy of each text's chosen words, and the share of them that were told right.
+        """The mean cross-entropy of each text's chosen words, and the share of them that were predicted right.
 
         The means are of each text by itself, so that a text counts the same however many words it has and whatever the parts.
         """
@@ -71,7 +71,7 @@ class MaskedTextObjective(Objective):
 
 
 class Chosen(NamedTuple):
-    """Words of texts that are to be told.
+    """Words of texts that are to be predicted.
 
     Attributes:
         places: i32 [b, k], where they are.

@@ -64,7 +64,7 @@ def real_words(ids: Array, tower: config.TokenTower) -> Array:
 
     Begin, end and padding that the configuration names are none; a tokenizer.json may put a begin of its own.
     """
-    # An end that is told by its id is excluded by it; a text cut before its end ends with a word.
+    # An end that is recognised by its id is excluded by it; a text cut before its end ends with a word.
     real = jnp.arange(ids.shape[1])[None] < end_of_text(ids, tower)[:, None] + (tower.eot_id is not None)
     for special in special_ids(tower):
         real = real & (ids != special)

@@ -276,7 +276,7 @@ def _last_and_best(one: Series | None, percent: bool, sign: int) -> str:
 def _curves_of(runs: Sequence[Sequence[Mapping[str, Any]]], evaluations: Collection[str]) -> list[str]:
     """Losses first, then what evaluations have measured, in their order: names with "/" that aren't training's own, nor counts.
 
-    The loss of an objective that is all of the loss, as of a single one, is not told again.
+    The loss of an objective that is all of the loss, as of a single one, is not shown again.
     """
     lines = [line for run in runs for line in run]
     found = dict.fromkeys(name for line in lines for name, value in line.items() if is_number(value))

@@ -13,7 +13,7 @@ FRONT_END = r"(.*\.)?(spectrogram_extractor|logmel_extractor)\..*"
 """Names of constants that torchlibrosa keeps: windows, Fourier matrices and filters, which `Mel` says."""
 
 CLASSIFIERS = r"(.*\.)?(tscam_conv|head|fc_audioset)\.(weight|bias)"
-"""Names of the heads that told AudioSet's classes, behind the embedding."""
+"""Names of the heads that classified AudioSet's classes, behind the embedding."""
 
 POINT = Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[:, :, None, None])
 """torch.nn.Conv2d of single places keeps [out, in, 1, 1], we keep [in, out]."""

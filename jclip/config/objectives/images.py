@@ -91,8 +91,8 @@ class SelfDistillation(Family):
     """A teacher's sight of a whole image, told from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023, SILC)
     and, patch by patch, from the image with patches hidden (Zhou et al. 2022, iBOT; Tschannen et al. 2025, SigLIP 2).
 
-    The teacher is tower and heads as moving averages. What is told is a distribution over prototypes, from the pooled output and
-    from each patch's token, through a head each.
+    The teacher is tower and heads as moving averages. What is predicted is a distribution over prototypes, from the pooled output
+    and from each patch's token, through a head each.
     """
 
     whole: str = "image"

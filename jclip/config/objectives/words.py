@@ -56,7 +56,7 @@ class MaskedText(Family):
     text: str = "text"
     """View whose words are hidden; its tower must see them in both directions."""
     share: Annotated[float, Range(above=0, most=1)] = 0.15
-    """Share of the words of a text that are to be told, at least one (BERT: 0.15)."""
+    """Share of the words of a text that are predicted, at least one (BERT: 0.15)."""
     hidden: Share = 0.8
     """Share of these that are hidden (BERT: 0.8)."""
     other: Share = 0.1

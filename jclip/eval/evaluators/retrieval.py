@@ -17,7 +17,7 @@ from jclip.eval.retrieval import retrieval_counts, retrieval_metrics
 log = logging.getLogger(__name__)
 
 REPEATED = 0.01
-"""Share of images that equal an earlier one, from which on it is told."""
+"""Share of images that equal an earlier one, from which on it is reported."""
 
 REPEATED_IMAGES = (
     "evaluation: %s of %s images of %r are the same to the model as an earlier one. Each is a wrong answer to the captions of "
