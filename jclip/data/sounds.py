@@ -21,8 +21,8 @@ Generator = np.random.Generator
 Samples = NDArray[np.float32]
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "CAF")
-"""Formats that are decoded, by libsndfile's names, recognised by the content and not by a file's name; OGG is Vorbis, Opus or FLAC.
-Of others libsndfile reads also what is cut short, and says nothing."""
+"""Formats that are decoded, by libsndfile's names, recognised by the content and not by a file's name; OGG is Vorbis, Opus or
+FLAC. Of others libsndfile reads also what is cut short, and says nothing."""
 
 MARGIN = 512
 """Samples beside a part of a sound that are resampled with it, in those of the lower rate: as far as soxr's filter reaches."""
