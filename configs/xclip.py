@@ -1,68 +1,85 @@
-"""The options of x-clip 0.14.4, by its names and with the values of its README, on shapes that are drawn while training.
+"""The options of x-clip 0.14.4, by its names and with the weights of its README.
 
     jclip train configs/xclip.py --workdir runs/xclip
     jclip train configs/xclip.py --workdir runs/tokens --use-all-token-embeds
     jclip train configs/xclip.py --workdir runs/texts --use-mlm --no-use-visual-ssl
-    jclip train configs/xclip.py --readme --data "webdataset:/data/{00000..00099}.tar" --workdir /runs/xclip
+    jclip train configs/xclip.py --form clipart --data data/clipart --workdir runs/xclip_clipart
+    jclip train configs/xclip.py --form large --data "/data/{00000..00099}.tar" --workdir /runs/xclip
 
-`--readme` has the sizes of that snippet (512 wide, 6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for an
-accelerator: four TPU v5e chips need 5 of their 15.75 GiB, says `jclip compile configs/xclip.py --readme --topology v5e:2x2`.
+Data, evaluations and length are those of configs/plain.py. The large form has the sizes of that README's snippet (512 wide,
+6 deep, 8 heads, 256 pixels in patches of 32, texts of 256 tokens), for an accelerator: four TPU v5e chips need 5 of their
+15.75 GiB, says `jclip compile configs/xclip.py --form large --topology v5e:2x2`.
 What differs: tokens are those of CLIP's vocabulary; the scale begins at CLIP's value and is bounded, where x-clip's begins at e
 and is not; heads have LayerNorm, and SimSiam's has hidden layers of 256, there of 4,096. Views for multiview_loss_weight leave
 extra_latent_projection out, and with use_all_token_embeds the pooled embeddings, which evaluations read, are trained beside the
 tokens.
 """
 
+from typing import Literal
+
 from jclip.config import (
     Augment,
     Config,
     Contrastive,
-    Data,
     Family,
+    ImageTower,
     MaskedText,
     Model,
     MultiView,
     Optim,
-    Retrieval,
     SimReg,
     SimSiam,
     TextTower,
     TokenWise,
     View,
     VisionTower,
-    ZeroShot,
+    beside,
+    replace_each,
 )
 
 STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grayscale=0.2, blur=0.2)
 
 
-SMALL = {
-    "dim": 128,
-    "visual_enc_depth": 2,
-    "visual_heads": 2,
-    "visual_image_size": 32,
-    "visual_patch_size": 8,
-    "text_enc_depth": 1,
-    "text_heads": 2,
-    "text_seq_len": 20,
-    "ssl_hidden": 256,
+SIZES = {
+    "shapes": {
+        "dim": 128,
+        "visual_enc_depth": 2,
+        "visual_heads": 2,
+        "visual_image_size": 32,
+        "visual_patch_size": 8,
+        "text_enc_depth": 1,
+        "text_heads": 2,
+        "text_seq_len": 20,
+        "ssl_hidden": 256,
+    },
+    "clipart": {
+        "dim": 256,
+        "visual_enc_depth": 6,
+        "visual_heads": 4,
+        "visual_image_size": 64,
+        "visual_patch_size": 8,
+        "text_enc_depth": 4,
+        "text_heads": 4,
+        "text_seq_len": 32,
+        "ssl_hidden": 256,
+    },
+    "large": {
+        "dim": 512,
+        "visual_enc_depth": 6,
+        "visual_heads": 8,
+        "visual_image_size": 256,
+        "visual_patch_size": 32,
+        "text_enc_depth": 6,
+        "text_heads": 8,
+        "text_seq_len": 256,
+        "ssl_hidden": 4096,
+    },
 }
-README = {
-    "dim": 512,
-    "visual_enc_depth": 6,
-    "visual_heads": 8,
-    "visual_image_size": 256,
-    "visual_patch_size": 32,
-    "text_enc_depth": 6,
-    "text_heads": 8,
-    "text_seq_len": 256,
-    "ssl_hidden": 4096,
-}
-"""Sizes by x-clip's names; `dim` is its dim_text, dim_image and dim_latent."""
+"""Sizes of each form by x-clip's names; `dim` is its dim_text, dim_image and dim_latent."""
 
 
 def get_config(
-    readme: bool = False,
+    form: Literal["shapes", "clipart", "large"] = "shapes",
     data: str = "",
     visual_patch_dropout: float = 0.5,
     use_all_token_embeds: bool = False,
@@ -75,8 +92,10 @@ def get_config(
     multiview_loss_weight: float = 0.0,
     sim_reg_loss_weight: float = 0.0,
 ) -> Config:
-    """The recipe; `data` is a source of images with texts, empty: shapes. A multiview_loss_weight, x-clip's 0.1, adds a view."""
-    sizes = README if readme else SMALL
+    """The recipe; form and data are those of configs/plain.py. A multiview_loss_weight, x-clip's 0.1, adds a view."""
+    plain, sizes, large = beside(__file__, "plain.py", form=form, data=data), SIZES[form], form == "large"
+    seen = plain.model.towers["image"]
+    assert isinstance(seen, ImageTower)
     image = VisionTower(
         image_size=sizes["visual_image_size"],
         patch_size=sizes["visual_patch_size"],
@@ -85,6 +104,7 @@ def get_config(
         heads=sizes["visual_heads"],
         pool="avg",
         patch_dropout=visual_patch_dropout,
+        preprocess=seen.preprocess,
     )
     text = TextTower(
         context_length=sizes["text_seq_len"],
@@ -115,26 +135,13 @@ def get_config(
         objectives["mlm"] = MaskedText(weight=texts, hidden=0.9, other=0.0)
     if sim_reg_loss_weight:
         objectives["sim_reg"] = SimReg(weight=sim_reg_loss_weight)
-    shapes = f"size={sizes['visual_image_size']}"
-    return Config(
-        model=Model(
-            towers={"image": image, "text": text},
-            embed_dim=sizes["dim"],
-            dtype="bfloat16" if readme else "float32",
-            scan=readme,
-            remat="nothing_saveable" if readme else "none",
-        ),
-        data=Data(source=data or f"shapes:train?{shapes}&length=1000000", augment=Augment(scale=(0.8, 1.0), ratio=(1.0, 1.0))),
-        optim=Optim(lr=5e-4 if readme else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0),
-        views=views,
-        objectives=objectives,
-        evals={
-            "seen": ZeroShot(f"shapes:test?{shapes}&classes=seen", templates=("a {}",), every="25%"),
-            "retrieval": Retrieval(f"shapes:val?{shapes}"),
-        }
-        if not data
-        else {},
-        batch_size=1024 if readme else 128,
-        duration="32ep" if readme else "900",
-        log_every=20,
+    model = Model(
+        towers={"image": image, "text": text},
+        embed_dim=sizes["dim"],
+        dtype="bfloat16" if large else "float32",
+        scan=large,
+        remat="nothing_saveable" if large else "none",
     )
+    optim = Optim(lr=5e-4 if large else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0)
+    changes = {"model": model, "optim": optim, "views": views, "objectives": objectives}
+    return replace_each(plain, changes | {"batch_size": 1024 if large else plain.batch_size})

@@ -25,6 +25,7 @@ SHOWN = 6
 
 LIMITS = (
     "(computing alone by the compiler's own model: good for ratios, within some tens of percent; "
+    "a custom call, such as a kernel of our own, by the larger of its operations and its bytes; "
     "the transfers by their bytes over the wires, as if none ran beside the computing)"
 )
 

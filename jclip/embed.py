@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jclip.config import ConfigError, Subset
-from jclip.data import Source, open_part, read_once
+from jclip.data import Source, open_part, read_once, source_name
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import MAX_PIXELS
 from jclip.data.fields import check_fields
@@ -27,7 +27,7 @@ FORMAT = "jclip embed 1"
 
 def main(
     model: str,
-    source: str,
+    source: str | Source,
     out: str | Path,
     *,
     towers: Sequence[str] = ("image",),
@@ -46,7 +46,7 @@ def main(
 
     Args:
         model: a workdir, weights, or the name of an architecture (see `jclip.load`).
-        source: a source such as webdataset:PATTERN, or a folder of images.
+        source: a source such as webdataset:PATTERN, a folder of images, or a Source.
         out: folder to write to; made where it is missing.
         towers: which towers.
         subset: the part of the source that is embedded.
@@ -75,7 +75,7 @@ def main(
         if tower not in encoder.config.towers:
             raise ConfigError(f"embed: the model has no tower {tower!r}; towers: {', '.join(encoder.config.towers)}")
     out.mkdir(parents=True, exist_ok=True)
-    job = Job(out, source, examples, encoder, max_pixels)
+    job = Job(out, source_name(source), examples, encoder, max_pixels)
     try:
         for tower in towers:
             job.embed(tower, fields.get(tower, tower), batch_size, console)

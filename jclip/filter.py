@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from jclip.config import ConfigError, Filter, Subset, check_filter, differences, to_json
-from jclip.data import Source, SourceError, open_part
+from jclip.data import Source, SourceError, open_part, source_name
 from jclip.data.balance import balanced
 from jclip.data.caches import write_atomically
 from jclip.data.findings import RULES, Findings, read_entries, read_findings, table_of
@@ -33,7 +33,7 @@ SCORED_AT_A_TIME = 2**14
 """Rows of images and captions whose cosines are taken at once."""
 
 
-def main(spec: str, out: str | Path, rules: Filter) -> Path:
+def main(source: str | Source, out: str | Path, rules: Filter) -> Path:
     """Asks the rules of every example, and writes which are kept.
 
     Writes out/kept.jsonl (a key a line, a JSON string), which data.subset.keys reads; out/table.parquet (extra: tables), a row
@@ -43,7 +43,7 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     writes; every one has to call it, with `out` on storage that all see.
 
     Args:
-        spec: a source, or a folder of images.
+        source: what names a source, a folder of images, or a Source.
         out: folder to write to; made where it is missing.
         rules: what is kept.
 
@@ -61,16 +61,17 @@ def main(spec: str, out: str | Path, rules: Filter) -> Path:
     console, out = Console(emoji=False, stderr=True, highlight=False, markup=False, quiet=not is_first()), Path(out)
     if unknown := {*rules.languages} - known_languages() if rules.languages else set():
         raise ConfigError(f"filter: --languages {', '.join(sorted(unknown))}: known are {', '.join(sorted(known_languages()))}")
+    spec = source_name(source)
     with leave_together((ConfigError, SourceError, Refused, StoppedByUser)):
-        source, *others = together(lambda: [open_part(name, Subset(), "filter") for name in (spec, *rules.against)])
+        examples, *others = together(lambda: [open_part(one, Subset(), "filter") for one in (source, *rules.against)])
         encoder = together(lambda: with_own_devices(_load(rules))) if rules.embeds else None
-        facts = together(lambda: _facts(source, others, rules, encoder))
+        facts = together(lambda: _facts(examples, others, rules, encoder))
         _compare(facts)
         record = _open_record(out, spec, facts)
         if not record.done:
             try:
-                found = _ask(out, spec, source, others, rules, encoder, console)
-                together(lambda: _write(out, spec, source, others, rules, found, console) if is_first() else None)
+                found = _ask(out, spec, examples, others, rules, encoder, console)
+                together(lambda: _write(out, spec, examples, others, rules, found, console) if is_first() else None)
             except (KeyboardInterrupt, StoppedByUser):
                 console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
                 raise SystemExit(130) from None

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jclip.config import ConfigError, Subset
-from jclip.data import BadExample, Source, SourceError, open_part
+from jclip.data import BadExample, Source, SourceError, open_part, source_name
 from jclip.data.addresses import shown
 from jclip.data.array_records import ENDING, MANIFEST, writing
 from jclip.data.caches import write_atomically
@@ -87,7 +87,9 @@ class Packed(NamedTuple):
     """True: it has several captions, a line each."""
 
 
-def main(source: str, out: str | Path, options: Options | None = None, *, split: str = "train", subset: Subset = Subset()) -> str:
+def main(
+    source: str | Source, out: str | Path, options: Options | None = None, *, split: str = "train", subset: Subset = Subset()
+) -> str:
     """Writes the shards that are missing, and out/manifest.json, which says what each holds; the name of the packed source.
 
     Shard s has examples s * per_shard and following of the source, in their order and without those that cannot be used; the same
@@ -96,7 +98,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     out/00000.array_record, in out/SPLIT with labels, and the manifest has the classes.
 
     Args:
-        source: as `open_source`, or a folder of images.
+        source: as `open_source`, a folder of images, or a Source.
         out: folder to write to; made where it is missing.
         options: the form of the examples; None: as they are.
         subset: the part of the source that is written.
@@ -116,7 +118,8 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     records = options.shards == "arrayrecord"
     benchmark = bool(examples.classes) and not records
     names = [f"{i}.tar" if benchmark else f"{i:05}{ENDING if records else '.tar'}" for i in range(count)]
-    manifest = _read_manifest(folder, shown(source), examples, options)
+    name = shown(source_name(source))
+    manifest = _read_manifest(folder, name, examples, options)
     if benchmark:
         _write_classes(Path(out), examples)
     elif examples.classes:
@@ -126,10 +129,10 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
     try:
         with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(reading_threads(examples)) as pool:
             task = progress.add_task("pack", total=len(examples))
-            for i, name in enumerate(names):
+            for i, shard in enumerate(names):
                 places = range(i * options.per_shard, min((i + 1) * options.per_shard, len(examples)))
-                if not _is_whole(folder / name, manifest["shards"].get(name)):
-                    manifest["shards"][name] = _write_shard(folder / name, examples, places, options, pool)
+                if not _is_whole(folder / shard, manifest["shards"].get(shard)):
+                    manifest["shards"][shard] = _write_shard(folder / shard, examples, places, options, pool)
                     _write_manifest(folder, manifest)
                 progress.update(task, completed=places.stop)
     except KeyboardInterrupt:
@@ -139,7 +142,7 @@ def main(source: str, out: str | Path, options: Options | None = None, *, split:
         (folder / "nshards.txt").write_text(f"{count}\n")
     _say_what_is_there(manifest, folder, console)
     if not any(shard["examples"] for shard in manifest["shards"].values()):
-        raise SourceError(f"pack: nothing of {shown(source)} can be used; {folder / MANIFEST} says why")
+        raise SourceError(f"pack: nothing of {name} can be used; {folder / MANIFEST} says why")
     several = any(shard["several"] for shard in manifest["shards"].values())
     if records:
         return f"arrayrecord:{folder}" + ("?captions=lines" if several else "")

@@ -2,6 +2,7 @@
 evaluation, an objective and a format of weights.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from pages import PAGES, blocks
 
 import jclip
-from jclip import WeightsError, config, data, eval, evaluate, models, objectives, train, weights
+import jclip.report.data
+import jclip.report.rate
+from jclip import WeightsError, config, data, embed, eval, evaluate, filter, models, objectives, pack, report, train, weights
 from jclip.config import Config, ConfigError, Data, Model, Optim, TextTower, Tower, check, from_json, to_json
 
 TABLES = (
@@ -100,3 +103,40 @@ def test_what_nobody_has_added_is_said(added: Any) -> None:
         from_json({**to_json(added.PointTower()), "type": "Cube"}, Tower)
     with pytest.raises(ConfigError, match=r"config: evals.spread: there is no tower 'dots'; towers: points, text"):
         check(replace(recipe(added), evals={"spread": added.Spread("clouds:12", "dots")}))
+
+
+class Shuffled:
+    """A source of somebody's own: drawn scenes, the last first."""
+
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.scenes = data.open_source("shapes:test?size=32&length=6")
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> data.Example:
+        scene = self.scenes[len(self) - 1 - index]
+        return {name: scene[name] for name in ("key", "image", "text")}
+
+    def fingerprint(self) -> str:
+        return "the last first"
+
+
+def test_commands_take_a_source_as_an_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Shuffled()
+    embed.main("ViT-tiny-test", source, tmp_path / "own", seed=0)
+    embed.main("ViT-tiny-test", "shapes:test?size=32&length=6", tmp_path / "named", seed=0)
+    np.testing.assert_allclose(np.load(tmp_path / "own/image.npy")[::-1], np.load(tmp_path / "named/image.npy"), atol=1e-6)
+    assert json.loads((tmp_path / "own/embed.json").read_text())["source"] == "Shuffled"
+    packed = data.open_source(pack.main(source, tmp_path / "packed"))
+    assert [packed[i]["text"] for i in range(6)] == [source[i]["text"] for i in range(6)]
+    assert len(filter.main(source, tmp_path / "kept", config.Filter()).read_text().splitlines()) == 6
+    capsys.readouterr()
+    report.data.main(source)
+    report.rate.main(source, seconds=0.1)
+    said = capsys.readouterr().out
+    assert "looked at 6" in said
+    assert "decode" in said

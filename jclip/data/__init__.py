@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jclip.data.inputs import INPUTS, eval_transform, train_transform
 from jclip.data.reading import Reading, Transform
-from jclip.data.source import BadExample, Source, SourceError, lookup
+from jclip.data.source import BadExample, Example, Source, SourceError, lookup
 from jclip.data.tokenizer import detokenize, get_tokenizer, text_ends, text_parts
 
 if TYPE_CHECKING:  # imported at first use: who embeds pictures needs no loader
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # imported at first use: who embeds pictures needs no loader
     from jclip.data.subset import SelectedExamples as SelectedExamples
     from jclip.data.subset import open_part as open_part
     from jclip.data.subset import select as select
+    from jclip.data.subset import source_name as source_name
 
 _LAZY = {
     **dict.fromkeys(("Found", "find"), "fields"),
@@ -38,7 +39,7 @@ _LAZY = {
     **dict.fromkeys(("SCHEMES", "Scheme", "open_source"), "open"),
     **dict.fromkeys(("EvalBatch", "read_field", "read_once"), "reader"),
     "RunData": "run_data",
-    **dict.fromkeys(("SelectedExamples", "open_part", "select"), "subset"),
+    **dict.fromkeys(("SelectedExamples", "open_part", "select", "source_name"), "subset"),
 }
 """Names that are imported at first use, with their modules."""
 
@@ -48,6 +49,7 @@ __all__ = [
     "BadExample",
     "Batch",
     "EvalBatch",
+    "Example",
     "Found",
     "LostWorker",
     "Mixture",
@@ -74,6 +76,7 @@ __all__ = [
     "read_field",
     "read_once",
     "select",
+    "source_name",
     "text_ends",
     "text_parts",
     "train_transform",

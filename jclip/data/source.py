@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 def lookup(example: Example, path: str) -> Any:
-    """The value at a dotted path: "text", or "json.category" for a field of a field.
+    """The value at a dotted path: "text", "json.category" for a field of a field, or "json.captions.1" for the second of several.
 
     A field whose own name has dots ("depth.png") is found by its whole name.
 
@@ -78,6 +78,11 @@ def lookup(example: Example, path: str) -> Any:
         return example[path]
     value: Any = example
     for depth, name in enumerate(path.split(".")):
+        if isinstance(value, list | tuple) and name.isdecimal():
+            if int(name) >= len(value):
+                raise Lacking(f"no {path}: there are {len(value)}, and the first is 0")
+            value = value[int(name)]
+            continue
         if not isinstance(value, Mapping) or name not in value:
             parent = ".".join(path.split(".")[:depth])
             fields = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"none, it is a {type(value).__name__}"

@@ -149,8 +149,14 @@ def select(source: Source, subset: Subset, at: str = "subset") -> Source:
     return SelectedExamples(source, rows, notes, Counter(names[row] for row in rows) if names else None)
 
 
-def open_part(name: str, subset: Subset, command: str) -> Source:
-    """The part of a source that the arguments of a command name; `name` is a source, or a folder of images or packed shards.
+def source_name(source: str | Source) -> str:
+    """The name of a source in records and on pages: what names it, or of an object its class."""
+    return source if isinstance(source, str) else type(source).__name__
+
+
+def open_part(source: str | Source, subset: Subset, command: str) -> Source:
+    """The part of a source that the arguments of a command name: of an object, of what names a source, or of a folder of images
+    or packed shards.
 
     Raises:
         SourceError: the source cannot be opened, or nothing of it is left.
@@ -158,9 +164,11 @@ def open_part(name: str, subset: Subset, command: str) -> Source:
     """
     for problem in subset.problems():
         raise ConfigError(f"{command}: --{problem[1:]}")
-    if Path(name).is_dir():
-        name = f"webdataset:{name}" if Path(name, "nshards.txt").exists() else f"folder:{name}"
-    return select(open_source(name), subset, command)
+    if isinstance(source, str):
+        if Path(source).is_dir():
+            source = f"webdataset:{source}" if Path(source, "nshards.txt").exists() else f"folder:{source}"
+        source = open_source(source)
+    return select(source, subset, command)
 
 
 def highest(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jclip.config import ConfigError, Subset
-from jclip.data import Source, find, open_part
+from jclip.data import Source, find, open_part, source_name
 from jclip.data.addresses import shown
 from jclip.data.caches import write_atomically
 from jclip.data.decoding import Decode
@@ -26,7 +26,7 @@ SIDE = 160
 
 
 def main(
-    spec: str,
+    source: str | Source,
     *,
     subset: Subset = Subset(),
     html: str | Path | None = None,
@@ -40,7 +40,7 @@ def main(
     """Prints what a source holds; see `jclip.data.survey.Survey`.
 
     Args:
-        spec: a source, or a folder of images or sounds.
+        source: what names a source, a folder of images or sounds, or a Source.
         subset: the part of the source that is looked at.
         html: a page to write as well, with pictures; of sounds their spectrograms, and players.
         as_json: print one JSON object instead of text.
@@ -58,14 +58,16 @@ def main(
         raise ConfigError(f"data: --most {most} and --context-length {context_length} must be at least 1")
     fields = {"image": image, "sound": sound, "text": text}
     check_fields(fields, "data")
-    source = open_part(spec, subset, "data")
-    found, looks = survey(source, fields, context_length=context_length, most=most)
+    examples = open_part(source, subset, "data")
+    found, looks = survey(examples, fields, context_length=context_length, most=most)
     of_sounds = found.sounds > 0 and not found.images
     seen = {name: field for name, field in fields.items() if name != ("image" if of_sounds else "sound")}
-    lines = [as_text(found, context_length), *outline(source, seen)[1:]]
+    lines = [as_text(found, context_length), *outline(examples, seen)[1:]]
     print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
     if html is not None:
-        page = _page(spec, "\n".join(lines), [_picture(source, look, fields) for look in first_usable(looks, PICTURES)])
+        page = _page(
+            source_name(source), "\n".join(lines), [_picture(examples, look, fields) for look in first_usable(looks, PICTURES)]
+        )
         write_atomically(Path(html), lambda path: path.write_text(page, encoding="utf-8", newline="\n"))
 
 

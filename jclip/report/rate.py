@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jclip.config import ConfigError, Subset
-from jclip.data import open_part
+from jclip.data import Source, open_part, source_name
 from jclip.data.rate import as_text, measure
 
 
 def main(
-    spec: str,
+    source: str | Source,
     *,
     subset: Subset = Subset(),
     image: str = "image",
@@ -25,7 +25,7 @@ def main(
     """Prints pictures a second of a source; see `jclip.data.rate.Rates`.
 
     Args:
-        spec: a source, or a folder of images.
+        source: what names a source, a folder of images, or a Source.
         subset: the part of the source that is measured.
         image: field of an example that holds its picture.
         size: of what a tower sees, a side or height and width.
@@ -40,7 +40,7 @@ def main(
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1 or workers < 0 or not 0 < seconds < 3600:
         raise ConfigError(f"data: --size {size} and --seconds {seconds} must be above 0, --workers {workers} at least 0")
-    source = open_part(spec, subset, "data")
+    examples = open_part(source, subset, "data")
     with Progress(console=Console(emoji=False, stderr=True), transient=True) as progress:
         tasks = {}
 
@@ -49,7 +49,9 @@ def main(
                 tasks[what] = progress.add_task(what, total=1.0)
             progress.update(tasks[what], completed=share)
 
-        found = measure(source, spec, image=image, size=(height, width), workers=workers, seconds=seconds, tick=tick)
+        found = measure(
+            examples, source_name(source), image=image, size=(height, width), workers=workers, seconds=seconds, tick=tick
+        )
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return

@@ -531,3 +531,18 @@ def test_a_folder_with_labels_trains_on_templates(tmp_path: Path) -> None:
     train.main(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["seen/top1"] for line in lines if "seen/top1" in line][-1] == 1.0
+
+
+def test_one_of_several_texts_is_named_by_its_place() -> None:
+    example = {"key": "k", "text": ("first", "second"), "json": {"c": ["a", "b"], "d": {"0": "named"}}}
+    assert [find(example, field).value for field in ("text.0", "text.1", "json.c.1", "json.d.0")] == [
+        "first",
+        "second",
+        "b",
+        "named",
+    ]
+    assert find(example, "json.c.2 | json.c.0").value == "a"
+    with pytest.raises(Lacking, match=r"no json\.c\.2: there are 2, and the first is 0"):
+        find(example, "json.c.2")
+    with pytest.raises(Lacking, match=r"no json\.c\.x: fields of json\.c are none, it is a list"):
+        find(example, "json.c.x")

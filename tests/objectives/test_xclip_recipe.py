@@ -15,7 +15,7 @@ def made(*options: str) -> Config:
     return config
 
 
-@pytest.mark.parametrize("size", [[], ["--readme"]], ids=["small", "readme"])
+@pytest.mark.parametrize("size", [[], ["--form", "clipart"], ["--form", "large"]], ids=["shapes", "clipart", "large"])
 def test_the_snippet_of_the_readme_is_the_default(size: list[str]) -> None:
     config = made(*size)
     pair, ssl = config.objectives["image_text"], config.objectives["visual_ssl"]

@@ -2,7 +2,7 @@
 # Half an hour with a GPU, used well: is jclip right there, how fast is it, and where does the time go?
 #
 #     bash tools/gpu/run_all.sh OUT               every part under its own time limit; results as JSON lines in OUT
-#     bash tools/gpu/run_all.sh OUT rehearsal     the same parts on a CPU, in small: does every part run?
+#     bash tools/gpu/run_all.sh OUT rehearsal     checks and steps on a CPU, in small: do they run?
 #
 # Needs Python with jax (CUDA), flax and optax; beside open_clip, torch and open_clip as well. Nothing is installed.
 set -u
@@ -41,6 +41,7 @@ if [ "$rehearsal" != rehearsal ]; then
     python3 tools/gpu/bench_steps.py ViT-B-32:1024:none:unroll ViT-L-14:256:none:unroll --profile "$out/profile"
   if python3 -c 'import open_clip' 2>/dev/null; then
     part open_clip 420 python3 tools/gpu/bench_open_clip.py
+    part open_clip_eager 240 python3 tools/gpu/bench_open_clip.py --eager ViT-B-32:1024 ViT-L-14:128
   else
     echo "== open_clip is not installed: no peer"
   fi
