@@ -79,6 +79,9 @@ class Data:
     """Lanes of blocks: parts of the shards and of a batch, each read by one host where the number of hosts divides it."""
     block_shards: Annotated[int, Range(least=1, most=2**20)] = 4
     """Shards of a block: of each lane so many are mixed at a time."""
+    broken: Literal["replace", "stop"] = "replace"
+    """replace: another example takes the place of one that is broken or out of reach, and is counted and said; stop: the run ends
+    at the first, with its steps saved."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 

@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "Contrastive.decoupled": False,
     "Contrastive.extra_projections": False,
     "Data.batches": "mixed",
+    "Data.broken": "replace",
     "Data.decode": "exact",
     "Data.max_pixels": 64_000_000,
     "Data.block_shards": 4,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from jclip.data.open import open_source
 from jclip.data.preparing import Prepare
 from jclip.data.reader import WAITING, Arrays, waits
 from jclip.data.reading import Transform
-from jclip.data.source import Source
+from jclip.data.source import Source, SourceError
 from jclip.data.workers import read_batches, why_lost
 
 if TYPE_CHECKING:  # it imports what reads remote files
@@ -69,6 +69,8 @@ class Loader(Iterator[Batch]):
             if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
                 raise LostWorker(why_lost(int(code[1]))) from None
             raise
+        except SourceError as error:
+            raise SourceError(str(error).partition("\n-----")[0]) from None  # Grain adds a note on frames that it leaves out
         self._next += 1
         if self._ahead is not None:
             self._ahead.at(self._next)
@@ -106,14 +108,15 @@ def make_loader(
     blocks: Blocks | None = None,
     ahead: bool = True,
     workers: int = 0,
+    broken: Literal["replace", "stop"] = "replace",
 ) -> Loader:
     """Endless batches of a source from batch `start` on: batch k is a function of the source, the transforms, the seed and k.
 
     The global batch, which is the hosts' rows in the order of the hosts, depends neither on the number of hosts nor on
     that of workers. Every epoch of len(source) examples has every example once, in its own order; a batch may span two.
 
-    A broken example never stops a run: another one, drawn from the same random stream, takes its place; in a mixture one of the
-    same source.
+    A broken example stops a run only where `broken` says so: another one, drawn from the same random stream, takes its place; in
+    a mixture one of the same source.
 
     Args:
         source: a Source, or what names one; see `open_source`.
@@ -133,10 +136,11 @@ def make_loader(
             lane, and a substitute is drawn from the same block.
         ahead: of blocks: remote shards are fetched ahead as copies, and dropped again; False leaves them as they are read.
         workers: processes that read; 0: threads do.
+        broken: whether another example takes the place of a broken one, or reading stops there.
 
     Raises:
         SourceError: the source cannot be opened, or not shuffled in blocks; from `next`: MAX_ATTEMPTS examples in a row were
-            broken.
+            broken, or one where `broken` is "stop".
         LostWorker: from `next`: a process that reads was killed.
         ValueError: `hosts` or `blocks.lanes` does not divide batch_size; that, host, start, skipped or workers are out of range;
             or `fields`, `same` or `optional` name an array that no transform makes; or a field is no expression; or what
@@ -153,7 +157,7 @@ def make_loader(
     by_blocks = BlockOrder(seed, source, blocks, batch_size, skipped) if blocks else None
     fetch = _fetch_ahead(by_blocks, source, host, hosts) if by_blocks and ahead else None
     mixer = _mixer(mix, transforms)
-    prepare = Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks, mixer)
+    prepare = Prepare(source, transforms, fields or {}, same or {}, dict(optional or {}), by_blocks, mixer, broken == "stop")
     examples = _order(source, by_blocks, seed).random_map(prepare)
     examples = examples[skipped:] if skipped else examples
     rows = batch_size // hosts
@@ -235,6 +239,7 @@ def make_run_loader(
         blocks=run_blocks(config),
         ahead=ahead,
         workers=data.workers,
+        broken=data.broken,
     )
 
 

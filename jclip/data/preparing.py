@@ -34,6 +34,8 @@ class Prepare:
     optional: Arrays
     blocks: BlockOrder | None = None
     mixer: "Mixer | None" = None
+    stop: bool = False
+    """True: no example is replaced; the first that is broken ends the reading."""
 
     def __call__(self, place: Place, rng: np.random.Generator) -> tuple[str, Arrays, list[str]]:
         """Key and arrays of the example, and a "key: reason" of each broken one; all that is random is drawn from `rng`."""
@@ -71,6 +73,8 @@ class Prepare:
                 classes = class_names(mixture.sources[name] if mixture else self.source)
                 return key, make_arrays(transforms, example, fields, rng, self.same, classes, self.optional)
             except BadExample as error:
+                if self.stop:
+                    raise SourceError(f"{key}: {error}; with data.broken replace another example takes its place") from None
                 problems.append(f"{key}: {error}")
         different = list(dict.fromkeys(problems[-MAX_ATTEMPTS:]))
         first = "\n  ".join(different[:5])

@@ -47,6 +47,7 @@ from jclip.data import (
     read_once,
 )
 from jclip.data.fields import is_blank
+from jclip.data.source import Lacking
 from jclip.data.survey import outline, survey
 
 TOWERS = {"image": VisionTower(image_size=8, patch_size=4), "text": TextTower(context_length=16)}

@@ -170,6 +170,21 @@ def test_a_source_where_everything_is_broken_is_given_up_with_reasons(flawed: Fl
         next(loader)
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_reading_stops_at_a_broken_example_where_that_is_asked_for(workers: int) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, broken="stop", workers=workers))
+    whole = batches(config, 3, source=Flawed(set()))
+    first = {key: i for i, batch in reversed(list(enumerate(whole))) for key in batch.keys}
+    index = next(index for index in (1, 2, 3, 5, 6, 7, 9, 10, 11) if first[f"k{index}"] == 1)
+    message = rf"^k{index}: .*; with data\.broken replace another example takes its place$"
+    with make_run_loader(config, Flawed({index})) as loader:
+        assert_equal([next(loader)], whole[:1])
+        with pytest.raises(SourceError, match=message):
+            next(loader)
+    with make_run_loader(CONFIG, Flawed({index})) as loader:
+        assert next(itertools.islice(loader, 1, None)).problems
+
+
 def test_errors_of_the_program_are_not_swallowed(flawed: Flawed, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: Flawed, index: int) -> dict[str, Any]:
         raise ZeroDivisionError("a mistake")
