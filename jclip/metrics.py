@@ -165,12 +165,12 @@ class Terminal:
             MofNCompleteColumn(),
             TextColumn("loss [cyan]{task.fields[loss]:.4f}"),
             TextColumn("[green]{task.fields[speed]:,.0f} examples/s{task.fields[mfu]}"),
-            TextColumn("data wait {task.fields[wait]:.0%}"),
+            TextColumn("data wait {task.fields[wait]:.0%}{task.fields[sources]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        shown: dict[str, Any] = {"loss": float("nan"), "speed": 0.0, "wait": 0.0, "mfu": ""}
+        shown: dict[str, Any] = {"loss": float("nan"), "speed": 0.0, "wait": 0.0, "mfu": "", "sources": ""}
         self._task = self._progress.add_task("train", total=total_steps, completed=start, **shown)
         self._progress.start()
 
@@ -195,12 +195,15 @@ class Terminal:
         """A training line (only where there is no bar), or a table of results."""
         if "loss" not in values:
             self._print(results_table(f"step {step:,} of {self._total:,}", values))
-        elif not self.console.is_terminal:
+        elif self.console.is_terminal:
+            self._progress.update(self._task, sources=_sources(values))
+        else:
             eta, wait = values.get("seconds_left", float("nan")), values.get("data_wait", 0.0)
             mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""
             self.say(
                 f"step {step:>6,}/{self._total:,}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-                f"{values['examples_per_second']:,.0f} examples/s  {mfu}data wait {wait:.0%}  {_minutes(eta)} left"
+                f"{values['examples_per_second']:,.0f} examples/s  {mfu}data wait {wait:.0%}{_sources(values)}  "
+                f"{_minutes(eta)} left"
             )
 
     def close(self) -> None:
@@ -216,6 +219,13 @@ def results_table(title: str, values: Values) -> Table:
         whole = isinstance(value, int) or (float(value).is_integer() and abs(value) > 1)
         table.add_row(Text(name), f"{value:,.0f}" if whole else f"{value:.4f}")
     return table
+
+
+def _sources(values: Values) -> str:
+    """Shares of what was seen of each source of a mixture: ", a 75%, b 25%"; empty where there is one source."""
+    seen = {name.removeprefix("data/"): count for name, count in values.items() if name.startswith("data/")}
+    total = sum(seen.values())
+    return "".join(f", {name} {count / total:.0%}" for name, count in seen.items()) if total else ""
 
 
 def _minutes(seconds: float) -> str:

@@ -119,6 +119,17 @@ def test_utilization_is_a_share_of_the_steps_at_the_peak(monkeypatch: pytest.Mon
     assert "12 examples/s  MFU 37.5%  data wait 0%" in out.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_step_line_has_the_shares_of_the_sources_of_a_mixture(terminal: bool) -> None:
+    out = io.StringIO()
+    shown = Terminal(100, console=Console(file=out, width=200, force_terminal=terminal, color_system=None))
+    speed = {"examples_per_second": 12.0, "data_wait": 0.0, "seconds_left": 60.0}
+    shown.write(3, {"loss": 1.0, "lr": 1e-3, **speed, "data/a": 30.0, "data/[b]": 10.0})
+    shown.advance(3, 1.0, speed)
+    shown.close()
+    assert "data wait 0%, a 75%, [b] 25%" in out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("kind", "peak"),
     [
