@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -29,7 +30,8 @@ class FileServer:
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
     """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
-    other_total, no_head, missing, no_tag, endless (with no_length), slow (seconds)."""
+    other_total, no_head, missing, no_tag, endless (with no_length), slow (seconds), throttled (seconds until it is to be asked
+    again)."""
 
     def gets(self) -> list[tuple[str, str]]:
         """(path, range) of each request for bytes."""
@@ -110,6 +112,8 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 busy.remove(self)
             if self.has("error503"):
                 return self.refuse(503)
+            if seconds := self.has("throttled"):
+                return self.refuse(429, {"Retry-After": str(seconds)})
             if self.has("forbidden") or (self.command == "HEAD" and self.has("no_head")):
                 return self.refuse(403)
             place = server.folder / self.name
@@ -117,8 +121,10 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 return self.refuse(404)
             self.send(place.read_bytes(), wanted)
 
-        def refuse(self, status: int) -> None:
+        def refuse(self, status: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -151,6 +151,22 @@ def test_of_one_request_in_twenty_that_fails_nothing_is_lost(
     assert_equal(loaded(spec(kind, server.url), 4, start=5), loaded(spec(kind, data), 9)[5:])
 
 
+def test_a_store_that_throttles_is_asked_again_when_it_says(
+    data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JCLIP_REMOTE", "ranges")
+    expected = loaded(spec("webdataset", data), 2)
+    source = open_source(spec("webdataset", server.url))
+    begun = len(server.requests)
+    server.faults = {"throttled": lambda method, path, number: number == begun and 1}
+    began = time.monotonic()
+    with make_loader(source, TRANSFORMS, batch_size=6, seed=3) as loader:
+        assert_equal(list(islice(loader, 2)), expected)
+    assert 1 <= time.monotonic() - began < 30
+    times = [path for method, path, _ in server.requests[begun:] if path == server.requests[begun][1]]
+    assert len(times) >= 2
+
+
 def test_a_resumed_order_goes_on_after_requests_that_fail_at_random(
     data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
