@@ -20,7 +20,7 @@ from jclip.data.samples import SOUNDS as EXTENSIONS
 from jclip.data.source import BadExample, Lacking, Source, SourceError, caption_lines, decode_text, split_options
 from jclip.data.storage import find_files
 
-OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions")
+OPTIONS = ("image", "sound", "text", "label", "key", "images", "captions", "urls")
 """Options of every table: see `Columns`."""
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "image_path", "path", "file_name")
@@ -72,6 +72,13 @@ class Columns:
     """Further columns of texts, each a caption as `text` is."""
     named: Mapping[str, str] = field(default_factory=dict)
     """Paths of images and sounds by their column, with {} for its value, where that is but a part of them: "Y{}.wav"."""
+    urls: bool = False
+    """True: a path may be an address of http, which is read wherever it leads: the table is trusted."""
+
+    @property
+    def waits(self) -> bool:
+        """True: each image or sound is a request to a store."""
+        return self.urls or is_address(self.images)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -104,6 +111,7 @@ class Columns:
 
         The folder of the images is no part of it, nor are the files' names. Raises SourceError as `Source.fingerprint`.
         """
+        places = [place for place in places if not (self.urls and is_address(place))]  # the table has the addresses themselves
         try:
             found = list(filter(None, find_files(list(dict.fromkeys(places)))))
         except OSError as error:
@@ -122,14 +130,16 @@ class Columns:
     def locate(self, path: str) -> str:
         """The place of an image that a table names by its path.
 
-        Tables are not trusted: a path that leads out of `images`, as it is written, is refused. Links that lie in there are
-        followed, as the source `folder` does.
+        Tables are not trusted, unless `urls` says so: a path that leads out of `images`, as it is written, is refused. Links that
+        lie in there are followed, as the source `folder` does.
 
         Raises:
             BadExample: it lies outside, or is an address.
         """
         if "://" in path:
-            raise BadExample(f"image {shown(path[:200])!r} is an address; paths below images= are read")
+            if self.urls and path.startswith(("http://", "https://")):
+                return Address(path)
+            raise BadExample(f"image {shown(path[:200])!r} is an address; without urls=yes paths below images= alone are read")
         if is_address(self.images):
             return self._address(path)
         root = os.path.abspath(self.images)
@@ -243,6 +253,8 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
             raise SourceError(f"{at}: there is no column {options[role]!r}; columns: {', '.join(names)}")
     if options.get("captions", "lines") not in ("lines", "rows"):
         raise SourceError(f"{at}: captions={options['captions']} is unknown; use captions=lines or captions=rows")
+    if options.get("urls", "no") not in ("yes", "no"):
+        raise SourceError(f"{at}: urls={options['urls']} is unknown; use urls=yes or urls=no")
     images = _images_folder(at, options.get("images", folder or "."))
     sound = options.get("sound") or next((name for name in SOUNDS if name in names), "")
     image = options.get("image") or next((name for name in IMAGES if name in names and name != sound), "")
@@ -264,6 +276,7 @@ def choose(at: str, names: Sequence[str], options: dict[str, str], folder: str) 
         sound_asked="sound" in options,
         more_texts=more,
         named=named,
+        urls=options.get("urls") == "yes",
     )
 
 

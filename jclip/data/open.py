@@ -61,7 +61,7 @@ def open_source(spec: str) -> Source:
     - `webdataset:PATTERN?captions=lines`, `folder:DIR?captions=lines`: each line of a text is a caption of its image.
     - `parquet:PATTERN`, `csv:FILE`, `jsonl:FILE`: rows of tables, whose columns are fields, and images bytes or paths:
       `?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines`, see jclip.data.parquet and jclip.data.rows.
-      With `captions=rows` the rows of an image are one example, see jclip.data.grouped.
+      With `captions=rows` the rows of an image are one example, see jclip.data.grouped; with `urls=yes` images may be addresses.
     - PATTERN and FILE of webdataset, parquet, csv and jsonl may be addresses, and `images` one of a folder: `https://`, `s3://`,
       `gs://`, `hf://datasets/ORG/NAME/`; see jclip.data.remote.
     - `esc50:DIR[?folds=1,2][&esc10=1]`: sounds in ESC-50's layout, with their folds, see jclip.data.esc50.

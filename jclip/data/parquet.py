@@ -12,7 +12,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from jclip.data.addresses import State, by_ranges, is_address, is_copied, public, shown
+from jclip.data.addresses import State, by_ranges, is_copied, public, shown
 from jclip.data.cells import is_bytes, is_image, is_list, is_text, path_of, plain
 from jclip.data.columns import Columns, as_key, choose, split_table, told_by_values, unique
 from jclip.data.files import unread
@@ -86,7 +86,7 @@ class Parquet:
     @property
     def waits(self) -> bool:
         """True: each example, or its row group, is a request to a store."""
-        return by_ranges(self.shard_paths) or is_address(self._columns.images)
+        return by_ranges(self.shard_paths) or self._columns.waits
 
     @property
     def shard_paths(self) -> list[str]:

@@ -49,7 +49,7 @@ class RowsOfFile:
         self._columns = columns
         self._index: RowIndex | None = index
         self._length = len(index)
-        self.waits = by_ranges([path]) or is_address(columns.images)
+        self.waits = by_ranges([path]) or columns.waits
         """True: each example is a request to a store."""
         self._state = index.state
         self._start()

@@ -772,6 +772,40 @@ def test_a_path_of_a_remote_table_is_a_name_whatever_letters_it_has(tmp_path: Pa
                 source[index]["image"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_images_at_addresses_are_read_where_the_table_is_trusted(
+    kind: str, server: FileServer, data: Path, tmp_path: Path
+) -> None:
+    urls = [f"{server.url}/photos/{i:03}.png" for i in range(8)]
+    rows = [
+        {"url": url, "text": f"picture {i}"}
+        for i, url in enumerate([*urls, f"{server.url}/photos/none.png", "file:///etc/passwd"])
+    ]
+    table = tmp_path / f"links.{kind}"
+    match kind:
+        case "csv":
+            with table.open("w", newline="") as file:
+                csv.writer(file).writerows([("url", "text"), *((row["url"], row["text"]) for row in rows)])
+        case "jsonl":
+            table.write_text("\n".join(map(json.dumps, rows)))
+        case _:
+            pq.write_table(pa.Table.from_pylist(rows), table)
+    source = open_source(f"{kind}:{table}?image=url&urls=yes")
+    assert [source[i]["image"] for i in range(8)] == [picture(i) for i in range(8)]
+    assert reading_threads(source) > reading_threads()
+    for index, message in ((8, "there is no such file"), (9, "is an address")):
+        with pytest.raises(BadExample, match=message):
+            source[index]["image"]
+    asked = len(server.requests)
+    assert source.fingerprint() == open_source(f"{kind}:{table}?image=url&urls=yes").fingerprint()
+    assert len(server.requests) == asked, "the table says what is read"
+    untrusted = open_source(f"{kind}:{table}?image=url")
+    with pytest.raises(BadExample, match="is an address; without urls=yes"):
+        untrusted[0]["image"]
+    with pytest.raises(SourceError, match="urls=maybe is unknown; use urls=yes or urls=no"):
+        open_source(f"{kind}:{table}?image=url&urls=maybe")
+
+
 def test_images_of_a_remote_table_stay_below_its_folder(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"file_name": name, "text": "a"} for name in ("../s0.tar", "/s0.tar", f"{server.url}/s0.tar", "none.png")]
     (data / "photos" / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
