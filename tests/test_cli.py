@@ -290,12 +290,15 @@ def test_a_folder_named_as_the_package_beside_a_script_does_not_hide_it(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_who_has_had_enough_is_no_error() -> None:
-    command = f"{sys.executable} -m jclip train {RECIPE} --help | head -1; exit ${{PIPESTATUS[0]}}"
+def test_a_reader_who_has_gone_is_no_error() -> None:
+    """As `head` goes when it has had enough."""
+    read, write = os.pipe()
+    os.close(read)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    command = [sys.executable, "-m", "jclip", "train", RECIPE, "--help"]
+    done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
-    assert done.stdout.startswith("usage: jclip train")
 
 
 def test_the_package_runs_as_a_module() -> None:

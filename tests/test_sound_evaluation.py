@@ -338,7 +338,7 @@ def test_a_survey_of_sounds_has_their_lengths_and_rates_and_a_page_with_players(
     assert "looked at 9: 4 sounds that can be read, 4 usable as pairs of sound and text" in said
     assert "seconds: 0.5 to " in said
     assert "samples a second x channels: " in said
-    assert all(part in said for part in ("192000 Hz x 1 1", "4000 Hz x 8 1", "4000 Hz x 1 1", "16000 Hz x 1 1", "MP3 1"))
+    assert all(part in said for part in ("192000 Hz x 1: 1", "4000 Hz x 8: 1", "4000 Hz x 1: 1", "16000 Hz x 1: 1", "MP3 1"))
     assert "1 (11.1%): sound has samples that are not finite" in said
     text = (tmp_path / "page.html").read_text()
     page = Page(text)
