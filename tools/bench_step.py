@@ -2,9 +2,11 @@
 
     python tools/bench_step.py                                     jclip alone
     python tools/bench_step.py --peer-python ../peer/bin/python    beside open_clip, installed in another environment
+    python tools/bench_step.py --peer-python ... --rounds 3        a whole process at a time: each is alone in memory
 
 Each step is forward, loss, backward and AdamW in f32 on fixed inputs. A pair is one step of each, one after the other; the table
-gives the medians of the times, and the median of the pairs' ratios, which a noisy machine disturbs least. A ratio below 1 means
+gives the medians of the times, and the median of the pairs' ratios, which a noisy machine disturbs least. With `--rounds` a pair
+is the median step of a process of each, one after the other, for two at once disturb each other's memory. A ratio below 1 means
 that jclip is faster.
 
 Measured on two cores of an EPYC (Zen 5): the clipart model took 3.3 s, and open_clip's 4.4 s (median of the ratios 0.75; in
@@ -24,11 +26,12 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from turns import Worker, median_ratio, serve, take_turns
+from turns import Worker, median_ratio, serve, take_rounds, take_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models (default: all)")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each (default: 10)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before that, compilation included (default: 2)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="so many whole processes of each, one at a time")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of the peer (default: all)")
     parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and open_clip")
     parser.add_argument("--peer-import", metavar="MODULE", help="a module the peer imports first")
@@ -69,11 +73,15 @@ def main() -> None:
     table = Table("model", "jclip s/step", "open_clip s/step", "ratio of medians", "median of ratios")
     for model in options.models:
         command = [__file__, "--models", model, "--threads", str(options.threads), "--worker"]
-        workers = [Worker(sys.executable, *command, "jclip")]
+        starts = [partial(Worker, sys.executable, *command, "jclip")]
         if options.peer_python:
             first = ["--peer-import", options.peer_import] if options.peer_import else []
-            workers.append(Worker(options.peer_python, *command, "open_clip", *first))
-        ours, *others = take_turns(workers, warmup=options.warmup, steps=options.steps, title=model)
+            starts.append(partial(Worker, options.peer_python, *command, "open_clip", *first))
+        timing = {"warmup": options.warmup, "steps": options.steps, "title": model}
+        if options.rounds:
+            ours, *others = take_rounds(starts, rounds=options.rounds, **timing)
+        else:
+            ours, *others = take_turns([start() for start in starts], **timing)
         row = [model, f"{statistics.median(ours):.3f}"]
         for theirs in others:
             ratio = statistics.median(ours) / statistics.median(theirs)

@@ -54,13 +54,26 @@ def serve(step: Callable[[], float | None], **facts: float) -> None:
 def take_turns(workers: Sequence[Worker], *, warmup: int, steps: int, title: str) -> list[list[float]]:
     """Seconds of each timed step of each worker, one after the other; closes them."""
     times: list[list[float]] = [[] for _ in workers]
-    for step in track(range(warmup + steps), title, console=Console(stderr=True)):
+    for step in track(range(warmup + steps), title, console=Console(stderr=True), disable=not title):
         for worker, seconds in zip(workers, times, strict=True):
             taken = worker.step()
             if step >= warmup:
                 seconds.append(taken)
     for worker in workers:
         worker.close()
+    return times
+
+
+def take_rounds(starts: Sequence[Callable[[], Worker]], *, rounds: int, warmup: int, steps: int, title: str) -> list[list[float]]:
+    """Median seconds of a step of each program in each round, in which one whole process runs after the other, never two at a time.
+
+    """Median seconds of a step of each program in each round: one whole process runs after the other, never two at a time.
+    """
+    times: list[list[float]] = [[] for _ in starts]
+    for _ in track(range(rounds), title, console=Console(stderr=True)):
+        for start, medians in zip(starts, times, strict=True):
+            (seconds,) = take_turns([start()], warmup=warmup, steps=steps, title="")
+            medians.append(statistics.median(seconds))
     return times
 
 
