@@ -65,9 +65,9 @@ def take_turns(workers: Sequence[Worker], *, warmup: int, steps: int, title: str
 
 
 def take_rounds(starts: Sequence[Callable[[], Worker]], *, rounds: int, warmup: int, steps: int, title: str) -> list[list[float]]:
-    """Median seconds of a step of each program in each round, in which one whole process runs after the other, never two at a time.
-
     """Median seconds of a step of each program in each round: one whole process runs after the other, never two at a time.
+
+    Two that are there at once disturb each other's memory, though only one of them computes.
     """
     times: list[list[float]] = [[] for _ in starts]
     for _ in track(range(rounds), title, console=Console(stderr=True)):
