@@ -1,11 +1,18 @@
-"""The tiny recipe with a teacher, a queue and losses over all rows, for tests that start `jclip` as a user does."""
+"""The tiny recipe with every family of objectives at once, for tests that start `jclip` as a user does."""
+
+import os
+from dataclasses import replace
 
 from test_objectives import config_of
 
 from jclip.config import Config
 
+STORED = "JCLIP_TEST_STORED"
+"""Variable of the environment: folder of a teacher's embeddings, the same for all processes."""
+
 
 def get_config() -> Config:
     """The configuration."""
-    families = ("byol", "neighbours", "simclr", "tokens", "cloob", "extra", "multi", "sim_reg", "triplet")
-    return config_of(*families, **{"evals": {}, "checkpoint.best": None, "optim.ema": 0.9})
+    config = config_of(**{"evals": {}, "checkpoint.best": None, "optim.ema": 0.9})
+    folder = os.environ.get(STORED, "")
+    return replace(config, views={name: replace(view, stored=view.stored and folder) for name, view in config.views.items()})

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recipe_families import STORED
+from test_objectives import FOLDER
 from test_train import HERE, finish, lines, losses, start_command, start_jclip, wait_for_step
 
 import jclip
@@ -77,7 +79,11 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_and_the_state_of_one_with_every_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(FOLDER.name, tmp_path / "stored")
+    monkeypatch.setenv(STORED, str(tmp_path / "stored"))
     command = ("train", str(HERE / "recipe_families.py"), "--duration", "4", "--checkpoint.every", "2", "--optim.warmup", "1")
 
     def start(workdir: str, devices: int, **variables: str) -> subprocess.Popen[str]:
@@ -91,7 +97,7 @@ def test_two_processes_have_the_teacher_the_queue_and_the_losses_of_one(tmp_path
     finish_all([start_command(*resume, devices=1, **variables) for variables in two_processes()])
     assert_same_curve(tmp_path / "two", losses(tmp_path / "one"))
     one, two, on = (arrays_of(tmp_path / workdir) for workdir in ("one", "two", "on"))
-    assert {"byol", "neighbours", "ema"} <= {path.split("/")[1] for path in one if path.startswith("extra/")}
+    assert {"byol", "neighbours", "taught", "words", "ema"} <= {path.split("/")[1] for path in one if path.startswith("extra/")}
     assert one.keys() == two.keys() == on.keys()
     for path, leaf in two.items():
         np.testing.assert_array_equal(on[path], leaf, err_msg=path)
