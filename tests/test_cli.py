@@ -291,7 +291,7 @@ def test_a_folder_named_as_the_package_beside_a_script_does_not_hide_it(tmp_path
 
 
 def test_a_reader_who_has_gone_is_no_error() -> None:
-    """As `head` goes when it has had enough."""
+    """Others go so when they have had enough, such as `head`."""
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
