@@ -20,7 +20,7 @@ import jclip
 from jclip import convert, runs, train
 from jclip.checkpoint import CheckpointError, Checkpoints
 from jclip.config import ConfigError, MeshConfig, from_json
-from jclip.data import make_run_loader
+from jclip.data import BadExample, SourceError, make_run_loader, open_source
 from jclip.encode import make_encode
 from jclip.metrics import NonFiniteLoss
 from jclip.program import make_program
@@ -415,3 +415,39 @@ def test_a_run_without_data_is_refused_before_anything_is_made(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"data\.source names no data to train on; give --data\.source webdataset:PATTERN"):
         train.main(tiny_config(**{"data.source": ""}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class OneBroken:
+    """Drawn scenes, of which one cannot be read."""
+
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __init__(self, spec: str, broken: str) -> None:
+        self.scenes, self.broken = open_source(spec), broken
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.scenes[index]["key"] == self.broken:
+            raise BadExample("gone")
+        return self.scenes[index]
+
+    def fingerprint(self) -> str:
+        return self.scenes.fingerprint()
+
+
+def test_a_run_that_is_to_stop_at_a_broken_example_saves_its_steps_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+    config = tiny_config(evals={}, **{"checkpoint.best": None, "checkpoint.every": "100%", "data.broken": "stop"})
+    with make_run_loader(config) as loader:
+        batches = [next(loader).keys for _ in range(6)]
+    first = {key: i for i, keys in reversed(list(enumerate(batches))) for key in keys}
+    broken = next(key for key, i in first.items() if i == 4)
+    with pytest.raises(
+        SourceError, match=r"gone; with data\.broken replace .*\nstep 4 is saved: the same command goes on from there"
+    ):
+        train.main(config, tmp_path / "run", source=OneBroken(config.data.source, broken))
+    train.main(config, tmp_path / "run")
+    train.main(config, tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")

@@ -81,7 +81,7 @@ class Data:
     """Shards of a block: of each lane so many are mixed at a time."""
     broken: Literal["replace", "stop"] = "replace"
     """replace: another example takes the place of one that is broken or out of reach, and is counted and said; stop: the run ends
-    at the first, with its steps saved."""
+    at the first, and one of a single process saves its steps before."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Worker processes a host; 0 reads in threads. The batches do not depend on it."""
 
