@@ -31,6 +31,7 @@ from jclip.config import (
     SimSiam,
     TextTower,
     TokenWise,
+    Tower,
     View,
     VisionTower,
     beside,
@@ -94,27 +95,6 @@ def get_config(
 ) -> Config:
     """The recipe; form and data are those of configs/plain.py. A multiview_loss_weight, x-clip's 0.1, adds a view."""
     plain, sizes, large = beside(__file__, "plain.py", form=form, data=data), SIZES[form], form == "large"
-    seen = plain.model.towers["image"]
-    assert isinstance(seen, ImageTower)
-    image = VisionTower(
-        image_size=sizes["visual_image_size"],
-        patch_size=sizes["visual_patch_size"],
-        width=sizes["dim"],
-        depth=sizes["visual_enc_depth"],
-        heads=sizes["visual_heads"],
-        pool="avg",
-        patch_dropout=visual_patch_dropout,
-        preprocess=seen.preprocess,
-    )
-    text = TextTower(
-        context_length=sizes["text_seq_len"],
-        width=sizes["dim"],
-        depth=sizes["text_enc_depth"],
-        heads=sizes["text_heads"],
-        causal=False,
-        mask_padding=True,
-        pool="first",
-    )
     images, texts = image_ssl_loss_weight * use_visual_ssl, text_ssl_loss_weight * use_mlm
     pairs = 1 - images - texts - multiview_loss_weight
     views, objectives = dict[str, View](), dict[str, Family]()
@@ -135,13 +115,38 @@ def get_config(
         objectives["mlm"] = MaskedText(weight=texts, hidden=0.9, other=0.0)
     if sim_reg_loss_weight:
         objectives["sim_reg"] = SimReg(weight=sim_reg_loss_weight)
-    model = Model(
+    optim = Optim(lr=5e-4 if large else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0)
+    model = model_of(sizes, visual_patch_dropout, plain.model.towers["image"], large)
+    changes = {"model": model, "optim": optim, "views": views, "objectives": objectives}
+    return replace_each(plain, changes | {"batch_size": 1024 if large else plain.batch_size})
+
+
+def model_of(sizes: dict[str, int], patch_dropout: float, seen: Tower, large: bool) -> Model:
+    """x-clip's towers of these sizes, with the preprocessing of `seen`."""
+    assert isinstance(seen, ImageTower)
+    image = VisionTower(
+        image_size=sizes["visual_image_size"],
+        patch_size=sizes["visual_patch_size"],
+        width=sizes["dim"],
+        depth=sizes["visual_enc_depth"],
+        heads=sizes["visual_heads"],
+        pool="avg",
+        patch_dropout=patch_dropout,
+        preprocess=seen.preprocess,
+    )
+    text = TextTower(
+        context_length=sizes["text_seq_len"],
+        width=sizes["dim"],
+        depth=sizes["text_enc_depth"],
+        heads=sizes["text_heads"],
+        causal=False,
+        mask_padding=True,
+        pool="first",
+    )
+    return Model(
         towers={"image": image, "text": text},
         embed_dim=sizes["dim"],
         dtype="bfloat16" if large else "float32",
         scan=large,
         remat="nothing_saveable" if large else "none",
     )
-    optim = Optim(lr=5e-4 if large else 1e-3, warmup="5%", weight_decay=0.05, clip_norm=1.0)
-    changes = {"model": model, "optim": optim, "views": views, "objectives": objectives}
-    return replace_each(plain, changes | {"batch_size": 1024 if large else plain.batch_size})

@@ -323,6 +323,18 @@ def test_both_classes_of_the_most_frequent_confusions_are_in_the_matrix_and_a_ro
     assert "class-58" not in rows
 
 
+def test_an_evaluation_without_details_shows_its_metrics(tmp_path: Path) -> None:
+    bare = {**evaluation(), "details": {}, "metrics": {"text_score": 0.375}}
+    html, _ = page_of(tmp_path, results(bare=bare))
+    (shown,) = re.findall(r'aria-label="metrics of bare">.*?</table>', html, re.DOTALL)
+    assert "text_score" in shown
+    assert "37.5%" in shown
+    assert (
+        'aria-label="metrics of full"'
+        not in page_of(tmp_path, results(full=evaluation(per_class=[{"name": "a", "examples": 1, "recall": 1.0}])))[0]
+    )
+
+
 def test_a_loss_that_is_all_of_the_loss_is_drawn_once_and_metrics_are_in_the_order_of_evaluations(tmp_path: Path) -> None:
     found = results(second=evaluation(), first=evaluation())
     numbers = {"first/top1": 0.25, "second/top1": 0.5}
