@@ -6,7 +6,7 @@
 
 The weights are those of the published code: 0.4 on the mean of the four softmaxes between views, and 0.2 each on SimSiam,
 masked words and neighbours. Its texts lose and swap words and exchange synonyms of WordNet; here --views.text@2.text-
-augment.synonyms takes a file of them. A text tower that tells masked words sees in both directions, where CLIP's does not.
+augment.synonyms takes a file of them. A text tower that predicts masked words sees in both directions, where CLIP's does not.
 
 shapes and clipart are configs/quickstart.py and configs/clipart.py with heads that fit them, large is configs/vit_b16.py,
 whose towers are compiled, not trained.

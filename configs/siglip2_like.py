@@ -4,7 +4,7 @@
     jclip train configs/siglip2_like.py --form clipart --data data/clipart --workdir runs/siglip2_clipart
     jclip compile configs/siglip2_like.py --form large --topology v5e:8x8
 
-In the last fifth of the run the student tells from eight small crops, and from the image with half of its patches hidden,
+In the last fifth of the run the student predicts from eight small crops, and from the image with half of its patches hidden,
 what a teacher sees in the whole: its own moving average, which begins then as the student is. What differs from the paper:
 the decoder writes captions as CoCa's does, over a causal text tower of its own (`written`), where the paper's also names
 regions; of the heads, decays and weights the paper gives few, and those of DINO and SILC stand here. The views of the last

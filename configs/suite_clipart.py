@@ -5,7 +5,7 @@
 
 Classes are the 76 categories of which the train shards have at least 20 pictures: the folders in which the library keeps them
 (suite_clipart.txt). Pictures of other folders are left out, and counted. Folders overlap ("food" and "food/fruit"), so an
-accuracy here is lower than what it would be among classes that a person would tell apart.
+accuracy here is lower than what it would be among classes that a person would distinguish.
 """
 
 from pathlib import Path

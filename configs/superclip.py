@@ -1,4 +1,4 @@
-"""SuperCLIP: CLIP, and which words the caption has, told from the mean of the patches.
+"""SuperCLIP: CLIP, and which words the caption has, predicted from the mean of the patches.
 
     jclip train configs/superclip.py --workdir runs/superclip
     jclip train configs/superclip.py --form clipart --data data/clipart --workdir runs/superclip_clipart

@@ -104,5 +104,5 @@ class BucketLock:
                     self._taken = f"process {holder.get('pid')} on {holder.get('host')}"
                     return
                 self._sign()
-            except OSError:  # the store's fault, of which the copies tell
+            except OSError:  # the store's fault, which the copies report
                 continue

@@ -284,7 +284,7 @@ def _info(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _quiet() -> None:
-    """Orbax and absl tell every step of a save as INFO on stderr; warnings and errors stay."""
+    """Orbax and absl log every step of a save as INFO on stderr; warnings and errors stay."""
     logging.getLogger("absl").setLevel(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 

@@ -27,7 +27,7 @@ FOLDER = "blocks"
 
 
 class StoppedByUser(Exception):
-    """This process was stopped, by Ctrl-C; the others are told."""
+    """This process was stopped, by Ctrl-C; the others hear of it."""
 
 
 class RowBlock(NamedTuple):

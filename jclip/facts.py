@@ -63,7 +63,7 @@ def make_record(config: Config, source: Source, plan: Plan) -> Record:
 
 
 def data_facts(source: Source) -> dict[str, Any]:
-    """The number of examples, and what tells other data from these without reading all: shards, and a few examples."""
+    """The number of examples, and what identifies the data without reading all of it: shards, and a few examples."""
     shards = getattr(source, "shards", None)
     facts = {"examples": len(source), "fingerprint": _sample(source)}
     if shards is not None:

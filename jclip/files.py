@@ -1,4 +1,4 @@
-"""Files and folders that somebody names: a file read at once or not at all, and workdirs and adapted models told from others."""
+"""Files and folders that somebody names: a file read at once or not at all, and what makes one a workdir or an adapted model."""
 
 import errno
 import json

@@ -106,7 +106,7 @@ and within some tens of percent. Kernels of our own count with their operations,
 their bytes over the links that their devices have to each other, as if nothing were computed meanwhile, and stand apart: a step
 takes between the estimate and the estimate with the transfers.
 
---sweep PATH=VALUE,VALUE ... compiles every combination of values, tells each as soon as it is known, and ends with a table of
+--sweep PATH=VALUE,VALUE ... compiles every combination of values, reports each as soon as it is known, and ends with a table of
 what fits and how fast it is, best first. Values that are tuples are joined by "+". Without any it takes some around the recipe:
 remat, the batch and twice that, and with and without its fsdp and accumulate. --json FILE keeps the rows, and goes on from them.
 

@@ -28,7 +28,7 @@ class LockedWorkdir(RuntimeError):
 
 
 class Hold:
-    """The lock while a run holds it: a thread gives signs of life, and `check` tells whether it still is this run's.
+    """The lock while a run holds it: a thread gives signs of life, and `check` says whether it still is this run's.
 
     A run that is paused (a frozen container, a suspended machine, storage that does not answer) gives no signs. Another one may
     take its lock then, train on and end before the first wakes up, which must write nothing any more.
@@ -137,7 +137,7 @@ def _acquire(path: Path, owner: dict[str, Any], silent: float, say: Callable[[st
 
 
 def this_process() -> dict[str, Any]:
-    """Identity of this process: host, number, and the start that tells it from a later process of the same number."""
+    """Identity of this process: host, number, and the start time that no later process of that number shares."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -244,7 +244,7 @@ class _Finish:
         threading.Thread(target=self._wait, args=(arrays,), name="finish").start()
 
     def _wait(self, arrays: Any) -> None:
-        with suppress(Exception):  # whoever reads them is told of it
+        with suppress(Exception):  # whoever reads them hears of it
             jax.block_until_ready(arrays)
             self.time = time.perf_counter()
 

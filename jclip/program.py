@@ -67,7 +67,7 @@ class Program(NamedTuple):
         return self.phases[-1].train_step
 
     def compile(self) -> jax.stages.Compiled:
-        """Train step compiled ahead of time; it is called like `train_step` and tells what memory it takes."""
+        """Train step compiled ahead of time; it is called like `train_step` and knows what memory it takes."""
         return cast(jax.stages.Compiled, self.train_step.lower(self.state, self.batch).compile())
 
     def compile_phases(self) -> tuple[Phase, ...]:

@@ -19,7 +19,7 @@ class Stopped(BaseException):
 
 
 class StopSignal:
-    """The signal that tells a run to stop.
+    """The signal that stops a run.
 
     Of several processes one signal to one of them stops all, after the same step or batch: each asks as often as the others.
     """

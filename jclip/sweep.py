@@ -78,7 +78,7 @@ class SweepRow(NamedTuple):
 
 
 def main(load: Load, overrides: list[str], axes: Sequence[str], topology: str | None, out: str | None) -> bool:
-    """Compiles every combination of the axes, tells each as soon as it is known, prints the table; returns whether one fits.
+    """Compiles every combination of the axes, reports each as soon as it is known, prints the table; returns whether one fits.
 
     Args:
         load: makes a configuration of overrides.

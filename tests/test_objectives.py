@@ -119,7 +119,7 @@ def config_of(*names: str, **changes: Any) -> Config:
     if "caption" not in objectives:
         return config
     towers = config.model.towers
-    written = dataclasses.replace(towers["text"], causal=True)  # words are told one after the other
+    written = dataclasses.replace(towers["text"], causal=True)  # words are predicted one after the other
     model = dataclasses.replace(config.model, towers={**towers, "written": written})
     return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fields={"written": "text"}))
 
@@ -701,7 +701,7 @@ def test_the_words_of_a_caption_are_classified_by_their_rarity() -> None:
         (Contrastive("image@odd"), r"views\.image@odd\.size 9 is not divisible by the patch_size 8"),
         (Contrastive("image@again"), r"views\.image@again\.same_as 'image@small' is no view that draws by itself and is read"),
         (MaskedText("image"), r"objectives\.x\.text 'image' is not of a text tower; use a view of texts"),
-        (MaskedText(), r"objectives\.x\.text 'text' is of a causal tower, which cannot tell a word from what follows it"),
+        (MaskedText(), r"objectives\.x\.text 'text' is of a causal tower, which cannot predict a word from what follows it"),
         (MaskedText(hidden=0.8, other=0.3), r"objectives\.x\.hidden 0\.8 and other 0\.3 are more than all"),
         (SimSiam("image", "image", begin=1.0), r"objectives\.x\.begin 1\.0 must be"),
         (Triplet(mining="soft"), r"objectives\.x\.mining 'soft' must be 'all' or 'hardest' or 'semi_hard'"),

@@ -156,7 +156,7 @@ FILE = TokenizerConfig("hugging_face", "words.json")
 @pytest.mark.parametrize(
     ("text", "how", "message"),
     [
-        ({"causal": False}, {}, r"\.text 'text' is of a tower whose tokens see those they are to tell; use causal=True"),
+        ({"causal": False}, {}, r"\.text 'text' is of a tower whose tokens see those they are to predict; use causal=True"),
         ({}, {"image": "text"}, r"\.image 'text' is of a text tower; use a view of images"),
         ({}, {"text": "image"}, r"\.text 'image' is not of a text tower; use a view of texts"),
         ({}, {"heads": 3}, r"\.heads 3 does not divide the text tower's width 32"),

@@ -7,9 +7,9 @@
 Weights and features are random. Tip-Adapter is its keys, the published search of 200 x 20 pairs on 4 examples of each class, and
 the head. A step of CoOp is forward, backward and update with a batch of 32 embeddings, 16 contexts, and names of two words;
 torch's has the published form: prompts of all 77 tokens, put together from pieces, in float32. Each runs in a process of its own,
-whose largest memory is printed; seconds are by the clock, the first step apart, and CPU seconds, of all threads, tell more on a
+whose largest memory is printed; seconds are by the clock, the first step apart, and CPU seconds, of all threads, say more on a
 machine that does other work at the same time. `--memory` compiles an epoch of CoOp as `jclip adapt` runs it, ahead of time and
-without any array, and tells what XLA says that a device then holds.
+without any array, and prints what XLA says that a device then holds.
 """
 
 import argparse

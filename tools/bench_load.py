@@ -6,7 +6,7 @@
 Both take turns, each turn in a process of its own that has started JAX before the clock runs, with the file in the page cache.
 "read" is one read() of the whole file into new memory; "load" ends when every parameter is on the device, in our order, in f32.
 The ratio is the median of the turns' ratios of load to read. CPU seconds are those of all threads of the process, with the
-kernel's for it: on a machine that does other work at the same time, they tell more than the clock.
+kernel's for it: on a machine that does other work at the same time, they say more than the clock.
 
 Extra memory is how much the largest resident size of the process (VmHWM: parameters, buffers and mapped pages of the file, all of
 it) grows while it reads or loads, in sizes of the file: 1.0 for the parameters themselves, where they are kept on the CPU.

@@ -9,7 +9,7 @@ the protocol asks for given the scores they find, and then fit to train and vali
 L-BFGS, at most 1,000 iterations, no warm starts, and the `tol` of --tol: since 1.4 its objective is a mean over examples, so that
 the 1e-4 it had on the sum, when CLIP's authors used it, is 1e-4 / n on the mean, 6e-9 for 16,000 examples (hence 1e-8). Its
 default, 1e-4, ends far from the optimum: `--tol 1e-4` shows how far. Seconds are by the clock, compilation included; CPU seconds,
-of all threads, tell more on a machine that does other work at the same time.
+of all threads, say more on a machine that does other work at the same time.
 """
 
 import argparse

@@ -219,7 +219,7 @@ def digest_of(source: Any) -> str:
 
 
 def most_resident() -> float:
-    """MiB that this process has had in memory at most; getrusage would tell of the process that started it, too."""
+    """MiB that this process has had in memory at most; getrusage would count the process that started it, too."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -14,7 +14,7 @@ another run 0.81), ViT-B/32 at batch 16 2.7 and 4.3 s (0.62; 0.61). On a slow vi
 7.3 and 7.1 s (1.03; 0.97): there torch's library makes 115 to 165 GFLOP/s of these products of matrices, XLA's 75 to 130.
 
 Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 2.6 GB, back
-after every step and takes it anew. The allocator can be told to keep it, at the price of twice the memory:
+after every step and takes it anew. The allocator can be set to keep it, at the price of twice the memory:
 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 makes both up to a seventh faster. Huge pages
 (GLIBC_TUNABLES=glibc.malloc.hugetlb=1) made a step of jclip between a third faster and a tenth slower, as the kernel found
 memory in one piece or not.

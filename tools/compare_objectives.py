@@ -35,6 +35,8 @@ from jclip.config import (
     Contrastive,
     MaskedText,
     MultiView,
+    NearestNeighbour,
+    SelfDistillation,
     SimReg,
     SimSiam,
     Stage,
@@ -50,6 +52,7 @@ from jclip.config import (
 CONFIGS = Path(__file__).parent.parent / "configs"
 STRONG = Augment(scale=(0.2, 1.0), flip=0.5, jitter_p=0.8, grayscale=0.2, blur=0.5)
 TWO_IMAGES = {"image@2": View("image", augment=STRONG)}
+SMALL_HEADS: dict[str, Any] = {"prototypes": 512, "size": 256, "features": 64}
 WORDS = TextAugment(swap=0.1, drop=0.1)
 
 SAME = 0.03
@@ -82,32 +85,38 @@ def changed(path: str, value: object) -> Callable[[Config], Config]:
 
 
 def both_directions(plain: Config) -> Config:
-    """A text tower that is not causal, without which no word is told from those behind it. That of shapes is none already."""
+    """A text tower that is not causal, without which no word is predicted from later ones. That of shapes never is."""
     return replace_each(plain, {"model.towers.text.causal": False, "model.towers.text.mask_padding": True})
 
 
 CHANGES: dict[str, Callable[[Config], Config]] = {
     "sigmoid": instead(Contrastive(loss="sigmoid")),
+    "sigmoid, bias of the batch": instead(Contrastive(loss="sigmoid", logit_bias="batch")),
     "decoupled": instead(Contrastive(decoupled=True)),
+    "extra projections": instead(Contrastive(extra_projections=True)),
     "equal texts positive": instead(Contrastive(equal="positive")),
     "label smoothing": instead(Contrastive(label_smoothing=0.1)),
     "FILIP beside": beside(TokenWise()),
     "CLOOB": instead(CLOOB()),
     "triplet beside": beside(Triplet()),
+    "triplet, semi-hard, beside": beside(Triplet(mining="semi_hard")),
+    "triplet, all, beside": beside(Triplet(mining="all", weight=1 / 127)),
+    "neighbours beside": beside(NearestNeighbour(size=8192, weight=0.2)),
     "sim_reg beside": beside(SimReg()),
     "two images": instead(MultiView(("image", "image@2"), ("text",)), TWO_IMAGES),
     "SimSiam beside": beside(SimSiam("image", "image@2", hidden=64, features=256, weight=0.2), TWO_IMAGES),
     "BYOL beside": beside(BYOL("image", "image@2", hidden=256, features=64, weight=0.2), TWO_IMAGES),
+    "self-distillation beside": beside(SelfDistillation(parts=("image@2",), **SMALL_HEADS), TWO_IMAGES),
     "text in both directions": both_directions,
     "text in both directions, masked words beside": lambda plain: beside(MaskedText(weight=0.2))(both_directions(plain)),
     "words swapped and dropped": changed("data.text_augment", WORDS),
     "moving average": lambda plain: replace_each(plain, {"optim.ema": 0.98, "evaluate_ema": True}),
 }
 BY_RULES = "text*2 | a picture of {json.keywords} | {json.title}"
-"""The caption of clip art half of the time, and else one that a rule makes: of one of its keywords, or its title."""
+"""The caption of clip art half of the time, otherwise one of two made by a rule: from one of its keywords, or its title."""
 WITH_FIELDS: dict[str, Callable[[Config], Config]] = {"captions by rules": changed("data.fields", {"text": BY_RULES})}
 """Changes of clip art alone: drawn scenes have no such fields."""
-RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill", "clipa_l16")
+RECIPES = ("slip", "declip", "superclip", "coca", "siglip2_like", "distill", "clipa_l16", "xclip", "vse")
 """`distill` reads the plain run of each seed as its teacher, and `clipa_l16` has stages."""
 
 
@@ -195,7 +204,7 @@ class Comparison:
         return row
 
     def job(self, variant: str, steps: int, seed: int, workdir: str) -> dict[str, Any]:
-        """Settings that a process of its own is told."""
+        """Settings that a process of its own gets."""
         teacher = str(self.teacher(seed)) if variant == "distill" else ""
         return {
             "form": self.form,

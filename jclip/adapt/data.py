@@ -107,7 +107,7 @@ class AdaptData:
             if len(called := list(dict.fromkeys(same := list(alike[1])))) < len(same) or len(called) > 1:
                 shown = " or ".join(map(repr, called))
                 raise ConfigError(
-                    f"adapt: {len(same)} classes are called {shown}, and no prompt tells them apart; rename them with "
+                    f"adapt: {len(same)} classes are called {shown}, and no prompt distinguishes them; rename them with "
                     "labels.names"
                 )
         return classes

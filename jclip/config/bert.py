@@ -50,7 +50,7 @@ class BertTower(TokenTower):
     """Map to the shared space: linear, affine (with a bias), mlp (LAION-CLAP), mlp_gelu (open_clip), residual (MS-CLAP), or none,
     where what is pooled has embed_dim."""
     tokenizer: TokenizerConfig = TokenizerConfig()
-    """Tokenizer, whose pad_id tells padding."""
+    """Tokenizer, whose pad_id marks padding."""
 
     causal = False
     eot_id = None

@@ -49,7 +49,7 @@ class Data:
     subset: Subset = Subset()
     """The part of `source` that is used."""
     batches: Literal["mixed", "one_source"] = "mixed"
-    """one_source: all examples of a batch are of one of the sources, so that none is told from those of another one."""
+    """one_source: all examples of a batch are of one of the sources, so that no negative comes from another source."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of an example by tower, where they are not the tower's own name: {"text": "json.title"}, a field of a field;
     "text*0.5 | json.synthetic*0.5", one of several, drawn each time with these weights from those that the example has;

@@ -25,7 +25,7 @@ def kinds_of(base: type) -> dict[str, type]:
 
 
 def require_one(base: type, name: str) -> None:
-    """Raises ConfigError where two modules define a dataclass of that name, by which files tell them apart."""
+    """Raises ConfigError where two modules define a dataclass of that name, the name by which files distinguish them."""
     modules = sorted({kind.__module__ for kind in _below(base) if kind.__name__ == name})
     if len(modules) > 1:
         raise ConfigError(f"config: {' and '.join(modules)} both have a {name}; name one otherwise")

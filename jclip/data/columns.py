@@ -37,7 +37,7 @@ SOUND_PATHS = ("path", "file_name", "filepath", "audio_path", "audio_filepath", 
 Common Voice, NeMo's manifests, Clotho and ESC-50."""
 
 LOOKED_AT = 8
-"""Rows whose values tell what a column holds."""
+"""Rows whose values decide what a column is taken to hold."""
 
 TEXTS = ("text", "caption", "title")
 """Columns that are the text where none is named."""

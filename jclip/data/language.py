@@ -31,7 +31,7 @@ def language_of(text: str) -> Language:
 
 
 def known_languages() -> frozenset[str]:
-    """Codes of the languages that are told from each other. Raises as `language_of`."""
+    """Codes of the languages that are distinguished. Raises as `language_of`."""
     return frozenset(map(str, _identifier().nb_classes))
 
 

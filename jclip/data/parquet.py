@@ -127,7 +127,7 @@ class Parquet:
         if joined:
             if not columns.key and not paths_only:
                 held = f"column {columns.image} holds the images" if columns.image else f"column {columns.sound} holds the sounds"
-                raise SourceError(f"{at}: {held}; name a column that tells them with key=")
+                raise SourceError(f"{at}: {held}; name a column that identifies them with key=")
             return group_rows(self, known_by(self.values(columns.key or columns.image or columns.sound)))
         if columns.key:
             unique(at, columns.key, (value for value in self.values(columns.key) if not isinstance(value, BadExample)))

@@ -130,7 +130,7 @@ class Http(_Asynchronous):
             if answer.status == 200 and known.isdigit() and answer.headers.get("Content-Encoding", "identity") == "identity":
                 return Facts(int(known), _version(answer.headers))
             check_status(answer, (403, 405, 501))
-        # Signed addresses are often good for GET alone, and some servers tell no length before they send.
+        # Signed addresses are often good for GET alone, and some servers give no length before they send.
         async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status not in (206, 416):
@@ -339,7 +339,7 @@ async def _begin(content: Any, most: int) -> bytes:
 
 
 def _of_facts(store: Store, address: str, most: int) -> bytes:
-    """`Store.whole` where one request does not tell how long a file is before it is sent."""
+    """`Store.whole` where one request does not say how long a file is before it is sent."""
     facts = store.look(address)
     _within(facts.size, most)
     return store.get(address, 0, facts.size, facts) if facts.size else b""

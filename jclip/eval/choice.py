@@ -1,4 +1,4 @@
-"""Image-caption selection: does a model tell a caption from another that differs in what matters (SugarCrepe, Winoground)?"""
+"""Image-caption selection: does a model prefer a caption to another that differs in what matters (SugarCrepe, Winoground)?"""
 
 import numpy as np
 

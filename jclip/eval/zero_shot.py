@@ -32,7 +32,7 @@ def zero_shot_metrics(z: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks
     """Fractions of examples whose class is nearest, or among the k nearest.
 
     An example whose class is tied with another counts as wrong (see `ranks`): a collapsed model scores 0. So do two classes with
-    equal prompts, which no model can tell apart.
+    equal prompts, between which no model can choose.
 
     Args:
         z: [n, E] float32 unit vectors of the examples.

@@ -173,7 +173,7 @@ def _backward(
         dscale = dscale + (g * tile.cosines).sum(axis=1)  # of g in f32: where all cosines are alike, bf16 leaves no digit
         if plan.kind == "sigmoid":
             dbias = dbias + g.sum(axis=1)
-        g = g.astype(za.dtype)  # after the difference is taken: bf16 cannot tell p from 1 where a pair matches
+        g = g.astype(za.dtype)  # after the difference is taken: bf16 cannot distinguish p from 1 where a pair matches
         dza = dza + dot(g, tile.columns.z, (1, 0))
         old = lax.dynamic_slice_in_dim(dzb, tile.start, g.shape[1])
         dzb = lax.dynamic_update_slice_in_dim(dzb, old + dot(g, za, (0, 0)), tile.start, axis=0)

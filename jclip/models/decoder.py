@@ -1,4 +1,4 @@
-"""The caption decoder: from the tokens of a text and of its image to what the next token is told from."""
+"""The caption decoder: from the tokens of a text and of its image to the features that predict the next token."""
 
 from dataclasses import replace
 from functools import partial

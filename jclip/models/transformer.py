@@ -177,7 +177,7 @@ def remat(run: Run, how: Compute) -> Run:
     if how.remat == "none" and how.gather is None:
         return run
     keep = how.policy
-    loop = how.scan or how.gather is not None  # a loop's body is compiled once forward and once backward: nothing to tell apart
+    loop = how.scan or how.gather is not None  # a loop's body is compiled once forward and once backward: nothing to merge
     return jax.checkpoint(run, policy=keep if how.gather is None else all_but_gathered(keep), prevent_cse=not loop)
 
 

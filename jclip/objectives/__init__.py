@@ -49,7 +49,7 @@ OBJECTIVES: dict[type, Callable[[str, Any, Setting, Mesh | None], Objective]] = 
 
 
 def make_objective(config: Config, mesh: Mesh | None = None) -> "WeightedSum":
-    """The objective of a run. Without a mesh it can tell its parameters and its FLOPs."""
+    """The objective of a run. Without a mesh it still has its parameters and its FLOPs."""
     setting = Setting.of(config)
     objectives = {name: OBJECTIVES[type(how)](name, how, setting, mesh) for name, how in config.objectives.items()}
     return WeightedSum(objectives, config.objectives, config.batch_size)

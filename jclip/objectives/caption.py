@@ -1,4 +1,4 @@
-"""The caption objective: each token of a text, told from those before it and from the image (CoCa)."""
+"""The caption objective: each token of a text, predicted from those before it and from the image (CoCa)."""
 
 import zlib
 from functools import partial
@@ -31,7 +31,7 @@ class CaptionObjective(Objective):
     def rows(self, params: Params, extra: Params, part: Part) -> tuple[Any, Metrics]:
         """The cross-entropy of each caption, and the share of its tokens that were predicted right.
 
-        The token at a position is told from the features of the one before it; padding neither tells nor is told.
+        The token at a position is predicted from the features of the one before it; padding neither predicts nor is predicted.
         """
         how, text = self.how, part.encoded[self.how.text].output
         key = jax.random.fold_in(part.key, zlib.crc32(self.name.encode()))  # other numbers than those of a tower's dropout

@@ -1,4 +1,4 @@
-"""Masked language modelling: words told from the text around them."""
+"""Masked language modelling: words predicted from the text around them."""
 
 import zlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Self-distillation: a teacher's view of the whole image, told from its parts and from what is not hidden of it."""
+"""Self-distillation: a teacher's output for the whole image, predicted from its parts and from what is not hidden of it."""
 
 import math
 import zlib

@@ -141,7 +141,7 @@ def _differences(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _data_key(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The same data may lie elsewhere: the fingerprint tells, and the spec only where there is none."""
+    """The same data may lie elsewhere: the fingerprint decides, and the spec only where there is none."""
     return {
         name: source.get("fingerprint", source) if isinstance(source, dict) else source for name, source in result["data"].items()
     }

@@ -1,4 +1,4 @@
-"""Weights as big_vision keeps them: an `.npz` of SigLIP's two towers, or of one vision transformer; the names tell which."""
+"""Weights as big_vision keeps them: an `.npz` of SigLIP's two towers, or of one vision transformer; the names say which."""
 
 import math
 from collections.abc import Mapping

@@ -81,7 +81,7 @@ def open_clap(
         vocabulary: tokenizer.json of the texts: of roberta-base, bert-base-uncased or gpt2.
 
     Raises:
-        WeightsError: the vocabulary is missing, or an array is without which its shapes tell no model.
+        WeightsError: the vocabulary is missing, or an array is without which its shapes determine no model.
     """
     tensors = without_prefix(path, tensors, lambda _: MARKS.keys())
     layout = next(layout for mark, layout in MARKS.items() if mark in tensors)

@@ -25,7 +25,7 @@ THEIRS = {"image": "vision", "text": "text", "sound": "audio", "depth": "depth",
 """Their names of our towers."""
 
 HEADS = {"image": 16, "text": 16, "sound": 12, "depth": 8, "thermal": 12, "imu": 8}
-"""Attention heads of imagebind_huge, which no shape tells."""
+"""Attention heads of imagebind_huge, which no shape determines."""
 
 STEMS = {"image": "rgbt_stem", "sound": "rgbt_stem", "depth": "depth_stem", "thermal": "rgbt_stem", "imu": "imu_stem"}
 
@@ -43,7 +43,7 @@ def open_model(shapes: Shapes) -> tuple[Model, tuple[str, ...]]:
     Audio is seen as one clip of 2 s; ImageBind's own program takes the mean of three.
 
     Raises:
-        WeightsError: an array that tells a size is missing, or is no array of that kind.
+        WeightsError: an array that determines a size is missing, or is no array of that kind.
     """
     try:
         towers = {ours: _tower(ours, shapes) for ours in THEIRS}

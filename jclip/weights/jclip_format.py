@@ -27,7 +27,7 @@ BUFFERS = ""
 def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture of a `jclip.json`, with its preprocessing, and with tokenizers whose vocabularies lie beside it.
 
-    Also the parameters of its objectives, such as "image_text/logit_scale". The `names` of arrays tell no more.
+    Also the parameters of its objectives, such as "image_text/logit_scale". The `names` of arrays say no more.
     """
     if missing := {"model", "scales"} - config.keys():
         raise WeightsError(f"{folder / CONFIG}: has no {' and no '.join(sorted(missing))}")
@@ -125,5 +125,5 @@ def write_config(
 
 
 def rules(model: Model, paths: Iterable[str], names: Container[str] | None = None) -> list[Rule]:
-    """Every parameter of `paths` under its own; neither the model nor the `names` in a file tell more."""
+    """Every parameter of `paths` under its own; neither the model nor the `names` in a file say more."""
     return [Rule(path, path) for path in paths]

@@ -113,7 +113,7 @@ def test_a_source_of_labels_says_what_it_is_good_for(tmp_path: Path, capsys: pyt
     assert cli.main(["data", f"{folder}?labels=folders", "--text", "a photo of a {label}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["usable"], found["images"], found["classes"], found["labels"]) == (3, 3, 3, {"cat": 2, "dog": 1, "owl": 1})
-    (tmp_path / "photos" / "cat" / "0.txt").write_text("a cat")  # a text that is not everywhere is told elsewhere
+    (tmp_path / "photos" / "cat" / "0.txt").write_text("a cat")  # a text that is not everywhere is listed elsewhere
     assert outline(open_source(folder), FIELDS) == ["4 examples"]
 
 

@@ -683,7 +683,7 @@ def test_rows_cannot_be_joined_by_what_is_not_there(tmp_path: Path, photos: Path
     with pytest.raises(SourceError, match="captions=rows needs a column of texts and one of images"):
         open_source(f"csv:{tmp_path}/a.csv?captions=rows")
     pq.write_table(pa.table({"image": [b"1", b"2"], "text": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match="column image holds the images; name a column that tells them with key="):
+    with pytest.raises(SourceError, match="column image holds the images; name a column that identifies them with key="):
         open_source(f"parquet:{tmp_path}/a.parquet?captions=rows")
 
 

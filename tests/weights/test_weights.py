@@ -323,7 +323,7 @@ def test_what_is_written_can_be_read_by_whom_the_user_lets(tmp_path: Path) -> No
 
 OPENAI_MISSING = {
     **{
-        name: rf"part\.safetensors: .* do not tell their architecture: missing {name}$"
+        name: rf"part\.safetensors: .* do not determine their architecture: missing {name}$"
         for name in ("token_embedding.weight", "positional_embedding", "text_projection")
     },
     "visual.conv1.weight": r"missing visual\.conv1\.weight$",

@@ -18,7 +18,7 @@ def by_part(step: Callable[[], Any], hlo: str, folder: Path) -> dict[str, float]
     """Milliseconds of the kernels of one run of `step`, summed by kind and part, the largest first.
 
     Kinds: product (of matrices), attention (cuDNN's), memory (everything else). In `folder` go the program, hlo.txt.gz, and
-    kernels.tsv: milliseconds, calls, name of the instruction, kernel, path of the operation. XLA tells which kernel belongs to
+    kernels.tsv: milliseconds, calls, name of the instruction, kernel, path of the operation. XLA says which kernel belongs to
     which instruction only without command buffers: XLA_FLAGS=--xla_gpu_enable_command_buffer= .
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,8 +88,8 @@ class BYOL(TwoViews):
 
 @dataclass(frozen=True)
 class SelfDistillation(Family):
-    """A teacher's sight of a whole image, told from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023, SILC)
-    and, patch by patch, from the image with patches hidden (Zhou et al. 2022, iBOT; Tschannen et al. 2025, SigLIP 2).
+    """A teacher's output for a whole image, predicted from parts of it (Caron et al. 2021, DINO; beside CLIP: Naeem et al. 2023,
+    SILC) and, patch by patch, from the image with patches hidden (Zhou et al. 2022, iBOT; Tschannen et al. 2025, SigLIP 2).
 
     The teacher is tower and heads as moving averages. What is predicted is a distribution over prototypes, from the pooled output
     and from each patch's token, through a head each.
@@ -144,7 +144,7 @@ class SelfDistillation(Family):
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if not self.parts and self.hidden == 0:
-            yield ": without parts and without hidden patches there is nothing to tell"
+            yield ": without parts and without hidden patches there is nothing to predict"
         if len(set(self.parts)) < len(self.parts):
             yield f".parts {self.parts}: one is named twice"
 

@@ -29,10 +29,10 @@ class Pair(Family):
 
 
 class Sides(Pair):
-    """Pairs that may tell equal examples by a third view."""
+    """Pairs whose equal examples a third view may identify."""
 
     equal_by: str | None
-    """View whose input tells which examples are equal; each family says what None is."""
+    """View whose input decides which examples are equal; each family says what None means."""
 
     def views(self) -> tuple[str, ...]:
         """Names of the views that it reads."""
@@ -77,7 +77,7 @@ class Contrastive(Sides):
     Where equal inputs have equal embeddings, as captions have without dropout, a softmax without label smoothing is the same with
     right answers as with negatives."""
     equal_by: str | None = None
-    """View whose input tells which examples are equal, by a 32-bit hash of it. None: `b`."""
+    """View whose input decides which examples are equal, by a 32-bit hash of it. None: `b`."""
     method: Literal["gather", "ring"] = "gather"
     """gather: every device holds one whole side (fastest); ring: it goes around the devices (least memory)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -164,7 +164,7 @@ class Triplet(Sides):
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Similarity that is compared."""
     equal_by: str | None = None
-    """View by whose input examples are told apart: those of an equal one are related. None: each example is its own."""
+    """View whose input decides which examples are related: those where it is equal. None: each example is its own."""
     block: Count = 256
     """Columns of the similarities computed at a time; memory, not the result, depends on it."""
 

@@ -87,12 +87,12 @@ class MaskedText(Family):
         if not isinstance(tower, TokenTower):
             yield f".text {self.text!r} is not of a text tower; use a view of texts"
         elif tower.causal:
-            yield f".text {self.text!r} is of a causal tower, which cannot tell a word from what follows it; use causal=False"
+            yield f".text {self.text!r} is of a causal tower, which cannot predict a word from what follows it; use causal=False"
 
 
 @dataclass(frozen=True)
 class Caption(Family):
-    """The caption, each token told from those before it and from the image (Yu et al. 2022, CoCa).
+    """The caption, each token predicted from those before it and from the image (Yu et al. 2022, CoCa).
 
     The text tower is the first half of the decoder, which does not see the image; the second, `models.CaptionDecoder`, attends to
     the tokens of the image too, and has the sizes of the text tower but for those below. The loss of a caption is the mean
@@ -120,7 +120,7 @@ class Caption(Family):
         return self.image, self.text
 
     def misfits(self, tower_of: Mapping[str, str], towers: Mapping[str, Tower], batch_size: int) -> Iterator[str]:
-        """Towers of other modalities, and texts that cannot be told token by token."""
+        """Towers of other modalities, and texts that cannot be predicted token by token."""
         image, text = towers[tower_of[self.image]], towers[tower_of[self.text]]
         if isinstance(image, TokenTower):
             yield f".image {self.image!r} is of a text tower; use a view of images"
@@ -130,7 +130,7 @@ class Caption(Family):
             yield f".text {self.text!r} is {what}"
             return
         if not text.causal:
-            yield f".text {self.text!r} is of a tower whose tokens see those they are to tell; use causal=True"
+            yield f".text {self.text!r} is of a tower whose tokens see those they are to predict; use causal=True"
         if text.width % (self.heads or text.heads):
             yield f".heads {self.heads} does not divide the text tower's width {text.width}"
         how = text.tokenizer

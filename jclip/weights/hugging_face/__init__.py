@@ -45,7 +45,7 @@ FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 """Names of the weights in a folder, the preferred first."""
 
 MARK = r"(.*\.)?(vision_model|text_model|audio_model|embeddings)\..*"
-"""Names that tell weights of this library."""
+"""Names that identify weights of this library."""
 
 BUFFERS = r"((text|vision)_model\.(roberta\.)?)?embeddings\.(position_ids|token_type_ids)"
 """Names in some state dicts that are no parameters."""
@@ -133,7 +133,7 @@ def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = (
     Args:
         folder: of the files.
         config: its `config.json`.
-        names: of the arrays beside it, which tell whether a tower alone has its projection.
+        names: of the arrays beside it, which show whether a tower alone has its projection.
 
     Raises:
         WeightsError: it is another kind of model, or an option has a value that is not reproduced.

@@ -28,8 +28,8 @@ def rules(model: Model, paths: Container[str], names: Iterable[str] | None = Non
 
     Args:
         model: the architecture.
-        paths: of our parameters, which tell whether there are scale and bias of the logits, and projections.
-        names: of the arrays of a file, which tell whether those of a tower alone begin with its name, as all did before
+        paths: of our parameters, which show whether there are scale and bias of the logits, and projections.
+        names: of the arrays of a file, which show whether those of a tower alone begin with its name, as all did before
             transformers 5; what is written does, and any version reads it.
     """
     if "sound" in model.towers:

@@ -72,10 +72,10 @@ FILES = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt"),
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-"""Names of the weights in a folder, the preferred first; the last may be another library's, which their names tell."""
+"""Names of the weights in a folder, the preferred first; the last may be another library's, as its names then show."""
 
 MARK = r"(.*\.)?visual\..*"
-"""Names that tell weights of this library."""
+"""Names that identify weights of this library."""
 
 BUFFERS = (
     r"(text\.|text_decoder\.)?attn_mask|input_resolution|context_length|vocab_size|"
@@ -135,7 +135,7 @@ SIGLIP_END = 1
 def read_model(folder: Path, config: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[Model, tuple[str, ...]]:
     """The architecture, preprocessing and tokenizer of an `open_clip_config.json`, and the parameters of its objective.
 
-    The `names` of arrays tell no more.
+    The `names` of arrays say no more.
 
     Raises:
         WeightsError: an option has a value that is not reproduced, or is unknown.
@@ -233,7 +233,7 @@ def _image_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, preprocess: 
 def _text_tower(at: str, cfg: Mapping[str, Any], quick_gelu: bool, tokenizer: TokenizerConfig) -> TextTower:
     width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
     ends = {"argmax": None, "eos": cfg.get("eos_id", 2)}
-    end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none: their padding tells
+    end = SIGLIP_END if tokenizer.strip_id is None else tokenizer.strip_id  # CLIPA's texts have none but padding
     projection = "none" if cfg.get("proj_type", "linear") == "none" else "affine" if cfg.get("proj_bias") else "linear"
     return TextTower(
         context_length=cfg.get("context_length", 77),

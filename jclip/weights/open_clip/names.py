@@ -15,8 +15,8 @@ def rules(model: Model, paths: Collection[str], names: Container[str] | None = N
 
     Args:
         model: the architecture.
-        paths: of our parameters, which tell whether the logits have a bias, as SigLIP's objective has it, and a decoder.
-        names: of the arrays of a file, which tell whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
+        paths: of our parameters, which show whether the logits have a bias, as SigLIP's objective has it, and a decoder.
+        names: of the arrays of a file, which show whether the text tower stands apart (`CustomTextCLIP`); None: as we write it.
     """
     image, text = model.towers["image"], model.towers["text"]
     coca = is_captioner(model)

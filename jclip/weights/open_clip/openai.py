@@ -10,14 +10,14 @@ from jclip.weights.errors import WeightsError
 OPENAI = {"token_embedding.weight": 2, "positional_embedding": 2, "text_projection": 2}
 OPENAI_VIT = {"visual.conv1.weight": 4, "visual.positional_embedding": 2}
 OPENAI_RESNET = {"visual.layer1.0.conv1.weight": 4, "visual.attnpool.positional_embedding": 2}
-"""The arrays whose shapes tell the architecture of OpenAI's files, with their number of axes."""
+"""The arrays whose shapes determine the architecture of OpenAI's files, with their number of axes."""
 
 
 def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    """The architecture of weights that OpenAI published, which only their shapes tell; it has heads of 64 and QuickGELU always.
+    """The architecture of weights that OpenAI published, read from their shapes; heads of 64 and QuickGELU are the same in all.
 
     Raises:
-        WeightsError: an array is missing without which they do not tell it.
+        WeightsError: an array is missing without which they do not determine it.
     """
     resnet = any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in shapes)
     needed = {**OPENAI, **(OPENAI_RESNET if resnet else OPENAI_VIT)}
@@ -26,7 +26,7 @@ def openai_model(shapes: Mapping[str, tuple[int, ...]]) -> Model:
         for name, axes in needed.items()
         if len(shapes.get(name, ())) != axes
     ]:
-        raise WeightsError(f"the weights have OpenAI's names, but do not tell their architecture: {'; '.join(problems)}")
+        raise WeightsError(f"the weights have OpenAI's names, but do not determine their architecture: {'; '.join(problems)}")
 
     def count(prefix: str, suffix: str) -> int:
         return sum(name.startswith(prefix) and name.endswith(suffix) for name in shapes)
