@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from differences import slopes_by_differences
+from scipy.special import erf
 from test_objectives import EACH, VIEWS, config_of, head, unit
 
-from jclip.config import Config, SimCLR
+from jclip.config import Config, SelfDistillation, SimCLR
 from jclip.models import Encoded, TowerOutput
 from jclip.objectives import OBJECTIVES, Objective, Part, Setting
 
@@ -171,3 +172,100 @@ def test_words_of_the_mean_patch() -> None:
         return loss_of(objective, params, {"captions": jnp.float32(captions), "having": jnp.asarray(wide)}, given)
 
     assert_same(ours, by_hand, [tokens, kernel, bias])
+
+
+def test_the_embedding_of_a_teacher_through_a_linear_map() -> None:
+    _, objective = of("like")
+    student, kernel, teacher = unit(normal(11, BATCH, SIZE)), normal(12, SIZE, 5), normal(13, BATCH, 5)
+    target = unit(teacher.astype(np.float64))
+
+    def by_hand(student: np.ndarray, kernel: np.ndarray, _: np.ndarray) -> float:
+        return float(((unit(student @ kernel) - target) ** 2).sum(1).mean())
+
+    def ours(student: jax.Array, kernel: jax.Array, teacher: jax.Array) -> jax.Array:
+        given = part({"image": student}, batch={"image@teacher": teacher})
+        return loss_of(objective, {"projection": {"kernel": kernel}}, {}, given)
+
+    assert_same(ours, by_hand, [student.astype(np.float32), kernel, teacher])
+
+
+@pytest.mark.slow
+def test_hidden_words_through_a_dense_layer_a_gelu_and_a_norm() -> None:
+    config, objective = of("masked")
+    begin, end, words = 49406, 49407, 12
+    ids = np.full((BATCH, config.model.towers["text"].context_length), 0, np.int32)
+    for row, length in enumerate((1, 3, 5, 2, 4)):
+        ids[row, : length + 2] = [begin, *np.random.default_rng(row).integers(1, words, length), end]
+    given = part({"text@masked": np.zeros((*ids.shape, WIDTH))}, batch={"text": jnp.asarray(ids)})
+    chosen = jax.device_get(objective._choose(given.batch["text"], given.rows, given.key))
+    rows = np.arange(BATCH)[:, None]
+    assert chosen.real.any(1).all()
+    assert not chosen.real.all()  # short texts have fewer
+    x, kernel, vocabulary = (
+        normal(14, BATCH, chosen.places.shape[1], WIDTH),
+        normal(15, WIDTH, WIDTH) / 6,
+        normal(16, WIDTH, words),
+    )
+    bias, scale, shift = (normal(seed, WIDTH) for seed in (17, 18, 19))
+
+    def by_hand(x: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndarray, vocabulary: np.ndarray) -> float:
+        h = x @ kernel + bias
+        h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+        h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + config.model.towers["text"].norm_eps)
+        logits = (h * scale + shift) @ vocabulary
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True) + 49408 - words)
+        right = np.take_along_axis(logits, ids[rows, chosen.places][:, :, None] % words, axis=2)[:, :, 0]
+        return float(-((right * chosen.real).sum(1) / chosen.real.sum(1)).mean())
+
+    def ours(x: jax.Array, bias: jax.Array, scale: jax.Array, shift: jax.Array, vocabulary: jax.Array) -> jax.Array:
+        """Our loss, of a vocabulary whose other words all have the logit 0."""
+        tokens = jnp.zeros((*ids.shape, WIDTH)).at[rows, chosen.places].set(x)
+        head = {
+            "fc": {"kernel": kernel, "bias": bias},
+            "norm": {"scale": scale, "bias": shift},
+            "vocabulary": jnp.pad(vocabulary, ((0, 0), (0, 49408 - words))),
+        }
+        seen = given._replace(encoded=part({"text@masked": tokens}).encoded)
+        return loss_of(objective, {"head": head}, {}, seen)
+
+    assert_same(ours, by_hand, [x, bias, scale, shift, vocabulary])
+
+
+@pytest.mark.slow
+def test_parts_and_hidden_patches_without_a_gradient_through_the_teacher() -> None:
+    config, objective = of("taught")
+    how, tower = EACH["taught"], config.model.towers["image"]
+    assert isinstance(how, SelfDistillation)
+    first = int(tower.pool == "cls")
+    length = first + 4
+    tokens = [normal(seed, BATCH, length, WIDTH) for seed in (21, 22)]
+    parts = outputs()
+    given = part({"image@1": parts[0], "image@3": parts[1]})
+    params = jax.tree.map(lambda x: x + 0.1 * normal(x.size, *x.shape), jax.device_get(objective.init(jax.random.key(1), given)))
+    heads = jax.tree.map(lambda x: x + 0.2 * normal(x.size + 1, *x.shape), {name: params[name] for name in ("parts", "hidden")})
+    centres = {name: 0.1 * normal(seed, how.prototypes) for seed, name in ((23, "parts"), (24, "hidden"))}
+    made = objective.views(params, {"image": jnp.zeros((BATCH, 16, 16, 3))}, given.rows, given.key)["image@taught"]
+    hidden = np.pad(np.asarray(made.hidden), ((0, 0), (first, 0)))
+
+    def cosines(one: Any, x: np.ndarray, kernel: np.ndarray | None = None) -> np.ndarray:
+        prototypes = np.asarray(one["prototypes"]["kernel"] if kernel is None else kernel, np.float64)
+        return unit(head(one["head"], x, 2)) @ (prototypes / np.linalg.norm(prototypes, axis=0))
+
+    def cross_entropy(name: str, student: np.ndarray, seen: np.ndarray, kernel: np.ndarray | None = None) -> np.ndarray:
+        p = cosines(params[name], student, kernel) / how.temperature
+        q = np.exp((cosines(heads[name], seen) - centres[name]) / how.teacher_temperature)
+        return -(q / q.sum(-1, keepdims=True) * (p - np.log(np.exp(p).sum(-1, keepdims=True)))).sum(-1)
+
+    whole = tokens[1].astype(np.float64)
+
+    def by_hand(a: np.ndarray, b: np.ndarray, masked: np.ndarray, kernel: np.ndarray, _: np.ndarray) -> float:
+        pooled = whole.mean(1)
+        of_parts = np.mean([cross_entropy("parts", x, pooled, kernel).mean() for x in (a, b)])
+        return float(of_parts + how.hidden_weight * cross_entropy("hidden", masked[hidden], whole[hidden]).mean())
+
+    def ours(a: jax.Array, b: jax.Array, masked: jax.Array, kernel: jax.Array, seen: jax.Array) -> jax.Array:
+        mine = {**params, "parts": {**params["parts"], "prototypes": {"kernel": kernel}}}
+        extra = {"towers": {}, "heads": heads, "centres": centres}
+        return loss_of(objective, mine, extra, part({"image@1": a, "image@3": b, "image@taught": masked}, {"image": seen}))
+
+    assert_same(ours, by_hand, [*parts, tokens[0], np.asarray(params["parts"]["prototypes"]["kernel"]), tokens[1]])
