@@ -82,15 +82,17 @@ def test_a_student_that_agrees_with_its_teacher_is_at_nought() -> None:
     assert max(float(jnp.abs(g).max()) for g in grads) < 1e-6
 
 
-@pytest.mark.parametrize("batch", [4096, 16384])
-def test_the_memory_of_the_divergence_is_linear_in_the_batch(batch: int) -> None:
-    z = [jax.ShapeDtypeStruct((batch, 64), jnp.float32)] * 4
+def test_the_memory_of_the_divergence_is_linear_in_the_batch() -> None:
+    """Blocks of 8, of which there are many: what is kept of each would be seen."""
+    sizes = []
+    for batch in (4096, 16384):
+        z = [jax.ShapeDtypeStruct((batch, 64), jnp.float32)] * 4
 
-    def loss(za: Any, zb: Any, ta: Any, tb: Any) -> Any:
-        return losses.affinity(za, zb, jnp.float32(20.0), ta, tb, 50.0, block=256)
+        def loss(za: Any, zb: Any, ta: Any, tb: Any) -> Any:
+            return losses.affinity(za, zb, jnp.float32(20.0), ta, tb, 50.0, block=8)
 
-    memory = jax.jit(jax.grad(loss, (0, 1))).lower(*z).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 16 * 4 * batch * (256 + 64)  # some tiles; B x B at 4,096 takes 67 MB alone
+        sizes.append(jax.jit(jax.grad(loss, (0, 1))).lower(*z).compile().memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 4.02 * sizes[0]
 
 
 def folder(path: Path, keys: list[str], embeddings: Any) -> Path:

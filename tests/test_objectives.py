@@ -172,6 +172,28 @@ def test_every_objective_is_the_same_on_any_mesh_and_in_any_parts(everything: An
         np.testing.assert_allclose(same_grads[path], grad, rtol=0, atol=tolerance, err_msg=path)
 
 
+IN_CI = ("simclr", "multi", "neighbours")
+"""Families whose losses have no test of their memory elsewhere."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x in IN_CI else pytest.mark.exhaustive) for x in EACH]
+)
+def test_memory_is_linear_in_the_batch(name: str) -> None:
+    """Temporaries of value and gradients, towers included, whose blocks are small: what is kept of each pair or block is seen."""
+    sizes = []
+    for batch in (4096, 16384):
+        config = dataclasses.replace(config_of(name), batch_size=batch, mesh=MeshConfig(1, 1))
+        if name == "neighbours":
+            config = replace(config, "objectives.neighbours.size", 16384)
+        program = make_program(config, make_mesh(config.mesh, jax.devices()[:1]), warmup_steps=1, total_steps=2)
+        step = jax.jit(make_loss_and_grads(config, program.mesh))
+        key = jax.eval_shape(lambda: jax.random.key(1))
+        compiled = step.lower(program.state.params, program.batch, key, program.state.extra).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 4.02 * sizes[0]
+
+
 @pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_all(everything: Any) -> None:
     config, *_, (loss, metrics, _) = everything

@@ -84,14 +84,15 @@ def test_a_batch_of_one_thing_has_no_loss() -> None:
         assert float(triplet(za, zb, mining=mining, ids=np.zeros(6, np.int32), block=4)) == 0
 
 
-def test_memory_is_linear_in_the_batch() -> None:
+@pytest.mark.parametrize("mining", ["all", "hardest", "semi_hard"])
+def test_memory_is_linear_in_the_batch(mining: str) -> None:
+    """Blocks of 8, of which there are many: what is kept of each would be seen."""
     sizes = []
     for batch in (4096, 16384):
         rows = jax.ShapeDtypeStruct((batch, 64), jnp.float32)
-        loss = jax.grad(lambda a, b: triplet(a, b, mesh=make_mesh(8, 1)), argnums=(0, 1))
+        loss = jax.grad(lambda a, b: triplet(a, b, mining=mining, mesh=make_mesh(8, 1), block=8), argnums=(0, 1))
         sizes.append(jax.jit(loss).lower(rows, rows).compile().memory_analysis().temp_size_in_bytes)
-    assert sizes[1] < 4.5 * sizes[0]
-    assert sizes[1] < 4 * 16384**2 / 8 / 4  # a quarter of a device's share of the matrix
+    assert sizes[1] < 4.02 * sizes[0]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,8 @@ def test_what_is_unknown_is_an_error(how: dict[str, str], message: str) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 7])
-def test_negatives_that_are_equally_near_share_the_gradient_whatever_the_block(block: int) -> None:
+def test_of_negatives_that_are_equally_near_the_first_counts_whatever_the_block(block: int) -> None:
     za, zb = jnp.eye(7), jnp.eye(7).at[1:4].set(jnp.eye(7)[0])
     slope = jax.grad(lambda zb: triplet(za, zb, mining="hardest", block=block))(zb)
-    # Of the first component: a third of the hinge of row 0 of za, and the row's own hinge, whose nearest is row 0 of za.
-    np.testing.assert_allclose(slope[1:4, 0], 4 / 3 / 7, rtol=1e-6)
+    # Of the first component: the hinge of row 0 of za, and each row's own hinge, whose nearest is row 0 of za.
+    np.testing.assert_allclose(slope[1:4, 0], [2 / 7, 1 / 7, 1 / 7], rtol=1e-6)

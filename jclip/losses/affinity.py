@@ -1,6 +1,8 @@
 """The divergence of two softmaxes over a global batch, a student's and a teacher's, block by block."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +57,10 @@ def affinity(
     size = min(block, len(za))
 
     def on_device(za: Array, zb: Array, ta: Array, tb: Array, scale: Array) -> Array:
-        total = jnp.zeros(())
+        total, scales = jnp.zeros(()), varying((scale, jnp.float32(teacher_scale)), names)
         for rows, columns in (((za, ta), (zb, tb)), ((zb, tb), (za, ta))):
-            others = tuple(lax.all_gather(x, names, tiled=True) if names else x for x in columns)
-            total = total + _divergence(rows, others, (scale, jnp.float32(teacher_scale)), size, names)
+            columns = jax.tree.map(lambda x: lax.all_gather(x, names, tiled=True) if names else x, columns)
+            total = total + _divergence(rows, columns, scales, size, names)
         return lax.psum(total, names) if names else total
 
     teacher = lax.stop_gradient((ta, tb))
@@ -71,32 +73,81 @@ def affinity(
     return on_device(za, zb, ta, tb, whole(scale, mesh)) / (2 * len(za))
 
 
-def _divergence(
-    rows: tuple[Array, Array], columns: tuple[Array, ...], scales: tuple[Array, Array], block: int, axes: tuple[str, ...]
-) -> Array:
-    """sum_ij q_ij log(q_ij / p_ij) over these rows i, f32 [].
+_Pair = tuple[Array, Array]
+"""Something of the student, and of the teacher."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _divergence(rows: _Pair, columns: _Pair, scales: _Pair, block: int, axes: tuple[str, ...]) -> Array:
+    """sum_ij q_ij log(q_ij / p_ij) over these rows i, f32 []."""
+    return _forward(rows, columns, scales, block, axes)[0]
+
+
+def _forward(rows: _Pair, columns: _Pair, scales: _Pair, block: int, axes: tuple[str, ...]) -> tuple[Array, Any]:
+    """The divergence, and what the backward pass needs: the log-sum-exps f32 [b] beside the arguments.
 
     It is sum_i [ lse_j s_ij - lse_j t_ij + sum_j q_ij (t_ij - s_ij) ] of logits s and t, gathered over blocks of columns: sums of
     exp(s - top), exp(t - top) and exp(t - top) (t - s), which shrink when a later block has a larger logit.
     """
-    n = len(columns[0])
 
-    @jax.checkpoint
     def visit(found: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
-        at = jnp.minimum(start, n - block)  # the last block is moved back until it fits; what it repeats does not count
-        new = (at + jnp.arange(block) >= start)[None]
-        s, t = (
-            jnp.where(new, scale * (dot(x, lax.dynamic_slice_in_dim(y, at, block), (1, 1)) - 1), NEGLIGIBLE)
-            for x, y, scale in zip(rows, columns, scales, strict=True)
-        )
+        tile = _tile(rows, columns, scales, block, start)
+        s, t = tile.logits
         s_top, s_sum, t_top, t_sum, t_mean = found
-        s_new, t_new = (lax.stop_gradient(jnp.maximum(top, x.max(axis=1))) for top, x in ((s_top, s), (t_top, t)))
+        s_new, t_new = (jnp.maximum(top, x.max(axis=1)) for top, x in ((s_top, s), (t_top, t)))
         weights, shrunk = jnp.exp(t - t_new[:, None]), jnp.exp(t_top - t_new)
         s_sum = s_sum * jnp.exp(s_top - s_new) + jnp.exp(s - s_new[:, None]).sum(axis=1)
-        t_mean = t_mean * shrunk + (weights * jnp.where(new, t - s, 0)).sum(axis=1)
+        t_mean = t_mean * shrunk + (weights * jnp.where(tile.fresh, t - s, 0)).sum(axis=1)
         return (s_new, s_sum, t_new, t_sum * shrunk + weights.sum(axis=1), t_mean), None
 
     none, zero = jnp.full(len(rows[0]), NEGLIGIBLE), jnp.zeros(len(rows[0]))
     start = varying((none, zero, none, zero, zero), axes)
-    (s_top, s_sum, t_top, t_sum, t_mean), _ = lax.scan(visit, start, jnp.arange(0, n, block))
-    return (jnp.log(s_sum) + s_top - jnp.log(t_sum) - t_top + t_mean / t_sum).sum()
+    (s_top, s_sum, t_top, t_sum, t_mean), _ = lax.scan(visit, start, jnp.arange(0, len(columns[0]), block))
+    lses = jnp.log(s_sum) + s_top, jnp.log(t_sum) + t_top
+    return (lses[0] - lses[1] + t_mean / t_sum).sum(), (rows, columns, scales, lses)
+
+
+def _backward(block: int, axes: tuple[str, ...], residuals: Any, cotangent: Array) -> tuple[_Pair, _Pair, _Pair]:
+    """The gradients, of the student alone: d / d s_ij = p_ij - q_ij."""
+    rows, columns, scales, lses = residuals
+    (mine, _), (theirs, _), (scale, _) = rows, columns, scales
+
+    def visit(found: tuple[Array, Array, Array], start: Array) -> tuple[tuple[Array, Array, Array], None]:
+        tile = _tile(rows, columns, scales, block, start)
+        p, q = (jnp.exp(x - lse[:, None]) for x, lse in zip(tile.logits, lses, strict=True))
+        slope, (d_mine, d_theirs, d_scale) = p - q, found
+        old = lax.dynamic_slice_in_dim(d_theirs, tile.at, block)
+        d_theirs = lax.dynamic_update_slice_in_dim(d_theirs, old + dot(slope, mine, (0, 0)), tile.at, axis=0)
+        d_mine = d_mine + dot(slope, lax.dynamic_slice_in_dim(theirs, tile.at, block), (1, 0))
+        return (d_mine, d_theirs, d_scale + (slope * tile.cosines).sum()), None
+
+    zeros = varying((jnp.zeros(mine.shape), jnp.zeros(theirs.shape), jnp.zeros(())), axes)
+    (d_mine, d_theirs, d_scale), _ = lax.scan(visit, zeros, jnp.arange(0, len(theirs), block))
+    slopes = cotangent * scale * d_mine, cotangent * scale * d_theirs, cotangent * d_scale
+    student, teacher = slopes, (jnp.zeros_like(of_both[1]) for of_both in (rows, columns, scales))
+    for_rows, for_columns, for_scales = zip(student, teacher, strict=True)
+    return for_rows, for_columns, for_scales
+
+
+_divergence.defvjp(_forward, _backward)
+
+
+class _Tile(NamedTuple):
+    """All rows and some columns."""
+
+    at: Array
+    """i32 [], the first of the columns; the last block is moved back until it fits."""
+    fresh: Array
+    """bool [1, block], the columns that no earlier block has."""
+    cosines: Array
+    """f32 [b, block] of the student, less 1: a softmax is the same, and f32 is finest near 0."""
+    logits: _Pair
+    """f32 [b, block], NEGLIGIBLE where the column is not fresh."""
+
+
+def _tile(rows: _Pair, columns: _Pair, scales: _Pair, block: int, start: Array) -> _Tile:
+    at = jnp.minimum(start, len(columns[0]) - block)
+    fresh = (at + jnp.arange(block) >= start)[None]
+    student, teacher = (dot(x, lax.dynamic_slice_in_dim(y, at, block), (1, 1)) - 1 for x, y in zip(rows, columns, strict=True))
+    s, t = (jnp.where(fresh, scale * x, NEGLIGIBLE) for scale, x in zip(scales, (student, teacher), strict=True))
+    return _Tile(at, fresh, student, (s, t))

@@ -206,7 +206,7 @@ def _each_tile(options: _Options, of_tile: Callable[[Any, _Tile], Any], sums: An
     """Accumulators after all tiles of this device's examples and these of the other side, one after the other."""
     down, across = (-(-len(side.tokens) // options.block) for side in (mine, columns))
 
-    def step(sums: Any, i: Array) -> tuple[Any, None]:
+    def step(i: Array, sums: Any) -> Any:
         (start_a, a, fresh_a), (start_b, b, fresh_b) = (
             _part(side, options.block, at) for side, at in ((mine, i // across), (columns, i % across))
         )
@@ -214,9 +214,9 @@ def _each_tile(options: _Options, of_tile: Callable[[Any, _Tile], Any], sums: An
         shape = *a.tokens.shape[:2], *b.tokens.shape[:2]
         cosines = dot(_flat(a.tokens), _flat(b.tokens), (1, 1)).reshape(shape) - 1
         positive = fresh & (a.words.example[:, None] == b.words.example[None])
-        return of_tile(sums, _Tile(a, b, start_a, start_b, cosines, fresh, positive)), None
+        return of_tile(sums, _Tile(a, b, start_a, start_b, cosines, fresh, positive))
 
-    return lax.scan(step, sums, jnp.arange(down * across))[0]
+    return lax.fori_loop(0, down * across, step, sums)  # a scan over an array would hold a number for each tile
 
 
 def _part(side: _Side, block: int, i: Array) -> tuple[Array, _Side, Array]:

@@ -1,7 +1,7 @@
 """The triplet losses of a global batch: hinges between each match and what is unrelated to it, on any mesh, block by block."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ def triplet(
         semi_hard   as hardest, of the j with s_ij < s_ii; where there is none, the j that is farthest away
                                                                      (Schroff et al. 2015, FaceNet, section 3.2)
 
-    Every device holds one whole side, B E numbers, and a tile of B / devices x `block` similarities, which are computed again for
-    the backward pass. Where several are hardest, they share the gradient.
+    Every device holds one whole side, B E numbers, and a tile of B / devices x `block` similarities. For "all" they are computed
+    again for the backward pass. Of several that are equally near the first counts.
 
     Args:
         za: [B, E] unit vectors, f32 or bf16, sharded on B over `axes` of `mesh`.
@@ -95,51 +95,66 @@ class _Hinge(NamedTuple):
     axes: tuple[str, ...]
 
 
-_Found = tuple[tuple[Array, Array], tuple[Array, Array]]
-"""Sums of the hinges, or nearest negatives, f32 [b], with their numbers f32 [b]; farthest negatives, likewise."""
-
-
 def _hinges(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
     """The sum f32 [] over rows [b, E] of their hinges against all of the other side [B, E]."""
-    margin, mining, distance, block, axes = options
+    if options.mining == "all":
+        return _all_hinges(options, mine, ids, matches, others, other_ids)
+    mined, some = _mine(options, *lax.stop_gradient((mine, ids, matches, others, other_ids)))
+    nearest = _similarity((mine.astype(jnp.float32) * others[mined].astype(jnp.float32)).sum(axis=1), options.distance)
+    return jnp.where(some, jnp.maximum(0, options.margin - matches + nearest), 0).sum()
 
+
+def _all_hinges(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> Array:
     @jax.checkpoint
-    def visit(found: _Found, start: Array) -> tuple[_Found, None]:
-        at = jnp.minimum(start, len(others) - block)  # the last block is moved back until it fits; what it repeats does not count
-        part, part_ids = (lax.dynamic_slice_in_dim(x, at, block) for x in (others, other_ids))
-        s = _similarity(dot(mine, part, (1, 1)), distance)
-        unrelated = (ids[:, None] != part_ids[None]) & (at + jnp.arange(block) >= start)[None]
-        (near, nearest), (far, farthest) = found
-        if mining == "all":
-            hinges = jnp.maximum(0, margin - matches[:, None] + s)
-            return ((near + jnp.where(unrelated, hinges, 0).sum(axis=1), nearest), (far, farthest)), None
-        counted = unrelated & (s < matches[:, None]) if mining == "semi_hard" else unrelated
-        return (_largest(near, nearest, s, counted), _largest(far, farthest, -s, unrelated)), None
+    def of_block(start: Array) -> Array:
+        _, s, unrelated = _block(options, mine, ids, others, other_ids, start)
+        return jnp.where(unrelated, jnp.maximum(0, options.margin - matches[:, None] + s), 0).sum()
 
-    none, zero = jnp.full(len(mine), NONE), jnp.zeros(len(mine))
-    found = varying(((zero if mining == "all" else none, zero), (none, zero)), axes)
-    ((near, _), (far, _)), _ = lax.scan(visit, found, jnp.arange(0, len(others), block))
-    if mining == "all":
-        return near.sum()
-    if mining == "semi_hard":
-        near = jnp.where(near > NONE / 2, near, jnp.where(far > NONE / 2, -far, NONE))
-    return jnp.maximum(0, margin - matches + near).sum()
+    def visit(total: Array, start: Array) -> tuple[Array, None]:
+        return total + of_block(start), None
+
+    starts = jnp.arange(0, len(others), options.block)
+    return lax.scan(visit, varying(jnp.zeros(()), options.axes), starts)[0]
 
 
-def _largest(top: Array, count: Array, x: Array, counted: Array) -> tuple[Array, Array]:
-    """The largest value of each row up to this block, f32 [b], and how many of the row are as large; so many share its gradient.
+def _mine(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Array, other_ids: Array) -> tuple[Array, Array]:
+    """The negative of each row that counts, i32 [b], and whether there is one, bool [b].
 
-    Args:
-        top: f32 [b], the largest of the blocks before.
-        count: f32 [b], how many are as large.
-        x: f32 [b, block].
-        counted: bool [b, block], which of them count.
+    It is found first and its similarity computed again after: so the backward pass needs neither tiles nor what led there.
     """
-    here = jnp.where(counted, x, NONE).max(axis=1)
-    equal = (counted & (x == here[:, None])).sum(axis=1)
-    share = equal / jnp.maximum(count + equal, 1)  # of the gradient, where both are as large: `here - top` is 0 there
-    joined = jnp.where(here > top, here, jnp.where(here == top, top + share * (here - top), top))
-    return joined, jnp.where(here > top, equal, jnp.where(here == top, count + equal, count))
+    rows = jnp.arange(len(mine))
+
+    def better(found: tuple[Array, Array], at: Array, x: Array, counted: Array) -> tuple[Array, Array]:
+        """The first column of the largest value of each row so far."""
+        x = jnp.where(counted, x, NONE)
+        column = x.argmax(axis=1)
+        here = x[rows, column]
+        top, index = found
+        return jnp.maximum(top, here), jnp.where(here > top, at + column, index)
+
+    def visit(found: tuple[Any, Any], start: Array) -> tuple[tuple[Any, Any], None]:
+        at, s, unrelated = _block(options, mine, ids, others, other_ids, start)
+        counted = unrelated & (s < matches[:, None]) if options.mining == "semi_hard" else unrelated
+        near, far = found
+        return (better(near, at, s, counted), better(far, at, -s, unrelated)), None
+
+    nothing = jnp.full(len(mine), NONE), jnp.zeros(len(mine), jnp.int32)
+    start = varying((nothing, nothing), options.axes)
+    ((near, nearest), (far, farthest)), _ = lax.scan(visit, start, jnp.arange(0, len(others), options.block))
+    if options.mining == "semi_hard":  # where none is farther than the match, the farthest
+        return jnp.where(near > NONE / 2, nearest, farthest), far > NONE / 2
+    return nearest, near > NONE / 2
+
+
+def _block(options: _Hinge, mine: Array, ids: Array, others: Array, other_ids: Array, start: Array) -> tuple[Array, Array, Array]:
+    """Where the block of columns begins, their similarities f32 [b, block] with the rows, and which of them are unrelated.
+
+    The last block is moved back until it fits, and what it repeats is not counted as unrelated.
+    """
+    at = jnp.minimum(start, len(others) - options.block)
+    part, part_ids = (lax.dynamic_slice_in_dim(x, at, options.block) for x in (others, other_ids))
+    fresh = at + jnp.arange(options.block) >= start
+    return at, _similarity(dot(mine, part, (1, 1)), options.distance), (ids[:, None] != part_ids[None]) & fresh[None]
 
 
 def _similarity(cosines: Array, distance: Distance) -> Array:

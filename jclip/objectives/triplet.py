@@ -31,5 +31,6 @@ class TripletObjective(Objective):
         return loss, {"loss": loss}
 
     def flops(self) -> int:
-        """Each direction computes the similarities forward, again for the backward pass, and the gradients of both sides."""
-        return 2 * 2 * 4 * self.setting.batch_size**2 * self.setting.model.embed_dim
+        """Each direction computes the similarities; for "all", again for the backward pass, and the gradients of both sides."""
+        products = 4 if self.how.mining == "all" else 1
+        return 2 * 2 * products * self.setting.batch_size**2 * self.setting.model.embed_dim
