@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import slopes_by_differences
 from test_losses import make_mesh, matching_rows, unit_rows
 
 from jclip.losses import triplet
@@ -76,6 +77,22 @@ def test_of_two_rows_the_hardest_are_all() -> None:
     values = [float(triplet(za, zb, mining=mining, margin=0.9)) for mining in ("all", "hardest")]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
     assert values[0] > 0
+
+
+@pytest.mark.parametrize("block", [2, 6])
+def test_without_a_semi_hard_negative_the_farthest_counts(block: int) -> None:
+    za, zb = unit_rows(1, 6, 5)
+    za[0], zb[0] = zb[1:].mean(0) / np.linalg.norm(zb[1:].mean(0)), -za[0]
+    s = za.astype(np.float64) @ zb.T
+    assert (s[0, 1:] > s[0, 0]).all()
+    loss = partial(triplet, mining="semi_hard", margin=0.3, block=block)
+    value, slope = jax.value_and_grad(lambda row: loss(jnp.asarray(za).at[0].set(row), zb))(za[0])
+    assert value == pytest.approx(by_hand(za, zb, np.arange(6), 0.3, "semi_hard", "cosine"), rel=1e-5)
+
+    def of_row(row: np.ndarray) -> float:
+        return by_hand(np.concatenate([row[None], za[1:]]), zb, np.arange(6), 0.3, "semi_hard", "cosine")
+
+    np.testing.assert_allclose(slope, slopes_by_differences(of_row, [za[0].astype(np.float64)])[0], atol=1e-5)
 
 
 def test_a_batch_of_one_thing_has_no_loss() -> None:

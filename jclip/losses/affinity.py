@@ -132,7 +132,7 @@ def _backward(block: int, axes: tuple[str, ...], residuals: Any, cotangent: Arra
 _divergence.defvjp(_forward, _backward)
 
 
-class _Tile(NamedTuple):
+class _LogitTile(NamedTuple):
     """All rows and some columns."""
 
     at: Array
@@ -145,9 +145,9 @@ class _Tile(NamedTuple):
     """f32 [b, block], NEGLIGIBLE where the column is not fresh."""
 
 
-def _tile(rows: _Pair, columns: _Pair, scales: _Pair, block: int, start: Array) -> _Tile:
+def _tile(rows: _Pair, columns: _Pair, scales: _Pair, block: int, start: Array) -> _LogitTile:
     at = jnp.minimum(start, len(columns[0]) - block)
     fresh = (at + jnp.arange(block) >= start)[None]
     student, teacher = (dot(x, lax.dynamic_slice_in_dim(y, at, block), (1, 1)) - 1 for x, y in zip(rows, columns, strict=True))
     s, t = (jnp.where(fresh, scale * x, NEGLIGIBLE) for scale, x in zip(scales, (student, teacher), strict=True))
-    return _Tile(at, fresh, student, (s, t))
+    return _LogitTile(at, fresh, student, (s, t))

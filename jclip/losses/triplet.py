@@ -147,7 +147,7 @@ def _mine(options: _Hinge, mine: Array, ids: Array, matches: Array, others: Arra
 
 
 def _block(options: _Hinge, mine: Array, ids: Array, others: Array, other_ids: Array, start: Array) -> tuple[Array, Array, Array]:
-    """Where the block of columns begins, their similarities f32 [b, block] with the rows, and which of them are unrelated.
+    """First column of the block, similarities f32 [b, block] of rows and columns, and which are unrelated.
 
     The last block is moved back until it fits, and what it repeats is not counted as unrelated.
     """
