@@ -2,6 +2,7 @@
 
     python tools/bench_remote.py                          1,000 pictures of 640 x 480, 10 shards, delays of 0, 1, 10 and 50 ms
     python tools/bench_remote.py --pictures 200 --delays 0 50
+    python tools/bench_remote.py --delays 10 --stores http s3        also by the requests of S3, which are signed
 
 The server is a process of this machine that answers each request after a delay. Batches of 100 come from `make_loader`: shuffled
 over all shards, each picture decoded and cropped to 224 pixels (the column "loader"); and as bytes, not decoded, so that what
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 BATCH, SHARDS = 100, 10
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+"""Of a bucket that the server makes believe; it does not look at them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1000, help="in all shards together (default: 1,000)")
     parser.add_argument("--delays", type=float, nargs="+", default=[0, 1, 10, 50], help="ms before each answer of the server")
+    parser.add_argument("--stores", nargs="+", choices=["http", "s3"], default=["http"], help="how shards are asked for (http)")
     parser.add_argument("--worker", nargs=2, metavar=("SOURCE", "KIND"), help=argparse.SUPPRESS)
     parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "MS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -56,13 +60,16 @@ def main() -> None:
         folder = Path(home, "shards")
         write(folder, options.pictures)
         table.add_row("disk", *row(f"webdataset:{folder}/*.tar", Path(home, "local"), "ranges"))
-        for delay in options.delays:
+        for delay, store in product(options.delays, options.stores):
             with served(folder, delay) as url:
-                source, caches = f"webdataset:{url}/{{00..{SHARDS - 1:02}}}.tar", Path(home, f"caches-{delay}")
-                table.add_row(f"{delay:g} ms, ranges", *row(source, caches / "ranges", "ranges"))
-                table.add_row(f"{delay:g} ms, copies, cold", *row(source, caches / "whole", "whole", "cold"))
-                table.add_row(f"{delay:g} ms, copies, warm", *row(source, caches / "whole", "whole", "warm"))
-                table.add_row(f"{delay:g} ms, blocks", *row(source, caches / "ranges", "", room=0.6 * size_of(folder)))
+                os.environ.update(KEYS | {"AWS_ENDPOINT_URL": url})
+                name, shards = f"{store}, {delay:g} ms", f"{{00..{SHARDS - 1:02}}}.tar"
+                source = f"webdataset:{url if store == 'http' else 's3://bucket'}/{shards}"
+                caches = Path(home, f"caches-{store}-{delay}")
+                table.add_row(f"{name}, ranges", *row(source, caches / "ranges", "ranges"))
+                table.add_row(f"{name}, copies, cold", *row(source, caches / "whole", "whole", "cold"))
+                table.add_row(f"{name}, copies, warm", *row(source, caches / "whole", "whole", "warm"))
+                table.add_row(f"{name}, blocks", *row(source, caches / "ranges", "", room=0.6 * size_of(folder)))
     Console().print(table)
 
 
@@ -109,6 +116,9 @@ def measure(spec: str, kind: str) -> dict[str, float]:
     import aiohttp  # noqa: F401  imports are no part of it
     import fsspec  # noqa: F401
     import grain  # noqa: F401
+
+    if spec.startswith("webdataset:s3:"):
+        import s3fs  # noqa: F401
 
     from jclip.config import VisionTower
     from jclip.config.augment import Augment
@@ -160,7 +170,7 @@ def serve(folder: Path, seconds: float) -> None:
 
         def do_GET(self) -> None:
             time.sleep(seconds)
-            data = files[self.path.lstrip("/")]
+            data = files[self.path.rpartition("/")[2]]
             match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             part = memoryview(data)[int(match[1]) : int(match[2]) + 1] if match else memoryview(data)
             self.send_response(206 if match else 200)
@@ -175,7 +185,10 @@ def serve(folder: Path, seconds: float) -> None:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # of connections that wait to be taken; those beyond Python's 5 would try again after a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 

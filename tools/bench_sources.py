@@ -35,6 +35,7 @@ SOURCES = {
     "folder": ("folder:{}/photos", 0),
     "webdataset": ("webdataset:{}/photos.tar", 0),
     "packed (jclip pack)": ("webdataset:{}/packed/*.tar", 0),
+    "packed, --shards arrayrecord": ("arrayrecord:{}/records", 0),
     "tfds, array_record": ("tfds:pictures:train?data_dir={}/tfds", 0),
     "csv, paths": ("csv:{}/photos.csv?images={}/photos", 0),
     "jsonl, paths": ("jsonl:{}/photos.jsonl?images={}/photos", 0),
@@ -118,8 +119,9 @@ def write(folder: Path, count: int) -> None:
     structs = [{"bytes": image, "path": name} for image, name in zip(images, names, strict=True)]
     for group in (100, 10, 1):
         pq.write_table(pa.table({"image": structs, "text": texts}), folder / f"groups{group}.parquet", row_group_size=group)
-    command = [sys.executable, "-m", "jclip", "pack", f"webdataset:{folder}/photos.tar", str(folder / "packed")]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "jclip", "pack", f"webdataset:{folder}/photos.tar"]
+    for out in (["packed"], ["records", "--shards", "arrayrecord"]):
+        subprocess.run([*command, str(folder / out[0]), *out[1:]], check=True, capture_output=True)
     write_records(folder / "tfds", images, texts)
 
 

@@ -9,7 +9,8 @@ index of the shards and the rule of what is fetched and dropped. Two tables are 
 - cost: the processor's time until the order and the first rows of a host are there, and of a million places once blocks are
   mixed; memory of the process; and what a host with so much cache fetches in an epoch. Of a full shuffle with copies the hits of
   a cache of the copies used last are counted over --window examples. "index" is the index of remote shards whose counts are in
-  the cache; answers of the store are not in it.
+  the cache; answers of the store are not in it. "index, made" is where one host reads the headers of all shards, at --bandwidth:
+  files are so small that its requests leave out next to nothing.
 - quality, of --mixed shards: the shards in a batch of --batch rows; pairs of examples in a batch that are neighbours in the
   source, at most ten apart, of which crawls have near duplicates; steps between an example and the next one of the source, as a
   share of the epoch (median, and the nearest twentieth); and chi-squared of the shards of a batch against equal shares, by its
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--kilobytes", type=float, default=33, help="of an example (default: 33)")
     parser.add_argument("--hosts", type=int, default=64, help="that train (default: 64)")
     parser.add_argument("--cache", type=float, default=500, help="GB of copies of a host (default: 500)")
+    parser.add_argument("--bandwidth", type=float, default=1, help="GB that a host reads from the store in a second (default: 1)")
     parser.add_argument("--batch", type=int, default=32_768, help="examples of a global batch (default: 32,768)")
     parser.add_argument("--window", type=int, default=100_000, help="examples of a host in which hits are counted (100,000)")
     parser.add_argument("--mixed", type=int, default=1024, help="shards of the set of which the quality is measured (1,024)")
@@ -181,7 +183,9 @@ def index_cost(counts: Numbers, options: argparse.Namespace, write: bool) -> lis
     start = time.process_time() - began
     size = len(pickle.dumps(source)) / 2**20
     note = f"{size:.0f} MiB to each worker process"
-    return [["index", f"{start:.2f}", "-", f"{resident() - before:.0f}", "-", "-", "-", note]]
+    total = float(counts.sum()) * options.kilobytes * 1e-6
+    made = ["index, made", f"{total / options.bandwidth:,.0f}", "-", "-", f"{total:,.0f}", "-", "-", "by one host, for all"]
+    return [made, ["index", f"{start:.2f}", "-", f"{resident() - before:.0f}", "-", "-", "-", note]]
 
 
 def timed(order: Sequence[object] | BlockOrder) -> float:
