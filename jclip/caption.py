@@ -17,7 +17,7 @@ from jclip.inference import Encoder, load
 
 
 def main(
-    model: str,
+    model: str | Path | Encoder,
     images: Sequence[str | Path],
     *,
     beams: int = 1,

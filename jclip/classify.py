@@ -45,7 +45,7 @@ Answer = dict[str, Any]
 
 def main(
     images: Sequence[str | Path],
-    model: str,
+    model: str | Path | Encoder,
     *,
     labels: Sequence[str] = (),
     templates: Sequence[str] = (),
@@ -89,7 +89,8 @@ def main(
             tower of images or sounds, or the probe is of another model.
         SourceError: a folder has no images and no sounds, a glob matches none, or there are both.
     """
-    own = not labels and probe is None and is_adapted(model)
+    adapted = model.adapted is not None if isinstance(model, Encoder) else is_adapted(model)
+    own = not labels and probe is None and adapted
     if bool(labels) == (probe is not None) and not own:
         raise ConfigError("classify: give the classes, --labels NAME ..., or a probe, --probe FILE, and not both")
     if min(top, batch_size) < 1:
@@ -234,9 +235,9 @@ class AnswerForm(NamedTuple):
     def _columns(self) -> list[str]:
         """Columns of a table: of the file, then of each class that is listed."""
         own = [self.kind, "problem", *["hint"] * bool(self.classifier.by), *["rank"] * (self.truth is not None)]
-        told = ["class", self.classifier.unit, *["probability"] * bool(self.classifier.by)]
+        columns = ["class", self.classifier.unit, *["probability"] * bool(self.classifier.by)]
         places = range(1, 1 + min(self.top, len(self.classifier.names)))
-        return own + [f"{name}_{place}" for place in places for name in told]
+        return own + [f"{name}_{place}" for place in places for name in columns]
 
     def _cells(self, answer: Answer) -> dict[str, Any]:
         cells: dict[str, Any] = {name: answer[name] for name in (self.kind, "problem", "hint", "rank") if name in answer}

@@ -26,7 +26,7 @@ FORMAT = "jclip embed 1"
 
 
 def main(
-    model: str,
+    model: str | Path | Encoder,
     source: str | Source,
     out: str | Path,
     *,

@@ -22,7 +22,7 @@ from jclip.data.names import match_names
 from jclip.encode import make_encode
 from jclip.eval import Embedding, Evaluator, FeatureCache, Functions, make_evaluator
 from jclip.files import is_bucket, is_run
-from jclip.inference import load, tower_digest
+from jclip.inference import Encoder, load, tower_digest
 from jclip.metrics import results_table
 from jclip.processes import is_first, leave_together, together
 from jclip.results import Results, describe_machine, training_curves
@@ -142,7 +142,7 @@ def _caption_function(
 
 
 def main(
-    model: str | Path,
+    model: str | Path | Encoder,
     *,
     suite: Suite | None = None,
     names: Sequence[str] = (),
@@ -157,7 +157,7 @@ def main(
     """Runs evaluations of a model and prints the results.
 
     Args:
-        model: workdir of a training run, or anything else that `jclip.load` takes.
+        model: workdir of a training run, or anything else that `jclip.load` takes, such as what it has returned.
         suite: the evaluations; None: those of the run's own configuration.
         names: which of them; none given means all.
         step: which checkpoint of a workdir; None means the last.
@@ -173,10 +173,11 @@ def main(
         CheckpointError: there is no such checkpoint.
         ConfigError: there is no such evaluation, or the evaluations do not fit the model.
     """
-    model = together(lambda: local_path(model)) if is_bucket(model) else model
-    together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
+    if not isinstance(model, Encoder):
+        model = _local(model)
+        together(lambda: run_config(model, step) if is_run(model) else None)  # before hosts read it as one
     subject = open_subject(model, step, **how)
-    suite = _chosen(suite or subject.suite, names, model)
+    suite = _chosen(suite or subject.suite, names, subject.name)
     suite = suite if max_pixels is None else dataclasses.replace(suite, max_pixels=max_pixels)
     check_suite(suite, subject.model)
     evals = {name: evaluation for name, evaluation in suite.evals.items() if not names or name in names}
@@ -202,7 +203,11 @@ def main(
     return values
 
 
-def _chosen(suite: Suite | None, names: Sequence[str], model: str | Path) -> Suite:
+def _local(model: str | Path) -> str | Path:
+    return together(lambda: local_path(model)) if is_bucket(model) else model
+
+
+def _chosen(suite: Suite | None, names: Sequence[str], model: str) -> Suite:
     """The suite, if there is one and it has these evaluations."""
     if suite is None:
         raise ConfigError(
@@ -238,6 +243,10 @@ def _print(subject: "EvaluatedModel", values: Mapping[str, float], as_json: bool
 def default_cache() -> Path:
     """Folder of features unless one is given."""
     return cache_folder("features")
+
+
+LOADED = "a loaded model"
+"""Name of a model that is given as an object."""
 
 
 class EvaluatedModel(NamedTuple):
@@ -289,15 +298,16 @@ def class_scores(
     return logits[:, np.array(places.places)] / np.float32(adapted.head.scale)
 
 
-def open_subject(model: str | Path, step: int | None = None, **how: Any) -> EvaluatedModel:
+def open_subject(model: str | Path | Encoder, step: int | None = None, **how: Any) -> EvaluatedModel:
     """A checkpoint of a run, or anything else that `jclip.load` takes; raises as that does.
 
     With further arguments of that, such as image_size, a run has no evaluations of its own: they are of its own sizes.
     """
-    if how or not is_run(model):
+    if isinstance(model, Encoder) or how or not is_run(model):
         encoder = load(model, step=step, **how)
+        name = LOADED if isinstance(model, Encoder) else str(model)
         return EvaluatedModel(
-            str(model), encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners, adapted=encoder.adapted
+            name, encoder.config, encoder.params, encoder.mesh, captioners=encoder.captioners, adapted=encoder.adapted
         )
     config, step, params, mesh = load_run(model, step)
     gather = make_gather(param_shapes(config), config.mesh, mesh)

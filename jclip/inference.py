@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    path_or_name: str | Path,
+    path_or_name: "str | Path | Encoder",
     pretrained: str | None = None,
     *,
     step: int | None = None,
@@ -54,7 +54,7 @@ def load(
     Args:
         path_or_name: the workdir of a training run; a folder of weights as jclip, open_clip or Hugging Face write it; a weight
             file with open_clip's names; an `.npz` of big_vision; hf://ORG/NAME[@REVISION]; a model that `jclip adapt` has made;
-            or the name of an architecture (random weights, which is logged).
+            or the name of an architecture (random weights, which is logged). An Encoder is returned as it is.
         pretrained: a tag of open_clip's, which is refused: its weights are a repository here, hf://ORG/NAME.
         step: which checkpoint of the workdir; None means the last.
         architecture_name: of a weight file beside which no configuration lies, such as "ViT-B-32-quickgelu".
@@ -73,6 +73,11 @@ def load(
         WeightsError: weights are damaged, or are not reproduced exactly.
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
+    if isinstance(path_or_name, Encoder):
+        further = pretrained, step, architecture_name, image_size, context_length, tokenizer, kind, preprocess
+        if {*map(bool, further), bool(seed), fsdp != 1} != {False}:
+            raise ConfigError("load: this model is loaded already; give what it was loaded from, or leave out further arguments")
+        return path_or_name
     name = str(path_or_name)
     if pretrained is not None:
         raise ConfigError(f"load: {tag_instead(name, pretrained)}")

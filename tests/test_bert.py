@@ -150,7 +150,7 @@ def test_operations_are_those_of_the_program(options: dict[str, Any]) -> None:
         ({"output_width": 10, "projection": "none"}, "'none' needs width 10 to be embed_dim 24"),
     ],
 )
-def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
+def test_contradictions_are_reported(changes: dict[str, Any], message: str) -> None:
     model = Model({"image": VisionTower(width=24), "text": dataclasses.replace(BERT, **changes)}, 24)
     with pytest.raises(ConfigError, match=message):
         check_model(model)

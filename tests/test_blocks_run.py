@@ -73,7 +73,7 @@ def test_a_killed_run_on_a_bucket_larger_than_the_cache_goes_on_bit_by_bit(
     assert 0 < kept <= 5.5 * size / SHARDS
 
 
-def test_another_shuffle_at_a_resume_is_told() -> None:
+def test_another_shuffle_at_a_resume_is_reported() -> None:
     def record(**data: Any) -> dict[str, Any]:
         config = dataclasses.replace(tiny_config(), data=dataclasses.replace(tiny_config().data, **data))
         check(config)

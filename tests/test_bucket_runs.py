@@ -237,7 +237,7 @@ def test_half_a_checkpoint_does_not_count_and_a_shorter_file_is_named(tmp_path: 
             complete_steps(bucket, {**bucket.files(), "../../a": 2, "config.json": 2})
 
 
-def test_a_store_that_does_not_answer_stops_no_training_and_is_told(tmp_path: Path, often: None) -> None:
+def test_a_store_that_does_not_answer_stops_no_training_and_is_reported(tmp_path: Path, often: None) -> None:
     bucket, told, good = Memory(), threading.Event(), threading.Event()
     said: list[str] = []
 

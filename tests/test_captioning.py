@@ -83,7 +83,7 @@ def test_a_token_at_a_time_has_the_logits_of_the_whole(pool: str, image_pool: st
 
 
 @pytest.mark.parametrize(("pool", "image_pool"), POOLS)
-def test_no_token_is_told_from_a_later_one_and_none_from_padding(pool: str, image_pool: str) -> None:
+def test_no_token_is_predicted_from_a_later_one_and_none_from_padding(pool: str, image_pool: str) -> None:
     it = captioner(pool, image_pool=image_pool)
     params, logits = parameters(it), whole(it)
     images = image_tokens(it, params, 1)

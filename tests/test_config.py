@@ -588,7 +588,7 @@ def test_whole_numbers_in_a_file_become_floats_where_the_field_is_one() -> None:
     assert (type(optim.lr), type(optim.weight_decay)) == (float, float)  # 1 and 1.0 would not be the same record
 
 
-def test_differences_are_told_on_either_side() -> None:
+def test_differences_are_reported_on_either_side() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
     old, new = Config(), Config(evals={"e": ZeroShot("shapes:test")}, optim=Optim(lr=0.5))
     assert differences(old, new)[0] == "optim.lr: 0.001 -> 0.5"

@@ -122,7 +122,7 @@ def test_a_batch_has_the_embeddings_that_embed_has_written_of_its_examples(tmp_p
     np.testing.assert_array_equal(batch.arrays["image"], before.arrays["image"])
 
 
-def test_examples_without_an_embedding_of_their_own_give_way_and_are_told(tmp_path: Path) -> None:
+def test_examples_without_an_embedding_of_their_own_give_way_and_are_reported(tmp_path: Path) -> None:
     keys = [f"shapes:train:{i}" for i in range(200)]
     z = np.random.default_rng(0).normal(size=(200, 4))
     z[100:150] = np.nan

@@ -446,7 +446,7 @@ def test_arrays_are_found_under_the_facts_that_they_were_kept_with(tmp_path: Pat
     assert cache.load({"a": 2}) is None
 
 
-def test_data_of_an_evaluation_that_are_not_there_are_told_with_its_name(tmp_path: Path) -> None:
+def test_data_of_an_evaluation_that_are_not_there_are_reported_with_its_name(tmp_path: Path) -> None:
     config = tiny_config(evals={"mine": Retrieval("webdataset:none.tar")}, **{"checkpoint.best": None})
     message = r"evaluation mine: source 'webdataset:none.tar'.*no file.*--evals\.mine\.FIELD.*--evals none"
     with pytest.raises(SourceError, match=message):

@@ -276,7 +276,7 @@ class Twice:
         return "0" * 32
 
 
-def test_of_several_captions_the_first_counts_and_keys_that_are_there_twice_are_told() -> None:
+def test_of_several_captions_the_first_counts_and_keys_that_are_there_twice_are_reported() -> None:
     found = read_findings(Twice(), Filter(languages=("en",)), None)
     assert found.counts() == {"kept": 1, **dict.fromkeys(RULES, 0), "language": 1, "unreadable": 1}
     assert found.language[1] is not None

@@ -2,6 +2,7 @@
 evaluation, an objective and a format of weights.
 """
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +29,33 @@ TABLES = (
 )
 
 
+ADDITIONS = {f"docs/add/{name}.md": 60 for name in ("tower", "source", "evaluation", "weights")} | {"docs/objectives.md": 40}
+"""The pages that add something, and the lines that it may take."""
+
+
+def shown(page: str) -> list[str]:
+    """The blocks of code of a page that add something."""
+    code = blocks(PAGES[page], "python")
+    return code[-1:] if page == "docs/objectives.md" else code
+
+
+@pytest.mark.parametrize("page", ADDITIONS)
+def test_an_addition_is_short_and_needs_no_private_name(page: str) -> None:
+    code = "\n".join(shown(page))
+    assert len(code.splitlines()) <= ADDITIONS[page]
+    names = [node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+    names += [alias.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert not [name for name in names if name.startswith("_") and not name.endswith("__")]
+
+
 @pytest.fixture(scope="module")
 def added() -> Any:
     """The names that the pages define; their rows are taken out of the tables in the end."""
     tables = [getattr(room, name) for room, name in TABLES]
     before = [dict(table) for table in tables]
     names: dict[str, Any] = {"__name__": "page"}
-    for page in (*(f"docs/add/{name}.md" for name in ("tower", "source", "evaluation", "weights")), "docs/objectives.md"):
-        shown = blocks(PAGES[page], "python")
-        for code in shown[-1:] if page == "docs/objectives.md" else shown:
+    for page in ADDITIONS:
+        for code in shown(page):
             exec(compile(code, page, "exec"), names)
     yield type("Added", (), names)
     for table, rows in zip(tables, before, strict=True):

@@ -235,7 +235,7 @@ def test_masks_depend_on_the_row_alone_and_are_of_training(tower: Any) -> None:
         (CNN, {"mel": dataclasses.replace(MEL, fmax=5000.0)}, "above half of the sample rate"),
     ],
 )
-def test_contradictions_are_told(tower: Any, changes: dict[str, Any], message: str) -> None:
+def test_contradictions_are_reported(tower: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_model(Model({"sound": dataclasses.replace(tower, **changes)}, 8))
 

@@ -75,7 +75,7 @@ def test_weights_of_another_model_are_not_described(tmp_path: Path, capsys: pyte
     assert "do not fit the architecture: " in capsys.readouterr().err
 
 
-def test_height_and_width_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_height_and_width_are_distinguished(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(["info", "ViT-tiny-test", "--image-size", "24x16"]) == 0
     assert "24 x 16 (height x width)" in capsys.readouterr().out
     assert exit_status(["info", "ViT-tiny-test", "--image-size", "24x16", "--json"]) == 0

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tiny import tiny_config
 
 from jclip import checkpoint, train
 from jclip.checkpoint import Checkpoints
+from jclip.config import Evaluation
+from jclip.eval import EVALUATORS, Evaluator, Result
 from jclip.keeping import kept, old_scores
 
 RISES = {4: {"m": 0.1}, 8: {"m": 0.2}, 12: {"m": 0.3}, 16: {"m": 0.4}}
@@ -46,14 +49,30 @@ def test_the_latest_and_the_best_stay(
     assert kept(STEPS, scores, keep=keep, best=best) == stay
 
 
-class Script:
-    """An evaluator whose metric at each call is the next of a list."""
+@dataclass(frozen=True)
+class Script(Evaluation):
+    """An evaluation whose metric at each run of it is the next of a list."""
 
-    def __init__(self, values: list[float]) -> None:
-        self.values = iter(values)
+    values: tuple[float, ...]
+    metric: str = "top1"
+    every: str = "2"
 
-    def results(self, due: Mapping[str, Any], params: Any) -> Iterator[tuple[str, float]]:
-        yield "seen/top1", next(self.values)
+    def towers(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def sources(self) -> Mapping[str, str]:
+        return {}
+
+
+class Scripted(Evaluator):
+    def __init__(self, config: Script, bench: Any) -> None:
+        self.metric, self.values = config.metric, iter(config.values)
+
+    def run(self, params: Any, *, details: bool = False) -> Result:
+        return Result({self.metric: next(self.values)}, {})
+
+
+EVALUATORS[Script] = Scripted
 
 
 @pytest.mark.parametrize(
@@ -66,26 +85,20 @@ class Script:
     ],
     ids=["rises", "falls", "peaks", "peaks, 2 kept"],
 )
-def test_the_loop_keeps_the_latest_and_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float], keep: int, stay: list[int]
-) -> None:
-    monkeypatch.setattr(train, "run_evaluators", Script(values).results)
-    changes = {"duration": "8", "checkpoint.every": "4", "evals.seen.every": "2", "checkpoint.keep": keep}
-    config = tiny_config(evals={"seen": tiny_config().evals["seen"]}, **changes)
+def test_the_loop_keeps_the_latest_and_the_best(tmp_path: Path, values: list[float], keep: int, stay: list[int]) -> None:
+    changes = {"duration": "8", "checkpoint.every": "4", "checkpoint.keep": keep}
+    config = tiny_config(evals={"seen": Script(tuple(values))}, **changes)
     train.main(config, tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps == stay
     assert json.loads((tmp_path / "evaluations.json").read_text())[str(stay[0])] == {"seen/top1": max(values)}
 
 
 @pytest.mark.slow
-def test_a_new_best_metric_does_not_stop_a_run_whose_checkpoints_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evals = {"seen": tiny_config().evals["seen"]}
-    changes = {"duration": "4", "checkpoint.every": "2", "evals.seen.every": "2", "checkpoint.keep": 1}
-    monkeypatch.setattr(train, "run_evaluators", lambda due, params: iter([("seen/top5", 0.9)]))
-    train.main(tiny_config(evals=evals, **changes, **{"checkpoint.best": None}), tmp_path)
+def test_a_new_best_metric_does_not_stop_a_run_whose_checkpoints_lack_it(tmp_path: Path) -> None:
+    changes = {"duration": "4", "checkpoint.every": "2", "checkpoint.keep": 1}
+    train.main(tiny_config(evals={"seen": Script((0.9, 0.9), "top5")}, **changes, **{"checkpoint.best": None}), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps == [4]
-    monkeypatch.setattr(train, "run_evaluators", Script([0.5, 0.2]).results)
-    train.main(tiny_config(evals=evals, **{**changes, "duration": "8"}), tmp_path)
+    train.main(tiny_config(evals={"seen": Script((0.5, 0.2))}, **{**changes, "duration": "8"}), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps == [6, 8]
 
 

@@ -378,7 +378,7 @@ def test_the_words_chosen_are_as_many_as_asked_and_depend_on_row_and_key_alone()
         np.testing.assert_array_equal(whole[some], part)
 
 
-def test_hidden_words_are_told_from_those_around_them_alone() -> None:
+def test_hidden_words_are_predicted_from_those_around_them_alone() -> None:
     """Loss and what it depends on, against the head in f64 on the tower's tokens of a text made by hand."""
     config = config_of("masked")
     mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
@@ -410,7 +410,7 @@ def test_hidden_words_are_told_from_those_around_them_alone() -> None:
 
 
 @pytest.mark.slow
-def test_parts_and_hidden_patches_are_told_as_the_teacher_sees_the_whole() -> None:
+def test_parts_and_hidden_patches_are_predicted_as_the_teacher_sees_the_whole() -> None:
     """Losses, centres and what is hidden, in f64 from the tokens of towers applied by themselves."""
     config = config_of("taught")
     mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])

@@ -64,7 +64,7 @@ class Scenes:
         return "scenes"
 
 
-def test_what_is_lacking_is_told_and_what_is_broken_is_replaced() -> None:
+def test_what_is_lacking_is_reported_and_what_is_broken_is_replaced() -> None:
     found = batches(config(), 4, source=Scenes())
     rows = {key: (batch, i) for batch in found for i, key in enumerate(batch.keys)}
     assert len(rows) >= 60
@@ -206,7 +206,7 @@ def test_a_text_that_is_lacking_is_as_short_as_one_can_be_so_that_buckets_fit() 
         assert int(end_of_text(jnp.asarray(empty_input(tower))[None], tower)[0]) == 0
 
 
-def test_a_field_that_no_example_has_is_told_where_it_may_be_missing() -> None:
+def test_a_field_that_no_example_has_is_reported_where_it_may_be_missing() -> None:
     (line,) = shortcomings(Scenes(), {"image": "image", "text": "text", "depth": "dpeth"}, optional=("depth",))
     assert line == "none of 32 examples looked at has 'dpeth' for the tower depth, which would learn nothing of them"
 

@@ -172,7 +172,7 @@ def test_several_captions_stay_several(tmp_path: Path) -> None:
     assert [example["captions"] for example in map(open_source(name).__getitem__, range(2))] == [("a cat", "two cats"), ("one",)]
 
 
-def test_texts_labels_and_fields_of_any_kind_are_packed_or_told(tmp_path: Path) -> None:
+def test_texts_labels_and_fields_of_any_kind_are_packed_or_reported(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"text": "half \ud83d of a letter", "label": "cat", "emb": [1.5, 2.0], "n": 3},
         {"text": "a dog", "label": "dog", "../../evil": [1.0, 2.0]},
@@ -229,7 +229,7 @@ def test_a_shard_whose_bytes_are_others_is_written_again(shards: str, tmp_path: 
     assert path.read_bytes() == whole
 
 
-def test_several_captions_of_a_labelled_set_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_captions_of_a_labelled_set_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "a.jpg").write_bytes(photo(20, 20, 0))
@@ -241,7 +241,7 @@ def test_several_captions_of_a_labelled_set_are_told(tmp_path: Path, capsys: pyt
     assert open_source(said[1])[0]["captions"] == ("one cat", "another cat")
 
 
-def test_odd_labels_and_names_that_occur_twice_are_told(tmp_path: Path) -> None:
+def test_odd_labels_and_names_that_occur_twice_are_reported(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"label": 1}, {"label": [1, 2.5, "x"]}, {"label": 0, "json": {"n": 1}, "n": 2}]
     packed = open_source(pack.main(table(tmp_path / "in", rows), tmp_path / "out"))
     assert [packed[i]["label"] for i in range(len(packed))] == [1]

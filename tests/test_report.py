@@ -280,7 +280,7 @@ def test_suites_may_differ_and_the_page_says_so(tmp_path: Path) -> None:
     assert "different suites (configs/suites/clipart.py, mine.py)" in text
 
 
-def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_models_of_one_name_are_distinguished(tmp_path: Path) -> None:
     one, two = results("same"), results("same")
     two["model"]["step"] = 20
     assert "same, step 1,380" in page_of(tmp_path, one, two)[1].text

@@ -180,7 +180,7 @@ def test_lines_that_were_never_to_be_written_are_not_lost(tmp_path: Path, capsys
     assert "they are lost" not in capsys.readouterr().out
 
 
-def test_lost_lines_of_metrics_are_told(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_lines_of_metrics_are_reported(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = workdir / "metrics.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
     go_on(workdir, duration="13")

@@ -156,7 +156,7 @@ def test_what_is_no_measurement_is_a_bad_example(tower: Tower, value: Any, said:
         (dataclasses.replace(MOTION, heads=3), "heads 3 does not divide width 8"),
     ],
 )
-def test_contradictions_of_a_tower_are_told(tower: Tower, said: str) -> None:
+def test_contradictions_of_a_tower_are_reported(tower: Tower, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_model(Model({"sensor": tower}, embed_dim=8))
 

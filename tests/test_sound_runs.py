@@ -154,7 +154,7 @@ def shards(folder: Path) -> str:
     return f"{folder}/00000.tar"
 
 
-def test_what_a_source_of_sounds_holds_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_source_of_sounds_holds_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = shards(tmp_path)
     assert exit_status(["data", f"webdataset:{data}", "--text", "json.text"]) == 0
     out = capsys.readouterr().out

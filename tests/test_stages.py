@@ -150,7 +150,7 @@ def test_the_best_of_an_earlier_stage_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damage_to_the_end_of_a_stage_is_told_with_a_way_on(whole: Path, tmp_path: Path) -> None:
+def test_damage_to_the_end_of_a_stage_is_reported_with_a_way_on(whole: Path, tmp_path: Path) -> None:
     parts = cut(whole, 4, tmp_path / "parts")
     damage(parts / "checkpoints/4/params")
     with pytest.raises(CheckpointError, match=r"checkpoints/4 is damaged: .*; --resume-from 2 goes on from the one before"):

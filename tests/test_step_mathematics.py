@@ -92,7 +92,7 @@ def test_three_steps_are_adamw_by_hand_with_every_option_on() -> None:
 
 
 @pytest.mark.parametrize(("by", "ids"), [("image", [0, 0, 1, 2, 3, 4, 5, 6]), ("text", [0, 1, 2, 2, 3, 4, 5, 6])])
-def test_equal_examples_are_told_by_the_named_tower(by: str, ids: list[int]) -> None:
+def test_equal_examples_are_identified_by_the_named_tower(by: str, ids: list[int]) -> None:
     config = tiny_config(
         batch_size=8,
         objectives={"image_text": Contrastive(equal="ignore", equal_by=by)},

@@ -185,7 +185,7 @@ def test_a_killed_worker_is_explained_and_the_steps_done_are_saved(tmp_path: Pat
     ("code", "said"),
     [(-7, "SIGBUS; /dev/shm is too small .* --shm-size"), (-9, "SIGKILL; .*out of memory"), (3, "status 3"), (-64, "SIGRTMAX")],
 )
-def test_how_a_worker_ended_is_told_by_its_exit_code(code: int, said: str) -> None:
+def test_how_a_worker_ended_is_shown_by_its_exit_code(code: int, said: str) -> None:
 
     assert re.search(said, why_lost(code).replace("killed by ", ""))
 

@@ -104,7 +104,7 @@ SHAPES = {"context_length": 24, "vocab_size": 64, "eot_id": 2, "tokenizer": WORD
 
 
 @pytest.mark.slow
-def test_a_caption_is_told_from_its_image_and_not_from_padding() -> None:
+def test_a_caption_is_predicted_from_its_image_and_not_from_padding() -> None:
     """After a short training the captions of other images cost more; what stands behind the end of a text changes nothing."""
     data = {"data.source": "shapes:train?size=16&length=16&captions=complete", "data.augment.scale": (1.0, 1.0)}
     config = small(**{f"model.towers.text.{name}": value for name, value in SHAPES.items()}, **data)

@@ -37,7 +37,7 @@ from rich.table import Column, Table
 
 BATCH, SHARDS = 100, 10
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-"""Of a bucket that the server makes believe; it does not look at them."""
+"""Credentials of a bucket that the server pretends to have; it does not look at them."""
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def measure(spec: str, kind: str) -> dict[str, float]:
     import grain  # noqa: F401
 
     if spec.startswith("webdataset:s3:"):
-        import s3fs  # noqa: F401
+        import s3fs  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
 
     from jclip.config import VisionTower
     from jclip.config.augment import Augment

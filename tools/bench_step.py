@@ -9,9 +9,10 @@ gives the medians of the times, and the median of the pairs' ratios, which a noi
 is the median step of a process of each, one after the other, for two at once disturb each other's memory. A ratio below 1 means
 that jclip is faster.
 
-Measured on two cores of an EPYC (Zen 5): the clipart model took 3.3 s, and open_clip's 4.4 s (median of the ratios 0.75; in
-another run 0.81), ViT-B/32 at batch 16 2.7 and 4.3 s (0.62; 0.61). On a slow virtual Xeon these were 7.3 and 7.7 s (0.93; 1.02),
-7.3 and 7.1 s (1.03; 0.97): there torch's library makes 115 to 165 GFLOP/s of these products of matrices, XLA's 75 to 130.
+Measured on two cores of an EPYC (Zen 5) that did nothing else, --rounds 3: the clipart model took 2.85 s, and open_clip's 4.19
+s (0.68), ViT-B/32 at batch 16 2.35 and 3.96 s (0.59), open_clip 3.3.0 on torch 2.13.0. On a slow virtual Xeon these were 7.3
+and 7.7 s (0.93; 1.02), 7.3 and 7.1 s (1.03; 0.97): there torch's library makes 115 to 165 GFLOP/s of these products of
+matrices, XLA's 75 to 130.
 
 Memory costs both on such a machine, where a page fault takes 2 to 3 microseconds: XLA gives its temporary memory, 2.6 GB, back
 after every step and takes it anew. The allocator can be set to keep it, at the price of twice the memory:

@@ -337,7 +337,7 @@ def open_parquet(spec: str) -> Parquet | Grouped:
             at,
             max(sizes) >> 20,
         )
-    paths_only = bool(told := columns.image or columns.sound) and is_text(first.field(told).type)
+    paths_only = bool(media := columns.image or columns.sound) and is_text(first.field(media).type)
     return source.of_rows(at, paths_only, options.get("captions") == "rows")
 
 

@@ -377,9 +377,9 @@ def _kind(reason: str) -> str:
 
 
 def _reasons(why: Counter[str], first: Mapping[str, str]) -> list[str]:
-    told = [f"{count:,} are left out: {first.get(kind, kind)[:200]}" for kind, count in why.most_common(MOST_REASONS) if count]
+    lines = [f"{count:,} are left out: {first.get(kind, kind)[:200]}" for kind, count in why.most_common(MOST_REASONS) if count]
     rest = sum(why.values()) - sum(count for _, count in why.most_common(MOST_REASONS))
-    return [*told, f"{rest:,} are left out for other reasons"] if rest else told
+    return [*lines, f"{rest:,} are left out for other reasons"] if rest else lines
 
 
 def _progress(looks: Iterable[_Look], total: int) -> Iterable[_Look]:

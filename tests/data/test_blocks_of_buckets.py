@@ -239,7 +239,7 @@ def test_blocks_are_there_before_they_are_read(server: FileServer, shards: Path,
     assert not any(thread.is_alive() for thread in ours)
 
 
-def test_a_loader_that_is_told_to_fetches_nothing_ahead(
+def test_a_loader_that_is_asked_to_fetches_nothing_ahead(
     server: FileServer, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, 0.5 * size_of(shards) / SHARDS)

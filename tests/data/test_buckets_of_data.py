@@ -106,7 +106,7 @@ def test_worker_processes_read_a_bucket(shards: Path) -> None:
 
 
 @pytest.mark.usefixtures("s3")
-def test_an_object_of_s3_that_changes_or_is_not_there_is_told() -> None:
+def test_an_object_of_s3_that_changes_or_is_not_there_is_reported() -> None:
     import fsspec
 
     files = fsspec.filesystem("s3", skip_instance_cache=True)

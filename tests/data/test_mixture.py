@@ -308,7 +308,7 @@ def test_changes_that_are_not_in_order_or_never_come_are_refused(changes: Any) -
         planned(source, [(config, make_plans(config, len(source))[0])])
 
 
-def test_a_change_of_weights_is_told_where_it_moves_what_was_seen_already() -> None:
+def test_a_change_of_weights_is_reported_where_it_moves_what_was_seen_already() -> None:
     def record(duration: str, changes: Any) -> dict[str, Any]:
         sources = {"a": Portion("shapes:val?length=50", 0.7, changes=changes), "b": Portion("shapes:test?length=20", 0.3)}
         config = dataclasses.replace(Config(), data=Data(sources=sources), batch_size=10, duration=duration)

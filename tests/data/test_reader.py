@@ -32,7 +32,7 @@ def test_once_means_every_example_once_in_order_and_padding_masked(hosts: int, l
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_reading_once_begins_where_it_is_told(hosts: int) -> None:
+def test_reading_once_begins_where_it_is_asked_to(hosts: int) -> None:
     transforms = {"image": eval_transform(TOWERS["image"])}
     runs = [list(read_once(Flawed(set()), transforms, batch_size=8, host=h, hosts=hosts, start=7)) for h in range(hosts)]
     keys = [key for parts in zip(*runs, strict=True) for batch in parts for key in batch.keys]

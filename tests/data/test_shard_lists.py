@@ -183,7 +183,7 @@ def test_counts_of_a_split_are_checked_and_a_shard_that_was_cut_is_refused(root:
         open_source(f"{energon(root)}?split=train")
 
 
-def test_folders_of_shards_without_a_list_are_told_as_before(root: Path) -> None:
+def test_folders_of_shards_without_a_list_are_reported_as_before(root: Path) -> None:
     with pytest.raises(SourceError, match="is a folder; name its files"):
         open_source(f"webdataset:{root}/shards")
     assert isinstance(open_source(f"webdataset:{root}/shards/?.tar"), WebDataset)

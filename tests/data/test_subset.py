@@ -218,7 +218,7 @@ def test_a_score_beyond_all_numbers_is_none() -> None:
     assert kept(Subset(best=("score", 0.4)), Huge(5)) == [3, 4]
 
 
-def test_what_a_part_lacks_is_told_as_that_of_its_source(tmp_path: Path) -> None:
+def test_what_a_part_lacks_is_reported_as_that_of_its_source(tmp_path: Path) -> None:
     samples = {f"{i:03}": {"txt": b"a", **({"jpg": b"x"} if i % 2 else {})} for i in range(30)}
     members = [(f"{key}.{ending}", content) for key, fields in samples.items() for ending, content in fields.items()]
     write_tar(tmp_path / "a.tar", members)

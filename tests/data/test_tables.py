@@ -597,7 +597,7 @@ def test_rows_of_the_same_image_are_one_example_if_that_is_said(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_paths_of_sounds_are_told_by_their_values(kind: str, tmp_path: Path) -> None:
+def test_paths_of_sounds_are_identified_by_their_values(kind: str, tmp_path: Path) -> None:
     """Common Voice's table, whose column `path` would be an image's by its name; and tables in which it is one."""
     (tmp_path / "clips").mkdir()
     for name in ("a.mp3", "b.MP3", "c.png"):
@@ -687,7 +687,7 @@ def test_rows_cannot_be_joined_by_what_is_not_there(tmp_path: Path, photos: Path
         open_source(f"parquet:{tmp_path}/a.parquet?captions=rows")
 
 
-def test_a_few_images_that_come_again_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_few_images_that_come_again_are_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows_ = [f"{max(i, 1)}.png,{i}" for i in range(200)]
     (tmp_path / "a.csv").write_text("\n".join(["image,text", *rows_]))
     open_source(f"csv:{tmp_path}/a.csv")

@@ -174,7 +174,7 @@ def test_retrieval_with_several_captions_an_image(sources, hosts, batch_size):
     assert metrics["name/image_to_text/recall@1"] >= 2 / 3
 
 
-def test_images_that_come_again_are_counted_and_told_because_their_recall_is_too_low(sources, caplog):
+def test_images_that_come_again_are_counted_and_reported_because_their_recall_is_too_low(sources, caplog):
     captions = {f"scene {i}": tuple(f"scene {i}{letter}" for letter in "abcde") for i in range(4)}
     sources["joined"] = Listed(tuple({"image": image, "captions": texts} for image, texts in captions.items()))
     joined = run(Retrieval("joined"), 1, 4)

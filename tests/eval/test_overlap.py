@@ -118,6 +118,6 @@ def test_the_data_of_the_model_s_run_are_the_training_data_where_none_are_named(
         (Overlap("s", tower="sound"), "there is no tower 'sound'"),
     ],
 )
-def test_contradictions_are_told(config: Overlap, message: str) -> None:
+def test_contradictions_are_reported(config: Overlap, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_suite(Suite({"o": config}), MODEL)

@@ -83,7 +83,7 @@ def test_features_are_those_of_the_authors(name: str, tmp_path: Path) -> None:
     assert float(params["sound_text"]["logit_scale"]) == 3
 
 
-def test_towers_are_told_by_the_shapes(tmp_path: Path) -> None:
+def test_towers_are_identified_by_the_shapes(tmp_path: Path) -> None:
     towers = {name: opened(tmp_path / name, name).model.towers for name in KINDS}
     assert isinstance(towers["htsat"]["sound"], HtsatTower)
     assert (towers["htsat"]["sound"].depths, towers["htsat"]["sound"].heads, towers["htsat"]["sound"].window) == (

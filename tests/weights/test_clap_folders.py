@@ -118,7 +118,7 @@ def test_models_that_transformers_has_not_are_not_written(name: str, tmp_path: P
         np.testing.assert_array_equal(again[path], array, err_msg=path)
 
 
-def test_a_changed_file_is_told(tmp_path: Path) -> None:
+def test_a_changed_file_is_reported(tmp_path: Path) -> None:
     file = write_file(tmp_path / "w", "htsat")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cut short"):

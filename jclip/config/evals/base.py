@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from jclip.config.durations import Duration
@@ -51,9 +52,10 @@ class Labels:
 class Evaluation(Kind):
     """Base of the dataclasses of evaluations."""
 
-    fields: Mapping[str, str]
+    # Defaults for dataclasses from elsewhere that leave these out.
+    fields: Mapping[str, str] = MappingProxyType({})
     """Fields of an example by tower, as in data.fields; of alternatives, the first that an example has."""
-    every: Duration
+    every: Duration = "100%"
     """Time between evaluations in training."""
 
     def towers(self) -> tuple[str, ...]:

@@ -36,17 +36,17 @@ class CaptioningEvaluator(Evaluator):
         used = [i for i, several in enumerate(found) if several and captions[i] is not None]
         if not used:
             raise ConfigError(f"evaluation: no example of {config.source!r} has an image and a caption that can be read")
-        told, references = [captions[i] or "" for i in used], [found[i] for i in used]
-        metrics = {"bleu4": bleu4(told, references), "cider": cider_d(told, references)}
-        metrics |= {"exact_match": exact_match(told, references)}
+        written, references = [captions[i] or "" for i in used], [found[i] for i in used]
+        metrics = {"bleu4": bleu4(written, references), "cider": cider_d(written, references)}
+        metrics |= {"exact_match": exact_match(written, references)}
         objects = list(read_field(source, "objects"))
         if not any(isinstance(objects[i], BadExample) for i in used):
-            right = [names_exactly(text, objects[i]) for text, i in zip(told, used, strict=True)]
+            right = [names_exactly(text, objects[i]) for text, i in zip(written, used, strict=True)]
             metrics["exact_objects"] = sum(right) / len(right)
         counts = {"examples": len(used), "captions": sum(map(len, references))}
         if broken := len(found) - len(used):
             counts["broken"] = broken
-        rows = [[source[i]["key"], text, several[0]] for i, text, several in zip(used, told, references, strict=True)][:SHOWN]
+        rows = [[source[i]["key"], text, several[0]] for i, text, several in zip(used, written, references, strict=True)][:SHOWN]
         return Result(metrics, counts, {"captions": rows} if details else {})
 
     def _references(self, value: Any) -> list[str]:

@@ -133,15 +133,15 @@ def groups(a: Gallery, b: Gallery, *, equal: bool = True) -> tuple[np.ndarray, n
     Texts that are equal are a group, and whatever else belongs to an example has the groups of all its texts. Of two sides of
     texts, those of b are the groups. Without texts, or where equal ones are not right for each other, each example is a group.
     """
-    told, asked = (b, a) if b.texts is not None or a.texts is None else (a, b)
-    if told.texts is None or not equal:
+    captioned, asked = (b, a) if b.texts is not None or a.texts is None else (a, b)
+    if captioned.texts is None or not equal:
         return a.owner, b.owner
-    _, own = np.unique(np.array(told.texts, object), return_inverse=True)
-    members: list[list[int]] = [[] for _ in told.read]
-    for group, owner in zip(own.tolist(), told.owner.tolist(), strict=True):
+    _, own = np.unique(np.array(captioned.texts, object), return_inverse=True)
+    members: list[list[int]] = [[] for _ in captioned.read]
+    for group, owner in zip(own.tolist(), captioned.owner.tolist(), strict=True):
         members[owner].append(group)
     others = pad_groups([sorted(set(groups)) for groups in members])[asked.owner]
-    return (own, others) if told is a else (others, own)
+    return (own, others) if captioned is a else (others, own)
 
 
 def text_field(source: Source, tower: str) -> str:
