@@ -9,7 +9,7 @@ import numpy as np
 from jclip.data.shapes_drawing import COLOURS, SHAPES
 
 P_COLOUR_ONLY = 0.1
-"""Probability that an object is named by its colour alone: "something red". Such captions teach the words one by one."""
+"""Probability that an object is named by its colour alone: "something red". Such captions tell the words apart."""
 
 P_SHAPE_ONLY = 0.4
 """Probability that an object is named by its shape alone: "a circle"."""
