@@ -49,7 +49,7 @@ def _main(arguments: list[str]) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("jclip.data.remote").setLevel(logging.INFO)  # says how remote data are read, in a line for each source
+    logging.getLogger("jclip.data.ways").setLevel(logging.INFO)  # says how remote data are read, in a line for each source
     try:
         return int(COMMANDS[options.command](options, overrides) or 0)
     except _expected_errors() as error:

@@ -13,9 +13,9 @@ from shutil import disk_usage
 from jclip.data.addresses import Address, public
 from jclip.data.answers import RefusedRequest
 from jclip.data.caches import cache_folder, opened_for_blocks
+from jclip.data.local_files import LocalFile
 from jclip.data.remote import RemoteFile
 from jclip.data.source import SourceError
-from jclip.data.storage import LocalFile
 
 WAY, LIMIT = "JCLIP_REMOTE", "JCLIP_CACHE_GB"
 """Variables of the environment: whole or ranges, in place of the rule; and the limit of the copies."""

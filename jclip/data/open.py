@@ -31,7 +31,7 @@ def _later(module: str, function: str) -> Callable[[str], Source]:
 
 SCHEMES: dict[str, Scheme] = {
     "shapes": Scheme(_later("shapes", "open_shapes"), "shapes:train?size=64"),
-    "webdataset": Scheme(_later("webdataset", "open_webdataset"), "webdataset:/data/train-{00000..00099}.tar"),
+    "webdataset": Scheme(_later("webdataset_layouts", "open_webdataset"), "webdataset:/data/train-{00000..00099}.tar"),
     "arrayrecord": Scheme(_later("array_records", "open_array_records"), "arrayrecord:/data/packed"),
     "tfds": Scheme(_later("tfds", "open_tfds"), "tfds:cifar10:test"),
     "folder": Scheme(_later("folder", "open_folder"), "folder:/data/photos"),
@@ -63,7 +63,7 @@ def open_source(spec: str) -> Source:
       `?image=COLUMN&text=COLUMN&label=COLUMN&key=COLUMN&images=DIR&captions=lines`, see jclip.data.parquet and jclip.data.rows.
       With `captions=rows` the rows of an image are one example, see jclip.data.grouped; with `urls=yes` images may be addresses.
     - PATTERN and FILE of webdataset, parquet, csv and jsonl may be addresses, and `images` one of a folder: `https://`, `s3://`,
-      `gs://`, `hf://datasets/ORG/NAME/`; see jclip.data.remote.
+      `gs://`, `hf://datasets/ORG/NAME/`; see jclip.data.ways.
     - `esc50:DIR[?folds=1,2][&esc10=1]`: sounds in ESC-50's layout, with their folds, see jclip.data.esc50.
     - `sugarcrepe:FILE?images=DIR`, `winoground:FILE?images=DIR`: images beside right and wrong captions, see
       jclip.data.selection.

@@ -29,7 +29,7 @@ def expand(pattern: str, scheme: str = "webdataset") -> list[str]:
     at = f"source '{scheme}:{shown(pattern)}'"
     _refuse_others(at, pattern)
     if is_address(pattern):
-        from jclip.data.remote import find
+        from jclip.data.ways import find
 
         return list[str](find(at, list(expand_braces(at, pattern))))
     prefix, rest = _split(os.path.expanduser(pattern))

@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from jclip.data.storage import File, open_file
+from jclip.data.local_files import File
+from jclip.data.storage import open_file
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20

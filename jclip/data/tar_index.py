@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from jclip.data.addresses import Address, State, public
 from jclip.data.caches import cache_folder, write_atomically
+from jclip.data.local_files import state_of
 from jclip.data.samples import group
-from jclip.data.storage import open_settled, state_at, state_of
+from jclip.data.storage import open_settled, state_at
 from jclip.data.tar_headers import list_members
 
 log = logging.getLogger("jclip.data")

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import resource
 import threading
 from bisect import bisect_right
@@ -13,14 +12,15 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from jclip.data.addresses import by_ranges, is_address, is_copied, shown
+from jclip.data.addresses import by_ranges, is_copied, shown
 from jclip.data.files import MAX_BYTES, unread
 from jclip.data.fingerprint import combine, file_digests
-from jclip.data.patterns import expand, short_names
+from jclip.data.local_files import File, is_deleted
+from jclip.data.patterns import short_names
 from jclip.data.samples import FIELDS, RARE_IMAGES, SOUNDS, with_sounds
 from jclip.data.shards import Loaded, load_shards
-from jclip.data.source import BadExample, LazyExample, Source, SourceError, decode_text, split_options, text_readers
-from jclip.data.storage import File, is_deleted, open_file
+from jclip.data.source import BadExample, LazyExample, SourceError, decode_text, text_readers
+from jclip.data.storage import open_file
 from jclip.data.tar_headers import NotTar
 from jclip.data.tar_index import Indexes
 
@@ -228,46 +228,6 @@ def decoded(extension: str, value: bytes) -> Any:
             except (ValueError, RecursionError) as error:
                 raise BadExample(f"json cannot be parsed: {error}") from None
     return value
-
-
-def open_webdataset(spec: str) -> Source:
-    """Opens all shards that a pattern or a list of shards names, or a folder of CLIP_benchmark's layout.
-
-    Nothing that lies beside shards which a pattern names is looked at: their labels have no names.
-
-    Args:
-        spec: "PATTERN[?captions=lines]", see jclip.data.patterns for the patterns, and `text_readers` for the option; or a
-            list of shards, see jclip.data.shard_lists, or the folder of a split of that layout, see jclip.data.benchmark.
-
-    Raises:
-        SourceError: no such file; a compressed tar; no sample in any of them; a folder that is no benchmark; no such option.
-    """
-    pattern, lines = spec, False
-    if is_address(spec):
-        if spec.partition("?")[0].endswith(".json"):
-            raise SourceError(f"source 'webdataset:{shown(spec)}': lists of shards are read from files; use a pattern")
-        pattern, options = split_options(spec, ("captions",))
-        if options.get("captions", "lines") != "lines":
-            raise SourceError(f"source 'webdataset:{shown(spec)}': captions={options['captions']} is unknown; use captions=lines")
-        return open_shards(expand(pattern), pattern, bool(options))
-    name = spec.partition("?")[0]
-    if not os.path.isfile(os.path.join(os.path.expanduser(name), "nshards.txt")):
-        from jclip.data.shard_lists import is_list, open_list
-
-        if is_list(name):
-            return open_list(spec)
-    if match := re.fullmatch(r"(.*)\?([a-z]+)=(.*)", spec):  # a question mark alone is a glob
-        if (match[2], match[3]) != ("captions", "lines"):
-            raise SourceError(f"source 'webdataset:{spec}': the option {match[2]}={match[3]} is unknown; use captions=lines")
-        pattern, lines = match[1], True
-    folder = os.path.expanduser(pattern)
-    if os.path.isfile(os.path.join(folder, "nshards.txt")):
-        from jclip.data.benchmark import open_benchmark
-
-        if lines:
-            raise SourceError(f"source 'webdataset:{spec}': dataset_type.txt says what lines are; leave out captions=")
-        return open_benchmark(folder)
-    return open_shards(expand(pattern), pattern, lines)
 
 
 def open_shards(paths: list[str], pattern: str, lines: bool = False) -> WebDataset:

@@ -38,7 +38,7 @@ pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pa = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
 import pyarrow.parquet as pq  # noqa: E402
 
-from jclip.data import copies, remote, storage, stores  # noqa: E402
+from jclip.data import copies, remote, storage, stores, ways  # noqa: E402
 from jclip.data.addresses import Address, public, shown  # noqa: E402
 from jclip.data.reader import reading_threads  # noqa: E402
 from jclip.data.source import Unreachable  # noqa: E402
@@ -665,9 +665,9 @@ def test_the_fingerprint_of_a_remote_table_asks_together_and_does_not_pass_over_
 
 
 def test_a_host_of_ipv6_is_no_glob(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert remote._names("http://[::1]:8000/x.tar?a=[1]") == ["http://[::1]:8000/x.tar?a=[1]"]
+    assert ways._names("http://[::1]:8000/x.tar?a=[1]") == ["http://[::1]:8000/x.tar?a=[1]"]
     with pytest.raises(OSError, match="no list of files"):
-        remote._names("http://[::1]:8000/[xy].tar")
+        ways._names("http://[::1]:8000/[xy].tar")
 
 
 def test_of_many_who_want_a_file_one_fetches_it(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -713,7 +713,7 @@ def test_a_download_that_was_cut_is_gone_on_with_and_never_taken_for_the_whole(
 def test_the_rule_chooses_copies_within_the_limit_and_says_why(
     data: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="jclip.data.remote")
+    caplog.set_level(logging.INFO, logger="jclip.data.ways")
     total = sum((data / f"s{i}.tar").stat().st_size for i in range(3))
     name = spec("webdataset", server.url)
     monkeypatch.delenv("JCLIP_REMOTE", raising=False)
@@ -750,7 +750,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_local_paths_bring_nothing_of_it(data: Path) -> None:
     code = (
         "import sys; from jclip.data import open_source; [dict(open_source(name)[0]) for name in sys.argv[1:]]; "
-        "print(*{'fsspec', 'aiohttp', 's3fs', 'jclip.data.remote', 'jclip.data.stores'} & set(sys.modules))"
+        "print(*{'fsspec', 'aiohttp', 's3fs', 'jclip.data.remote', 'jclip.data.ways', 'jclip.data.stores'} & set(sys.modules))"
     )
     names = [spec(kind, data) for kind in FORMATS if kind != "parquet"]  # pyarrow imports fsspec where it is there
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=100)
