@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,31 @@ def test_imports_only_go_down(path):
     room = path.parts[0].removesuffix(".py")
     assert room in LEVEL, f"jclip/{path} is in no layer; give it one in LAYERS"
     assert not forbidden(room, imported((PACKAGE / path).read_text()))
+
+
+def test_no_module_needs_itself():
+    """Imports of functions count too; those for types alone do not, and a package is what its __init__ says."""
+    names = {path: ".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES}
+    needs = {name: needed((PACKAGE / path).read_text(), set(names.values())) - {name} for path, name in names.items()}
+    # The texts of shapes*.py are the fingerprint of what they draw, by which runs know their data: they stay as they are.
+    needs["data.shapes"].remove("data.shapes_selection")
+    TopologicalSorter(needs).prepare()
+
+
+def needed(source: str, modules: set[str]) -> set[str]:
+    """The modules of the package that a module imports, anywhere but under TYPE_CHECKING."""
+    found, todo = set(), [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jclip"):
+            module = (node.module or "").removeprefix("jclip").lstrip(".")
+            names = {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= {name if name in modules else module for name in names}
+        todo += ast.iter_child_nodes(node)
+    return found & modules
 
 
 def test_losses_import_jax_alone():
