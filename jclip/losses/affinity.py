@@ -123,10 +123,8 @@ def _backward(block: int, axes: tuple[str, ...], residuals: Any, cotangent: Arra
 
     zeros = varying((jnp.zeros(mine.shape), jnp.zeros(theirs.shape), jnp.zeros(())), axes)
     (d_mine, d_theirs, d_scale), _ = lax.scan(visit, zeros, jnp.arange(0, len(theirs), block))
-    slopes = cotangent * scale * d_mine, cotangent * scale * d_theirs, cotangent * d_scale
-    student, teacher = slopes, (jnp.zeros_like(of_both[1]) for of_both in (rows, columns, scales))
-    for_rows, for_columns, for_scales = zip(student, teacher, strict=True)
-    return for_rows, for_columns, for_scales
+    factor, teacher = cotangent * scale, jax.tree.map(jnp.zeros_like, (rows[1], columns[1], scales[1]))
+    return (factor * d_mine, teacher[0]), (factor * d_theirs, teacher[1]), (cotangent * d_scale, teacher[2])
 
 
 _divergence.defvjp(_forward, _backward)
