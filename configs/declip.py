@@ -9,7 +9,7 @@ masked words and neighbours. Its texts lose and swap words and exchange synonyms
 augment.synonyms takes a file of them. A text tower that predicts masked words sees in both directions, where CLIP's does not.
 
 shapes and clipart are configs/quickstart.py and configs/clipart.py with heads that fit them, large is configs/vit_b16.py,
-whose towers are compiled, not trained.
+compiled, not trained: on that slice it needs 11.74 of a chip's 15.75 GiB.
 """
 
 from typing import Literal
