@@ -247,6 +247,8 @@ CONTRADICTIONS = [
     ),
     (image(dropout=1.0), r"model\.towers\.image\.dropout 1\.0 must be at least 0 and below 1"),
     (Config(accumulate=0), r"accumulate 0 must be at least 1"),
+    (Config(log_every=2**31), r"log_every 2147483648 must be at least 1 and at most 2,147,483,647"),
+    (Config(optim=Optim(lr=1e-60)), r"optim\.lr 1e-60 must be above 0 and at most 100 in float32"),
     (
         Config(objectives={"image_text": Contrastive(logit_scale=0.5)}),
         r"objectives\.image_text\.logit_scale 0\.5 must be a number at least 1 and at most 100 or None",

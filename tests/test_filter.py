@@ -306,6 +306,15 @@ def test_rules_that_contradict_each_other_are_refused(rules: Filter, message: st
         check_filter(rules)
 
 
+def test_text_based_filtering_keeps_all_captions_that_have_a_name(data: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("number 12\nbelow the two\nkreis\nzebra\n")
+    write(tmp_path / "train", "a40", np.zeros((16, 16, 3), np.uint8), "this one has none of the names in all of its words")
+    recipe = Path(__file__).parents[1] / "configs" / "filter_text_based.py"
+    kept, rows, _ = filtered(data, tmp_path / "out", load_filter(recipe, ["--classes", str(tmp_path / "names.txt")]))
+    assert len(kept) == 36  # of 41 without three in German, one without a caption and one without a name
+    assert rows[next(key for key in rows if key.startswith("a40"))]["dropped"] == "balance"
+
+
 def test_an_unknown_language_is_refused_with_those_that_are_known(data: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--languages xx: known are .*\ben\b"):
         filter.main(data, tmp_path / "out", Filter(languages=("en", "xx")))

@@ -34,18 +34,20 @@ class Range:
     """End above all numbers allowed."""
 
     def __contains__(self, value: float) -> bool:
-        if isinstance(value, int):
-            held = abs(value) <= max(INT32, self.most or 0)
-        else:
-            held = math.isfinite(value) and (value == 0 or FLOAT32[0] <= abs(value) <= FLOAT32[1])
         # Each comparison is one that NaN fails.
         return (
-            held
+            self._is_held(value)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+    def _is_held(self, value: float) -> bool:
+        """True where a device has such a number."""
+        if isinstance(value, int):
+            return abs(value) <= max(INT32, self.most or 0)
+        return math.isfinite(value) and (value == 0 or FLOAT32[0] <= abs(value) <= FLOAT32[1])
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{f.name}={end}" for f in dataclasses.fields(self) if (end := getattr(self, f.name)) is not None)
@@ -57,7 +59,15 @@ class Range:
 
     def problem(self, value: float) -> str | None:
         """Problem of a value that is a number, or None."""
-        return None if value in self else f" {shown(value)} must be {self}"
+        return None if value in self else f" {shown(value)} must be {self}{self._limit(value)}"
+
+    def _limit(self, value: float) -> str:
+        """The end that no field states, of a number that a device does not have."""
+        if self._is_held(value) or not math.isfinite(value):
+            return ""
+        if isinstance(value, int):
+            return f" and at most {INT32:,}" if value > INT32 and self.most is None else ""
+        return " in float32"
 
 
 Size = Annotated[int, Range(least=1, most=2**20)]
