@@ -32,6 +32,7 @@ def test_what_is_loaded_is_loaded_as_it_is(model: jclip.Encoder) -> None:
             jclip.load(model, **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_embeddings_and_evaluations_are_those_of_the_object(model: jclip.Encoder, tmp_path: Path) -> None:
     source = tiny_config().data.source
     embed.main(model, source, tmp_path / "z")

@@ -63,11 +63,9 @@ class Range:
 
     def _limit(self, value: float) -> str:
         """The end that no field states, of a number that a device does not have."""
-        if self._is_held(value) or not math.isfinite(value):
-            return ""
         if isinstance(value, int):
             return f" and at most {INT32:,}" if value > INT32 and self.most is None else ""
-        return " in float32"
+        return " in float32" if math.isfinite(value) and not self._is_held(value) else ""
 
 
 Size = Annotated[int, Range(least=1, most=2**20)]
