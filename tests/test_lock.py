@@ -56,6 +56,7 @@ def elsewhere(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps(holder))
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_machine_holds_while_it_gives_signs_of_life(tmp_path: Path) -> None:
     elsewhere(tmp_path)
     ended = threading.Event()

@@ -231,6 +231,7 @@ class Sensed:
         return "sensed"
 
 
+@pytest.mark.slow
 def test_images_are_bound_to_each_of_three_sensors_in_one_run(tmp_path: Path) -> None:
     base = tiny_config(evals={}, duration="4", **{"checkpoint.best": None, "optim.warmup": "1", "model.embed_dim": 8})
     sensors = {

@@ -217,6 +217,7 @@ def test_the_forms_of_claps_recipe_are_whole() -> None:
         assert ("caption" in how.objectives) == ("--captions" in arguments)
 
 
+@pytest.mark.slow
 def test_a_decoder_writes_captions_of_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     how = config(objectives={"sound_text": Contrastive("sound", "text"), "caption": Caption("sound", "text", depth=1)}, evals={})
     train.main(dataclasses.replace(how, duration="2"), tmp_path / "run")
