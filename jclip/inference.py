@@ -74,8 +74,8 @@ def load(
         FileNotFoundError: it is neither a path nor the name of an architecture.
     """
     if isinstance(path_or_name, Encoder):
-        further = pretrained, step, architecture_name, image_size, context_length, tokenizer, kind, preprocess
-        if {*map(bool, further), bool(seed), fsdp != 1} != {False}:
+        further = pretrained, step, architecture_name, image_size, context_length, tokenizer, kind, preprocess or None
+        if any(given is not None for given in further) or (seed, fsdp) != (0, 1):
             raise ConfigError("load: this model is loaded already; give what it was loaded from, or leave out further arguments")
         return path_or_name
     name = str(path_or_name)

@@ -4,7 +4,7 @@ evaluation, an objective and a format of weights.
 
 import ast
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import jclip
 import jclip.report.data
 import jclip.report.rate
 from jclip import WeightsError, config, data, embed, eval, evaluate, filter, models, objectives, pack, report, train, weights
-from jclip.config import Config, ConfigError, Data, Model, Optim, TextTower, Tower, check, from_json, to_json
+from jclip.config import Config, ConfigError, Data, Evaluation, Model, Optim, TextTower, Tower, check, from_json, to_json
 
 TABLES = (
     (models, "TOWERS"),
@@ -115,6 +115,23 @@ def test_a_source_of_ones_own_is_given_as_it_is(added: Any, tmp_path: Path) -> N
     train.main(replace(config, data=Data("clouds:64")), tmp_path / "named")
     given, named = (jclip.load(tmp_path / name).params for name in ("given", "named"))
     jax.tree.map(np.testing.assert_array_equal, given, named)
+
+
+@dataclass(frozen=True)
+class OfNothing(Evaluation):
+    """An evaluation that declares neither fields nor a time."""
+
+    def towers(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def sources(self) -> dict[str, str]:
+        return {}
+
+
+def test_an_evaluation_may_leave_out_its_fields_and_its_time() -> None:
+    found = OfNothing()
+    check(Config(evals={"nothing": found}))
+    assert (dict(found.fields), found.every) == ({}, "100%")
 
 
 def test_what_nobody_has_added_is_said(added: Any) -> None:

@@ -27,7 +27,14 @@ def model() -> jclip.Encoder:
 
 def test_what_is_loaded_is_loaded_as_it_is(model: jclip.Encoder) -> None:
     assert jclip.load(model) is model
-    for given in ({"step": 3}, {"image_size": 32}, {"preprocess": {"mean": (0.0, 0.0, 0.0)}}, {"seed": 1}, {"fsdp": 2}):
+    for given in (
+        {"step": 0},
+        {"step": 3},
+        {"image_size": 32},
+        {"preprocess": {"mean": (0.0, 0.0, 0.0)}},
+        {"seed": 1},
+        {"fsdp": 2},
+    ):
         with pytest.raises(ConfigError, match="is loaded already"):
             jclip.load(model, **given)  # type: ignore[arg-type]
 
