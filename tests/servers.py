@@ -30,8 +30,8 @@ class FileServer:
     """Requests that were answered at a time, at most."""
     faults: dict[str, Any] = field(default_factory=dict)
     """Fault to what says if this request has it: error503, forbidden, short, fewer, stalled, no_ranges, other_range, no_length,
-    other_total, no_head, missing, no_tag, endless (with no_length), slow (seconds), throttled (seconds until it is to be asked
-    again)."""
+    other_total, no_head, missing, no_tag, endless (with no_length), slow (seconds), held (until so many are answered at a time,
+    5 seconds at most), throttled (seconds until it is to be asked again)."""
 
     def gets(self) -> list[tuple[str, str]]:
         """(path, range) of each request for bytes."""
@@ -108,6 +108,9 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 busy.append(self)
                 server.most = max(server.most, len(busy))
             time.sleep(self.has("slow") or 0)
+            give_up = time.monotonic() + 5
+            while server.most < self.has("held") and time.monotonic() < give_up:
+                time.sleep(0.002)
             with lock:
                 busy.remove(self)
             if self.has("error503"):
@@ -156,7 +159,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                     self.wfile.write(bytes(1 << 16))
                 if self.has("stalled"):
                     self.wfile.flush()
-                    time.sleep(3)
+                    time.sleep(60)
                 self.close_connection = cut or bool(self.has("no_length"))
 
     with _serving(Handler) as server.url:

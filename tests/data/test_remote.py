@@ -212,7 +212,7 @@ def test_an_example_is_one_request_and_what_is_large_in_a_tar_is_left_out_of_its
 def test_examples_of_a_batch_are_asked_for_together(server: FileServer, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JCLIP_REMOTE", "ranges")
     source = open_source(spec("webdataset", server.url))
-    server.most, server.faults = 0, {"slow": lambda *_: 0.05}
+    server.most, server.faults = 0, {"held": lambda *_: 12}
     with make_loader(source, TRANSFORMS, batch_size=24, workers=0) as loader:
         keys = next(loader).keys
     assert sorted(keys) == sorted(source[i]["key"] for i in range(COUNT))
@@ -410,7 +410,7 @@ def test_a_server_that_stalls_is_given_up_and_asked_again(server: FileServer, mo
     start = time.monotonic()
     assert source[0]["text"] == TEXTS[0]
     assert (len(server.requests) - after, remote.retries.total) == (2, 1)
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 30  # the server stalls for a minute
 
 
 @pytest.mark.parametrize("way", ["ranges", "whole"])
@@ -647,7 +647,7 @@ def test_the_fingerprint_of_a_remote_table_asks_together_and_does_not_pass_over_
     monkeypatch.setenv("JCLIP_REMOTE", "ranges")
     source = open_source(spec(kind, server.url))
     server.requests.clear()
-    server.most, server.faults = 0, {"slow": lambda *_: 0.02}
+    server.most, server.faults = 0, {"held": lambda *_: 12}
     expected = source.fingerprint()
     assert expected == open_source(spec(kind, data)).fingerprint()
     assert server.most >= 12
