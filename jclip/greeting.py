@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jclip.data.addresses import shown
 from jclip.facts import Record
@@ -14,9 +13,10 @@ from jclip.parts import RunPart
 from jclip.program import Program
 
 
-def greeting(part: RunPart, mesh: Mesh, train_step: jax.stages.Compiled, program: Program, origin: str, workdir: Path) -> str:
+def greeting(part: RunPart, program: Program, train_step: jax.stages.Compiled, origin: str, workdir: Path) -> str:
     """Lines that say what is about to be trained, on what, from where (`origin`) and to where."""
-    config, plan, is_whole = part.config, part.plan, part.is_last and not part.config.stages
+    config, plan, mesh = part.config, part.plan, program.mesh
+    is_whole = part.is_last and not config.stages
     steps = f"{plan.total:,} steps" if is_whole else f"stage {part.name}: steps {plan.first + 1:,} to {plan.total:,}"
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(config.optim, program.state.params))
     how_many = f"{trained / 1e6:.1f}M trained and {frozen / 1e6:.1f}M frozen" if frozen else f"{trained / 1e6:.1f}M"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jclip.config import Config, ConfigError, InitFrom, Model, TextTower
+from jclip.config import ConfigError, InitFrom, Model, TextTower
 from jclip.config.same import parameter_changes
 from jclip.files import is_run
 from jclip.program import Program
@@ -41,8 +41,8 @@ class Origin(NamedTuple):
     read: Callable[[Mesh], Iterable[tuple[str, Any]]]
 
 
-def start_from(config: Config, program: Program) -> tuple[TrainState, str]:
-    """The state at step 0 with the parameters of config.init_from, and a line that says what came from where.
+def start_from(init: InitFrom, program: Program) -> tuple[TrainState, str]:
+    """The state at step 0 with the parameters that `init` names, and a line that says what came from where.
 
     Each array goes to the devices as it is read, each device its share. All is checked before anything is allocated.
 
@@ -52,38 +52,40 @@ def start_from(config: Config, program: Program) -> tuple[TrainState, str]:
         CheckpointError: the workdir holds no such checkpoint.
         WeightsError: weights are damaged, or have an option that is not reproduced.
     """
-    wanted, mesh = flatten(program.state.params), program.mesh
-    loaded = _loaded(config.init_from, program.state.params)
-    source = _renamed(_open(config.init_from), config.init_from.towers)
-    _check_model(config, source, loaded, set(wanted))
+    wanted, mesh, model = flatten(program.state.params), program.mesh, program.config.model
+    loaded = _loaded(init, program.state.params)
+    source = _renamed(_open(init), init.towers)
+    _check_model(model, source, loaded, set(wanted))
     _check_shapes(source, {path: wanted[path].shape for path in loaded})
 
     state = program.init()
     params = flatten(state.params)
     state = state._replace(params={}, extra={})
-    extend = config.init_from.text_positions == "extend"
-    texts = {f"{name}/pos_embed" for name, tower in config.model.towers.items() if isinstance(tower, TextTower) and extend}
+    extend = init.text_positions == "extend"
+    texts = {f"{name}/pos_embed" for name, tower in model.towers.items() if isinstance(tower, TextTower) and extend}
     begun = {path: _on_host(params[path], mesh) for path in texts & loaded}
     for path in loaded:
         del params[path]  # what is random leaves the devices before what takes its place is read
     for path, array in source.read(mesh):
         if path in loaded:
             if path in begun:
-                tower = config.model.towers[path.partition("/")[0]]
+                tower = model.towers[path.partition("/")[0]]
                 assert isinstance(tower, TextTower)
                 array = extend_positions(_on_host(array, mesh), begun[path], tower)
             elif path.endswith("/pos_embed"):  # as many positions may be another grid
-                array = resize_positions({path: _on_host(array, mesh)}, source.model, config.model)[path]
+                array = resize_positions({path: _on_host(array, mesh)}, source.model, model)[path]
             params[path] = _placed(array, wanted[path].sharding)
-    state = state._replace(params=unflatten(params), extra=_extra_of(config, program, unflatten(params)))
+    state = state._replace(params=unflatten(params), extra=_extra_of(program, unflatten(params)))
     return state, _summary(source, loaded, wanted)
 
 
-def _extra_of(config: Config, program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
+def _extra_of(program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
     """The moving average and the state of objectives as these parameters begin them; in memory of its own, for the parameters'
     is donated to the first step."""
     shardings = jax.tree.map(lambda like: like.sharding, program.state.extra)
-    made: dict[str, Any] = jax.jit(lambda p: jax.tree.map(jnp.copy, new_extra(config, p)), out_shardings=shardings)(params)
+    made: dict[str, Any] = jax.jit(lambda p: jax.tree.map(jnp.copy, new_extra(program.config, p)), out_shardings=shardings)(
+        params
+    )
     return made
 
 
@@ -142,10 +144,10 @@ def _renamed(source: Origin, towers: Mapping[str, str]) -> Origin:
     return Origin(source.name, model, {name: shape for path, shape in source.shapes.items() for name in names(path)}, read)
 
 
-def _check_model(config: Config, source: Origin, loaded: set[str], wanted: set[str]) -> None:
+def _check_model(model: Model, source: Origin, loaded: set[str], wanted: set[str]) -> None:
     """Raises ConfigError where what is loaded would not be computed as it was where it comes from."""
     changes = []
-    for name, tower in config.model.towers.items():
+    for name, tower in model.towers.items():
         there = source.model.towers.get(name)
         if there is not None and any(path.startswith(f"{name}/") for path in loaded):
             projection = {path for path in wanted if path.startswith(f"{name}_projection/")}

@@ -42,6 +42,7 @@ class Program(NamedTuple):
     """The training of a configuration on a mesh: what `make_program` has made of them. Nothing is allocated before `init`.
 
     Attributes:
+        config: what it trains.
         mesh: the devices.
         gather: makes the parameters of a block whole; see `make_gather`.
         state: shapes, dtypes and shardings of the state.
@@ -52,6 +53,7 @@ class Program(NamedTuple):
         begins: completed updates with which each objective begins, by name.
     """
 
+    config: Config
     mesh: Mesh
     gather: Gather | None
     state: TrainState
@@ -144,6 +146,7 @@ def make_program(config: Config, mesh: Mesh, *, warmup_steps: int, total_steps: 
         return Phase(first, tuple(view_inputs(part, 1)), jitted)
 
     return Program(
+        config=config,
         mesh=mesh,
         gather=gather,
         state=abstract(init.eval_shape(), shardings),

@@ -1,6 +1,5 @@
 """The start of a run: from the last checkpoint of its workdir, from config.init_from, or from random parameters."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -52,11 +51,10 @@ class Start(NamedTuple):
         return self.step if self.other is not None else 0
 
 
-def find_start(config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, resume_from: int | None) -> Start:
+def find_start(plan: Plan, program: Program, checkpoints: Checkpoints, resume_from: int | None) -> Start:
     """The start of a run, or of a stage of it; see `Start`.
 
     Args:
-        config: of the run.
         plan: of the run.
         program: what is to be trained.
         checkpoints: of the workdir.
@@ -67,25 +65,26 @@ def find_start(config: Config, plan: Plan, program: Program, checkpoints: Checkp
         ConfigError, WeightsError: as `start_from`.
         Refused: hosts see other weights to start from.
     """
+    config = program.config
     require_same_latest(checkpoints)
     step = together(lambda: choose(checkpoints, resume_from))
     if step is not None and step == plan.first:
-        return _cross(config, program, checkpoints, step)
+        return _cross(program, checkpoints, step)
     if step is None and config.optim.schedule == "cooldown":
-        return _cool_down(config, plan, program)
+        return _cool_down(plan, program)
     if step is None and config.init_from.path:
         _require_same_weights(config.init_from.path)
-        return Start(0, *start_from(config, program))
+        return Start(0, *start_from(config.init_from, program))
     if step is None:
         return Start(0, program.init(), "random parameters")
     try:
-        return _restore(config, plan, program, checkpoints, step)
+        return _restore(plan, program, checkpoints, step)
     except DamagedCheckpoint as damage:
         # The one that is asked for, where a later one came from it and is damaged: the advice of before still holds.
         if resume_from is not None and plan.first <= resume_from < step and resume_from in checkpoints.steps:
             if resume_from == plan.first > 0:
-                return _cross(config, program, checkpoints, resume_from)
-            return _restore(config, plan, program, checkpoints, resume_from)
+                return _cross(program, checkpoints, resume_from)
+            return _restore(plan, program, checkpoints, resume_from)
         raise CheckpointError(f"{damage}; {_way_on(checkpoints, step, program.state.saved(), plan)}") from None
 
 
@@ -103,12 +102,12 @@ def require_same_latest(checkpoints: Checkpoints) -> None:
     )
 
 
-def _cross(config: Config, program: Program, checkpoints: Checkpoints, step: int) -> Start:
+def _cross(program: Program, checkpoints: Checkpoints, step: int) -> Start:
     """The begin of a stage: the parameters at the end of the one before."""
     workdir = str(checkpoints.directory.parent)
-    before = InitFrom(workdir, step, text_positions=config.init_from.text_positions)
+    before = InitFrom(workdir, step, text_positions=program.config.init_from.text_positions)
     try:
-        state, origin = start_from(dataclasses.replace(config, init_from=before), program)
+        state, origin = start_from(before, program)
     except DamagedCheckpoint as damage:
         earlier = [saved for saved in checkpoints.steps if saved < step]
         again = f"--resume-from {earlier[-1]} goes on from the one before" if earlier else f"remove {checkpoints.directory}"
@@ -125,19 +124,20 @@ def _require_same_weights(path: str) -> None:
         )
 
 
-def _restore(config: Config, plan: Plan, program: Program, checkpoints: Checkpoints, step: int) -> Start:
+def _restore(plan: Plan, program: Program, checkpoints: Checkpoints, step: int) -> Start:
     """The state of a checkpoint, if it is of this model."""
     record, saved = together(lambda: (checkpoints.record(step), checkpoints.config(step)))
     together(lambda: _check_stage(record, plan))
-    together(lambda: _check_same(saved, config, program, checkpoints.directory.parent))
+    together(lambda: _check_same(saved, program, checkpoints.directory.parent))
     together(lambda: _check_begun(saved, record, program, step - plan.first))
     state = program.restored(step - plan.first, checkpoints.restore(step, program.state.saved()))
     unchecked = "" if "format" in record else " (saved by an older jclip, without digests: damage would not show)"
     return Start(step, state, f"resuming after step {step:,}{unchecked}", record)
 
 
-def _cool_down(config: Config, plan: Plan, program: Program) -> Start:
+def _cool_down(plan: Plan, program: Program) -> Start:
     """The whole state of another run at step init_from.step, from which its learning rate falls."""
+    config = program.config
     path, step = Path(local_path(config.init_from.path)), config.init_from.step
     with ExitStack() as stack:
         checkpoints, saved, step = together(lambda: stack.enter_context(open_run(path, step)))
@@ -157,7 +157,7 @@ def _cool_down(config: Config, plan: Plan, program: Program) -> Start:
                 f"the learning rate of {path} at step {step:,} is {rate:.4g}, and would jump to {config.optim.lr:.4g}; "
                 f"give --optim.lr {rate:.6g}"
             )
-        start = _restore(config, plan, program, checkpoints, step)
+        start = _restore(plan, program, checkpoints, step)
     return Start(step, start.state, f"cooling down from step {step:,} of {path}", other=record)
 
 
@@ -204,8 +204,9 @@ def _way_on(checkpoints: Checkpoints, step: int, parts: Mapping[str, Any], plan:
     )
 
 
-def _check_same(saved: Config, config: Config, program: Program, workdir: Path) -> None:
+def _check_same(saved: Config, program: Program, workdir: Path) -> None:
     """Raises CheckpointError where the parameters or the optimizer's state of a checkpoint are not those of this run."""
+    config = program.config
     if fixed := model_changes(saved.model, config.model):
         raise CheckpointError(
             f"{workdir} holds another model: {'; '.join(fixed)} (there -> here); give these fields the values that they have "

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey, tree_map_with_path
 
 from jclip.config import MeshConfig
-from jclip.tree import flatten, match_rules, unflatten
+from jclip.tree import flatten, match_rule, unflatten
 
 BATCH_AXES = ("data", "fsdp")
 """The batch is split over every device."""
@@ -41,9 +41,7 @@ def param_shardings(shapes: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -
     Raises:
         ConfigError: the rules leave a parameter uncovered.
     """
-    placements = flatten(match_rules(shapes, config.rules))
-    specs = {path: _spec(path, leaf.shape, placements[path], mesh.shape["fsdp"]) for path, leaf in flatten(shapes).items()}
-    return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+    return unflatten({path: _sharding(path, leaf, config, mesh) for path, leaf in flatten(shapes).items()})
 
 
 def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> dict[str, Any]:
@@ -53,12 +51,13 @@ def extra_shardings(extra: Mapping[str, Any], params: Mapping[str, Any], config:
     Raises:
         ConfigError: the rules leave an array uncovered.
     """
-    known, found = flatten(params), {}
-    for path, leaf in flatten(extra).items():
+    known = flatten(params)
+
+    def one(path: str, leaf: Any) -> NamedSharding:
         below = path.partition("/")[2]
-        as_named = below if below in known else path
-        found[path] = flatten(param_shardings(unflatten({as_named: leaf}), config, mesh))[as_named]
-    return unflatten(found)
+        return _sharding(below if below in known else path, leaf, config, mesh)
+
+    return unflatten({path: one(path, leaf) for path, leaf in flatten(extra).items()})
 
 
 def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: MeshConfig, mesh: Mesh) -> Any:
@@ -69,21 +68,19 @@ def moment_shardings(opt_state: Any, params: Mapping[str, Any], config: MeshConf
     def one(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = [str(key.key) if isinstance(key, DictKey) else "" for key in keys]
         path = next((path for i in range(len(names)) if (path := "/".join(names[i:])) in known), None)
-        if path is None:
-            return replicated(mesh)
-        sharding: NamedSharding = flatten(param_shardings(unflatten({path: leaf}), config, mesh))[path]
-        return sharding
+        return replicated(mesh) if path is None else _sharding(path, leaf, config, mesh)
 
     return tree_map_with_path(one, opt_state)
 
 
-def _spec(path: str, shape: tuple[int, ...], placement: str, size: int) -> PartitionSpec:
-    first = 1 if "/blocks/" in path else 0  # the axis of the layers stays whole: each device has its share of every layer
-    divisible = [axis for axis in range(first, len(shape)) if shape[axis] % size == 0]
-    if placement == "replicate" or size == 1 or not divisible:
-        return PartitionSpec()
-    largest = max(divisible, key=lambda axis: shape[axis])
-    return PartitionSpec(*(None,) * largest, "fsdp")
+def _sharding(path: str, leaf: Any, config: MeshConfig, mesh: Mesh) -> NamedSharding:
+    """The sharding of an array of this path: whole on every device, or its largest axis that they divide over "fsdp"."""
+    size, first = mesh.shape["fsdp"], 1 if "/blocks/" in path else 0  # the axis of the layers stays whole: each has its share
+    divisible = [axis for axis in range(first, len(leaf.shape)) if leaf.shape[axis] % size == 0]
+    if match_rule(path, config.rules) == "replicate" or size == 1 or not divisible:
+        return replicated(mesh)
+    largest = max(divisible, key=lambda axis: int(leaf.shape[axis]))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * largest, "fsdp"))
 
 
 Gather = Callable[[str, dict[str, Any], Any, Any], dict[str, Any]]

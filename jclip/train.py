@@ -114,7 +114,7 @@ def _run_part(
     with Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, guard=hold) as checkpoints:
         stop = StopSignal(jax.process_count(), sum_over_processes)
         evaluators = together(lambda: make_evaluators(config, mesh, program.gather, stop.between_batches))
-        start = find_start(config, plan, program, checkpoints, resume_from)
+        start = find_start(plan, program, checkpoints, resume_from)
         if start.step > plan.total:
             raise ConfigError(
                 f"config: duration {config.duration} ends at step {plan.total:,}, and {workdir} has come to step {start.step:,}; "
@@ -122,7 +122,7 @@ def _run_part(
             )
         phases = program.compile_phases()
         terminal = Terminal(plan.total, start=start.step, quiet=not is_first())
-        terminal.say(greeting(part, mesh, phases[-1].train_step, program, start.origin, workdir))
+        terminal.say(greeting(part, program, phases[-1].train_step, start.origin, workdir))
         _say_changes(start, part, checkpoints, terminal)
         record = {**part.record, **lineage(start, resume_from)}
         together(hold)  # compiling may have taken minutes, in which another run may have taken the workdir over

@@ -38,24 +38,21 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten({**flatten(a), **flatten(b)})
 
 
-def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict[str, Any]:
-    """The same tree with each leaf replaced by the value of the first rule whose regex matches its whole path.
+def match_rule(path: str, rules: Sequence[tuple[str, T]]) -> T:
+    """The value of the first rule whose regex matches the whole path of a leaf.
 
     Raises:
-        ConfigError: a leaf matches no rule.
+        ConfigError: there is none.
     """
-    compiled = [(re.compile(pattern), value) for pattern, value in rules]
-    matched = {}
-    for path in flatten(tree):
-        for pattern, value in compiled:
-            if pattern.fullmatch(path):
-                matched[path] = value
-                break
-        else:
-            raise ConfigError(
-                f'config: no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}'
-            )
-    return unflatten(matched)
+    for pattern, value in rules:
+        if re.fullmatch(pattern, path):
+            return value
+    raise ConfigError(f'config: no rule covers parameter {path}; add a last rule (".*", ...) or one for it. Rules: {rules}')
+
+
+def match_rules(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]]) -> dict[str, Any]:
+    """The same tree with each leaf replaced by the value of the first rule that matches its path; raises as `match_rule`."""
+    return unflatten({path: match_rule(path, rules) for path in flatten(tree)})
 
 
 def require_used(tree: Mapping[str, Any], rules: Sequence[tuple[str, Any]], at: str) -> None:

@@ -36,7 +36,7 @@ def make_program(config: Any, mesh: Any, **steps: int) -> Any:
         config.accumulate,
         config.seed,
     )
-    return once("program", make, repr(parts), mesh, *steps.items(), room.make_schedule)
+    return once("program", make, repr(parts), mesh, *steps.items(), room.make_schedule)._replace(config=config)
 
 
 def make_encode(model: Any, mesh: Any, gather: Any = None) -> Any:

@@ -67,7 +67,7 @@ def write_folder(folder: Path, to: str = "open_clip", **changes: Any) -> dict[st
 
 
 def started(config: Config) -> tuple[Any, str]:
-    return start_from(config, program_of(config))
+    return start_from(config.init_from, program_of(config))
 
 
 PROGRAMS: dict[str, Program] = {}

@@ -606,7 +606,7 @@ def test_the_state_of_a_fine_tuning_begins_at_the_parameters_that_are_loaded(run
     config = replace(replace(config, "init_from.path", str(workdir)), "seed", 5)
     mesh = make_mesh(config.mesh)
     program = make_program(config, mesh, warmup_steps=1, total_steps=2)
-    state, _ = start_from(config, program)
+    state, _ = start_from(config.init_from, program)
     want = flatten(new_extra(config, state.params))
     assert want.keys() == flatten(state.extra).keys()
     for path, leaf in flatten(state.extra).items():

@@ -90,7 +90,7 @@ def test_a_run_starts_from_an_address(cache: Path) -> None:
     (folder / "refs" / "main").write_text(COMMIT)
     config = Config(jclip.find_model("hf://org/tiny"), init_from=InitFrom("hf://org/tiny"), batch_size=8)
     mesh = make_mesh(config.mesh)
-    state, said = start_from(config, make_program(config, mesh, warmup_steps=1, total_steps=2))
+    state, said = start_from(config.init_from, make_program(config, mesh, warmup_steps=1, total_steps=2))
     np.testing.assert_array_equal(state.params["text"]["token_embed"], arrays("open_clip")["token_embedding.weight"])
     assert "(open_clip)" in said
 

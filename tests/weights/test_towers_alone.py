@@ -230,7 +230,7 @@ def test_a_new_text_tower_learns_from_an_image_tower_alone(tmp_path: Path) -> No
     config = tiny_config(**{"model.towers": {"image": image, "text": text}, "model.embed_dim": 16})
     config = replace(config, "init_from", InitFrom(str(folder), rules=rules))  # type: ignore[arg-type]
     mesh = make_mesh(config.mesh)
-    state, said = start_from(config, make_program(config, mesh, warmup_steps=1, total_steps=9))
+    state, said = start_from(config.init_from, make_program(config, mesh, warmup_steps=1, total_steps=9))
     params = flatten(state.params)
     for path, array in weights:
         np.testing.assert_array_equal(params[path], array, err_msg=path)
@@ -240,7 +240,7 @@ def test_a_new_text_tower_learns_from_an_image_tower_alone(tmp_path: Path) -> No
     whole = replace(replace(config, "init_from.rules", ((r".*", "load"),)), "model.towers", towers)
     whole = replace(whole, "model.embed_dim", 36)
     with pytest.raises(ConfigError, match=r"missing text/.*let a rule say 'scratch' for what is to be new"):
-        start_from(whole, make_program(whole, mesh, warmup_steps=1, total_steps=9))
+        start_from(whole.init_from, make_program(whole, mesh, warmup_steps=1, total_steps=9))
 
 
 def test_a_tower_that_transformers_has_not_is_refused(tmp_path: Path) -> None:
