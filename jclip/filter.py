@@ -1,7 +1,7 @@
 """`jclip filter`: which examples of a source are worth training on, and by which rule each other one is dropped."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jclip.data.language import known_languages
 from jclip.data.subset import SelectedExamples, highest
 from jclip.embed import Job
 from jclip.embed_blocks import StoppedByUser, is_shared, share, with_own_devices
+from jclip.eval.clusters import centres_of
 from jclip.eval.duplicates import as_near, nearest_before, nearest_of
 from jclip.facts import between_hosts, listed
 from jclip.files import read_whole
@@ -28,6 +29,9 @@ from jclip.report.filter import render
 from jclip.results import describe_machine
 
 FORMAT = "jclip filter 1"
+
+ADDED = ("like",)
+"""Entries of filter.json that an older jclip did not write."""
 
 SCORED_AT_A_TIME = 2**14
 """Rows of images and captions whose cosines are taken at once."""
@@ -63,15 +67,17 @@ def main(source: str | Source, out: str | Path, rules: Filter) -> Path:
         raise ConfigError(f"filter: --languages {', '.join(sorted(unknown))}: known are {', '.join(sorted(known_languages()))}")
     spec = source_name(source)
     with leave_together((ConfigError, SourceError, Refused, StoppedByUser)):
-        examples, *others = together(lambda: [open_part(one, Subset(), "filter") for one in (source, *rules.against)])
+        named = (source, *rules.like, *rules.against)
+        examples, *others = together(lambda: [open_part(one, Subset(), "filter") for one in named])
+        like, against = others[: len(rules.like)], others[len(rules.like) :]
         encoder = together(lambda: with_own_devices(_load(rules))) if rules.embeds else None
-        facts = together(lambda: _facts(examples, others, rules, encoder))
+        facts = together(lambda: _facts(examples, like, against, rules, encoder))
         _compare(facts)
         record = _open_record(out, spec, facts)
         if not record.done:
             try:
-                found = _ask(out, spec, examples, others, rules, encoder, console)
-                together(lambda: _write(out, spec, examples, others, rules, found, console) if is_first() else None)
+                found = _ask(out, spec, examples, like, against, rules, encoder, console)
+                together(lambda: _write(out, spec, examples, against, found, console) if is_first() else None)
             except (KeyboardInterrupt, StoppedByUser):
                 console.print(f"stopped; the same command goes on from what is in {out}", soft_wrap=True)
                 raise SystemExit(130) from None
@@ -126,10 +132,12 @@ class FilterFile:
             known = json.loads(read_whole(self.path))
             if known["format"] != FORMAT:
                 raise ValueError(f"its format is {known['format']!r}, and this jclip reads {FORMAT!r}")
-            facts = {name: known[name] for name in self.facts}
+            facts = {name: known.get(name, []) if name in ADDED else known[name] for name in self.facts}
+            facts["rules"] = {**to_json(Filter()), **known["rules"]}  # it may be of a jclip that had fewer
             self.done, self.notes = dict(known["counts"]), [str(line) for line in known["notes"]]
-            if self.done and self.done.keys() != {"kept", *RULES}:
+            if self.done and not {"kept", *RULES} >= self.done.keys() >= {"kept", "unreadable", "subset"}:
                 raise ValueError("its counts are not those of the rules")
+            self.done = {name: self.done.get(name, 0) for name in ("kept", *RULES)} if self.done else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"filter: {self.path} is damaged ({error}); give another folder, or empty it") from None
         if different := differences(facts, json.loads(json.dumps(self.facts))):
@@ -162,7 +170,9 @@ def _load(rules: Filter) -> Encoder:
     return encoder
 
 
-def _facts(source: Source, others: Sequence[Source], rules: Filter, encoder: Encoder | None) -> dict[str, Any]:
+def _facts(
+    source: Source, like: Sequence[Source], against: Sequence[Source], rules: Filter, encoder: Encoder | None
+) -> dict[str, Any]:
     """All that the result depends on."""
     towers = sorted(encoder.config.towers) if encoder is not None else []
     digests = [tower_digest(encoder.params, tower, encoder.mesh) for tower in towers] if encoder is not None else []
@@ -173,12 +183,20 @@ def _facts(source: Source, others: Sequence[Source], rules: Filter, encoder: Enc
         "data": sample_fingerprint(source),
         "weights": combine(*digests) if digests else "",
         "files": {path: file_digests([Path(path).expanduser()])[0].hex() for path in files},
-        "against": [sample_fingerprint(other) for other in others],
+        "like": [sample_fingerprint(other) for other in like],
+        "against": [sample_fingerprint(other) for other in against],
     }
 
 
 def _ask(
-    out: Path, spec: str, source: Source, others: Sequence[Source], rules: Filter, encoder: Encoder | None, console: Console
+    out: Path,
+    spec: str,
+    source: Source,
+    like: Sequence[Source],
+    against: Sequence[Source],
+    rules: Filter,
+    encoder: Encoder | None,
+    console: Console,
 ) -> Findings:
     """The rules one after the other, those that need no model first."""
     entries = read_entries(rules.balance) if rules.balance else None
@@ -191,18 +209,23 @@ def _ask(
         found.count_unreadable(out / "embeddings" / "problems.txt")
         whole = np.logical_and.reduce([~np.isnan(array[:, 0]) for array in z.values()])
         found.drop(rows[~whole], "unreadable")
-        if rules.scores:
-            found.score[rows] = _cosines(z["image"], z["text"])
-            _drop_low_scores(found, rules)
         place = np.full(len(source), -1)
         place[rows] = np.arange(len(rows))
 
         def vectors(kept: NDArray[np.int64]) -> NDArray[np.float32]:
             return np.asarray(z["image"][place[kept]])
 
-        for number, (name, other) in enumerate(zip(rules.against, others, strict=True)):
-            folder = out / "embeddings" / f"against-{number}"
-            theirs = _embed(folder, name, other, encoder, rules, ("image",), console)["image"]
+        def images(what: str, names: Sequence[str], others: Sequence[Source]) -> Iterator[NDArray[np.float32]]:
+            for number, (name, other) in enumerate(zip(names, others, strict=True)):
+                folder = out / "embeddings" / f"{what}-{number}"
+                yield _embed(folder, name, other, encoder, rules, ("image",), console)["image"]
+
+        if rules.like:
+            _drop_unlike(found, rules, vectors, images("like", rules.like, like))
+        if rules.scores:
+            found.score[rows] = _cosines(z["image"], z["text"])
+            _drop_low_scores(found, rules)
+        for number, theirs in enumerate(images("against", rules.against, against)):
             _meet(found, number, vectors, theirs)
         if rules.against:
             found.drop(np.flatnonzero(as_near(found.against_cosine, rules.contaminated)), "contaminated")
@@ -250,6 +273,23 @@ Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Rows of the source -> their embeddings."""
 
 
+def _drop_unlike(found: Findings, rules: Filter, vectors: Vectors, wanted: Iterable[NDArray[np.float32]]) -> None:
+    """Drops what is kept so far and in a cluster that is the nearest of no image of the sources `like`."""
+    kept = found.kept()
+    if not len(kept):
+        return
+    z = vectors(kept)
+    clusters = rules.clusters or min(100_000, max(1, len(kept) // 100))
+    if clusters > len(kept):
+        raise SourceError(f"filter: {clusters:,} clusters of {len(kept):,} images that are left; give a smaller --clusters")
+    centres = centres_of(z, clusters, seed=rules.seed, progress="clusters")
+    seen = [nearest_of(theirs, centres, progress="clusters of what is wanted").row for theirs in wanted]
+    liked = np.unique(np.concatenate(seen))
+    found.cluster[kept] = nearest_of(z, centres, progress="clusters of all").row
+    found.drop(kept[~np.isin(found.cluster[kept], liked)], "unlike")
+    found.notes.append(f"{np.count_nonzero(liked >= 0):,} of {clusters:,} clusters have an image of --like")
+
+
 def _meet(found: Findings, number: int, vectors: Vectors, theirs: NDArray[np.float32]) -> None:
     """Notes the nearest image of another source for each example that is kept so far, where it is nearer than those before."""
     kept = found.kept()
@@ -271,9 +311,7 @@ def _drop_duplicates(found: Findings, rules: Filter, vectors: Vectors) -> None:
     found.drop(order[as_near(near.cosine, rules.duplicates)], "duplicate")
 
 
-def _write(
-    out: Path, spec: str, source: Source, others: Sequence[Source], rules: Filter, found: Findings, console: Console
-) -> None:
+def _write(out: Path, spec: str, source: Source, others: Sequence[Source], found: Findings, console: Console) -> None:
     """The files, the keys last: who finds them finds the others."""
     keys = [[json.loads(line) for line in _lines(out / "embeddings" / f"against-{i}" / "keys.jsonl")] for i in range(len(others))]
     try:

@@ -144,11 +144,12 @@ FILTER = """Say which examples of a source are worth training on, by rules that 
   jclip filter SOURCE DIR --subset.where 'words(text) > 2' --languages en     metadata and captions, without a model
   jclip filter SOURCE DIR --model runs/noisy --score-best 0.7                 the best 70% by cosine of image and caption
   jclip filter SOURCE DIR --model MODEL --duplicates 0.97 --against tfds:cifar10:test
+  jclip filter SOURCE DIR --model MODEL --like tfds:cifar10:train             images of the kinds that it has
   jclip filter SOURCE DIR --balance entries.txt --balance-most 20000          MetaCLIP's balancing
   jclip filter SOURCE DIR --recipe configs/filter_basic.py                    DataComp's baselines, and your own
 
 SOURCE and DIR come first. Every rule is an option, below. The rules are asked in this order, and each example is counted by the
-first that drops it: subset, language, score, contaminated, duplicate, balance; unreadable is what a rule could not read.
+first that drops it: subset, language, unlike, score, contaminated, duplicate, balance; unreadable is what a rule could not read.
 
 DIR/kept.jsonl has the keys of what is kept, for --data.subset.keys; DIR/table.parquet every example with score, language, nearest
 images and the rule that dropped it, for --data.subset.table (extra: tables); DIR/index.html shows some of each (extra: report);

@@ -21,6 +21,7 @@ from jclip import filter
 from jclip.config import ConfigError, Filter, Subset, check_filter, load_filter
 from jclip.data import SourceError, open_source
 from jclip.data.findings import RULES, read_findings
+from jclip.eval.clusters import centres_of
 from jclip.inference import load
 from jclip.parts import prepare
 
@@ -140,6 +141,59 @@ def test_scores_are_the_cosines_of_the_model_and_the_best_share_is_kept(data: st
     best = sorted(np.argsort(-np.array(scores), kind="stable")[: round(0.3 * 40)])  # of all, the Germans among them
     assert kept == [source[good[i]]["key"] for i in best if good[i] not in (10, 20, 30)]
     assert {row["dropped"] for row in rows.values() if row["score"] is not None} == {"", "score", "subset"}
+
+
+def test_clusters_stay_in_which_an_image_is_that_shows_what_is_wanted(data: str, tmp_path: Path) -> None:
+    like = f"folder:{tmp_path}/test"  # copies of a25, a26 and a27, of one that is not there, and a broken one
+    rules = Filter(languages=("en",), model=MODEL, like=(like,), clusters=6, batch_size=16)
+    kept, rows, record = filtered(data, tmp_path / "out", rules)
+    check_counts(kept, rows, record)
+    asked = {key: row for key, row in rows.items() if row["dropped"] in ("", "unlike")}
+    assert {key[:3] for key in rows.keys() - asked.keys()} == {"a05", "a06", "a07", "a10", "a20", "a30"}
+    assert all(rows[key]["cluster"] is None for key in rows.keys() - asked.keys())
+
+    images = [str(tmp_path / f"test/b{i}.png") for i in (25, 26, 27, 100)]
+    z = LOADED(MODEL).embed_image([str(tmp_path / f"train/{key[:3]}.png") for key in asked])
+    centres = centres_of(z, 6)
+    liked = {*(LOADED(MODEL).embed_image(images) @ centres.T).argmax(1).tolist()}
+    assert [row["cluster"] for row in asked.values()] == (z @ centres.T).argmax(1).tolist()
+    assert kept == [key for key, row in asked.items() if row["cluster"] in liked]
+    assert 3 <= len(kept) < len(asked)
+    assert record["notes"][-1] == f"{len(liked)} of 6 clusters have an image of --like"
+
+    each = dataclasses.replace(rules, clusters=len(asked))  # of one picture each: copies stay, and what b100 is near
+    kept, rows, _ = filtered(data, tmp_path / "each", each)
+    assert {key[:3] for key in kept} >= {"a25", "a26", "a27"}
+    assert len(kept) <= 5
+    with pytest.raises(SourceError, match=r"35 clusters of 34 images that are left; give a smaller --clusters"):
+        filter.main(data, tmp_path / "many", dataclasses.replace(rules, clusters=len(asked) + 1))
+
+
+def test_the_clusters_are_those_of_what_is_left_where_scores_need_the_whole_source(data: str, tmp_path: Path) -> None:
+    like = f"folder:{tmp_path}/test"
+    rules = Filter(languages=("en",), model=MODEL, like=(like,), clusters=6, batch_size=16)
+    alone = filtered(data, tmp_path / "alone", rules)[1]
+    whole = dataclasses.replace(rules, score_best=0.5, score_among="source")
+    kept, rows, record = filtered(data, tmp_path / "whole", whole)
+    check_counts(kept, rows, record)
+    assert {key: row["cluster"] for key, row in rows.items()} == {key: row["cluster"] for key, row in alone.items()}
+    scores = np.array([-np.inf if row["score"] is None else row["score"] for row in rows.values()])
+    best = {[*rows][i] for i in np.argsort(-scores, kind="stable")[:20]}
+    assert kept == [key for key, row in alone.items() if not row["dropped"] and key in best]
+
+
+def test_a_folder_of_a_jclip_that_had_fewer_rules_is_read(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = Filter(model=MODEL, score_best=0.5, batch_size=16)
+    kept = filtered(data, tmp_path / "out", rules)[0]
+    record = json.loads((tmp_path / "out/filter.json").read_text())
+    for name in ("like", "clusters"):
+        del record["rules"][name]
+    del record["like"], record["counts"]["unlike"]
+    (tmp_path / "out/filter.json").write_text(json.dumps(record))
+    monkeypatch.setattr(filter, "_ask", None)
+    assert [json.loads(line) for line in filter.main(data, tmp_path / "out", rules).read_text().splitlines()] == kept
+    with pytest.raises(ConfigError, match=r"out is of something else: rules\.like"):
+        filter.main(data, tmp_path / "out", dataclasses.replace(rules, like=("shapes:val?size=16&length=20",)))
 
 
 def test_a_chain_of_likenesses_loses_all_but_its_first() -> None:
@@ -290,6 +344,8 @@ def test_of_several_captions_the_first_counts_and_keys_that_are_there_twice_are_
     [
         (Filter(score_best=0.3), r"model is empty, and a score needs one"),
         (Filter(duplicates=0.9), r"model is empty, and duplicates needs one"),
+        (Filter(like=("x",)), r"model is empty, and like needs one"),
+        (Filter(clusters=3), r"clusters 3: give like"),
         (Filter(model="x"), r"model 'x': no rule asks it"),
         (Filter(model="x", score_best=0.3, score_least=0.2), r"score_least and \.score_best: give one of them"),
         (Filter(model="x", score_least=0.3, score_among="source"), r"score_among source: there is no score_best"),

@@ -28,7 +28,12 @@ class Filter:
     """Least probability of that language. Short captions say little: "a photo of a dog" is English with 0.2, a whole sentence
     with 0.9."""
     model: str = ""
-    """Model of scores, duplicates and contamination: a workdir, weights or hf://ORG/NAME, as `jclip.load` takes them."""
+    """Model of clusters, scores, duplicates and contamination: a workdir, weights or hf://ORG/NAME, as `jclip.load` takes it."""
+    like: tuple[str, ...] = ()
+    """Sources such as the training set of ImageNet that show what is wanted: the images left are divided into clusters, and those
+    of a cluster that is the nearest of no image of these sources are dropped (image-based filtering, Gadre et al. 2023)."""
+    clusters: Annotated[int, Range(least=1)] | None = None
+    """Number of these clusters; None: one for each hundred images left, 100,000 at most (100,000 in DataComp)."""
     score_least: Cosine | None = None
     """Least cosine of image and caption (0.28 to 0.3 in LAION, Schuhmann et al. 2021, with CLIP's ViT-B/32)."""
     score_best: Annotated[float, Range(above=0, most=1)] | None = None
@@ -52,7 +57,7 @@ class Filter:
     """Captions of an entry that are kept on average, where it matches more; each is drawn with probability balance_most / count
     (20,000 for 400 million pairs in MetaCLIP)."""
     seed: Annotated[int, Range(least=0)] = 0
-    """Seed of these draws, which depend on seed, key and entry alone."""
+    """Seed of these draws, which depend on seed, key and entry alone, and of the clusters."""
     batch_size: Annotated[int, Range(least=1)] = 256
     """Rows a batch of embeddings; changes no result beyond rounding."""
     max_pixels: Annotated[int, Range(least=1)] = 64_000_000
@@ -66,7 +71,7 @@ class Filter:
     @property
     def embeds(self) -> bool:
         """True where a rule asks for embeddings of images."""
-        return self.scores or self.duplicates is not None or bool(self.against)
+        return self.scores or self.duplicates is not None or bool(self.against or self.like)
 
     @property
     def reads_text(self) -> bool:
@@ -76,14 +81,17 @@ class Filter:
     def problems(self) -> Iterator[str]:
         """Contradictions, each after the place of this dataclass."""
         if self.embeds and not self.model:
-            asks = "a score" if self.scores else "duplicates" if self.duplicates is not None else "against"
-            yield f".model is empty, and {asks} needs one; give a workdir, weights, or hf://ORG/NAME"
+            asking = {"like": self.like, "a score": self.scores, "duplicates": self.duplicates is not None, "against": True}
+            first = next(name for name, asks in asking.items() if asks)
+            yield f".model is empty, and {first} needs one; give a workdir, weights, or hf://ORG/NAME"
         if self.model and not self.embeds:
-            yield f".model {self.model!r}: no rule asks it; give score_least, score_best, duplicates or against"
+            yield f".model {self.model!r}: no rule asks it; give like, score_least, score_best, duplicates or against"
         if self.score_least is not None and self.score_best is not None:
             yield ".score_least and .score_best: give one of them"
         if self.score_among == "source" and self.score_best is None:
             yield ".score_among source: there is no score_best that is a share of it"
+        if self.clusters is not None and not self.like:
+            yield f".clusters {self.clusters}: give like, the sources that show what is wanted"
         if self.language_least and not self.languages:
             yield f".language_least {self.language_least}: give languages, such as en"
         yield from (

@@ -20,7 +20,7 @@ from jclip.data.source import BadExample, Source, SourceError
 from jclip.data.subset import SelectedExamples, select
 from jclip.files import read_whole
 
-RULES = ("unreadable", "subset", "language", "score", "contaminated", "duplicate", "balance")
+RULES = ("unreadable", "subset", "language", "unlike", "score", "contaminated", "duplicate", "balance")
 """Rules in the order in which they are asked; an example is unreadable where a rule cannot read what it asks for."""
 
 AT_A_TIME = 2048
@@ -43,6 +43,8 @@ class Findings:
         """These entries."""
         self.score = np.full(n, np.nan, np.float32)
         """Cosine of image and caption; NaN where it was not asked for."""
+        self.cluster = np.full(n, -1)
+        """Number of the cluster of its image; -1 where it was not asked for."""
         self.before_cosine, self.before_row = np.full(n, -np.inf, np.float32), np.full(n, -1)
         """The nearest image before it, as an index of the source; -inf and -1 where it was not asked for or there is none."""
         self.against_cosine, self.against_row = np.full(n, -np.inf, np.float32), np.full(n, -1)
@@ -208,6 +210,7 @@ def table_of(found: Findings, others: Sequence[Sequence[str]]) -> Any:
             "dropped": texts([names[found.dropped[row]] for row in rows]),
             "language": texts([one and one.code for one in language]),
             "language_probability": pa.array([one and one.probability for one in language], pa.float32()),
+            "cluster": pa.array(found.cluster[rows], pa.int64(), mask=found.cluster[rows] < 0),
             "score": number(found.score),
             "before": texts([found.keys[at] if (at := found.before_row[row]) >= 0 else None for row in rows]),
             "before_cosine": number(found.before_cosine),
