@@ -54,7 +54,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(name, split, id=f"{name}-{'split' if split else 'whole'}", marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "split"), cases())
+@pytest.mark.parametrize(("name", "split"), list(cases()))
 def test_a_loss_on_a_mesh_of_explicit_axes_is_that_of_one_device(name: str, split: bool) -> None:
     loss, arrays = LOSSES[name]
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
