@@ -165,6 +165,8 @@ def test_clusters_stay_in_which_an_image_is_that_shows_what_is_wanted(data: str,
     kept, rows, _ = filtered(data, tmp_path / "each", each)
     assert {key[:3] for key in kept} >= {"a25", "a26", "a27"}
     assert len(kept) <= 5
+    of_seed = filtered(data, tmp_path / "seed", dataclasses.replace(rules, seed=1))[1]
+    assert [of_seed[key]["cluster"] for key in asked] == (z @ centres_of(z, 6, seed=1).T).argmax(1).tolist()
     with pytest.raises(SourceError, match=r"35 clusters of 34 images that are left; give a smaller --clusters"):
         filter.main(data, tmp_path / "many", dataclasses.replace(rules, clusters=len(asked) + 1))
 
