@@ -1,4 +1,4 @@
-"""DataComp's basic filtering: English captions of more than two words and five letters, images of 200 pixels and more.
+"""DataComp's basic filtering: English captions of more than two words and five characters, images of 200 pixels and more.
 
     jclip filter "webdataset:/data/datacomp/*.tar" /data/basic --recipe configs/filter_basic.py
 

@@ -1,7 +1,7 @@
 """`jclip filter`: which examples of a source are worth training on, and by which rule each other one is dropped."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,13 @@ from jclip.results import describe_machine
 
 FORMAT = "jclip filter 1"
 
-ADDED = ("like",)
-"""Entries of filter.json that an older jclip did not write."""
+ADDED, ADDED_RULES = ("like",), ("unlike",)
+"""Entries of filter.json, and rules in its counts, that an older jclip did not write."""
+
+IMAGES_A_CLUSTER = 100
+"""Images that a cluster has on average, where no number of clusters is given; there are MOST_CLUSTERS at most."""
+
+MOST_CLUSTERS = 100_000
 
 SCORED_AT_A_TIME = 2**14
 """Rows of images and captions whose cosines are taken at once."""
@@ -135,9 +140,9 @@ class FilterFile:
             facts = {name: known.get(name, []) if name in ADDED else known[name] for name in self.facts}
             facts["rules"] = {**to_json(Filter()), **known["rules"]}  # it may be of a jclip that had fewer
             self.done, self.notes = dict(known["counts"]), [str(line) for line in known["notes"]]
-            if self.done and not {"kept", *RULES} >= self.done.keys() >= {"kept", "unreadable", "subset"}:
+            self.done = {**dict.fromkeys(ADDED_RULES, 0), **self.done} if self.done else {}
+            if self.done and (self.done.keys() != {"kept", *RULES} or sum(self.done.values()) != known["examples"]):
                 raise ValueError("its counts are not those of the rules")
-            self.done = {name: self.done.get(name, 0) for name in ("kept", *RULES)} if self.done else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"filter: {self.path} is damaged ({error}); give another folder, or empty it") from None
         if different := differences(facts, json.loads(json.dumps(self.facts))):
@@ -202,6 +207,8 @@ def _ask(
     entries = read_entries(rules.balance) if rules.balance else None
     found = together(lambda: read_findings(source, rules, entries))
     if encoder is not None and len(found.kept()):
+        clusters = _number_of_clusters(rules, len(found.kept())) if rules.like else 0
+        wanted = list(_images(out / "embeddings", "like", rules.like, like, encoder, rules, console))
         everything = rules.score_among == "source"
         rows = np.flatnonzero(found.dropped != found.number("unreadable")) if everything else found.kept()
         part = SelectedExamples(source, rows, ())
@@ -215,17 +222,12 @@ def _ask(
         def vectors(kept: NDArray[np.int64]) -> NDArray[np.float32]:
             return np.asarray(z["image"][place[kept]])
 
-        def images(what: str, names: Sequence[str], others: Sequence[Source]) -> Iterator[NDArray[np.float32]]:
-            for number, (name, other) in enumerate(zip(names, others, strict=True)):
-                folder = out / "embeddings" / f"{what}-{number}"
-                yield _embed(folder, name, other, encoder, rules, ("image",), console)["image"]
-
         if rules.like:
-            _drop_unlike(found, rules, vectors, images("like", rules.like, like))
+            _drop_unlike(found, clusters, vectors, wanted)
         if rules.scores:
             found.score[rows] = _cosines(z["image"], z["text"])
             _drop_low_scores(found, rules)
-        for number, theirs in enumerate(images("against", rules.against, against)):
+        for number, theirs in enumerate(_images(out / "embeddings", "against", rules.against, against, encoder, rules, console)):
             _meet(found, number, vectors, theirs)
         if rules.against:
             found.drop(np.flatnonzero(as_near(found.against_cosine, rules.contaminated)), "contaminated")
@@ -251,6 +253,23 @@ def _embed(
     return {tower: np.load(folder / f"{tower}.npy", mmap_mode="r") for tower in towers}
 
 
+def _images(
+    folder: Path,
+    rule: str,
+    names: Sequence[str],
+    others: Sequence[Source],
+    encoder: Encoder,
+    rules: Filter,
+    console: Console,
+) -> Iterator[NDArray[np.float32]]:
+    """Embeddings f32 [m, E] of the images of each source that a rule names; NaN of those that cannot be read."""
+    for number, (name, other) in enumerate(zip(names, others, strict=True)):
+        try:
+            yield _embed(folder / f"{rule}-{number}", name, other, encoder, rules, ("image",), console)["image"]
+        except SourceError as error:
+            raise SourceError(f"filter: {rule} {name}: {error}") from None
+
+
 def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Row-wise products of unit vectors [n, E], summed in f64; NaN where a row of either is."""
     starts = range(0, len(a), SCORED_AT_A_TIME)
@@ -273,21 +292,37 @@ Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Rows of the source -> their embeddings."""
 
 
-def _drop_unlike(found: Findings, rules: Filter, vectors: Vectors, wanted: Iterable[NDArray[np.float32]]) -> None:
-    """Drops what is kept so far and in a cluster that is the nearest of no image of the sources `like`."""
+def _number_of_clusters(rules: Filter, images: int) -> int:
+    """The number of clusters of so many images. Raises SourceError where these are too few."""
+    clusters = rules.clusters if rules.clusters is not None else min(MOST_CLUSTERS, images // IMAGES_A_CLUSTER)
+    if clusters > images:
+        raise SourceError(
+            f"filter: {clusters:,} clusters of {images:,} images that are left; give fewer --clusters, and another folder"
+        )
+    if clusters < 2 and rules.clusters is None:
+        raise SourceError(f"filter: {images:,} images are left, too few for clusters of {IMAGES_A_CLUSTER}; give --clusters")
+    return clusters
+
+
+def _drop_unlike(found: Findings, clusters: int, vectors: Vectors, wanted: Sequence[NDArray[np.float32]]) -> None:
+    """Drops what is kept so far and in a cluster that is the nearest to no image of the sources `like`."""
     kept = found.kept()
-    if not len(kept):
-        return
+    if clusters > len(kept):  # some could not be read
+        raise SourceError(
+            f"filter: {clusters:,} clusters of {len(kept):,} images that can be read; give fewer, and another folder"
+        )
     z = vectors(kept)
-    clusters = rules.clusters or min(100_000, max(1, len(kept) // 100))
-    if clusters > len(kept):
-        raise SourceError(f"filter: {clusters:,} clusters of {len(kept):,} images that are left; give a smaller --clusters")
-    centres = centres_of(z, clusters, seed=rules.seed, progress="clusters")
-    seen = [nearest_of(theirs, centres, progress="clusters of what is wanted").row for theirs in wanted]
-    liked = np.unique(np.concatenate(seen))
+    centres = centres_of(z, clusters, seed=found.rules.seed, progress="clusters")
+    nearest = [nearest_of(theirs, centres, progress="clusters of what is wanted").row for theirs in wanted]
+    liked = np.unique(np.concatenate(nearest))
     found.cluster[kept] = nearest_of(z, centres, progress="clusters of all").row
     found.drop(kept[~np.isin(found.cluster[kept], liked)], "unlike")
     found.notes.append(f"{np.count_nonzero(liked >= 0):,} of {clusters:,} clusters have an image of --like")
+    found.notes += [
+        f"{count:,} of {len(rows):,} images of --like {name} cannot be read"
+        for name, rows in zip(found.rules.like, nearest, strict=True)
+        if (count := np.count_nonzero(rows < 0))
+    ]
 
 
 def _meet(found: Findings, number: int, vectors: Vectors, theirs: NDArray[np.float32]) -> None:

@@ -151,8 +151,9 @@ FILTER = """Say which examples of a source are worth training on, by rules that 
 SOURCE and DIR come first. Every rule is an option, below. The rules are asked in this order, and each example is counted by the
 first that drops it: subset, language, unlike, score, contaminated, duplicate, balance; unreadable is what a rule could not read.
 
-DIR/kept.jsonl has the keys of what is kept, for --data.subset.keys; DIR/table.parquet every example with score, language, nearest
-images and the rule that dropped it, for --data.subset.table (extra: tables); DIR/index.html shows some of each (extra: report);
+DIR/kept.jsonl has the keys of what is kept, for --data.subset.keys; DIR/table.parquet every example with language, cluster,
+score, nearest images and the rule that dropped it, for --data.subset.table (extra: tables); DIR/index.html shows some of each
+(extra: report);
 DIR/filter.json says of what all that is the result. The only line on the standard output is the command that trains on what is
 kept. The same command goes on where an earlier one was stopped; a folder takes the result of the same rules, model and data.
 """

@@ -159,7 +159,7 @@ def test_clusters_stay_in_which_an_image_is_that_shows_what_is_wanted(data: str,
     assert [row["cluster"] for row in asked.values()] == (z @ centres.T).argmax(1).tolist()
     assert kept == [key for key, row in asked.items() if row["cluster"] in liked]
     assert 3 <= len(kept) < len(asked)
-    assert record["notes"][-1] == f"{len(liked)} of 6 clusters have an image of --like"
+    assert record["notes"][-2] == f"{len(liked)} of 6 clusters have an image of --like"
 
     each = dataclasses.replace(rules, clusters=len(asked))  # of one picture each: copies stay, and what b100 is near
     kept, rows, _ = filtered(data, tmp_path / "each", each)
@@ -167,8 +167,24 @@ def test_clusters_stay_in_which_an_image_is_that_shows_what_is_wanted(data: str,
     assert len(kept) <= 5
     of_seed = filtered(data, tmp_path / "seed", dataclasses.replace(rules, seed=1))[1]
     assert [of_seed[key]["cluster"] for key in asked] == (z @ centres_of(z, 6, seed=1).T).argmax(1).tolist()
-    with pytest.raises(SourceError, match=r"35 clusters of 34 images that are left; give a smaller --clusters"):
-        filter.main(data, tmp_path / "many", dataclasses.replace(rules, clusters=len(asked) + 1))
+    shown = next(note for note in record["notes"] if "cannot" in note)
+    assert shown == f"1 of 5 images of --like {like} cannot be read"
+
+
+def test_clusters_that_cannot_be_are_refused_before_anything_is_embedded(data: str, tmp_path: Path) -> None:
+    like = f"folder:{tmp_path}/test"
+    rules = Filter(languages=("en",), model=MODEL, like=(like,), batch_size=16)
+    for clusters, said in ((40, "40 clusters of 36 images that are left; give fewer"), (None, "36 images are left, too few for")):
+        with pytest.raises(SourceError, match=said):
+            filter.main(data, tmp_path / "none", dataclasses.replace(rules, clusters=clusters))
+        assert not (tmp_path / "none/embeddings").exists()
+        shutil.rmtree(tmp_path / "none")
+    with pytest.raises(SourceError, match="36 clusters of 34 images that can be read"):  # two of them are torn
+        filter.main(data, tmp_path / "torn", dataclasses.replace(rules, clusters=36))
+    write(tmp_path / "broken", "c0", b"torn", None)
+    with pytest.raises(SourceError, match=r"filter: like folder:.*broken: "):
+        filter.main(data, tmp_path / "broken_like", dataclasses.replace(rules, like=(f"folder:{tmp_path}/broken",), clusters=3))
+    assert not (tmp_path / "broken_like/embeddings/image.npy").exists()  # it is looked at first
 
 
 def test_the_clusters_are_those_of_what_is_left_where_scores_need_the_whole_source(data: str, tmp_path: Path) -> None:
@@ -193,6 +209,11 @@ def test_a_folder_of_a_jclip_that_had_fewer_rules_is_read(data: str, tmp_path: P
     del record["like"], record["counts"]["unlike"]
     (tmp_path / "out/filter.json").write_text(json.dumps(record))
     monkeypatch.setattr(filter, "_ask", None)
+    for counts in ({"kept": 1}, {**record["counts"], "kept": record["counts"]["kept"] + 1}):
+        (tmp_path / "out/filter.json").write_text(json.dumps({**record, "counts": counts}))
+        with pytest.raises(ConfigError, match="its counts are not those of the rules"):
+            filter.main(data, tmp_path / "out", rules)
+    (tmp_path / "out/filter.json").write_text(json.dumps(record))
     assert [json.loads(line) for line in filter.main(data, tmp_path / "out", rules).read_text().splitlines()] == kept
     with pytest.raises(ConfigError, match=r"out is of something else: rules\.like"):
         filter.main(data, tmp_path / "out", dataclasses.replace(rules, like=("shapes:val?size=16&length=20",)))
@@ -371,6 +392,17 @@ def test_text_based_filtering_keeps_all_captions_that_have_a_name(data: str, tmp
     kept, rows, _ = filtered(data, tmp_path / "out", load_filter(recipe, ["--classes", str(tmp_path / "names.txt")]))
     assert len(kept) == 36  # of 41 without three in German, one without a caption and one without a name
     assert rows[next(key for key in rows if key.startswith("a40"))]["dropped"] == "balance"
+
+
+@pytest.mark.parametrize("name", ["image_based", "image_based_and_clip_score"])
+def test_image_based_filtering_takes_other_sources_by_an_option(name: str) -> None:
+    recipe = Path(__file__).parents[1] / "configs" / f"filter_{name}.py"
+    rules = load_filter(recipe)
+    check_filter(rules)
+    assert (rules.like, rules.clusters) == (("tfds:imagenet2012:train",), 100_000)
+    assert load_filter(recipe, ["--like", "folder:a", "folder:b", "--clusters", "9"]) == dataclasses.replace(
+        rules, like=("folder:a", "folder:b"), clusters=9
+    )
 
 
 def test_an_unknown_language_is_refused_with_those_that_are_known(data: str, tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ class Filter:
     model: str = ""
     """Model of clusters, scores, duplicates and contamination: a workdir, weights or hf://ORG/NAME, as `jclip.load` takes it."""
     like: tuple[str, ...] = ()
-    """Sources such as the training set of ImageNet that show what is wanted: the images left are divided into clusters, and those
-    of a cluster that is the nearest of no image of these sources are dropped (image-based filtering, Gadre et al. 2023)."""
+    """Sources such as the training set of ImageNet that show what is wanted: the images left are divided into clusters, and a
+    cluster that is the nearest to none of theirs is dropped (image-based filtering, Gadre et al. 2023)."""
     clusters: Annotated[int, Range(least=1)] | None = None
-    """Number of these clusters; None: one for each hundred images left, 100,000 at most (100,000 in DataComp)."""
+    """Number of these clusters; None: one for each hundred images left, 100,000 at most (100,000 in DataComp). Copies of
+    an image that are not equal to the bit may be in several: drop duplicates in a run before, where a set has many."""
     score_least: Cosine | None = None
     """Least cosine of image and caption (0.28 to 0.3 in LAION, Schuhmann et al. 2021, with CLIP's ViT-B/32)."""
     score_best: Annotated[float, Range(above=0, most=1)] | None = None

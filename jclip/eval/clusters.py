@@ -49,7 +49,7 @@ def centres_of(
         raise ValueError(f"{clusters:,} clusters of {len(z):,} rows: give at most as many as there are rows")
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(len(z), min(len(z), PER_CLUSTER * clusters), replace=False))
-    rows = np.asarray(z[drawn], np.float32)
+    rows = np.asarray(z if len(drawn) == len(z) else z[drawn], np.float32)
     centres, before = rows[np.sort(rng.choice(len(rows), clusters, replace=False))], np.zeros(0, np.int64)
     for step in range(1, steps + 1):
         near = nearest_of(rows, centres, devices=devices, progress=progress and f"{progress}, step {step} of {steps}")

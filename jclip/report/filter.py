@@ -18,7 +18,7 @@ MEANINGS = {
     "unreadable": "something that a rule asks for cannot be read",
     "subset": "not in the subset",
     "language": "the caption is in another language, or in none that is likely enough",
-    "unlike": "the image is in a cluster in which no image is that shows what is wanted",
+    "unlike": "its cluster has no image of --like",
     "score": "image and caption are too far from each other",
     "contaminated": "the image is near to one that must not be trained on",
     "duplicate": "the image is near to one of a higher score, or where there are no scores to an earlier one",
